@@ -1,0 +1,77 @@
+"""`python -m components.STEP`: run one component by hand on directories."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from components.errors import ConfigError, PipelineError
+from components.section import Section, Summary
+
+S = TypeVar("S", bound=Section)
+
+
+def read_section(section: type[S], name: str, file: Path | None) -> S:
+    """Read one component's section: from a TOML file (its [name] table, or the whole file), or all defaults.
+
+    Raises ConfigError that names the key, the value and what is allowed.
+    """
+    if file is None:
+        return section()
+    try:
+        content = tomllib.loads(file.read_text())
+        return section.model_validate_json(_json(content.get(name, content)))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}.", "Name a TOML file.") from None
+    except ValidationError as error:
+        raise ConfigError(explain(error, name), f"Mend {file}.") from None
+
+
+def explain(error: ValidationError, prefix: str = "") -> str:
+    """Say in one line what a configuration has wrong: key, value, what is allowed."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in (prefix, *item["loc"]) if part != "")
+        what = str(item["ctx"]["error"]) if item["type"] == "value_error" and "ctx" in item else item["msg"]
+        shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+        sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}")
+    return "; ".join(sentences) + "."
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, default=str)
+
+
+def main(
+    name: str,
+    section: type[S],
+    run: Callable[..., Summary],
+    inputs: dict[str, str],
+    argv: list[str] | None = None,
+) -> int:
+    """Parse `--config FILE --INPUT DIR … --out DIR`, run the component, print its summary; return the exit code.
+
+    `inputs` maps each keyword of `run` that is a directory to its help text.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m components.{name}")
+    parser.add_argument("--config", type=Path, help=f"TOML file; its [{name}] table is read")
+    for keyword, text in inputs.items():
+        parser.add_argument(f"--{keyword.replace('_', '-')}", dest=keyword, type=Path, required=True, help=text)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, atomically")
+    arguments = parser.parse_args(argv)
+    try:
+        config = read_section(section, name, arguments.config)
+        directories = {keyword: getattr(arguments, keyword) for keyword in inputs}
+        summary = run(config, **directories, out=arguments.out)
+    except PipelineError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(summary.model_dump_json(indent=1))
+    return 0

@@ -1,0 +1,1 @@
+"""Score a generator against real images."""

@@ -1,0 +1,49 @@
+"""The [ingest] section."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from components.section import Section
+
+LOCAL_RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+SOURCE_FORMS = '"digits", "tfds:NAME" or "images:DIR_OR_GLOB"'
+
+
+class IngestConfig(Section):
+    """Where images come from and what they are made into."""
+
+    source: str = Field("digits", description=f"{SOURCE_FORMS}.")
+    tfds_manual_dir: str = Field("", description="Folder with the files TFDS would download; empty: TFDS downloads.")
+    tfds_data_dir: str = Field("", description="Where TFDS keeps prepared datasets; empty: its own default.")
+    tfds_split: str = Field("train", description="The TFDS split to read.")
+    tfds_eval_split: str = Field("", description="A TFDS split to hold out whole; empty: hold out by hash instead.")
+    labels_from_folders: bool = Field(False, description="images: the name of an image's folder is its label.")
+    image_size: Literal[8, 16, 28, 32, 64, 128] = Field(8, description="Height and width in pixels after resizing.")
+    channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB.")
+    eval_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of images held out, chosen by hash.")
+    shards: int = Field(4, ge=1, le=10_000, description="Files per split.")
+    max_quarantine_fraction: float = Field(
+        0.05, ge=0.0, le=1.0, description="Above this share of unreadable images the run ends with exit code 3."
+    )
+    beam_options: tuple[str, ...] = Field(
+        (LOCAL_RUNNER,), strict=False, description="Options handed to Beam unchanged. The runner is named: see facts."
+    )
+
+    @field_validator("source")
+    @classmethod
+    def _known_form(cls, source: str) -> str:
+        kind, _, rest = source.partition(":")
+        if source != "digits" and not (kind in {"tfds", "images"} and rest):
+            raise ValueError(f"use {SOURCE_FORMS}")
+        return source
+
+    @model_validator(mode="after")
+    def _tfds_keys_need_tfds(self) -> Self:
+        if not self.source.startswith("tfds:") and (self.tfds_manual_dir or self.tfds_data_dir or self.tfds_eval_split):
+            raise ValueError(f'the tfds_* keys need source = "tfds:NAME", not "{self.source}"')
+        if self.labels_from_folders and not self.source.startswith("images:"):
+            raise ValueError(f'labels_from_folders needs source = "images:DIR_OR_GLOB", not "{self.source}"')
+        return self

@@ -1,0 +1,1 @@
+"""Publish a generator when it beats the champion."""

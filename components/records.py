@@ -1,0 +1,157 @@
+"""Images as sharded TFRecords of tf.train.Example, written and read without TensorFlow.
+
+An example has `image` (bytes: uint8, height × width × channels, row-major), `label` (int64, -1 where there is none) and
+`id` (UTF-8). The two messages of tensorflow/core/example/example.proto that are needed are declared here in a descriptor
+pool of their own, so that the steps that only move bytes need not import TensorFlow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from components.artifacts import read_manifest
+from components.errors import ArtifactError
+
+SPLITS = ("train", "eval")
+NO_LABEL = -1
+
+
+class Record(NamedTuple):
+    """One image: uint8 array [height, width, channels], label (NO_LABEL where there is none), id."""
+
+    image: npt.NDArray[np.uint8]
+    label: int
+    id: str
+
+
+class ImageSet(NamedTuple):
+    """A whole split: images uint8 [N, height, width, channels], labels int64 [N], ids."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Return the file name of a shard, as TensorFlow's tools spell it."""
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def encode_example(record: Record) -> bytes:
+    """Serialise a record as tf.train.Example; the same record always gives the same bytes."""
+    example = _example_class()()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(record.image.tobytes())
+    feature["label"].int64_list.value.append(record.label)
+    feature["id"].bytes_list.value.append(record.id.encode())
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
+    """Parse a tf.train.Example back into a record. Raises ArtifactError when the image has another size."""
+    example = _example_class()()
+    example.ParseFromString(serialized)
+    feature = example.features.feature
+    raw = feature["image"].bytes_list.value[0]
+    if len(raw) != image_size * image_size * channels:
+        raise ArtifactError(
+            f"A record holds {len(raw)} bytes, {image_size}×{image_size}×{channels} are expected.", "Run ingest again."
+        )
+    image = np.frombuffer(raw, np.uint8).reshape(image_size, image_size, channels)
+    return Record(image, int(feature["label"].int64_list.value[0]), feature["id"].bytes_list.value[0].decode())
+
+
+def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
+    """Write records in TFRecord framing (length, masked CRC-32C, data, masked CRC-32C); return their number."""
+    count = 0
+    with file.open("wb") as stream:
+        for data in serialized:
+            length = struct.pack("<Q", len(data))
+            stream.write(length + _masked_crc(length) + data + _masked_crc(data))
+            count += 1
+    return count
+
+
+def read_tfrecord(file: Path) -> Iterator[bytes]:
+    """Yield the records of a TFRecord file. Raises ArtifactError on a truncated file or a wrong checksum."""
+    with file.open("rb") as stream:
+        while header := stream.read(12):
+            if len(header) < 12 or _masked_crc(header[:8]) != header[8:]:
+                raise ArtifactError(f"{file} is damaged at byte {stream.tell()}.", "Run ingest again.")
+            (length,) = struct.unpack("<Q", header[:8])
+            data = stream.read(length)
+            if len(data) < length or stream.read(4) != _masked_crc(data):
+                raise ArtifactError(f"{file} is damaged at byte {stream.tell()}.", "Run ingest again.")
+            yield data
+
+
+def read_split(dataset: Path, split: str) -> ImageSet:
+    """Read one split of a dataset artifact into memory, in shard order (which is fixed)."""
+    manifest = read_manifest(dataset, "dataset", verify=False)
+    size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
+    images = np.empty((manifest.counts[split], size, size, channels), np.uint8)
+    labels = np.empty(manifest.counts[split], np.int64)
+    ids = []
+    for name in sorted(name for name in manifest.files if name.startswith(f"{split}-")):
+        for serialized in read_tfrecord(dataset / name):
+            record = decode_example(serialized, size, channels)
+            images[len(ids)], labels[len(ids)] = record.image, record.label
+            ids.append(record.id)
+    return ImageSet(images, labels, tuple(ids))
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+_EXAMPLE_CLASS: list[Any] = []
+
+
+def _example_class() -> Any:
+    """Return the message class of tf.train.Example, built once from its declaration below."""
+    if not _EXAMPLE_CLASS:
+        pool = descriptor_pool.DescriptorPool()
+        pool.Add(_example_proto())
+        _EXAMPLE_CLASS.append(message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example")))
+    return _EXAMPLE_CLASS[0]
+
+
+def _example_proto() -> descriptor_pb2.FileDescriptorProto:
+    # The field numbers are those of tensorflow/core/example/{feature,example}.proto, which never change.
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="wgan/example.proto", package="tensorflow", syntax="proto3")
+    for name, kind in (("BytesList", kinds.TYPE_BYTES), ("FloatList", kinds.TYPE_FLOAT), ("Int64List", kinds.TYPE_INT64)):
+        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=kinds.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
+        type_name = ".tensorflow." + "".join(part.capitalize() for part in name.split("_"))
+        feature.field.add(
+            name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=type_name, label=kinds.LABEL_OPTIONAL,
+            oneof_index=0,
+        )  # fmt: skip
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    entry.field.add(
+        name="value", number=2, type=kinds.TYPE_MESSAGE, type_name=".tensorflow.Feature", label=kinds.LABEL_OPTIONAL
+    )
+    features.field.add(
+        name="feature", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED,
+        type_name=".tensorflow.Features.FeatureEntry",
+    )  # fmt: skip
+    example = file.message_type.add(name="Example")
+    example.field.add(
+        name="features", number=1, type=kinds.TYPE_MESSAGE, type_name=".tensorflow.Features", label=kinds.LABEL_OPTIONAL
+    )
+    return file

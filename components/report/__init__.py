@@ -1,0 +1,1 @@
+"""Write one self-contained page and a summary for a run."""

@@ -1,0 +1,1 @@
+"""Train a WGAN-GP, the same on any number of replicas."""

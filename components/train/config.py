@@ -1,0 +1,69 @@
+"""The [train] section."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from components.section import Section
+
+DEVICE_FORMS = '"cpu:N" (N virtual devices), "gpu", "tpu" or "tpu:NAME"'
+
+
+class TrainConfig(Section):
+    """How the WGAN-GP trains. A round is n_critic critic steps, each on a fresh batch, and one generator step."""
+
+    devices: str = Field("cpu:1", description=f"{DEVICE_FORMS}.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the layers; losses, slopes and updates are float32. auto: bfloat16 on TPU, else float32."
+    )
+    rounds: int = Field(1000, ge=1, description="Rounds to train, those of an earlier, interrupted try included.")
+    rounds_per_call: int = Field(0, ge=0, description="Rounds the devices do per host call; 0: log_every_rounds.")
+    log_every_rounds: int = Field(50, ge=1, description="A line in metrics.jsonl every so many rounds.")
+    checkpoint_every_rounds: int = Field(250, ge=1, description="A checkpoint every so many rounds.")
+    keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints are kept.")
+    sample_every_rounds: int = Field(250, ge=1, description="A grid of the fixed latents every so many rounds.")
+    global_batch_size: int = Field(64, ge=1, description="Images a critic step sees, over all replicas.")
+    n_critic: int = Field(3, ge=1, description="Critic steps a round.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, noise and data order.")
+    latents: int = Field(64, ge=1, description="Dimensions of the latent space.")
+    generator_channels: int = Field(32, ge=1, description="Channels of the generator's last hidden layer.")
+    critic_channels: int = Field(32, ge=1, description="Channels of the critic's first layer.")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Of both networks.")
+    critic_learning_rate: float = Field(5e-4, gt=0.0)
+    generator_learning_rate: float = Field(5e-4, gt=0.0)
+    beta_1: float = Field(0.0, ge=0.0, lt=1.0, description="Adam; WGAN-GP wants it small.")
+    beta_2: float = Field(0.9, ge=0.0, lt=1.0, description="Adam.")
+    penalty_weight: float = Field(10.0, ge=0.0, description="λ of Gulrajani et al. 2017, equation 3.")
+    ema_halflife_rounds: float = Field(350.0, gt=0.0, description="Of the moving average that becomes the model.")
+
+    @field_validator("devices")
+    @classmethod
+    def _known_form(cls, devices: str) -> str:
+        if not re.fullmatch(r"cpu:[1-9]\d*|gpu|tpu|tpu:\S+", devices):
+            raise ValueError(f"use {DEVICE_FORMS}")
+        return devices
+
+    @model_validator(mode="after")
+    def _whole_numbers_fit(self) -> Self:
+        if self.devices.startswith("cpu:"):
+            check_batch_divides(self.global_batch_size, int(self.devices.removeprefix("cpu:")))
+        for name in ("log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"):
+            if getattr(self, name) % self.rounds_a_call:
+                raise ValueError(f"{name} = {getattr(self, name)} is no multiple of rounds_per_call = {self.rounds_a_call}")
+        return self
+
+    @property
+    def rounds_a_call(self) -> int:
+        """Rounds per host call, with the default resolved."""
+        return self.rounds_per_call or self.log_every_rounds
+
+
+def check_batch_divides(global_batch_size: int, replicas: int) -> None:
+    """Refuse a global batch that does not divide by the replicas, naming the nearest ones that do. Raises ValueError."""
+    if global_batch_size % replicas:
+        below = global_batch_size // replicas * replicas
+        nearest = f"{below} or {below + replicas}" if below else str(replicas)
+        raise ValueError(f"global_batch_size = {global_batch_size} does not divide by {replicas} replicas; use {nearest}")

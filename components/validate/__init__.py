@@ -1,0 +1,1 @@
+"""Say whether a dataset is fit to train on."""

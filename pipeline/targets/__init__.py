@@ -1,0 +1,1 @@
+"""Where a pipeline runs: compile, run or submit, schedule."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from components.errors import ConfigError, PipelineError
 from components.section import Section, Summary
@@ -31,18 +32,32 @@ def read_section(section: type[S], name: str, file: Path | None) -> S:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.", "Name a TOML file.") from None
     except ValidationError as error:
-        raise ConfigError(explain(error, name), f"Mend {file}.") from None
+        raise ConfigError(explain(error, section, name), f"Mend {file}.") from None
 
 
-def explain(error: ValidationError, prefix: str = "") -> str:
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """Say in one line what a configuration has wrong: key, value, what is allowed."""
     sentences = []
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in (prefix, *item["loc"]) if part != "")
+        location = [str(part) for part in item["loc"]]
+        key = ".".join([prefix] * bool(prefix) + location)
+        if item["type"] == "extra_forbidden":
+            sentences.append(f"{key}: unknown key; {_nearest(model, location)}")
+            continue
         what = str(item["ctx"]["error"]) if item["type"] == "value_error" and "ctx" in item else item["msg"]
         shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
         sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}")
     return "; ".join(sentences) + "."
+
+
+def _nearest(model: type[BaseModel], location: list[str]) -> str:
+    """Name the keys that an unknown one may have meant: the nearest, else all of its section."""
+    for part in location[:-1]:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        model = cast(type[BaseModel], fields[part].annotation)
+    names = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(location[-1], names, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
 
 
 def _json(content: object) -> str:

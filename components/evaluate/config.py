@@ -16,10 +16,11 @@ class EvaluateConfig(Section):
     real_images: int = Field(10_000, ge=100, description="At most so many training images, the first by shard order.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of the samples and of the subsets.")
     extractor: Literal["auto", "classifier", "random"] = Field(
-        "auto", description="Features: a classifier trained on the labels, or fixed random convolutions. auto: by labels."
+        "auto",
+        description="Features: a classifier trained on the labels, or random convolutions. auto: by labels.",
     )
     extractor_epochs: int = Field(12, ge=1, description="Passes over the training images for the classifier.")
     kid_subsets: int = Field(50, ge=2, description="Subsets for the standard error of KID.")
-    kid_subset_size: int = Field(500, ge=10, description="Images per subset; at most the smaller of the two sets.")
+    kid_subset_size: int = Field(500, ge=10, description="Images per subset; at most half of the smaller set.")
     neighbours_k: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
     neighbour_rows: int = Field(8, ge=1, le=32, description="Samples whose nearest training images are shown.")

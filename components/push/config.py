@@ -14,3 +14,6 @@ class PushConfig(Section):
     noise_sigmas: float = Field(
         1.0, ge=0.0, description="The candidate's KID must be better than the champion's by so many standard errors."
     )
+    max_memorization: float = Field(
+        0.25, ge=0.0, le=1.0, description="Above this share of memorised samples nothing is published; honest is 0.01."
+    )

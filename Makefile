@@ -1,0 +1,56 @@
+# Everything runs in .venv, made from the locks; `make run` and `make test` make it when it is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+CONFIG ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-heavy lint format types imports check bench locks clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv from the locks (run and test do it when it is missing)
+
+$(STAMP): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements/bootstrap.lock
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements/dev.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: $(STAMP)  ## run the whole pipeline: digits by default, or CONFIG=configs/NAME.toml ARGS="--set a.b=c"
+	$(BIN)/wgan-pipeline run $(CONFIG) $(ARGS)
+
+test: $(STAMP)  ## the tests, without the heavy ones
+	$(BIN)/python -m pytest -m "not heavy" $(ARGS)
+
+test-heavy: $(STAMP)  ## tests that need minutes, Debian packages or a browser
+	$(BIN)/python -m pytest -m heavy $(ARGS)
+
+lint: $(STAMP)  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(STAMP)  ## let ruff put the code in form
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy in strict mode
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## the seams between packages
+	$(BIN)/lint-imports
+
+check: lint types imports  ## lint, types and imports
+
+bench: $(STAMP)  ## benchmarks: one JSON line each, a ratio measured in one run
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+locks: $(STAMP)  ## make the locks again from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/run.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.lock
+	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
+
+clean:  ## remove .venv and caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

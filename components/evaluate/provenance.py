@@ -1,0 +1,61 @@
+"""Where a score comes from: scores of different provenance are never compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.artifacts import code_digest
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.extractor import FEATURES, Extractor
+
+NOT_COMPARED = ("extractor.accuracy",)  # follows from the digest of the weights
+
+
+def provenance(
+    config: EvaluateConfig, extractor: Extractor, dataset_digest: str, real_count: int, held_out_count: int
+) -> dict[str, Any]:
+    """Return everything that the scores of one model depend on, the model itself aside; plain JSON."""
+    settings = extractor.settings
+    return {
+        "extractor": {
+            "kind": settings.kind,
+            "digest": extractor.digest,
+            "accuracy": settings.held_out_accuracy,
+            "features": FEATURES,
+        },
+        "resize": f"none: native {settings.image_size}×{settings.image_size}",
+        "real": {"split": "train", "count": real_count, "held_out": held_out_count, "dataset": dataset_digest},
+        "samples": config.samples,
+        "seed": config.seed,
+        "neighbours_k": config.neighbours_k,
+        "kid_subsets": config.kid_subsets,
+        "kid_subset_size": config.kid_subset_size,
+        "weights": "ema",
+        **program(),
+    }
+
+
+def program() -> dict[str, str]:
+    """Return the part of a provenance that says what computed the scores."""
+    import tensorflow as tf
+
+    return {"code": code_digest("evaluate"), "tensorflow": str(tf.__version__)}
+
+
+def comparable(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the names of what differs between two provenances, dotted and sorted; scores compare when it is empty."""
+    flat_ours, flat_theirs = _flatten(ours), _flatten(theirs)
+    names = sorted(flat_ours.keys() | flat_theirs.keys())
+    missing = object()
+    return [
+        name
+        for name in names
+        if name not in NOT_COMPARED and flat_ours.get(name, missing) != flat_theirs.get(name, missing)
+    ]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat

@@ -1,0 +1,142 @@
+"""Scores a generator against real images; and scores another one by the very same measure."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import Manifest, new_artifact, read_manifest, write_json
+from components.errors import ArtifactError
+from components.evaluate import extractor as extractors
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.extractor import Extractor, Floats32
+from components.evaluate.extractor_training import extractor_for
+from components.evaluate.products import as_features, nearest_indices
+from components.evaluate.provenance import program, provenance
+from components.evaluate.scores import EvaluateSummary, Reference, check_counts, load_reference, modes, score
+from components.generator import sample_in_fresh_process
+from components.images import grid, viewable_scale, write_png
+from components.progress import say
+from components.records import ImageSet, read_split
+
+SCORES_FILE = "scores.json"
+EXTRACTOR_FOLDER = "extractor"
+GRID_COLUMNS, GRID_IMAGES = 8, 64
+NEIGHBOURS = 5
+
+Images = npt.NDArray[np.uint8]
+
+
+def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, out: Path) -> EvaluateSummary:
+    """Score `model` against `dataset` and write the evaluation artifact `out`; extractors are kept under `work_dir`.
+
+    Samples come from the SavedModel in a fresh process, as anyone else would draw them. Raises ArtifactError when model
+    and dataset differ in size, DataRejectedError or ConfigError when there are too few images.
+    """
+    data, made = read_manifest(dataset, "dataset"), read_manifest(model, "model")
+    _check_sizes(data, made)
+    check_counts(config, data.counts["train"], data.counts["eval"])
+    train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
+    say(f"drawing {config.samples:,} samples in a fresh process")
+    with ThreadPoolExecutor(1) as background:
+        # Starting TensorFlow takes seconds, in that process and in this one: let them overlap.
+        drawing = background.submit(_draw, model, config, train.images.shape[1:])
+        extractor = extractor_for(config, dataset, data.digest, train, held_out, work_dir)
+        real_count = min(len(train.images), config.real_images)
+        reference = Reference(extractor.features(train.images), extractor.features(held_out.images), real_count)
+        samples = drawing.result()
+    fake_features = extractor.features(samples)
+    origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
+    summary = score(reference, fake_features, config, origin)
+    say(f"KID {summary.kid:.4f} ± {summary.kid_std:.4f}, FID {summary.fid:.3f}, coverage {summary.coverage:.2f}")
+    with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
+        scores = summary.model_dump(mode="json") | _modes(extractor, train, fake_features, data)
+        write_json(writer.path / SCORES_FILE, scores)
+        extractor.save(writer.path / EXTRACTOR_FOLDER)
+        reference.save(writer.path)
+        _write_grids(writer.path, config, samples, fake_features, train.images, reference.train)
+        writer.counts = {"samples": len(samples), "real": real_count, **data.counts}
+        writer.details = {**_description(data), "scores": scores}
+    return summary
+
+
+def rescore(evaluation: Path, model: Path) -> EvaluateSummary:
+    """Score another model exactly as the evaluation artifact's own was: same extractor, real features, counts, seeds.
+
+    `model` is anything that holds a SavedModel: a model artifact or a version of a registry. Raises ArtifactError.
+    """
+    manifest = read_manifest(evaluation, "evaluation")
+    config = EvaluateConfig.model_validate(manifest.config)
+    extractor = extractors.load(evaluation / EXTRACTOR_FOLDER)
+    reference = load_reference(evaluation, manifest.counts["real"])
+    size, channels = extractor.settings.image_size, extractor.settings.channels
+    samples = _draw(model, config, (size, size, channels))
+    origin = {**manifest.details["scores"]["provenance"], **program()}
+    return score(reference, extractor.features(samples), config, origin)
+
+
+def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
+    samples = sample_in_fresh_process(model, config.samples, config.seed)
+    if samples.shape[1:] != shape:
+        raise ArtifactError(
+            f"{model} makes images of {_times(samples.shape[1:])}, the data has {_times(shape)}.",
+            "Train on this dataset, or evaluate on the one it was trained on.",
+        )
+    return samples
+
+
+def _check_sizes(data: Manifest, made: Manifest) -> None:
+    size, channels = data.details["image_size"], data.details["channels"]
+    if (made.details["image_size"], made.details["channels"]) != (size, channels):
+        raise ArtifactError(
+            f"The model makes images of {_times(_shape(made))}, the dataset has {_times(_shape(data))}.",
+            "Train on this dataset, or evaluate on the one it was trained on.",
+        )
+
+
+def _shape(manifest: Manifest) -> tuple[int, ...]:
+    size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
+    return size, size, channels
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(str(length) for length in shape)
+
+
+def _modes(extractor: Extractor, train: ImageSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
+    if extractor.settings.kind != "classifier":
+        return {"modes": None}
+    names = [str(name) for name in data.details.get("label_names", [])]
+    return {"modes": modes(train.labels[train.labels >= 0], extractor.classes_of(fake_features), names)}
+
+
+def _description(data: Manifest) -> dict[str, Any]:
+    dataset = {
+        "digest": data.digest,
+        "source": data.config.get("source", ""),
+        "image_size": data.details["image_size"],
+        "channels": data.details["channels"],
+        "label_names": data.details.get("label_names", []),
+        "counts": data.counts,
+    }
+    return {"image_size": data.details["image_size"], "channels": data.details["channels"], "dataset": dataset}
+
+
+def _write_grids(
+    folder: Path,
+    config: EvaluateConfig,
+    samples: Images,
+    fake_features: Floats32,
+    train_images: Images,
+    train_features: Floats32,
+) -> None:
+    scale = viewable_scale(samples.shape[1])
+    write_png(folder / "samples.png", grid(samples[:GRID_IMAGES], GRID_COLUMNS, scale))
+    rows = config.neighbour_rows
+    nearest = nearest_indices(as_features(fake_features[:rows]), as_features(train_features), NEIGHBOURS)
+    cells = np.concatenate([samples[:rows, None], train_images[nearest]], axis=1)
+    write_png(folder / "neighbours.png", grid(cells.reshape(-1, *samples.shape[1:]), 1 + NEIGHBOURS, scale))

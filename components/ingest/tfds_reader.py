@@ -1,0 +1,171 @@
+"""Reads a TensorFlow Datasets name; the only file of this component that imports TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.core.download.extractor import ExtractError, UnsafeArchiveError
+
+from components.errors import ConfigError
+from components.ingest.config import IngestConfig
+from components.ingest.quiet_beam import beam
+from components.ingest.readers import RawImage, Reader
+from components.ingest.sources import list_manual_dir
+from components.progress import say
+from components.records import NO_LABEL
+
+IMAGES_PER_BATCH = 256
+CATALOG = "See https://www.tensorflow.org/datasets/catalog for the names."
+
+
+def open_tfds(config: IngestConfig, name: str) -> Reader:
+    """Prepare a TFDS dataset (download, check, convert) and return its reader.
+
+    Raises ConfigError when the name, a split or the files of tfds_manual_dir are wrong, when what must be downloaded is
+    out of reach, and when the dataset has no feature `image`.
+    """
+    builder = find_builder(name, config.tfds_data_dir)
+    _prepare(builder, name, config.tfds_manual_dir)
+    features = builder.info.features
+    _refuse_without_images(features, name)
+    splits = {config.tfds_split: "train" if config.tfds_eval_split else ""}  # "": held out by hash
+    if config.tfds_eval_split:
+        splits[config.tfds_eval_split] = "eval"
+    total = sum(_count(builder, name, split) for split in splits)
+    label = features.get("label")
+    names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
+    return Reader(total, names, partial(_read, builder=builder, splits=splits, labelled=labelled))
+
+
+def find_builder(name: str, data_dir: str) -> Any:
+    """Return TFDS's builder of a dataset. Raises ConfigError when there is none of that name, config or version."""
+    try:
+        return tfds.builder(name, data_dir=str(Path(data_dir).expanduser()) if data_dir else None)
+    except tfds.core.DatasetNotFoundError:
+        raise ConfigError(f'ingest.source = "tfds:{name}": TFDS has no dataset of this name.', CATALOG) from None
+    except (ValueError, AssertionError, ImportError) as error:  # no such config or version, or not a name at all
+        raise ConfigError(f'ingest.source = "tfds:{name}": TFDS says: {_words(error)}', CATALOG) from None
+
+
+def _prepare(builder: Any, name: str, manual_dir: str) -> None:
+    if builder.is_prepared():
+        return
+    folder = Path(manual_dir).expanduser() if manual_dir else None
+    _refuse_unreachable(builder, name, folder)
+    say(f"Preparing tfds:{name} in {builder.data_dir}, once")
+    tfds.disable_progress_bar()
+    try:
+        # With try_download_gcs TFDS would fetch what Google prepared; the originals are checked by their sha256.
+        download = tfds.download.DownloadConfig(manual_dir=folder, try_download_gcs=False)
+        with contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(download_config=download)
+    except NonMatchingChecksumError as error:
+        found = re.search(r"downloaded to (\S+), has", str(error))
+        file = found[1] if found else "what was downloaded"
+        raise ConfigError(
+            f"TFDS refuses {file} for {name}: its sha256 is not the one of the original.", "Put the original there."
+        ) from error
+    except (OSError, AssertionError, ValueError, TypeError, ImportError, tf.errors.OpError,
+            tfds.download.DownloadError, ExtractError, UnsafeArchiveError) as error:  # fmt: skip
+        raise ConfigError(f"TFDS cannot prepare {name}: {_words(error)}", _cure(builder)) from error
+
+
+def _refuse_unreachable(builder: Any, name: str, folder: Path | None) -> None:
+    """Say at once what TFDS says after three minutes of retries: that what it must download is out of reach."""
+    if folder is not None:
+        list_manual_dir(str(folder))
+    downloads = Path(builder.data_dir_root) / "downloads"
+    if urllib.request.getproxies() or (downloads.is_dir() and any(downloads.iterdir())):
+        return  # a proxy resolves names for us; earlier downloads may be all that is needed
+    needed = {url: info.filename for url, info in (builder.url_infos or {}).items()}
+    missing = {url: file for url, file in needed.items() if not (folder and file and (folder / file).exists())}
+    hosts = sorted({urlsplit(url).hostname or "" for url in missing} - {""})
+    if hosts and not any(_resolves(host) for host in hosts[:3]):
+        files = sorted({str(file) for file in missing.values() if file})
+        where = f" and is not in {folder}" if folder else ""
+        raise ConfigError(
+            f"TFDS needs {', '.join(files[:4]) or 'files'} for {name}, which lies on {hosts[0]}, out of reach{where}.",
+            _cure(builder),
+        )
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _cure(builder: Any) -> str:
+    page = f" (see {builder.info.homepage})" if builder.info.homepage else ""
+    return f"Put the original files{page} into a folder and name it in ingest.tfds_manual_dir, or go online."
+
+
+def _refuse_without_images(features: Any, name: str) -> None:
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype).name not in {"uint8", "uint16"}:
+        raise ConfigError(
+            f"tfds:{name} has no feature `image` of 8 or 16 bit images; its features are {', '.join(sorted(features))}.",
+            "Name a dataset of images.",
+        )
+
+
+def _count(builder: Any, name: str, split: str) -> int:
+    try:
+        return int(builder.info.splits[split].num_examples)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(sorted(builder.info.splits))
+        raise ConfigError(
+            f'tfds:{name} has no split "{split}": {_words(error)}', f"Choose from {known} in ingest.tfds_split."
+        ) from None
+
+
+def _read(pipeline: Any, *, builder: Any, splits: dict[str, str], labelled: bool) -> Any:
+    wanted = {"image": True, "label": True} if labelled else {"image": True}
+    # Images stay encoded: they are decoded and checked where those of every other source are.
+    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+    parts = []
+    for split, forced in splits.items():
+        instructions = builder.info.splits[split].file_instructions
+        whole = all(part.skip == 0 and part.takes_all for part in instructions)
+        examples = tfds.beam.ReadFromTFDS(
+            builder,
+            split=split,
+            batch_size=IMAGES_PER_BATCH if whole else None,  # ReadFromTFDS cannot batch a part of a file
+            decoders=decoders,
+            read_config=tfds.ReadConfig(add_tfds_id=True),
+            shuffle_files=False,
+        )
+        parts.append(
+            pipeline | f"Read {split}" >> examples | f"Name {split}" >> beam.FlatMap(raw_images, builder.name, forced)
+        )
+    return parts | "All splits" >> beam.Flatten()
+
+
+def raw_images(batch: Any, name: str, split: str) -> Iterator[RawImage]:
+    """Yield the images of a batch of TFDS examples, or of a single example, still encoded."""
+    contents, ids = np.atleast_1d(batch["image"].numpy()), np.atleast_1d(batch["tfds_id"].numpy())
+    labels = np.atleast_1d(batch["label"].numpy()) if "label" in batch else np.full(len(ids), NO_LABEL)
+    for content, label, id in zip(contents, labels, ids, strict=True):
+        yield RawImage(f"{name}/{id.decode()}", int(label), split, content)
+
+
+def _words(error: BaseException) -> str:
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    text = re.sub(r'^Failed to construct dataset .*?\}": ', "", lines[0])
+    return f"{text[:200].rstrip('.: ')}."

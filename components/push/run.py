@@ -1,0 +1,193 @@
+"""Publishes a model when it beats the champion, or records why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from components.artifacts import MANIFEST, Manifest, new_artifact, now, read_manifest, write_json
+from components.errors import ArtifactError
+from components.progress import say
+from components.push.config import PushConfig
+from components.push.registry import (
+    SCORES_FILE,
+    VERSIONS,
+    Champion,
+    Decision,
+    check_image_size,
+    locked,
+    point_to,
+    read_champion,
+    read_decision,
+    version_of_model,
+    write_decision,
+)
+from components.section import Summary
+
+# No TensorFlow, Jinja2 or NumPy up here: the answer to a model that was decided on before must come at once.
+
+
+class PushSummary(Summary):
+    """What was decided; `champion` is the version the model was compared with, `uri` where its own version lies."""
+
+    decision: Literal["published", "kept", "unchanged"]
+    reason: str
+    version: str
+    uri: str
+    champion: str
+    champion_kid: float | None
+
+
+def run(
+    config: PushConfig, *, registry: Path, model: Path, evaluation: Path, validation: Path, out: Path
+) -> PushSummary:
+    """Decide on `model` by its `evaluation`, publish it into `registry` or not, and write the push artifact `out`.
+
+    Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together or when the
+    load test fails, ConfigError when the champion makes images of another size; the old champion stays in service then.
+    """
+    inputs = {"model": model, "evaluation": evaluation, "validation": validation}
+    registry = Path(registry)
+    manifests = {name: read_manifest(path, name) for name, path in inputs.items()}
+    _check_they_belong_together(manifests)
+    with locked(registry):
+        champion = read_champion(registry)
+        if champion is not None:
+            check_image_size(champion, *(manifests["model"].details[name] for name in ("image_size", "channels")))
+        summary = _earlier(config, registry, champion, manifests)
+        if summary is None:
+            summary = _decide(config, registry, champion, inputs, manifests)
+    say(f"{summary.decision}: {summary.reason}")
+    with new_artifact(out, "push", config=config, inputs=inputs) as writer:
+        write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
+        writer.details = summary.model_dump(mode="json")
+    return summary
+
+
+def _check_they_belong_together(manifests: dict[str, Manifest]) -> None:
+    evaluation = manifests["evaluation"]
+    if evaluation.inputs["model"] != manifests["model"].digest:
+        raise ArtifactError("The evaluation is of another model.", "Run evaluate on this model.")
+    if evaluation.inputs["dataset"] not in manifests["validation"].inputs.values():
+        raise ArtifactError(
+            "The validation is of another dataset than the evaluation.", "Run validate on the dataset of this model."
+        )
+
+
+def _earlier(
+    config: PushConfig, registry: Path, champion: Champion | None, manifests: dict[str, Manifest]
+) -> PushSummary | None:
+    """Return the outcome when this model is in service, or was decided on and nothing the decision rests on changed."""
+    model_digest = manifests["model"].digest
+    if champion is not None and champion.model_digest == model_digest:
+        return _summary("unchanged", f"{champion.version} is already published.", registry, champion.version, champion)
+    earlier = read_decision(registry, model_digest)
+    if earlier is None:
+        return None
+    if earlier.decision == "published":
+        if champion is None or not (registry / VERSIONS / earlier.version / MANIFEST).is_file():
+            return None  # someone has removed the pointer or the version: decide again
+        reason = f"{earlier.version} is already published; {champion.version} has replaced it."
+        return _summary("unchanged", reason, registry, earlier.version, champion)
+    rests_on = (earlier.evaluation_digest, earlier.champion_digest, earlier.noise_sigmas, earlier.max_memorization)
+    champion_digest = champion.digest if champion else ""
+    if rests_on != (manifests["evaluation"].digest, champion_digest, config.noise_sigmas, config.max_memorization):
+        return None
+    return _summary("unchanged", f"Already decided: {earlier.reason}", registry, "", champion, earlier.champion_kid)
+
+
+def _decide(
+    config: PushConfig,
+    registry: Path,
+    champion: Champion | None,
+    inputs: dict[str, Path],
+    manifests: dict[str, Manifest],
+) -> PushSummary:
+    from components.push.gate import judge
+
+    scores = json.loads((inputs["evaluation"] / SCORES_FILE).read_bytes())
+    champion_scores, note = _champion_scores(champion, scores, inputs["evaluation"])
+    publish, reason = judge(config, scores, champion_scores, champion.version if champion else "")
+    reason += note
+    version = _publish(config, registry, inputs, manifests, scores, reason) if publish else ""
+    champion_kid = champion_scores["kid"] if champion_scores else None
+    decision: Literal["published", "kept"] = "published" if publish else "kept"
+    # Last of all: a record that says published means that version and pointer are both there.
+    write_decision(
+        registry,
+        Decision(
+            decision=decision,
+            reason=reason,
+            version=version,
+            champion=champion.version if champion else "",
+            champion_digest=champion.digest if champion else "",
+            champion_kid=champion_kid,
+            model_digest=manifests["model"].digest,
+            evaluation_digest=manifests["evaluation"].digest,
+            noise_sigmas=config.noise_sigmas,
+            max_memorization=config.max_memorization,
+            decided_at=now(),
+        ),
+    )
+    return _summary(decision, reason, registry, version, champion, champion_kid)
+
+
+def _champion_scores(
+    champion: Champion | None, scores: dict[str, Any], evaluation: Path
+) -> tuple[dict[str, Any] | None, str]:
+    """Return the champion's scores by the candidate's measure, measured now where its own are of another provenance."""
+    if champion is None:
+        return None, ""
+    from components.evaluate.provenance import comparable
+    from components.evaluate.run import rescore
+
+    differs = comparable(scores["provenance"], champion.scores["provenance"])
+    if not differs:
+        return champion.scores, ""
+    say(f"scoring {champion.version} again by this run's measure: its scores differ in {', '.join(differs)}")
+    again = rescore(evaluation, champion.path).model_dump(mode="json")
+    if still := comparable(scores["provenance"], again["provenance"]):
+        raise ArtifactError(
+            f"The evaluation was made by another program than this one: {', '.join(still)} differ.",
+            "Run evaluate again.",
+        )
+    return again, f" ({champion.version} was scored again by the same measure.)"
+
+
+def _publish(
+    config: PushConfig,
+    registry: Path,
+    inputs: dict[str, Path],
+    manifests: dict[str, Manifest],
+    scores: dict[str, Any],
+    reason: str,
+) -> str:
+    model, evaluation = manifests["model"], manifests["evaluation"]
+    version = version_of_model(registry, model.digest, evaluation.digest)
+    if version is None:
+        from components.push.publish import write_version
+
+        version = write_version(config, registry, inputs, model, evaluation, scores, reason)
+    point_to(registry, version)
+    return version
+
+
+def _summary(
+    decision: Literal["published", "kept", "unchanged"],
+    reason: str,
+    registry: Path,
+    version: str,
+    champion: Champion | None,
+    champion_kid: float | None = None,
+) -> PushSummary:
+    if champion is not None and champion_kid is None:
+        champion_kid = champion.scores["kid"]
+    return PushSummary(
+        decision=decision,
+        reason=reason,
+        version=version,
+        uri=str(registry / VERSIONS / version) if version else "",
+        champion=champion.version if champion else "",
+        champion_kid=champion_kid,
+    )

@@ -1,0 +1,85 @@
+"""summary.json: a run in numbers, for programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from components.journal import ArtifactRef
+from components.report.description import RunDescription
+from components.report.outcomes import Failure, Outcome, RunStatus, StepStatus, seconds_between
+from components.section import Summary
+
+
+class StepSummary(Summary):
+    """What one step did in this run; `seconds` are those spent now, so 0 for a step that came from the cache."""
+
+    status: StepStatus
+    seconds: float
+    cached: bool
+
+
+class RunError(Summary):
+    """Why the run did not succeed; `step` is null where no step explains it."""
+
+    step: str | None
+    problem: str
+    cure: str
+
+
+class RunSummary(Summary):
+    """summary.json: each step's section is that step's own summary, null when it did not finish in this run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+    run_id: str
+    status: RunStatus
+    exit_code: int
+    started_at: str
+    finished_at: str
+    seconds: float
+    error: RunError | None
+    steps: dict[str, StepSummary]
+    ingest: dict[str, Any] | None
+    validation: dict[str, Any] | None = Field(alias="validate")  # BaseModel has a method of that name
+    train: dict[str, Any] | None
+    evaluate: dict[str, Any] | None
+    push: dict[str, Any] | None
+    artifacts: dict[str, ArtifactRef]
+
+
+def summarize(
+    description: RunDescription,
+    outcomes: tuple[Outcome, ...],
+    status: RunStatus,
+    failure: Failure | None,
+    finished_at: str,
+) -> RunSummary:
+    """Put a run's outcomes into the fixed names of summary.json."""
+    records = {outcome.step: outcome.record for outcome in outcomes}
+    sections = {step: finite(record.summary) or None if record else None for step, record in records.items()}
+    return RunSummary(
+        run_id=description.run_id,
+        status=status,
+        exit_code=failure.exit_code if failure else 0,
+        started_at=description.started_at,
+        finished_at=finished_at,
+        seconds=round(seconds_between(description.started_at, finished_at), 3),
+        error=RunError(step=failure.step, problem=failure.problem, cure=failure.cure) if failure else None,
+        steps={
+            outcome.step: StepSummary(status=outcome.status, seconds=round(outcome.seconds, 3), cached=outcome.cached)
+            for outcome in outcomes
+        },
+        artifacts={step: record.artifact for step, record in records.items() if record and record.artifact},
+        **sections,
+    )
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with null in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,138 @@
+"""The command line. Imports nothing heavy: --help and compile work without TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from components.errors import ConfigError, PipelineError
+from pipeline.config import RunConfig, load_config
+
+QUICKSTART = "quickstart.toml"
+
+app = typer.Typer(
+    name="wgan-pipeline",
+    help="Train an image generator (WGAN-GP) again and again: ingest, validate, train, evaluate, push if better, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; without it configs/quickstart.toml.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (run.dir).")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Take the options of every command; main() looks at --debug before anything can fail."""
+
+
+@app.command()
+def run(
+    config: Config = None,
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; touch nothing.")] = False,
+) -> None:
+    """Run the whole pipeline here."""
+    from pipeline.targets import local, show
+
+    loaded = load_config(config or shipped_config(QUICKSTART), overrides)
+    if dry_run:
+        show.plan(loaded)
+        return
+    summary = local.run_locally(loaded, show.console())
+    show.outcome(summary, Path(loaded.run.dir))
+    raise typer.Exit(int(summary["exit_code"]))
+
+
+@app.command("compile")
+def compile_(
+    config: Annotated[Path, typer.Argument(help="TOML file.")],
+    target: Annotated[str, typer.Option(help="kubeflow or vertex.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, .yaml.")],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Write the pipeline as a file for Kubeflow Pipelines or Vertex AI."""
+    from pipeline.targets import kubeflow, vertex
+
+    targets = {"kubeflow": kubeflow.compile_pipeline, "vertex": vertex.compile_pipeline}
+    if target not in targets:
+        raise ConfigError(f"--target {target} is unknown.", f"Use {' or '.join(targets)}.")
+    targets[target](load_config(config, overrides), output)
+    print(f"Wrote {output} for {target}.")
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Argument(help="A registry, a version, a model artifact or a SavedModel.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    count: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+) -> None:
+    """Draw images with a generator: one PNG each and a grid."""
+    from pipeline import drawing
+
+    print(drawing.draw(model, out, count, seed))
+
+
+@app.command()
+def runs(runs_dir: RunsDir = Path("runs")) -> None:
+    """List the runs with their scores and decisions."""
+    from pipeline.targets import show
+
+    show.runs(runs_dir)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or latest.")] = "latest",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Write a run's report again from what it left, and say where it is."""
+    from pipeline.targets import show
+
+    print(show.rewritten_report(runs_dir / run_id))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can and cannot do, and how to mend it."""
+    from pipeline import doctor as checks
+
+    raise typer.Exit(checks.examine())
+
+
+def shipped_config(name: str) -> Path:
+    """Return a config that ships with the program: of the checkout, or of the installed package."""
+    for folder in (Path(__file__).parent.parent / "configs", Path(__file__).parent / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"{name} is not where this program was installed.", "Name a config file.")
+
+
+def main() -> None:
+    """Run the command line; an error is one line with problem and cure, and the exit code of its kind."""
+    if "--debug" in sys.argv:
+        app()
+        return
+    try:
+        code = app(standalone_mode=False)
+    except PipelineError as error:
+        code = _complain(str(error), error.exit_code)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        code = _complain("Interrupted.", 1)
+    except Exception as error:  # noqa: BLE001 - the last place: said in one line, and never as success
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        code = _complain(f"{type(error).__name__}: {reason} This is a fault of the program; --debug shows where.", 1)
+    raise SystemExit(code or 0)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"wgan-pipeline: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,151 @@
+"""RunConfig: one frozen tree made of each component's own section; TOML in, JSON out, `--set a.b=c`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.command import explain
+from components.errors import ConfigError
+from components.evaluate.config import EvaluateConfig
+from components.ingest.config import IngestConfig
+from components.push.config import PushConfig
+from components.section import Section
+from components.train.config import TrainConfig, check_batch_divides
+from components.validate.config import ValidateConfig
+from pipeline.platforms import SLICES
+
+
+class RunSection(Section):
+    """Where a run keeps what it makes."""
+
+    dir: str = Field("runs", min_length=1, description="Folder of all runs; each gets runs/<id>/.")
+    work_dir: str = Field("", description="Checkpoints, cache and journal, shared by all runs; empty: run.dir/.work.")
+
+
+class DeploySection(Section):
+    """What remote targets need to know; local runs do not look at it."""
+
+    image: str = Field(
+        "localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package."
+    )
+    volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
+    tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
+
+    @field_validator("tpu_topology")
+    @classmethod
+    def _known_slice(cls, name: str) -> str:
+        if name not in SLICES:
+            raise ValueError(f"use {', '.join(SLICES)}")
+        return name
+
+
+class RunConfig(Section):
+    """Everything a run depends on."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    run: RunSection = RunSection()
+    ingest: IngestConfig = IngestConfig()
+    validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # BaseModel has a method `validate`
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    push: PushConfig = PushConfig()
+    deploy: DeploySection = DeploySection()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.evaluate.kid_subset_size > min(self.evaluate.samples, self.evaluate.real_images):
+            raise ValueError(
+                f"evaluate.kid_subset_size = {self.evaluate.kid_subset_size} is more than evaluate.samples ="
+                f" {self.evaluate.samples} or evaluate.real_images = {self.evaluate.real_images}"
+            )
+        if self.train.devices.startswith("tpu"):
+            check_batch_divides(self.train.global_batch_size, SLICES[self.deploy.tpu_topology].chips)
+        return self
+
+    def sections(self) -> dict[str, Section]:
+        """Return the section of each step by the step's name."""
+        return {
+            "ingest": self.ingest,
+            "validate": self.validation,
+            "train": self.train,
+            "evaluate": self.evaluate,
+            "push": self.push,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the whole tree as JSON values."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def work_dir(self) -> Path:
+        """Where checkpoints, cache and journal live."""
+        return Path(self.run.work_dir or Path(self.run.dir) / ".work")
+
+    @property
+    def registry(self) -> Path:
+        """Where versions and the champion pointer live."""
+        return Path(self.push.registry or Path(self.run.dir) / "registry")
+
+
+def load_config(file: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError that names key, value, cure."""
+    content = _read_toml(file) if file else {}
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return RunConfig.model_validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        where = f" in {file}" if file else ""
+        raise ConfigError(f"The configuration{where} is wrong: {explain(error, RunConfig)}") from None
+
+
+def resolve_paths(config: RunConfig) -> RunConfig:
+    """Return the config with every local path absolute, so that a step run in another folder means the same."""
+    source = config.ingest.source
+    if source.startswith("images:"):
+        source = f"images:{_absolute(source.removeprefix('images:'))}"
+    paths = {name: _absolute(getattr(config.ingest, name)) for name in ("tfds_manual_dir", "tfds_data_dir")}
+    ingest = config.ingest.model_copy(update={"source": source, **paths})
+    folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}
+    push = config.push.model_copy(update={"registry": _absolute(str(config.registry))})
+    return config.model_copy(update={"ingest": ingest, "run": RunSection(**folders), "push": push})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {file}.", "The ones that ship are in configs/.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read as TOML: {error}.") from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    """Put one `a.b=c` into the tree; c is a TOML value where it parses as one, else a string."""
+    key, separator, text = override.partition("=")
+    *parents, leaf = key.strip().split(".")
+    if not separator or not parents:
+        raise ConfigError(f"--set {override} is not of the form section.key=value.", "For instance --set train.rounds=100.")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {override}: {parent} is no section.")
+    content[leaf] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

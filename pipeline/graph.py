@@ -1,0 +1,69 @@
+"""The pipeline: wiring only. What a step decides is in its artifact, and the next step reads it there (decision 0003)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kfp import dsl
+
+from pipeline import steps
+
+Place = Callable[[dsl.PipelineTask, str], None]
+NAME = "wgan-tpu-pipeline"
+
+
+def make_pipeline(place: Place) -> Any:
+    """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business)."""
+
+    @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
+    def wgan_pipeline(
+        ingest_config: str,
+        ingest_key: str,
+        validate_config: str,
+        validate_key: str,
+        train_config: str,
+        train_key: str,
+        evaluate_config: str,
+        evaluate_key: str,
+        push_config: str,
+        push_key: str,
+        work_dir: str,
+        run: str,
+    ) -> None:
+        report = steps.report(
+            run=run,
+            job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
+        )
+        report.set_caching_options(False)
+        with dsl.ExitHandler(report, name="pipeline"):
+            ingest = steps.ingest(config=ingest_config, key=ingest_key, work_dir=work_dir)
+            dataset = ingest.outputs["dataset"]
+            validate = steps.validate(config=validate_config, key=validate_key, work_dir=work_dir, dataset=dataset)
+            validation = validate.outputs["validation"]
+            train = steps.train(
+                config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation
+            )
+            model = train.outputs["model"]
+            evaluate = steps.evaluate(
+                config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model
+            )
+            push = steps.push(
+                config=push_config,
+                key=push_key,
+                work_dir=work_dir,
+                model=model,
+                evaluation=evaluate.outputs["evaluation"],
+                validation=validation,
+            )
+            push.set_caching_options(False)  # it looks at the registry, which no cache key knows; repeating it is safe
+        tasks = {"ingest": ingest, "validate": validate, "train": train, "evaluate": evaluate, "push": push}
+        for step, task in {**tasks, "report": report}.items():
+            place(task, step)
+
+    return wgan_pipeline
+
+
+def place_nowhere(task: dsl.PipelineTask, step: str) -> None:
+    """Leave a task as it is: the local runner knows no machines."""

@@ -1,0 +1,55 @@
+"""What every step does around its work: read its section, run it, keep a record, end with its exit code."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from components.errors import PipelineError
+from components.journal import recorded
+from components.section import Summary
+from pipeline.config import RunConfig
+
+
+def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
+    """Run a component on KFP artifacts: `config` is its section as JSON, `out` and `inputs` are dsl artifacts.
+
+    A PipelineError ends the process with its sentence and its exit code; any other exception passes through.
+    """
+    run = importlib.import_module(f"components.{step}.run").run
+    section = type(RunConfig().sections()[step]).model_validate_json(config)
+    folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
+    places = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
+    asked = {name: place for name, place in places.items() if name in inspect.signature(run).parameters}
+
+    def body() -> Summary:
+        summary: Summary = run(section, **folders, **asked, out=Path(out.path))
+        return summary
+
+    try:
+        summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
+    except PipelineError as error:
+        print(f"{step}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    # KFP turns numbers in metadata into floats, and refuses None: strings are what comes back as it went in.
+    out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
+
+
+def run_report(run: str, job_name: str, created_at: str, state: str, message: str, page: Any) -> None:
+    """Write the report of a run into its folder and, for platforms that show it, into the HTML artifact `page`.
+
+    A compiled pipeline does not know its runs: `job_name` and `created_at` come from the platform then.
+    """
+    from components.report.description import RunDescription  # here: no other step should pay for the report's imports
+    from components.report.run import run as write_report
+
+    description = RunDescription.model_validate_json(run)
+    if not description.run_id:
+        description = description.model_copy(update={"run_id": job_name, "started_at": created_at})
+    folder = Path(description.folder) if description.folder else Path(page.path).parent
+    status = "succeeded" if state == "SUCCEEDED" else "failed"
+    write_report(description, folder=folder, status=status, message=message)
+    Path(page.path).write_bytes((folder / "report.html").read_bytes())

@@ -1,0 +1,70 @@
+"""One thin lightweight component a step: import, call, record. The work is in components/, the wiring in graph.py."""
+
+from __future__ import annotations
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, HTML, Input, Model, Output, PipelineTaskFinalStatus
+
+# The image holds this package, so nothing is installed when a step starts. targets/ put the deployed name in its place;
+# the local runner looks for "python" in it and otherwise warns.
+IMAGE = "localhost/wgan-tpu-pipeline:python3.11"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]):
+    """Read, check, deduplicate, resize and split images."""
+    from pipeline.record import run_step
+
+    run_step("ingest", config, key, work_dir, dataset)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]):
+    """Say whether the dataset is fit to train on."""
+    from pipeline.record import run_step
+
+    run_step("validate", config, key, work_dir, validation, dataset=dataset)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def train(
+    config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
+):
+    """Train the WGAN-GP, from the last checkpoint where there is one."""
+    from pipeline.record import run_step
+
+    run_step("train", config, key, work_dir, model, dataset=dataset, validation=validation)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    config: str, key: str, work_dir: str, dataset: Input[Dataset], model: Input[Model], evaluation: Output[Artifact]
+):
+    """Score samples of the model against real images."""
+    from pipeline.record import run_step
+
+    run_step("evaluate", config, key, work_dir, evaluation, dataset=dataset, model=model)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def push(
+    config: str,
+    key: str,
+    work_dir: str,
+    model: Input[Model],
+    evaluation: Input[Artifact],
+    validation: Input[Artifact],
+    decision: Output[Artifact],
+):
+    """Publish the model if it beats the champion, or record why not."""
+    from pipeline.record import run_step
+
+    run_step("push", config, key, work_dir, decision, model=model, evaluation=evaluation, validation=validation)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]):
+    """Write report.html and summary.json, also when a step failed."""
+    from pipeline.record import run_report
+
+    run_report(run, job_name, created_at, status.state, status.error_message or "", page)

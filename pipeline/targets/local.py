@@ -1,0 +1,187 @@
+"""Run the whole pipeline here with KFP's SubprocessRunner: no Docker, no cluster, no account, no network."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.artifacts import now, write_json
+from components.errors import ArtifactError, ConfigError
+from components.ingest.sources import source_fingerprint
+from components.journal import STEPS, read_entry
+from components.push.registry import check_image_size, read_champion
+from components.report.description import RunDescription
+from pipeline.arguments import describe_run, pipeline_arguments
+from pipeline.config import RunConfig, resolve_paths
+from pipeline.keys import step_keys
+from pipeline.targets.terminal import shown_on
+
+WAIT_FOR_STEP_SECONDS = 60.0
+# TensorFlow's chatter goes; a step's own lines come at once.
+STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+
+
+def check_before_running(config: RunConfig) -> dict[str, str]:
+    """Refuse what can be known to fail before any step starts; return the keys of the steps.
+
+    Raises ConfigError for a source that does not exist, a place that cannot be written, or a champion of another image size.
+    """
+    fingerprint = source_fingerprint(config.ingest)
+    for folder in (Path(config.run.dir), config.work_dir, config.registry):
+        _check_writable(folder)
+    champion = read_champion(config.registry)
+    if champion is not None:
+        check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    return step_keys(config, fingerprint)
+
+
+def run_locally(config: RunConfig, console: Console) -> dict[str, Any]:
+    """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
+    config = resolve_paths(config)
+    keys = check_before_running(config)
+    started_at = now()
+    folder = _new_run_folder(Path(config.run.dir))
+    write_json(folder / "config.json", config.as_dict())
+    description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
+    write_json(folder / "run.json", description.model_dump(mode="json"))
+    console.print(f"Run [bold]{folder.name}[/] in {folder}", highlight=False, soft_wrap=True)
+    status, message = _run_pipeline(config, description, folder, console)
+    summary = _summary(description, folder, status, message)
+    _point_latest(folder)
+    return summary
+
+
+def _run_pipeline(config: RunConfig, description: RunDescription, folder: Path, console: Console) -> tuple[str, str]:
+    """Run the graph in KFP; return status and KFP's own message. The steps' reasons are in the journal."""
+    from kfp import local  # 0.7 s: not before the config has been found right
+
+    from pipeline.graph import make_pipeline, place_nowhere
+
+    scratch = folder / ".tmp"
+    scratch.mkdir()
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "steps"),
+        workspace_root=str(scratch / "workspace"),
+        enable_caching=True,
+        cache_root=str(config.work_dir / "cache"),
+    )
+    arguments = pipeline_arguments(config, description.keys, description)
+    try:
+        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt():
+            make_pipeline(place_nowhere)(**arguments)
+    except KeyboardInterrupt:
+        console.print("Stopping: the step saves what it can; press Ctrl-C again to leave at once.", highlight=False)
+        _end_running_step(description)
+        return "interrupted", "Interrupted."
+    except RuntimeError as error:  # kfp: "Pipeline … finished with status FAILURE. Inner task failed: …"
+        return "failed", str(error)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return "succeeded", ""
+
+
+def _summary(description: RunDescription, folder: Path, status: str, message: str) -> dict[str, Any]:
+    """Return summary.json as the report step wrote it; where it could not, or the run was interrupted, write it here."""
+    import json
+
+    file = folder / "summary.json"
+    written = json.loads(file.read_text()) if file.is_file() else {}
+    if status == "interrupted" or (status == "failed") != (written.get("status") == "failed"):
+        from components.report.run import run as write_report
+
+        write_report(description, folder=folder, status=status, message=message)
+        written = json.loads(file.read_text())
+    return dict(written)
+
+
+def _end_running_step(description: RunDescription) -> None:
+    """Ask the step that still runs to stop (it may not have had Ctrl-C itself) and wait until it has saved."""
+    deadline = time.monotonic() + WAIT_FOR_STEP_SECONDS
+    asked: set[int] = set()
+    while time.monotonic() < deadline:
+        entries = [read_entry(Path(description.work_dir), step, description.keys[step]) for step in STEPS]
+        running = [entry.pid for entry in entries if entry and entry.state == "running" and _alive(entry.pid)]
+        if not running:
+            return
+        for pid in set(running) - asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked.add(pid)
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _new_run_folder(runs: Path) -> Path:
+    """Make runs/<time>, with a number where two runs start in one second."""
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        folder = runs / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ArtifactError(f"{runs} already has 999 runs of this second.", "Wait a second.")
+
+
+def _check_writable(folder: Path) -> None:
+    if "python3" in str(folder):  # kfp.local 2.17.0 replaces that word in every path by the interpreter's
+        raise ConfigError(f"{folder} has python3 in its path, which KFP's local runner garbles.", "Set run.dir elsewhere.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Set run.dir to a writable folder.") from None
+
+
+def _point_latest(folder: Path) -> None:
+    """Move runs/latest to this run, atomically."""
+    fresh = folder.parent / f".latest-{folder.name}"
+    fresh.symlink_to(folder.name)
+    fresh.replace(folder.parent / "latest")
+
+
+@contextlib.contextmanager
+def _environment(scratch: Path) -> Iterator[None]:
+    """Give the steps their environment; KFP leaves a temporary folder a task, so these go into the run's own."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in STEP_ENVIRONMENT.items() if name not in before})
+    os.environ["TMPDIR"] = str(scratch)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

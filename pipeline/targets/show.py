@@ -1,0 +1,98 @@
+"""What the command line prints of plans, runs and outcomes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from components.errors import ConfigError
+from components.journal import STEPS
+from components.report.description import RunDescription
+from pipeline.config import RunConfig, resolve_paths
+from pipeline.keys import UPSTREAM
+
+
+def console() -> Console:
+    """Return the console of stdout; a pipe or a file gets plain lines of any length."""
+    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def plan(config: RunConfig) -> None:
+    """Print the resolved config and what would run."""
+    resolved = resolve_paths(config)
+    print(json.dumps(resolved.as_dict(), indent=2))
+    print("\nPlan (nothing was run or written):")
+    for step in STEPS:
+        after = f" after {', '.join(UPSTREAM[step])}" if UPSTREAM[step] else f" from {resolved.ingest.source}"
+        print(f"  {step}{after}")
+    print(f"  report, whatever happens, into {resolved.run.dir}/<id>/")
+
+
+def outcome(summary: dict[str, Any], runs_dir: Path) -> None:
+    """Print how a run ended: what failed and how to mend it, or scores and decision; and where the report is."""
+    out = console()
+    folder = runs_dir / str(summary["run_id"])
+    if summary["error"]:
+        error = summary["error"]
+        where = f" in {error['step']}" if error["step"] else ""
+        out.print(f"\n[bold red]{summary['status']}[/]{where}:", end=" ")
+        out.print(f"{error['problem']} {error['cure']}", markup=False)
+    else:
+        _print_success(out, summary)
+    out.print(f"Report   {folder / 'report.html'}", markup=False)
+    out.print(f"Summary  {folder / 'summary.json'}", markup=False)
+    out.print(f"Log      {folder / 'run.log'}", markup=False)
+
+
+def _print_success(out: Console, summary: dict[str, Any]) -> None:
+    scores, push = summary["evaluate"], summary["push"]
+    cached = [step for step, row in summary["steps"].items() if row["cached"]]
+    if len(cached) == len(STEPS):
+        out.print("\nNothing has changed: every step was already done.", markup=False)
+    elif cached:
+        out.print(f"\nAlready done, not repeated: {', '.join(cached)}.", markup=False)
+    out.print(f"\nFID {scores['fid']:.3f} · KID {scores['kid']:.5f} ± {scores['kid_std']:.5f}", markup=False)
+    out.print(f"{str(push['decision']).capitalize()}: {push['reason']}", markup=False)
+
+
+def runs(runs_dir: Path) -> None:
+    """Print a table of the runs in `runs_dir`, newest first."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "status", "rounds", "FID", "KID", "decision", "seconds"):
+        table.add_column(heading, justify="right" if heading in {"rounds", "FID", "KID", "seconds"} else "left")
+    files = sorted(file for file in runs_dir.glob("*/summary.json") if not file.parent.is_symlink())
+    for file in reversed(files):
+        table.add_row(*_row(json.loads(file.read_text())))
+    console().print(table) if files else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
+
+
+def _row(summary: dict[str, Any]) -> list[str]:
+    train, scores, push = (summary[step] or {} for step in ("train", "evaluate", "push"))
+    return [
+        summary["run_id"],
+        summary["status"],
+        str(train.get("rounds", "")),
+        f"{scores['fid']:.3f}" if scores else "",
+        f"{scores['kid']:.5f}" if scores else "",
+        push.get("decision", ""),
+        f"{summary['seconds']:.1f}",
+    ]
+
+
+def rewritten_report(folder: Path) -> str:
+    """Write report.html and summary.json of a run again; return where. Raises ConfigError when there is no such run."""
+    from components.report.run import run as write_report
+
+    try:
+        description = RunDescription.model_validate_json((folder / "run.json").read_bytes())
+        status = str(json.loads((folder / "summary.json").read_text())["status"])
+    except (OSError, ValidationError, json.JSONDecodeError):
+        raise ConfigError(f"There is no run in {folder}.", "wgan-pipeline runs lists them.") from None
+    write_report(description, folder=folder, status=status)
+    return str(folder / "report.html")

@@ -1,0 +1,39 @@
+"""Compile the graph with a config as its defaults: what every remote target has in common."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from components.artifacts import write_bytes
+from components.errors import ConfigError
+from pipeline.arguments import describe_run, pipeline_arguments
+from pipeline.config import RunConfig
+from pipeline.graph import Place, make_pipeline
+from pipeline.keys import step_keys
+
+SUFFIXES = {".yaml", ".yml"}
+
+
+def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
+    """Write the pipeline as `out`, its arguments' defaults taken from `config`; needs no account and no network.
+
+    Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when it cannot be written.
+    """
+    from kfp import compiler
+
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(f"{out} does not end in .yaml, which is what KFP reads.", f"Use -o {out.with_suffix('.yaml')}.")
+    if not Path(config.run.dir).is_absolute():
+        raise ConfigError(
+            f"run.dir = {config.run.dir!r} is a folder of this machine, and remote steps share none with it.",
+            "Name a mounted one, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
+        )
+    # What a source holds is known only where it is read: targets switch the cache of ingest off for that reason.
+    keys = step_keys(config, "known when it runs")
+    description = describe_run(config, keys, run_id="", started_at="", folder="")
+    arguments = pipeline_arguments(config, keys, description)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(make_pipeline(place), str(file), pipeline_parameters=arguments)
+        write_bytes(out, file.read_bytes())

@@ -1,0 +1,28 @@
+"""Vertex AI Pipelines: the same graph in one YAML document, which is all that Vertex accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kfp import dsl
+
+from components.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.targets.spec import compile_spec
+
+
+def compile_pipeline(config: RunConfig, out: Path) -> None:
+    """Write the pipeline for Vertex AI. Raises ConfigError for a TPU, which needs a custom job that is not made yet."""
+    if config.train.devices.startswith("tpu"):
+        raise ConfigError(
+            f"compile --target vertex cannot place train on train.devices = {config.train.devices!r} yet: "
+            "Vertex gives TPUs to custom jobs only.",
+            "Use --target kubeflow, or --set train.devices=cpu:1.",
+        )
+
+    def place(task: dsl.PipelineTask, step: str) -> None:
+        task.set_container_image(config.deploy.image)
+        if step == "ingest":
+            task.set_caching_options(False)
+
+    compile_spec(config, place, out)

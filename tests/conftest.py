@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+VIRTUAL_CPUS = 4
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Virtual devices must exist before TensorFlow first uses the CPU, so they are made before the first test."""
+    if any("train" in item.nodeid or "parity" in item.nodeid for item in session.items):
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_CPUS)
+
+
+@pytest.fixture(scope="session")
+def in_ci() -> bool:
+    """Whether a missing heavy part is a failure (CI) or a skip (a user's machine)."""
+    return os.environ.get("CI", "") == "true"

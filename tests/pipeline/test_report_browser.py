@@ -1,0 +1,159 @@
+"""The report in a real browser: no console errors, nothing fetched, nothing cut off, light and dark, desk and phone."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.report.run import run as report
+from tests.data.report_runs import Run, again
+
+pytestmark = pytest.mark.heavy
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--enable-logging=stderr",
+)  # fmt: skip
+POLICY = re.compile(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>")
+DARK = "--blink-settings=preferredColorScheme=0"
+MEASURE = """<script>
+  const root = document.documentElement;
+  addEventListener("load", () => parent.postMessage(JSON.stringify({
+    content: root.scrollWidth, window: root.clientWidth,
+    images: document.images.length,
+    loaded: [...document.images].filter(image => image.complete && image.naturalWidth > 0).length,
+  }), "*"));
+</script>"""
+FRAME = """<!doctype html><title></title>
+<script>addEventListener("message", event => { document.title = event.data; });</script>
+<iframe src="copy.html" width="WIDTH" height="1000" style="border:0"></iframe>"""
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser; where there is none the tests are skipped, but never silently in CI."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        reason = "no Chromium here: apt-get install -y --no-install-recommends chromium"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    return found
+
+
+def browse(chromium: str, file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Open a file and end; the profile is new each time."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, file.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+
+def console(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four reports: of a run that succeeded, of its cached repetition, of rejected data and of a killed step."""
+    root = tmp_path_factory.mktemp("reports")
+    succeeded, rejected, killed = Run(root / "a").all(), Run(root / "b"), Run(root / "c")
+    report(succeeded.description, folder=root / "succeeded", status="succeeded")
+    cached = again(succeeded)
+    cached.push(decision="unchanged", reason="This model is version 3, the champion.")
+    report(cached.description, folder=root / "cached", status="succeeded")
+    rejected.reject()
+    report(rejected.description, folder=root / "rejected", status="failed")
+    killed.ingest()
+    killed.write_entry("validate", "running", killed.started_at)
+    report(killed.description, folder=root / "killed", status="failed")
+    return {name: root / name / "report.html" for name in ("succeeded", "cached", "rejected", "killed")}
+
+
+@pytest.mark.parametrize("name", ["succeeded", "cached", "rejected", "killed"])
+@pytest.mark.parametrize(("width", "height"), [(1200, 1600), (390, 1600)])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_page_is_drawn_without_console_errors(
+    chromium: str, pages: dict[str, Path], tmp_path: Path, name: str, width: int, height: int, dark: bool
+) -> None:
+    shot = tmp_path / "shot.png"
+    flags = [f"--screenshot={shot}", f"--window-size={width},{height}", *([DARK] if dark else [])]
+    done = browse(chromium, pages[name], *flags)
+    assert console(done) == []
+    pixels = np.asarray(Image.open(shot).convert("L"))
+    assert pixels.shape == (height, width)
+    assert len(np.unique(pixels)) > 50  # text has many greys, a blank page has one
+    assert (np.median(pixels) < 60) if dark else (np.median(pixels) > 200)
+    assert pixels.std() > 10
+
+
+@pytest.mark.parametrize("name", ["succeeded", "cached", "rejected", "killed"])
+@pytest.mark.parametrize("width", [1200, 700, 390])
+def test_page_fits_the_window_and_shows_its_images(
+    chromium: str, pages: dict[str, Path], tmp_path: Path, name: str, width: int
+) -> None:
+    # The page itself allows no script, so a copy without its policy is measured.
+    # It is measured in a frame, since a headless window is never narrower than 500 pixels.
+    copy, frame = tmp_path / "copy.html", tmp_path / "frame.html"
+    html, replaced = POLICY.subn("", pages[name].read_text())
+    assert replaced == 1
+    copy.write_text(html.replace("</body>", f"{MEASURE}</body>"))
+    frame.write_text(FRAME.replace("WIDTH", str(width)))
+    done = browse(chromium, frame, "--dump-dom", "--window-size=1400,1000", "--virtual-time-budget=5000")
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title is not None
+    measured = json.loads(title[1])
+    assert measured["window"] == width
+    assert measured["content"] <= width
+    assert measured["loaded"] == measured["images"] == (0 if name == "rejected" else 1 if name == "killed" else 10)
+
+
+@pytest.fixture
+def visits() -> Iterator[tuple[str, list[str]]]:
+    """A server that notes who comes: its address and the paths that were asked for."""
+    paths: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+        thread.join()
+
+
+def test_nothing_is_fetched_even_if_markup_got_in(
+    chromium: str, pages: dict[str, Path], tmp_path: Path, visits: tuple[str, list[str]]
+) -> None:
+    address, paths = visits
+    markup = f'<img src="{address}/image"><script src="{address}/script"></script><script>console.error("ran")</script>'
+    guarded, open_page = tmp_path / "guarded.html", tmp_path / "open.html"
+    html = pages["succeeded"].read_text().replace("</body>", f"{markup}</body>")
+    guarded.write_text(html)
+    open_page.write_text(POLICY.sub("", html))
+    refused = browse(chromium, guarded, f"--screenshot={tmp_path / 'a.png'}")
+    assert paths == []
+    assert any("Content Security Policy" in line for line in console(refused))
+    assert not any('"ran"' in line for line in console(refused))
+    ran = browse(chromium, open_page, f"--screenshot={tmp_path / 'b.png'}")  # the control: here it does get out
+    assert sorted(paths) == ["/image", "/script"]
+    assert any('"ran"' in line for line in console(ran))

@@ -55,7 +55,7 @@ def source_fingerprint(config: IngestConfig) -> str:
 
 
 def list_image_files(location: str) -> FileListing:
-    """Return every file below the folder `location`, or every file that matches it as a pattern; hidden files are left out.
+    """Return every file below the folder `location`, or every file that matches it as a pattern; no hidden files.
 
     Raises ConfigError when there is no such folder and nothing matches.
     """
@@ -70,7 +70,7 @@ def list_image_files(location: str) -> FileListing:
     files = tuple(sorted(_source_file(root / name, name) for name in set(names) if not (root / name).is_dir()))
     if not files:
         raise ConfigError(
-            f'ingest.source = "images:{location}": {path.absolute()} is no folder, and no file matches it as a pattern.',
+            f'ingest.source = "images:{location}": {path.absolute()} is no folder, and no file matches it.',
             'Name a folder, or a pattern such as "images:/data/**/*.png".',
         )
     return FileListing(root, files)
@@ -88,7 +88,7 @@ def list_manual_dir(location: str) -> tuple[SourceFile, ...]:
 
 
 def _walk(root: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[SourceFile]:
-    """Yield the files below a folder, also those behind symbolic links; `seen` keeps a link's circle from going round."""
+    """Yield the files below a folder, also behind symbolic links; `seen` keeps links from leading in circles."""
     folder = root / below
     try:
         status = folder.stat()
@@ -96,7 +96,7 @@ def _walk(root: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[Source
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be listed: {error.strerror}.",
-            "Make it readable, or name another folder in ingest.source.",
+            "Make it readable, or name another folder.",
         ) from None
     if (status.st_dev, status.st_ino) in seen:
         return

@@ -39,7 +39,7 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
     """
     builder = find_builder(name, config.tfds_data_dir)
     _prepare(builder, name, config.tfds_manual_dir)
-    features = builder.info.features
+    features = dict(builder.info.features)
     _refuse_without_images(features, name)
     splits = {config.tfds_split: "train" if config.tfds_eval_split else ""}  # "": held out by hash
     if config.tfds_eval_split:
@@ -120,7 +120,7 @@ def _refuse_without_images(features: Any, name: str) -> None:
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype).name not in {"uint8", "uint16"}:
         raise ConfigError(
-            f"tfds:{name} has no feature `image` of 8 or 16 bit images; its features are {', '.join(sorted(features))}.",
+            f"tfds:{name} has no feature `image` of 8 or 16 bits; it has {', '.join(sorted(features))}.",
             "Name a dataset of images.",
         )
 

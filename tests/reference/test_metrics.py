@@ -1,0 +1,184 @@
+"""The metrics against values of independent programs, closed forms, and properties their definitions demand."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy.linalg import sqrtm
+from scipy.spatial.distance import cdist
+
+from components.evaluate import fid, kid, memorization, prdc, products
+
+Floats = npt.NDArray[np.float32]
+
+
+def features(seed: int, shift: float = 0.0, scale: float = 1.0, count: int = 2000, dimensions: int = 64) -> Floats:
+    """Correlated, non-negative features, as a ReLU network makes them."""
+    generator = np.random.default_rng(seed)
+    latents = generator.standard_normal((count, 16))
+    mixing = np.random.default_rng(1234).standard_normal((16, dimensions)) / 4
+    noise = 0.5 * generator.standard_normal((count, dimensions))
+    return np.maximum(0, (latents @ mixing) * scale + shift + noise).astype(np.float32)
+
+
+REAL = features(1)
+FAKE = features(2, 0.1, 1.1)
+SMALL_BLOCKS = 100_000  # bytes: many blocks, the last one of another height
+
+
+class TestValuesOfIndependentPrograms:
+    def test_fid_is_that_of_scipys_matrix_root(self) -> None:
+        assert fid.compute(REAL, FAKE) == pytest.approx(1.521861031477826, rel=1e-10)
+
+    def test_fid_is_that_of_torch_fidelity(self) -> None:
+        assert fid.compute(REAL, FAKE) == pytest.approx(1.5218610591741637, rel=1e-7)
+
+    def test_kid_is_that_of_the_direct_formula(self) -> None:
+        assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-10)
+
+    def test_kid_of_subsets_scatters_as_torch_fidelity_prints(self) -> None:
+        estimates = kid.subset_estimates(REAL, FAKE, subsets=100, share=0.5, seed=0)
+        assert estimates.mean() == pytest.approx(0.06319, abs=4 * 0.00576 / 10)
+        assert estimates.std() == pytest.approx(0.00576, rel=0.25)
+
+    def test_precision_and_recall_are_those_of_torch_fidelity(self) -> None:
+        shares = prdc.compute(REAL, FAKE, k=3)
+        assert (shares.precision, shares.recall) == pytest.approx((0.605, 0.922), abs=1e-9)
+
+    def test_all_four_shares_are_those_of_naeem_et_al(self) -> None:
+        assert prdc.compute(REAL, FAKE, k=5) == pytest.approx((0.7215, 0.967, 0.5112, 0.829), abs=1e-9)
+
+
+class TestFid:
+    def test_gaussians_whose_covariances_commute_have_a_closed_form(self) -> None:
+        real = fid.Statistics(np.array([1.0, 2.0, 3.0]), np.diag([1.0, 4.0, 9.0]))
+        fake = fid.Statistics(np.array([1.0, 0.0, 3.0]), np.diag([16.0, 1.0, 0.0]))
+        assert fid.statistics_to_metric(real, fake) == pytest.approx(4.0 + 9.0 + 1.0 + 9.0, rel=1e-12)
+
+    def test_gaussians_whose_covariances_do_not_commute(self) -> None:
+        generator = np.random.default_rng(5)
+        first, second = (m @ m.T for m in generator.standard_normal((2, 6, 6)))
+        expected = np.trace(first + second - 2 * sqrtm(first @ second).real)
+        zero = np.zeros(6)
+        found = fid.statistics_to_metric(fid.Statistics(zero, first), fid.Statistics(zero, second))
+        assert found == pytest.approx(expected, rel=1e-9)
+
+    def test_a_sample_comes_near_the_closed_form(self) -> None:
+        real = np.random.default_rng(1).normal(0.0, 1.0, (20_000, 8))
+        fake = np.random.default_rng(2).normal(0.5, 2.0, (20_000, 8))
+        assert fid.compute(real, fake) == pytest.approx(8 * (0.5**2 + 1.0), rel=0.03)
+
+    def test_it_is_symmetric_and_zero_only_of_itself(self) -> None:
+        assert fid.compute(REAL, REAL) == pytest.approx(0.0, abs=1e-9)
+        assert fid.compute(FAKE, REAL) == pytest.approx(fid.compute(REAL, FAKE), rel=1e-9)
+
+    def test_constant_features_have_a_finite_value(self) -> None:
+        constant = np.ones((100, 64))
+        expected = np.square(REAL.mean(axis=0, dtype=np.float64) - 1).sum() + np.trace(
+            np.cov(REAL.T.astype(np.float64))
+        )
+        assert fid.compute(REAL, constant) == pytest.approx(expected, rel=1e-9)
+
+
+class TestKid:
+    def test_it_is_unbiased(self) -> None:
+        """Over many pairs of sets of one distribution the mean is zero within its standard error."""
+        estimates = [kid.compute(features(s, count=60), features(s + 1000, count=90)) for s in range(100)]
+        assert abs(np.mean(estimates)) < 3 * np.std(estimates) / np.sqrt(len(estimates))
+
+    def test_the_standard_error_is_how_far_kid_scatters(self) -> None:
+        """Against the truth: the scatter over 60 independent draws of both sets, of different sizes."""
+        draws = [(features(s, count=400), features(s + 1000, 0.3, 1.2, count=250)) for s in range(60)]
+        scatter = np.std([kid.compute(real, fake) for real, fake in draws], ddof=1)
+        errors = [
+            kid.standard_error(real, fake, subsets=30, subset_size=size, seed=0)
+            for real, fake in draws[:12]
+            for size in (60, 125)
+        ]
+        assert np.mean(errors) == pytest.approx(scatter, rel=0.25)
+
+    def test_subsets_as_large_as_the_set_are_cut_to_half_of_it(self) -> None:
+        small = (REAL[:100], FAKE[:80])
+        capped = kid.standard_error(*small, subsets=20, subset_size=500, seed=3)
+        assert capped == kid.standard_error(*small, subsets=20, subset_size=40, seed=3)
+        assert 0 < capped < 1
+
+    def test_the_seed_fixes_the_subsets(self) -> None:
+        first, again, other = (
+            kid.standard_error(REAL[:200], FAKE[:200], subsets=5, subset_size=50, seed=seed) for seed in (1, 1, 2)
+        )
+        assert first == again != other
+
+    def test_one_image_is_too_few(self) -> None:
+        with pytest.raises(ValueError, match="at least 2 images of each kind; got 1 real and 2 fake"):
+            kid.compute(REAL[:1], FAKE[:2])
+
+
+class TestPrdc:
+    def test_it_is_what_the_definitions_say_pair_by_pair(self) -> None:
+        real, fake, k = REAL[:150].astype(float), FAKE[:110].astype(float), 4
+        real_radii = np.sort(cdist(real, real), axis=1)[:, k]
+        fake_radii = np.sort(cdist(fake, fake), axis=1)[:, k]
+        distances = cdist(real, fake)
+        in_real = distances < real_radii[:, None]
+        expected = (
+            in_real.any(axis=0).mean(),
+            (distances < fake_radii[None]).any(axis=1).mean(),
+            in_real.sum() / k / len(fake),
+            in_real.any(axis=1).mean(),
+        )
+        assert prdc.compute(real, fake, k) == pytest.approx(expected, abs=1e-12)
+
+    def test_a_dropped_mode_lowers_recall_and_coverage_only(self) -> None:
+        modes = np.repeat(np.eye(8)[:4] * 20, 100, axis=0)
+        real = modes + np.random.default_rng(1).standard_normal(modes.shape)
+        fake = (modes + np.random.default_rng(2).standard_normal(modes.shape))[:300]
+        shares = prdc.compute(real, fake, k=5)
+        assert shares.recall <= 0.75
+        assert shares.coverage <= 0.75
+        assert shares.precision > 0.85
+
+    def test_too_few_images_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="k = 5 neighbours need more than 5 images; got 5"):
+            prdc.compute(REAL[:5], FAKE, k=5)
+
+
+class TestMemorization:
+    def test_an_honest_generator_scores_about_one_percent(self) -> None:
+        assert memorization.compute(REAL, features(3), features(4)) == pytest.approx(0.01, abs=0.008)
+
+    def test_copies_of_training_images_score_one(self) -> None:
+        assert memorization.compute(REAL, features(3), REAL[:500]) == 1.0
+
+    def test_half_copies_score_half(self) -> None:
+        half = np.concatenate([REAL[:500], features(4, count=500)])
+        assert memorization.compute(REAL, features(3), half) == pytest.approx(0.5, abs=0.01)
+
+    def test_held_out_images_score_one_percent_of_themselves(self) -> None:
+        held_out = features(3)
+        assert memorization.compute(REAL, held_out, held_out) == pytest.approx(0.01, abs=1e-3)
+
+
+class TestBlocks:
+    def test_no_score_depends_on_the_size_of_a_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real, fake, held_out = REAL[:700], FAKE[:611], features(3, count=99)
+
+        def scores() -> list[float]:
+            shares = prdc.compute(real, fake, 5)
+            return [kid.compute(real, fake), memorization.compute(real, held_out, fake), *shares]
+
+        whole = scores()
+        monkeypatch.setattr(products, "BLOCK_BYTES", SMALL_BLOCKS)
+        assert len(list(products.inner_products(real.astype(float), fake.astype(float)))) > 10
+        assert scores() == pytest.approx(whole, rel=1e-12)
+
+    def test_nearest_images_are_those_of_scipy_nearest_first(self) -> None:
+        distances = cdist(FAKE[:20].astype(float), REAL.astype(float))
+        found = products.nearest_indices(FAKE[:20].astype(float), REAL.astype(float), 5)
+        assert np.array_equal(found, np.argsort(distances, axis=1)[:, :5])
+
+    @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)])
+    def test_what_is_no_set_of_features_is_refused(self, bad: Floats) -> None:
+        with pytest.raises(ValueError, match="finite and"):
+            fid.compute(REAL, bad)

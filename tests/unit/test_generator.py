@@ -1,0 +1,120 @@
+"""Images drawn from a SavedModel, and grids of them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components import generator
+from components.errors import ArtifactError
+from components.images import grid, png_bytes, viewable_scale, write_png
+from tests.data.tiny_artifacts import part, save_generator, write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("generator") / "model", part("rest").images, noise=8)
+
+
+class TestSample:
+    def test_a_fresh_process_draws_what_this_one_draws(self, model: Path) -> None:
+        images = generator.sample_in_fresh_process(model, 30, seed=7)
+        assert images.shape == (30, 8, 8, 1)
+        assert images.dtype == np.uint8
+        assert np.array_equal(images, generator.sample(generator.load(model / "saved_model"), 30, seed=7))
+
+    def test_the_first_images_are_the_same_whatever_the_count(self, model: Path) -> None:
+        loaded = generator.load(generator.find_saved_model(model))
+        many = generator.sample(loaded, 23, seed=1, batch_size=10)
+        assert len(many) == 23
+        for count in (1, 10, 11):
+            assert np.array_equal(generator.sample(loaded, count, seed=1, batch_size=10), many[:count])
+
+    def test_batches_and_seeds_differ(self, model: Path) -> None:
+        loaded = generator.load(generator.find_saved_model(model))
+        first, second = (generator.sample(loaded, 20, seed=seed, batch_size=10) for seed in (1, 2))
+        assert not np.array_equal(first, second)
+        assert not np.array_equal(first[:10], first[10:])
+
+    def test_seeds_of_batches_fit_an_int64_and_do_not_collide(self) -> None:
+        seeds = {generator.seed_of_batch(seed, index) for seed in range(100) for index in range(100)}
+        assert len(seeds) == 100 * 100
+        assert 0 <= min(seeds)
+        assert max(seeds) < 2**63
+
+    def test_float_images_are_refused(self, tmp_path: Path) -> None:
+        save_generator(tmp_path / "saved_model", part("rest").images, fault="float")
+        with pytest.raises(ArtifactError, match=r"returned float32 \[500, 8, 8, 1\], uint8 \[500, H, W, C\] is needed"):
+            generator.sample(generator.load(tmp_path / "saved_model"), 3, seed=0)
+
+
+class TestFindAndLoad:
+    def test_a_model_and_its_saved_model_are_both_found(self, model: Path) -> None:
+        assert generator.find_saved_model(model) == model / "saved_model"
+        assert generator.find_saved_model(model / "saved_model") == model / "saved_model"
+
+    def test_a_folder_without_one_gets_a_sentence(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactError, match=r"holds no generator.* Name a model artifact"):
+            generator.sample_in_fresh_process(tmp_path, 1, 0)
+
+    def test_a_damaged_one_gets_one_sentence_from_the_fresh_process(self, model: Path, tmp_path: Path) -> None:
+        shutil.copytree(model / "saved_model", tmp_path / "saved_model")
+        (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"\xff" * 99)
+        with pytest.raises(ArtifactError) as caught:
+            generator.sample_in_fresh_process(tmp_path, 1, 0)
+        sentence = str(caught.value)
+        assert sentence.startswith(f"Sampling {tmp_path / 'saved_model'} failed: ")
+        assert "cannot be loaded" in sentence
+        assert sentence.endswith("Run train again.")
+        assert "\n" not in sentence
+        assert "Traceback" not in sentence
+
+    def test_a_process_that_was_killed_is_named_as_such(self) -> None:
+        killed = generator.subprocess.CompletedProcess[str]([], -9, "", "2025-01-01 I tensorflow: noise\n")
+        assert generator.last_line(killed) == "ended by signal 9, often for lack of memory."
+
+
+class TestCommand:
+    def test_it_refuses_a_count_below_one(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            generator.main([str(model), "--count", "0", "--out", "images.npy"])
+        assert "at least 1 is needed" in capsys.readouterr().err
+
+    def test_it_writes_images_that_load_without_pickle(self, model: Path, tmp_path: Path) -> None:
+        assert generator.main([str(model), "--count", "3", "--seed", "5", "--out", str(tmp_path / "images.npy")]) == 0
+        assert np.load(tmp_path / "images.npy", allow_pickle=False).shape == (3, 8, 8, 1)
+
+
+class TestGrid:
+    def test_every_image_is_where_it_should_be(self) -> None:
+        images = part("rest").images[:5]
+        canvas = grid(images, columns=3, scale=2, padding=1)
+        assert canvas.shape == (2 * 17 + 1, 3 * 17 + 1, 1)
+        for index, image in enumerate(images):
+            top, left = index // 3 * 17 + 1, index % 3 * 17 + 1
+            cell = canvas[top : top + 16, left : left + 16]
+            assert np.array_equal(cell[::2, ::2], image)
+            assert np.array_equal(cell[1::2, 1::2], image)
+        assert (canvas[18:, 35:] == 255).all()
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_png_holds_the_very_pixels(self, channels: int, tmp_path: Path) -> None:
+        array = np.random.default_rng(0).integers(0, 256, (9, 7, channels)).astype(np.uint8)
+        write_png(tmp_path / "a.png", array)
+        assert (tmp_path / "a.png").read_bytes() == png_bytes(array)
+        decoded = np.asarray(Image.open(io.BytesIO(png_bytes(array))))
+        assert np.array_equal(decoded.reshape(array.shape), array)
+
+    @pytest.mark.parametrize("shape", [(0, 8, 8, 1), (8, 8, 1)])
+    def test_what_is_no_set_of_images_is_refused(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="a grid needs uint8"):
+            grid(np.zeros(shape, np.uint8), columns=2)
+
+    @pytest.mark.parametrize(("image_size", "scale"), [(8, 6), (28, 2), (48, 1), (128, 1)])
+    def test_small_images_are_shown_larger(self, image_size: int, scale: int) -> None:
+        assert viewable_scale(image_size) == scale

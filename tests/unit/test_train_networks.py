@@ -1,0 +1,58 @@
+"""Networks for every size and channel count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.train.config import TrainConfig
+from components.train.networks import ImageShape, layer_channels, make_critic, make_generator
+from components.train.step import to_float, to_uint8
+
+SMALL = TrainConfig(latents=4, generator_channels=4, critic_channels=4)
+
+
+@pytest.mark.parametrize("size", [8, 16, 28, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes(size: int, channels: int) -> None:
+    shape = ImageShape(size, channels)
+    images = make_generator(shape, SMALL)(tf.zeros([2, 4]))
+    assert images.shape == (2, size, size, channels)
+    assert images.dtype == tf.float32
+    scores = make_critic(shape, SMALL)(images)
+    assert scores.shape == (2,)
+    assert scores.dtype == tf.float32
+
+
+def test_bfloat16_layers_keep_float32_weights_and_scores() -> None:
+    critic = make_critic(ImageShape(8, 1), SMALL, "mixed_bfloat16")
+    assert critic(tf.zeros([2, 8, 8, 1])).dtype == tf.float32
+    assert {str(variable.dtype) for variable in critic.variables} == {"float32"}
+    assert critic.get_layer("conv_0").compute_dtype == "bfloat16"
+
+
+def test_a_size_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(ValueError, match="image size 30 is neither"):
+        layer_channels(30, 8)
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    def first(seed: int) -> np.ndarray:
+        config = SMALL.model_copy(update={"seed": seed})
+        return make_generator(ImageShape(8, 1), config).get_weights()[0]
+
+    np.testing.assert_array_equal(first(1), first(1))
+    assert (first(1) != first(2)).any()
+
+
+def test_an_example_does_not_depend_on_its_neighbours() -> None:
+    """No statistics over the batch: only then is training the same whatever replica an example is on."""
+    generator = make_generator(ImageShape(8, 1), SMALL)
+    latents = tf.random.stateless_normal([6, 4], [0, 0])
+    np.testing.assert_allclose(generator(latents, training=True)[:2], generator(latents[:2], training=True), atol=1e-6)
+
+
+def test_bytes_survive_the_way_through_floats() -> None:
+    every = tf.reshape(tf.range(256, dtype=tf.int32), [1, 16, 16, 1])
+    np.testing.assert_array_equal(to_uint8(to_float(tf.cast(every, tf.uint8))), every)

@@ -47,7 +47,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         what = str(item["ctx"]["error"]) if item["type"] == "value_error" and "ctx" in item else item["msg"]
         shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
         sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}")
-    return "; ".join(sentences) + "."
+    return "; ".join(sentences) + "." * (not sentences[-1].endswith("?"))
 
 
 def _nearest(model: type[BaseModel], location: list[str]) -> str:

@@ -74,7 +74,7 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
     """Run `body`, which makes the artifact `out` from `inputs`, with an entry before and after; re-raise what it raises."""
     started, clock = now(), time.monotonic()
     file = entry_path(work_dir, step, key)
-    refs = {name: ArtifactRef(path=str(path), digest=read_manifest(path).digest) for name, path in inputs.items()}
+    refs: dict[str, ArtifactRef] = {}
 
     def write(state: Literal["running", "succeeded", "failed", "interrupted"], **fields: Any) -> None:
         seconds = time.monotonic() - clock
@@ -85,6 +85,7 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
 
     write("running")
     try:
+        refs |= {name: ArtifactRef(path=str(path), digest=read_manifest(path).digest) for name, path in inputs.items()}
         summary = body()
         manifest = read_manifest(out, verify=False)
     except (KeyboardInterrupt, InterruptedStepError) as error:

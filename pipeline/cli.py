@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from components.errors import ConfigError, PipelineError
@@ -120,17 +119,13 @@ def main() -> None:
         app()
         return
     try:
-        code = app(standalone_mode=False)
+        app()
     except PipelineError as error:
-        code = _complain(str(error), error.exit_code)
-    except click.ClickException as error:
-        code = _complain(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
-        code = _complain("Interrupted.", 1)
+        raise SystemExit(_complain(str(error), error.exit_code)) from None
     except Exception as error:  # noqa: BLE001 - the last place: said in one line, and never as success
         reason = (str(error).strip() or "no message").splitlines()[0]
-        code = _complain(f"{type(error).__name__}: {reason} This is a fault of the program; --debug shows where.", 1)
-    raise SystemExit(code or 0)
+        sentence = f"{type(error).__name__}: {reason} This is a fault of the program; --debug shows where."
+        raise SystemExit(_complain(sentence, 1)) from None
 
 
 def _complain(sentence: str, code: int) -> int:

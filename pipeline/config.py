@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,7 +94,7 @@ class RunConfig(Section):
         return Path(self.push.registry or Path(self.run.dir) / "registry")
 
 
-def load_config(file: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError that names key, value, cure."""
     content = _read_toml(file) if file else {}
     for override in overrides:
@@ -102,8 +102,8 @@ def load_config(file: Path | None, overrides: Iterable[str] = ()) -> RunConfig:
     try:
         return RunConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        where = f" in {file}" if file else ""
-        raise ConfigError(f"The configuration{where} is wrong: {explain(error, RunConfig)}") from None
+        made_of = " ".join([*([str(file)] if file else []), *(f"--set {override}" for override in overrides)])
+        raise ConfigError(f"The configuration ({made_of}) is wrong: {explain(error, RunConfig)}") from None
 
 
 def resolve_paths(config: RunConfig) -> RunConfig:

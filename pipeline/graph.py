@@ -1,7 +1,5 @@
 """The pipeline: wiring only. What a step decides is in its artifact, and the next step reads it there (decision 0003)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +11,11 @@ Place = Callable[[dsl.PipelineTask, str], None]
 NAME = "wgan-tpu-pipeline"
 
 
-def make_pipeline(place: Place) -> Any:
-    """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business)."""
+def make_pipeline(place: Place, created_at: str = "") -> Any:
+    """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business).
+
+    `created_at` is the platform's placeholder for when a run began; the local runner knows none and is told in `run`.
+    """
 
     @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
     def wgan_pipeline(
@@ -34,7 +35,7 @@ def make_pipeline(place: Place) -> Any:
         report = steps.report(
             run=run,
             job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
+            created_at=created_at,
         )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):

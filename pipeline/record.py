@@ -19,13 +19,13 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
 
     A PipelineError ends the process with its sentence and its exit code; any other exception passes through.
     """
-    run = importlib.import_module(f"components.{step}.run").run
-    section = type(RunConfig().sections()[step]).model_validate_json(config)
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
-    places = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
-    asked = {name: place for name, place in places.items() if name in inspect.signature(run).parameters}
 
     def body() -> Summary:
+        section = type(RunConfig().sections()[step]).model_validate_json(config)
+        run = importlib.import_module(f"components.{step}.run").run
+        known = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
+        asked = {name: place for name, place in known.items() if name in inspect.signature(run).parameters}
         summary: Summary = run(section, **folders, **asked, out=Path(out.path))
         return summary
 

@@ -1,7 +1,5 @@
 """One thin lightweight component a step: import, call, record. The work is in components/, the wiring in graph.py."""
 
-from __future__ import annotations
-
 from kfp import dsl
 from kfp.dsl import Artifact, Dataset, HTML, Input, Model, Output, PipelineTaskFinalStatus
 

@@ -19,10 +19,10 @@ import numpy as np
 
 from components.artifacts import write_text
 from components.ingest.config import IngestConfig
-from components.ingest.decode import UnreadableImageError, decode_image, pixel_digest, silence_pillow, square_pixels
+from components.ingest.decode import UnreadableImageError, decode_image, digest_and_square, silence_pillow
 from components.ingest.quiet_beam import beam
 from components.ingest.readers import RawImage, Reader, read_content
-from components.ingest.worker_errors import carried
+from components.ingest.worker_errors import writing
 from components.progress import tick
 from components.records import SPLITS, Record, encode_example, shard_name, write_tfrecord
 
@@ -102,15 +102,14 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         except OSError as error:
             yield beam.pvalue.TaggedOutput("rejected", (image.id, "unreadable file", error.strerror or str(error)))
             return
-        pixels = square_pixels(decoded, self._size).tobytes()
-        yield pixel_digest(decoded), (image.id, image.label, image.split, pixels)
+        digest, pixels = digest_and_square(decoded, self._size)
+        yield digest, (image.id, image.label, image.split, pixels)
 
     def _tell(self) -> None:
         self._done += 1
         if time.monotonic() >= self._next_tick and os.getpid() == self._main_process:
             if self._next_tick:
-                with carried():
-                    tick(min(self._done, self._total), self._total, "images decoded")
+                tick(min(self._done, self._total), self._total, "images decoded")
             self._next_tick = time.monotonic() + SECONDS_BETWEEN_TICKS
 
 
@@ -153,7 +152,7 @@ def write_shard(shard: tuple[ShardKey, Iterable[ShardItem]], folder: Path, shard
     (split, index), unordered = shard
     items = sorted(item for item in unordered if item[0])
     file = folder / shard_name(split, index, shards)
-    with carried(file.name):
+    with writing(file.name):
         temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
         written = write_tfrecord(temporary, (example for _, _, example in items))
         temporary.replace(file)
@@ -167,8 +166,7 @@ def write_quarantine(gathered: tuple[int, Iterable[list[Rejected]]], folder: Pat
     rejected = sorted(item for items in gathered[1] for item in items)
     entries = [{"id": id, "reason": reason, "detail": detail} for id, reason, detail in rejected]
     lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
-    with carried(QUARANTINE_FILE):
-        write_text(folder / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines))
+    write_text(folder / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines))
     yield "quarantined", len(lines)
 
 
@@ -177,5 +175,4 @@ def write_counts(gathered: tuple[int, Iterable[list[Count]]], folder: Path) -> N
     sums: dict[str, int] = {}
     for name, number in (count for counts in gathered[1] for count in counts):
         sums[name] = sums.get(name, 0) + number
-    with carried(COUNTS_FILE):
-        write_text(folder / COUNTS_FILE, json.dumps(sums))
+    write_text(folder / COUNTS_FILE, json.dumps(sums))

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
@@ -54,21 +53,24 @@ def decode_image(content: bytes, channels: int) -> Image.Image:
         raise UnreadableImageError("unsupported pixels", _first_line(error)) from None
 
 
-def pixel_digest(image: Image.Image) -> bytes:
-    """Return 16 bytes that are equal for images of the same mode, size and pixels, and differ for all others."""
+def digest_and_square(image: Image.Image, size: int) -> tuple[bytes, bytes]:
+    """Return the digest of all pixels of an image (16 bytes), and its centre square as uint8 [size, size, channels].
+
+    Digests are equal for images of the same mode, size and pixels, and differ for all others. The square is resized
+    with antialiasing, and comes as bytes, row by row.
+    """
+    pixels = image.tobytes()
     header = f"{image.mode} {image.width} {image.height} ".encode()
-    return hashlib.blake2b(header + image.tobytes(), digest_size=16).digest()
+    digest = hashlib.blake2b(header + pixels, digest_size=16).digest()
+    return digest, pixels if image.size == (size, size) else _centre_square(image, size).tobytes()
 
 
-def square_pixels(image: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    """Cut the centre square out of an image and resize it with antialiasing: uint8 [size, size, channels]."""
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
     side = min(image.size)
-    if image.width != image.height:
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if side != size:
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(size, size, -1)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cropped first: resize(box=…) would let pixels from outside the square bleed into its edges.
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def silence_pillow() -> None:
@@ -88,19 +90,33 @@ def _load(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         _refuse_bomb(image)
+        if image.format == "PNG":
+            _check_png(content)
         image.load()
-        if image.format == "PNG":  # load() skips the checksums of a PNG's chunks
-            Image.open(io.BytesIO(content), formats=FORMATS).verify()
-        ImageOps.exif_transpose(image, in_place=True)
+        if image.info or image.format == "TIFF":  # the places where a rotation may be noted
+            ImageOps.exif_transpose(image, in_place=True)
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image", f"not one of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError("too large", _first_line(error)) from None
     except DECODE_ERRORS as error:
         detail = _first_line(error)
-        reason = "truncated" if re.search(r"truncated|end of file|no data", detail, re.IGNORECASE) else "damaged"
+        reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
         raise UnreadableImageError(reason, detail) from None
     return image
+
+
+def _check_png(content: bytes) -> None:
+    """Check the chunks' checksums, which Pillow's load() skips. Raises ValueError."""
+    view, position, kind = memoryview(content), 8, b""
+    while kind != b"IEND":
+        length = int.from_bytes(view[position : position + 4], "big")
+        body, position = view[position + 4 : position + 8 + length], position + 12 + length
+        if position > len(content):
+            raise ValueError(f"the file is truncated, {position - len(content)} bytes at least are missing")
+        kind = bytes(body[:4])
+        if zlib.crc32(body) != int.from_bytes(view[position - 4 : position], "big"):
+            raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
 
 
 def _refuse_bomb(image: Image.Image) -> None:

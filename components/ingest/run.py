@@ -77,7 +77,7 @@ def run_pipeline(config: IngestConfig, reader: Reader, folder: Path) -> dict[str
         build(pipeline, reader, config, folder)
         try:
             pipeline.run().wait_until_finish()
-        except RUNNER_ERRORS as error:
+        except (PipelineError, *RUNNER_ERRORS) as error:
             raise unwrapped(error) from error
     for left_over in folder.glob(".*.tmp"):  # of an attempt that the runner repeated
         left_over.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from components.report.words import number, percent, plain
 
 SHOWN_IMAGES, GRID_COLUMNS = 64, 16
 SHOWN_QUARANTINE = 20
+UNLABELLED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Data:
     labels: Bars
     statistics: tuple[tuple[str, ...], ...]
     checks: tuple[tuple[str, str], ...]
-    quarantine: tuple[tuple[str, str], ...]
+    quarantine: tuple[tuple[str, str, str], ...]
     real: Figure | None
     notes: tuple[str, ...]
 
@@ -70,20 +72,11 @@ def count_rows(counts: Mapping[str, Any]) -> tuple[tuple[str, int, str], ...]:
 
 
 def label_bars(details: Mapping[str, Any]) -> Bars:
-    """Return the label histogram of a dataset, by label."""
-    histogram = details.get("label_histogram") or {}
-    items = histogram.items() if isinstance(histogram, Mapping) else enumerate(histogram)
-    names = details.get("label_names") or []
-    return to_bars([(_label_name(label, names), int(count)) for label, count in items], number)
-
-
-def _label_name(label: Any, names: Any) -> str:
-    index = int(label) if str(label).lstrip("-").isdigit() else None
-    if index is None:
-        return str(label)
-    if index < 0:
-        return "no label"
-    return str(names[index]) if isinstance(names, list) and index < len(names) else str(index)
+    """Return the label histogram of a dataset, {split: {label: images}}, over all splits; empty without labels."""
+    images: Counter[str] = Counter()
+    for split in details.get("label_histogram", {}).values():
+        images.update(split)
+    return Bars() if set(images) <= {UNLABELLED} else to_bars(list(images.items()), number)
 
 
 def statistics_rows(content: bytes) -> tuple[tuple[str, ...], ...]:
@@ -98,9 +91,9 @@ def statistics_rows(content: bytes) -> tuple[tuple[str, ...], ...]:
     return tuple(rows)
 
 
-def _quarantine(dataset: Opened) -> tuple[tuple[str, str], ...]:
+def _quarantine(dataset: Opened) -> tuple[tuple[str, str, str], ...]:
     lines = dataset.lines("quarantine.jsonl", SHOWN_QUARANTINE)
-    return tuple((str(line["id"]), str(line["reason"])) for line in lines)
+    return tuple((str(line["id"]), str(line["reason"]), str(line.get("detail", ""))) for line in lines)
 
 
 def _real_images(dataset: Opened) -> Figure:

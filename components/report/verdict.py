@@ -9,22 +9,17 @@ from components.report.outcomes import Failure, Outcome, RunStatus
 
 Tone = Literal["good", "warn", "bad", "neutral"]
 
-DECISIONS: dict[str, tuple[Tone, str]] = {
-    "published": ("good", "Published"),
-    "unchanged": ("neutral", "Unchanged: this model is in service already"),
-    "rejected": ("warn", "Not published"),
-}
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """The headline: its colour, a few words, the reason, the cure, and for an error its traceback."""
+    """The headline: its colour, a few words, the reason; for an error cure and traceback."""
 
     tone: Tone
     title: str
     reason: str
     cure: str = ""
     traceback: str = ""
+    where: str = ""
 
 
 def reach_verdict(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Failure | None) -> Verdict:
@@ -47,8 +42,17 @@ def _failed(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Failure) 
 
 
 def _decided(push: dict[str, Any]) -> Verdict:
-    decision = str(push.get("decision", ""))
-    tone, title = DECISIONS.get(decision, ("warn", f"Decision: {decision or 'none recorded'}"))
-    if decision == "published" and push.get("version"):
-        title = f"Published as version {push['version']}"
-    return Verdict(tone, title, str(push.get("reason", "")))
+    decision, version, champion = (str(push.get(name) or "") for name in ("decision", "version", "champion"))
+    serves = f"{champion} stays in service" if champion else "nothing is in service"
+    tone: Tone = "neutral"
+    if decision == "published":
+        tone, title = "good", f"Published as {version}"
+    elif decision == "kept":
+        tone, title = "warn", f"Not published: {serves}"
+    elif decision == "unchanged" and version and version == champion:
+        title = f"Unchanged: {version} is this model and in service"
+    elif decision == "unchanged":
+        title = f"Unchanged: {serves}"
+    else:
+        tone, title = "warn", f"Decision: {decision or 'none recorded'}"
+    return Verdict(tone, title, str(push.get("reason", "")), where=str(push.get("uri") or ""))

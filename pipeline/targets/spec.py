@@ -20,7 +20,7 @@ def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
 
     Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when it cannot be written.
     """
-    from kfp import compiler
+    from kfp import compiler, dsl
 
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out} does not end in .yaml, which is what KFP reads.", f"Use -o {out.with_suffix('.yaml')}.")
@@ -33,7 +33,8 @@ def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
     keys = step_keys(config, "known when it runs")
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
+    pipeline = make_pipeline(place, created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(make_pipeline(place), str(file), pipeline_parameters=arguments)
+        compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)
         write_bytes(out, file.read_bytes())

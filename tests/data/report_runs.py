@@ -53,9 +53,11 @@ SCORES = {
 MODES = {"covered": 10, "of": 10, "shares": {str(digit): 0.1 + (digit - 4.5) / 100 for digit in range(10)}}
 DECISION = {
     "decision": "published",
-    "reason": "KID 0.0123 ± 0.0011 beats the champion's 0.0211 ± 0.0014 by 4.9 standard errors.",
-    "version": "3",
-    "uri": "registry/versions/3",
+    "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018, 1 × the standard error of the difference.",
+    "version": "v0003",
+    "uri": "registry/versions/v0003",
+    "champion": "v0002",
+    "champion_kid": 0.0211,
 }
 
 
@@ -119,14 +121,20 @@ class Run:
                 for split, places in (("train", range(cut)), ("eval", range(cut, len(self.images)))):
                     records = (Record(self.images[at], int(labels[at]), f"digit-{at}") for at in places)
                     write_tfrecord(writer.path / shard_name(split, 0, 1), map(encode_example, records))
-                lines = [json.dumps({"id": name, "reason": reason}) + "\n" for name, reason in quarantined]
+                lines = [
+                    json.dumps({"id": name, "reason": reason, "detail": "starts with 3c736372"}) + "\n"
+                    for name, reason in quarantined
+                ]
                 write_text(writer.path / "quarantine.jsonl", "".join(lines))
                 writer.counts = counts
                 writer.details = {
                     "image_size": self.images.shape[1], "channels": self.images.shape[3], "source": "digits",
                     "resize": "centre square, then Pillow LANCZOS (antialiased)",
                     "label_names": [str(digit) for digit in range(10)],
-                    "label_histogram": {str(digit): int((labels == digit).sum()) for digit in range(10)},
+                    "label_histogram": {
+                        split: {str(digit): int((part == digit).sum()) for digit in range(10)}
+                        for split, part in (("train", labels[:cut]), ("eval", labels[cut : len(self.images)]))
+                    },
                 }  # fmt: skip
             return AnySummary(**counts)
 

@@ -71,7 +71,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     succeeded, rejected, killed = Run(root / "a").all(), Run(root / "b"), Run(root / "c")
     report(succeeded.description, folder=root / "succeeded", status="succeeded")
     cached = again(succeeded)
-    cached.push(decision="unchanged", reason="This model is version 3, the champion.")
+    cached.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     report(cached.description, folder=root / "cached", status="succeeded")
     rejected.reject()
     report(rejected.description, folder=root / "rejected", status="failed")

@@ -72,7 +72,7 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     _, page, html = page_of(finished)
     assert sections(page) == list(SECTIONS)
     assert page.unbalanced == []
-    assert "Published as version 3" in page.text
+    assert "Published as v0003" in page.text
     assert DECISION["reason"] in page.text
     for words in (
         "Comparable only with scores of the same provenance",
@@ -134,7 +134,7 @@ def test_names_in_an_error_are_escaped(tmp_path: Path) -> None:
 
 def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     second = again(Run(tmp_path).all())
-    second.push(decision="unchanged", reason="This model is version 3, the champion.")
+    second.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     summary, page, _ = page_of(second)
     assert summary["status"] == "succeeded"
     assert [summary["steps"][step]["status"] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
@@ -251,7 +251,7 @@ def test_damaged_artifact_becomes_a_sentence(tmp_path: Path, step: str, damage: 
     notes = [attributes for tag, attributes in page.elements if tag == "p" and attributes.get("class") == "note"]
     silent = step == "push" and damage in (truncate_files, remove_files)  # only its summary is shown
     assert bool(notes) != silent
-    assert "Published as version 3" in page.text
+    assert "Published as v0003" in page.text
     assert page.unbalanced == []
 
 

@@ -83,10 +83,11 @@ def test_bars_are_relative_to_the_longest_and_limited() -> None:
     assert to_bars([("a", 0)], words.number).bars[0].length == 0
 
 
-def test_labels_have_names_where_there_are_some() -> None:
-    details = {"label_histogram": {"0": 3, "1": 2, "-1": 1, "7": 4}, "label_names": ["shirt", "shoe"]}
-    assert [bar.name for bar in label_bars(details).bars] == ["shirt", "shoe", "no label", "7"]
-    assert [bar.text for bar in label_bars({"label_histogram": [5, 6]}).bars] == ["5", "6"]
+def test_labels_are_counted_over_all_splits() -> None:
+    histogram = {"train": {"shirt": 3, "shoe": 2, "unlabelled": 1}, "eval": {"shoe": 2, "hat": 1}}
+    bars = label_bars({"label_histogram": histogram}).bars
+    assert [(bar.name, bar.text) for bar in bars] == [("shirt", "3"), ("shoe", "4"), ("unlabelled", "1"), ("hat", "1")]
+    assert label_bars({"label_histogram": {"train": {"unlabelled": 5}, "eval": {}}}).bars == ()
     assert label_bars({}).bars == ()
 
 
@@ -135,9 +136,15 @@ def test_graph_joins_what_was_made_from_what() -> None:
 @pytest.mark.parametrize(
     ("decision", "tone", "title"),
     [
-        ({"decision": "published", "version": "7"}, "good", "Published as version 7"),
-        ({"decision": "rejected"}, "warn", "Not published"),
-        ({"decision": "unchanged"}, "neutral", "Unchanged: this model is in service already"),
+        ({"decision": "published", "version": "v0007", "champion": "v0006"}, "good", "Published as v0007"),
+        ({"decision": "kept", "champion": "v0006"}, "warn", "Not published: v0006 stays in service"),
+        ({"decision": "kept", "champion": ""}, "warn", "Not published: nothing is in service"),
+        (
+            {"decision": "unchanged", "version": "v0007", "champion": "v0007"},
+            "neutral",
+            "Unchanged: v0007 is this model and in service",
+        ),
+        ({"decision": "unchanged", "champion": "v0008"}, "neutral", "Unchanged: v0008 stays in service"),
         ({"decision": "postponed"}, "warn", "Decision: postponed"),
         ({}, "warn", "Decision: none recorded"),
     ],

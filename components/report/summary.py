@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -58,7 +57,7 @@ def summarize(
 ) -> RunSummary:
     """Put a run's outcomes into the fixed names of summary.json."""
     records = {outcome.step: outcome.record for outcome in outcomes}
-    sections = {step: finite(record.summary) or None if record else None for step, record in records.items()}
+    sections = {step: record.summary or None if record else None for step, record in records.items()}
     return RunSummary(
         run_id=description.run_id,
         status=status,
@@ -74,12 +73,3 @@ def summarize(
         artifacts={step: record.artifact for step, record in records.items() if record and record.artifact},
         **sections,
     )
-
-
-def finite(value: Any) -> Any:
-    """Return a JSON value with null in place of NaN and infinity, which JSON has not."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

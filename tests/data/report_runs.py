@@ -53,7 +53,7 @@ SCORES = {
 MODES = {"covered": 10, "of": 10, "shares": {str(digit): 0.1 + (digit - 4.5) / 100 for digit in range(10)}}
 DECISION = {
     "decision": "published",
-    "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018, 1 × the standard error of the difference.",
+    "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018.",
     "version": "v0003",
     "uri": "registry/versions/v0003",
     "champion": "v0002",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -43,13 +42,13 @@ FRAME = """<!doctype html><title></title>
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
+def chromium(in_ci: bool) -> str:
     """The browser; where there is none the tests are skipped, but never silently in CI."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
         reason = "no Chromium here: apt-get install -y --no-install-recommends chromium"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        pytest.fail(reason) if in_ci else pytest.skip(reason)
     return found
 
 

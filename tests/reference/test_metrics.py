@@ -38,8 +38,8 @@ class TestValuesOfIndependentPrograms:
         assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-10)
 
     def test_kid_of_subsets_scatters_as_torch_fidelity_prints(self) -> None:
-        estimates = kid.subset_estimates(REAL, FAKE, subsets=100, share=0.5, seed=0)
-        assert estimates.mean() == pytest.approx(0.06319, abs=4 * 0.00576 / 10)
+        estimates = kid.subset_estimates(REAL, FAKE, subsets=50, share=0.5, seed=0)
+        assert estimates.mean() == pytest.approx(0.06319, abs=4 * 0.00576 / np.sqrt(50))
         assert estimates.std() == pytest.approx(0.00576, rel=0.25)
 
     def test_precision_and_recall_are_those_of_torch_fidelity(self) -> None:
@@ -75,9 +75,8 @@ class TestFid:
 
     def test_constant_features_have_a_finite_value(self) -> None:
         constant = np.ones((100, 64))
-        expected = np.square(REAL.mean(axis=0, dtype=np.float64) - 1).sum() + np.trace(
-            np.cov(REAL.T.astype(np.float64))
-        )
+        real = REAL.astype(np.float64)
+        expected = np.square(real.mean(axis=0) - 1).sum() + real.var(axis=0, ddof=1).sum()
         assert fid.compute(REAL, constant) == pytest.approx(expected, rel=1e-9)
 
 

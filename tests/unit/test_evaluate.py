@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,10 @@ class TestArtifact:
         assert sum(evaluated.scores["modes"]["shares"].values()) == pytest.approx(1.0)
 
     def test_the_grids_show_samples_and_their_neighbours(self, evaluated: Evaluated) -> None:
-        assert Image.open(evaluated.out / "samples.png").size == (8 * 49 + 1, 8 * 49 + 1)
-        neighbours = np.asarray(Image.open(evaluated.out / "neighbours.png"))
+        with Image.open(evaluated.out / "samples.png") as first, Image.open(evaluated.out / "neighbours.png") as second:
+            samples, neighbours = np.asarray(first), np.asarray(second)
+        assert samples.shape == (8 * 49 + 1, 8 * 49 + 1)
         assert neighbours.shape == (CONFIG.neighbour_rows * 49 + 1, 6 * 49 + 1)
-        samples = np.asarray(Image.open(evaluated.out / "samples.png"))
         assert np.array_equal(neighbours[:49, :49], samples[:49, :49])
         nearest = neighbours[1:49:6, 50:98:6]
         assert (part("train").images[..., 0] == nearest).all(axis=(1, 2)).any()
@@ -118,7 +119,7 @@ class TestPlantedFaults:
         for level in (0, 60, 120, 240):
             noise = generator.integers(-level, level + 1, images.shape)
             scores.append(evaluated.score(np.clip(images + noise, 0, 255).astype(np.uint8)))
-        for better, worse in zip(scores, scores[1:], strict=False):
+        for better, worse in itertools.pairwise(scores):
             assert better.kid < worse.kid
             assert better.fid < worse.fid
 

@@ -44,7 +44,7 @@ class TestSample:
     def test_seeds_of_batches_fit_an_int64_and_do_not_collide(self) -> None:
         seeds = {generator.seed_of_batch(seed, index) for seed in range(100) for index in range(100)}
         assert len(seeds) == 100 * 100
-        assert 0 <= min(seeds)
+        assert min(seeds) >= 0
         assert max(seeds) < 2**63
 
     def test_float_images_are_refused(self, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
         "Round 1,000",
         "1,797",
         "10 of 10 classes are covered",
+        "The first 64 training images",
         "wgan-pipeline run configs/quickstart.toml --set train.rounds=1000",
         "penalty_weight",
         "2.20.0",

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from components.artifacts import now
+from components.errors import ArtifactError
 from components.images import grid, png_bytes
 from components.journal import ArtifactRef, StepRecord
 from components.report import words
@@ -181,6 +182,20 @@ def test_opened_dataset_reads_only_what_it_shows(tmp_path: Path) -> None:
     with shard.open("r+b") as stream:
         stream.truncate(64 * 200)  # of 1,437 records only the first survive
     assert np.array_equal(opened.images("train", 16), digits()[:16])
+
+
+def test_changed_file_is_told_apart(tmp_path: Path) -> None:
+    run = Run(tmp_path).all()
+    image = run.out("evaluate") / "samples.png"
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 1
+    image.write_bytes(content)
+    evaluation = Opened("evaluation", "evaluation", ArtifactRef(path=str(image.parent), digest="0" * 64))
+    with pytest.raises(ArtifactError, match=r"samples\.png is damaged"):
+        evaluation.content("samples.png")
+    assert evaluation.content("neighbours.png")
+    with pytest.raises(ArtifactError, match=r"there is no \.\./secret in"):
+        evaluation.content("../secret")
 
 
 def test_unfinished_training_is_found_by_its_configuration(tmp_path: Path) -> None:

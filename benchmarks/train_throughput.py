@@ -1,0 +1,125 @@
+"""Rounds a second of our round against a plain transcription of WGAN-GP's Algorithm 1; one JSON line.
+
+Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it: the critic is called three times (real, fake, mixed), the fakes
+are made inside the tape, float32, one call a step, batches from tf.data. The same networks, batch, optimizers and cores; pairs are
+interleaved, so that a change of the machine's speed meets both.
+
+    python benchmarks/train_throughput.py [--pairs 5] [--size 28] [--rounds 50] [--precision float32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from components.train import loop, step
+from components.train.config import TrainConfig
+from components.train.networks import ImageShape, make_critic, make_generator
+
+SECONDS = Callable[[], float]
+
+
+def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> SECONDS:
+    """Return what trains `rounds` rounds with components.train and tells the seconds."""
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    strategy = tf.distribute.get_strategy()
+    call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, images)
+    done = 0
+
+    def run() -> float:
+        nonlocal done
+        logged = loop.run_call(call, config, len(images), done)
+        done = logged.round
+        return logged.seconds
+
+    return run
+
+
+def plain(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> SECONDS:
+    """Return what trains `rounds` rounds with a plain transcription of Algorithm 1 and tells the seconds."""
+    generator, critic = make_generator(shape, config), make_critic(shape, config)
+    generator_adam = keras.optimizers.Adam(config.generator_learning_rate, config.beta_1, config.beta_2)
+    critic_adam = keras.optimizers.Adam(config.critic_learning_rate, config.beta_1, config.beta_2)
+    batch = config.global_batch_size
+    data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat().batch(batch, drop_remainder=True)
+    batches = iter(data.map(step.to_float).prefetch(tf.data.AUTOTUNE))
+
+    @tf.function
+    def critic_step(real: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            fake = generator(tf.random.normal([batch, config.latents]), training=True)
+            alpha = tf.random.uniform([batch, 1, 1, 1])
+            mixed = alpha * real + (1 - alpha) * fake
+            with tf.GradientTape() as inner:
+                inner.watch(mixed)
+                mixed_scores = critic(mixed, training=True)
+            slopes = tf.sqrt(tf.reduce_sum(inner.gradient(mixed_scores, mixed) ** 2, axis=[1, 2, 3]) + 1e-12)
+            penalty = tf.reduce_mean((slopes - 1) ** 2)
+            gap = tf.reduce_mean(critic(real, training=True)) - tf.reduce_mean(critic(fake, training=True))
+            loss = -gap + config.penalty_weight * penalty
+        critic_adam.apply(tape.gradient(loss, critic.trainable_variables), critic.trainable_variables)
+        return loss
+
+    @tf.function
+    def generator_step() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(critic(generator(tf.random.normal([batch, config.latents]), training=True)))
+        generator_adam.apply(tape.gradient(loss, generator.trainable_variables), generator.trainable_variables)
+        return loss
+
+    def run() -> float:
+        started = time.monotonic()
+        for _ in range(rounds):
+            for _ in range(config.n_critic):
+                critic_step(next(batches))
+            loss = generator_step()
+        float(loss)
+        return time.monotonic() - started
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--size", type=int, default=28)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    arguments = parser.parse_args()
+    shape = ImageShape(arguments.size, 1)
+    config = TrainConfig(
+        rounds=arguments.rounds * (arguments.pairs + 1), log_every_rounds=arguments.rounds, precision=arguments.precision,
+        checkpoint_every_rounds=arguments.rounds, sample_every_rounds=arguments.rounds,
+    )  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (2000, shape.size, shape.size, 1)).astype(np.uint8)
+    one, other = ours(shape, config, images, arguments.rounds), plain(shape, config, images, arguments.rounds)
+    one(), other()  # trace and warm up
+    pairs = [(one(), other()) for _ in range(arguments.pairs)]
+    ratios = [theirs / mine for mine, theirs in pairs]
+    row = {
+        "benchmark": "train_throughput",
+        "image_size": arguments.size,
+        "precision": arguments.precision,
+        "batch": config.global_batch_size,
+        "rounds_a_measurement": arguments.rounds,
+        "ours_over_plain": round(statistics.median(ratios), 3),
+        "lowest_pair": round(min(ratios), 3),
+        "highest_pair": round(max(ratios), 3),
+        "ours_rounds_per_second": round(arguments.rounds / statistics.median(mine for mine, _ in pairs), 2),
+        "plain_rounds_per_second": round(arguments.rounds / statistics.median(theirs for _, theirs in pairs), 2),
+    }
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

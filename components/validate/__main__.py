@@ -1,0 +1,10 @@
+"""`python -m components.validate --config FILE --dataset DIR --out DIR`."""
+
+import sys
+
+from components.command import main
+from components.validate.config import ValidateConfig
+from components.validate.run import run
+
+if __name__ == "__main__":
+    sys.exit(main("validate", ValidateConfig, run, {"dataset": "folder that ingest wrote"}))

@@ -1,0 +1,438 @@
+"""Publishing: what is published, what is kept out, what every fault leaves behind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.artifacts import new_artifact, read_manifest, write_bytes, write_json
+from components.errors import ArtifactError, ConfigError
+from components.evaluate import run as evaluate
+from components.evaluate.config import EvaluateConfig
+from components.push import load_test, publish, registry
+from components.push import run as push
+from components.push.config import PushConfig
+from components.push.gate import judge
+from components.push.run import PushSummary
+from tests.data.tiny_artifacts import LATENTS, part, save_generator, write_dataset, write_model, write_validation
+
+SCORES = {
+    "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
+    "memorization": 0.01, "modes": {"covered": 10, "of": 10, "shares": {}},
+    "provenance": {
+        "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.98, "features": 64},
+        "resize": "none: native 8×8",
+        "real": {"split": "train", "count": 900, "held_out": 300, "dataset": "cd" * 32},
+        "samples": 600, "seed": 0, "neighbours_k": 5, "kid_subsets": 10, "kid_subset_size": 200, "weights": "ema",
+        "code": "ef" * 32, "tensorflow": "2.20.0",
+    },
+}  # fmt: skip
+
+
+class Bench:
+    """A registry, and candidates for it whose scores are made up."""
+
+    def __init__(self, root: Path, shared: Path) -> None:
+        self.root, self.shared, self.registry = root, shared, root / "registry"
+        self.numbers = itertools.count()
+
+    def candidate(self, **scores: Any) -> dict[str, Path]:
+        """The three inputs of push for a new model with these scores."""
+        number = next(self.numbers)
+        model = self.root / f"model-{number}"
+        with new_artifact(model, "model", config=read_config(self.shared / "model")) as writer:
+            shutil.copytree(self.shared / "model" / "saved_model", writer.path / "saved_model")
+            write_bytes(writer.path / "number", bytes([number]))  # so that the digests differ
+            writer.details = read_manifest(self.shared / "model").details
+        return {
+            "model": model,
+            "evaluation": self.evaluation(model, **scores),
+            "validation": self.shared / "validation",
+        }
+
+    def evaluation(self, model: Path, **scores: Any) -> Path:
+        path = self.root / f"evaluation-{next(self.numbers)}"
+        dataset = self.shared / "dataset"
+        with new_artifact(
+            path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}
+        ) as w:
+            write_json(w.path / "scores.json", SCORES | scores)
+            write_bytes(w.path / "samples.png", b"a grid")
+            data = read_manifest(dataset)
+            counts = {"counts": data.counts, "digest": data.digest, "source": "digits"}
+            w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
+        return path
+
+    def push(self, inputs: dict[str, Path], **config: float) -> PushSummary:
+        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=self.root / "push")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything in the registry, to show that nothing changed."""
+        return {str(f.relative_to(self.registry)): f.read_bytes() for f in self.registry.rglob("*") if f.is_file()}
+
+
+def read_config(artifact: Path) -> Any:
+    from components.train.config import TrainConfig
+
+    return TrainConfig.model_validate(read_manifest(artifact).config)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("push")
+    write_validation(root / "validation", write_dataset(root / "dataset"))
+    write_model(root / "model", part("rest").images)
+    return root
+
+
+@pytest.fixture
+def bench(tmp_path: Path, shared: Path) -> Bench:
+    return Bench(tmp_path, shared)
+
+
+@pytest.fixture
+def no_load_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what comes before and after it: it takes 4 seconds, and has tests of its own."""
+    monkeypatch.setattr(publish, "check_loads", lambda *_: None)
+
+
+class TestDecisions:
+    def test_the_first_model_is_published_after_a_real_load_test(self, bench: Bench) -> None:
+        inputs = bench.candidate()
+        summary = bench.push(inputs)
+        assert (summary.decision, summary.version, summary.champion, summary.champion_kid) == (
+            "published",
+            "v0001",
+            "",
+            None,
+        )
+        assert "first model" in summary.reason
+        assert "0.0600 ± 0.0060" in summary.reason
+        champion = registry.read_champion(bench.registry)
+        assert champion is not None
+        assert champion.path == Path(summary.uri) == bench.registry / "versions" / "v0001"
+        assert (champion.image_size, champion.channels, champion.scores) == (8, 1, SCORES)
+        version = read_manifest(champion.path, "version")
+        assert version.inputs["model"] == champion.model_digest == read_manifest(inputs["model"]).digest
+        assert {"scores.json", "model_card.md", "samples.png", "saved_model/saved_model.pb"} <= version.files.keys()
+        assert read_manifest(bench.root / "push", "push").details == summary.model_dump()
+        assert json.loads((bench.root / "push" / "decision.json").read_bytes()) == summary.model_dump()
+
+    def test_the_same_model_again_changes_nothing(self, bench: Bench, no_load_test: None) -> None:
+        inputs = bench.candidate()
+        bench.push(inputs)
+        before = bench.files()
+        summary = bench.push(inputs)
+        assert (summary.decision, summary.reason) == ("unchanged", "v0001 is already published.")
+        assert (summary.version, summary.champion, summary.champion_kid) == ("v0001", "v0001", 0.06)
+        assert bench.files() == before
+
+    def test_a_better_one_replaces_the_champion(self, bench: Bench, no_load_test: None) -> None:
+        first = bench.candidate()
+        bench.push(first)
+        summary = bench.push(bench.candidate(kid=0.04, kid_std=0.008))
+        assert (summary.decision, summary.version) == ("published", "v0002")
+        assert (summary.champion, summary.champion_kid) == ("v0001", 0.06)
+        assert summary.reason == (
+            "KID 0.0400 ± 0.0080 is lower than v0001's 0.0600 ± 0.0060 by more than 0.0100, "
+            "1 × the standard error of the difference."
+        )
+        champion = registry.read_champion(bench.registry)
+        assert champion is not None
+        assert champion.version == "v0002"
+        again = bench.push(first)
+        assert again.decision == "unchanged"
+        assert again.reason == "v0001 is already published; v0002 has replaced it."
+
+    def test_one_that_is_not_better_beyond_noise_is_kept_out(self, bench: Bench, no_load_test: None) -> None:
+        bench.push(bench.candidate())
+        inputs = bench.candidate(kid=0.0501, kid_std=0.008)
+        summary = bench.push(inputs)
+        assert (summary.decision, summary.version, summary.uri) == ("kept", "", "")
+        assert "is not lower than v0001's" in summary.reason
+        assert not (bench.registry / "versions" / "v0002").exists()
+        again = bench.push(inputs)
+        assert again.decision == "unchanged"
+        assert again.reason == f"Already decided: {summary.reason}"
+        # What the decision rests on is not the same any more: decide again.
+        assert bench.push(inputs, noise_sigmas=0.5).decision == "published"
+
+    def test_a_new_champion_or_a_new_evaluation_reopens_the_case(self, bench: Bench, no_load_test: None) -> None:
+        bench.push(bench.candidate())
+        inputs = bench.candidate(kid=0.07)
+        assert bench.push(inputs).decision == "kept"
+        better = inputs | {"evaluation": bench.evaluation(inputs["model"], kid=0.02)}
+        assert bench.push(better).decision == "published"
+        worse = bench.candidate(kid=0.03)
+        assert bench.push(worse).champion == "v0002"
+
+    def test_a_copying_model_is_kept_out_even_from_an_empty_registry(self, bench: Bench) -> None:
+        inputs = bench.candidate(kid=0.0, memorization=0.4)
+        summary = bench.push(inputs)
+        assert summary.decision == "kept"
+        assert "40% of its samples lie nearer to a training image" in summary.reason
+        assert "at most 25% may (push.max_memorization)" in summary.reason
+        assert registry.read_champion(bench.registry) is None
+        assert bench.push(inputs).decision == "unchanged"
+
+    def test_equal_models_do_not_take_turns(self) -> None:
+        assert not judge(PushConfig(noise_sigmas=0.0), SCORES, SCORES, "v0001").publish
+        lower = SCORES | {"kid": 0.06 - 1e-9}
+        assert judge(PushConfig(noise_sigmas=0.0), lower, SCORES, "v0001").publish
+        assert not judge(PushConfig(), lower, SCORES, "v0001").publish
+
+
+class TestChampionOfAnotherProvenance:
+    def test_it_is_scored_again_by_the_candidates_measure(self, bench: Bench, no_load_test: None) -> None:
+        """With a real evaluation: the made-up 0.0001 of the champion must give way to what it really scores."""
+        noisy = write_model(bench.root / "noisy", part("rest").images, noise=90)
+        inputs = {
+            "model": noisy,
+            "evaluation": bench.evaluation(noisy, kid=0.0001),
+            "validation": bench.shared / "validation",
+        }
+        assert bench.push(inputs).version == "v0001"
+        good, dataset = bench.shared / "model", bench.shared / "dataset"
+        config = EvaluateConfig(samples=300, kid_subsets=5, kid_subset_size=100, extractor="random")
+        folders = {"dataset": dataset, "model": good, "work_dir": bench.root / "work"}
+        scores = evaluate.run(config, **folders, out=bench.root / "evaluation")
+        summary = bench.push({**inputs, "model": good, "evaluation": bench.root / "evaluation"})
+        assert summary.decision == "published"
+        assert summary.champion_kid is not None
+        assert summary.champion_kid > scores.kid + 0.05
+        assert "v0001 was scored again by the same measure" in summary.reason
+
+    def test_an_evaluation_by_another_program_is_refused(
+        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench.push(bench.candidate())
+        before = bench.files()
+        elsewhere = SCORES["provenance"] | {"code": "00"}  # type: ignore[operator]
+        again = evaluate.EvaluateSummary.model_validate({k: v for k, v in SCORES.items() if k != "modes"})
+        monkeypatch.setattr(evaluate, "rescore", lambda *_: again)
+        with pytest.raises(ArtifactError, match="made by another program than this one: code differ"):
+            bench.push(bench.candidate(kid=0.01, provenance=elsewhere))
+        assert bench.files() == before
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("damage", "sentence"),
+        [
+            (lambda r: (r / "champion.json").write_text("{"), r"champion\.json is broken: it cannot be read"),
+            (lambda r: (r / "champion.json").write_text("{}"), r"champion\.json is broken: it cannot be read"),
+            (lambda r: shutil.rmtree(r / "versions" / "v0001"), "it names 'v0001', which is not in"),
+            (lambda r: (r / "versions/v0001/manifest.json").unlink(), "its version v0001 is damaged"),
+            (lambda r: (r / "versions/v0001/saved_model/saved_model.pb").write_bytes(b""), "does not match its digest"),
+            (lambda r: redirect(r, version="../../elsewhere"), "it names '../../elsewhere'"),
+            (lambda r: redirect(r, digest="0" * 64), "v0001 has digest .*, 000000000000 was published"),
+        ],
+    )
+    def test_a_broken_champion_gets_a_sentence_and_nothing_changes(
+        self, bench: Bench, no_load_test: None, damage: Callable[[Path], object], sentence: str
+    ) -> None:
+        bench.push(bench.candidate())
+        damage(bench.registry)
+        before = bench.files()
+        with pytest.raises(ArtifactError, match=sentence) as caught:
+            bench.push(bench.candidate(kid=0.01))
+        assert "or name another push.registry." in str(caught.value)
+        assert bench.files() == before
+
+    def test_a_champion_of_other_images_is_not_compared(self, bench: Bench, no_load_test: None) -> None:
+        bench.push(bench.candidate())
+        model = write_model(bench.root / "larger", np.zeros((4, 28, 28, 3), np.uint8))
+        inputs = {"model": model, "evaluation": bench.evaluation(model), "validation": bench.shared / "validation"}
+        before = bench.files()
+        with pytest.raises(ConfigError) as caught:
+            bench.push(inputs)
+        assert str(caught.value) == (
+            f"Champion v0001 in {bench.registry} makes 8×8×1 images, this run 28×28×3. Name another push.registry."
+        )
+        assert bench.files() == before
+        champion = registry.read_champion(bench.registry)
+        assert champion is not None
+        registry.check_image_size(champion, 8, 1)
+
+    def test_an_evaluation_of_another_model_is_refused(self, bench: Bench) -> None:
+        inputs = bench.candidate() | {"evaluation": bench.candidate()["evaluation"]}
+        with pytest.raises(ArtifactError, match="evaluation is of another model"):
+            bench.push(inputs)
+
+    def test_a_validation_of_another_dataset_is_refused(self, bench: Bench) -> None:
+        other = write_dataset(bench.root / "other", train=100)
+        with pytest.raises(ArtifactError, match="validation is of another dataset"):
+            bench.push(bench.candidate() | {"validation": write_validation(bench.root / "validation", other)})
+
+    def test_a_second_push_waits_and_then_gets_a_sentence(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registry, "LOCK_SECONDS", 0.2)
+        bench.registry.mkdir()
+        taken, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with filelock.FileLock(bench.registry / ".lock"):
+                taken.set()
+                done.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        try:
+            assert taken.wait(30)
+            with pytest.raises(ArtifactError, match=r"Another push has held .*\.lock for more than 0 s"):
+                bench.push(bench.candidate())
+        finally:
+            done.set()
+            holder.join()
+
+    def test_a_registry_that_is_a_file_gets_a_sentence(self, bench: Bench) -> None:
+        bench.registry.write_text("not a folder")
+        with pytest.raises(ArtifactError, match=r"cannot be locked: .* Name a writable folder with push.registry"):
+            bench.push(bench.candidate())
+
+    def test_an_unreadable_decision_gets_a_sentence(self, bench: Bench, no_load_test: None) -> None:
+        bench.push(bench.candidate())
+        inputs = bench.candidate(kid=0.07)
+        bench.push(inputs)
+        (record,) = (bench.registry / "decisions").glob(f"{read_manifest(inputs['model']).digest}.json")
+        record.write_text("[]")
+        with pytest.raises(ArtifactError, match="Delete it and run again"):
+            bench.push(inputs)
+
+
+def redirect(folder: Path, **changes: str) -> None:
+    file = folder / "champion.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | changes))
+
+
+class TestInterruption:
+    """A push that dies at any of the three writes leaves the old champion; the next one finishes the work."""
+
+    @pytest.mark.parametrize("where", ["new_artifact", "write_json", "write_decision"])
+    def test_the_old_champion_stays_and_the_next_push_goes_on(
+        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        bench.push(bench.candidate())
+        inputs = bench.candidate(kid=0.01)
+        owner = {"new_artifact": publish, "write_json": registry, "write_decision": push}[where]
+
+        def die(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, where, die)
+            with pytest.raises(KeyboardInterrupt):
+                bench.push(inputs)
+        champion = registry.read_champion(bench.registry)
+        assert champion is not None
+        assert champion.version == ("v0002" if where == "write_decision" else "v0001")
+        summary = bench.push(inputs)
+        assert summary.version == "v0002"
+        assert summary.decision == ("unchanged" if where == "write_decision" else "published")
+        assert sorted(folder.name for folder in (bench.registry / "versions").iterdir()) == ["v0001", "v0002"]
+
+
+class TestUnchangedIsCheap:
+    def test_it_imports_no_tensorflow(self, bench: Bench, no_load_test: None) -> None:
+        """Run as the pipeline does, in a process of its own: every cached second run comes through here."""
+        inputs = bench.candidate()
+        bench.push(inputs)
+        program = (
+            "import sys, pathlib, time; from components.push.run import run; from components.push.config import PushConfig\n"
+            "paths = [pathlib.Path(path) for path in sys.argv[1:]]; start = time.monotonic()\n"
+            "summary = run(PushConfig(), **dict(zip(('registry', 'model', 'evaluation', 'validation', 'out'), paths)))\n"
+            "heavy = {'tensorflow', 'keras', 'scipy', 'numpy', 'jinja2'} & set(sys.modules)\n"
+            "print(summary.decision, sorted(heavy), time.monotonic() - start < 1.0)"
+        )
+        paths = [
+            bench.registry,
+            *(inputs[name] for name in ("model", "evaluation", "validation")),
+            bench.root / "again",
+        ]
+        result = subprocess.run(
+            [sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=True
+        )
+        assert result.stdout.splitlines()[-1] == "unchanged [] True"
+
+
+class TestLoadTest:
+    @pytest.mark.parametrize(
+        ("fault", "sentence"),
+        [
+            ("float", "generate returns float32 [4, 8, 8, 1] instead of uint8 [4, 8, 8, 1]."),
+            ("size", "generate returns uint8 [4, 8, 7, 1] instead of uint8 [4, 8, 8, 1]."),
+            ("random", "generate gives different images for the same seed."),
+            ("constant", "generate gives the same images for different seeds."),
+            ("latents", "It has no signature generate_from_latents."),
+            ("", ""),
+        ],
+    )
+    def test_every_broken_promise_is_named(self, tmp_path: Path, fault: str, sentence: str) -> None:
+        save_generator(tmp_path / "model", part("rest").images, fault=fault)
+        faults = load_test.faults(tf.saved_model.load(str(tmp_path / "model")), 8, 1, LATENTS)
+        assert faults[:1] == ([sentence] if sentence else [])
+
+    def test_a_model_that_fails_is_not_published(self, bench: Bench) -> None:
+        """In the real, fresh process."""
+        model = write_model(bench.root / "broken", part("rest").images, fault="random")
+        inputs = {"model": model, "evaluation": bench.evaluation(model), "validation": bench.shared / "validation"}
+        with pytest.raises(ArtifactError) as caught:
+            bench.push(inputs)
+        assert str(caught.value) == (
+            "The model failed the load test, nothing was published: "
+            "generate gives different images for the same seed. Run train again."
+        )
+        assert not list((bench.registry / "versions").glob("*"))
+        assert registry.read_champion(bench.registry) is None
+
+    def test_our_code_cannot_be_imported_in_it(self, tmp_path: Path) -> None:
+        """Even where the project is installed: a stand-in for TensorFlow tries to import it."""
+        (tmp_path / "tensorflow.py").write_text("import components")
+        program = publish.LOAD_TEST.read_text()
+        (tmp_path / "load_test.py").write_text(program)
+        result = subprocess.run(
+            [sys.executable, str(tmp_path / "load_test.py")], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 1
+        assert "import of components halted" in result.stderr
+
+
+class TestModelCard:
+    def test_it_tells_data_training_scores_limits_and_use(self, bench: Bench, no_load_test: None) -> None:
+        summary = bench.push(bench.candidate())
+        card = (Path(summary.uri) / "model_card.md").read_text()
+        for text in (
+            "# Generator v0001",
+            "Source: `digits`",
+            "900 for training, 300 held out",
+            f"| `train.latents` | `{LATENTS}` |",
+            "| KID | 0.06000 ± 0.00600 | 0 |",
+            "| Classes reached | 10 of 10 | 10 |",
+            "tells 98.0 % of the held-out images right",
+            "compare only with numbers of the same extractor",
+            "first model of this registry",
+            "wgan-pipeline generate",
+            'tf.saved_model.load("v0001/saved_model")',
+        ):
+            assert text in card
+        assert "{{" not in card
+        assert "None" not in card
+
+    def test_it_serves_data_without_labels(self, bench: Bench, no_load_test: None) -> None:
+        extractor = {"kind": "random", "digest": "ab" * 32, "accuracy": None, "features": 64}
+        provenance = SCORES["provenance"] | {"extractor": extractor}  # type: ignore[operator]
+        summary = bench.push(bench.candidate(modes=None, provenance=provenance))
+        card = (Path(summary.uri) / "model_card.md").read_text()
+        assert "fixed random convolutions" in card
+        assert "Classes reached" not in card

@@ -1,8 +1,8 @@
 """Rounds a second of our round against a plain transcription of WGAN-GP's Algorithm 1; one JSON line.
 
 Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it: the critic is called three times (real, fake, mixed), the fakes
-are made inside the tape, float32, one call a step, batches from tf.data. The same networks, batch, optimizers and cores; pairs are
-interleaved, so that a change of the machine's speed meets both.
+are made inside the tape, float32, one call a step, batches from tf.data. The same networks, batch, optimizers and cores;
+pairs are interleaved, so that a change of the machine's speed meets both.
 
     python benchmarks/train_throughput.py [--pairs 5] [--size 28] [--rounds 50] [--precision float32]
 """
@@ -26,11 +26,11 @@ from components.train import loop, step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_critic, make_generator
 
-SECONDS = Callable[[], float]
+Seconds = Callable[[], float]
 
 
-def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> SECONDS:
-    """Return what trains `rounds` rounds with components.train and tells the seconds."""
+def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
+    """Return what trains the rounds of a host call with components.train and tells the seconds."""
     tf.config.optimizer.set_experimental_options({"remapping": False})
     strategy = tf.distribute.get_strategy()
     call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, images)
@@ -45,7 +45,7 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int
     return run
 
 
-def plain(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> SECONDS:
+def plain(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> Seconds:
     """Return what trains `rounds` rounds with a plain transcription of Algorithm 1 and tells the seconds."""
     generator, critic = make_generator(shape, config), make_critic(shape, config)
     generator_adam = keras.optimizers.Adam(config.generator_learning_rate, config.beta_1, config.beta_2)
@@ -102,7 +102,7 @@ def main() -> None:
         checkpoint_every_rounds=arguments.rounds, sample_every_rounds=arguments.rounds,
     )  # fmt: skip
     images = np.random.default_rng(0).integers(0, 256, (2000, shape.size, shape.size, 1)).astype(np.uint8)
-    one, other = ours(shape, config, images, arguments.rounds), plain(shape, config, images, arguments.rounds)
+    one, other = ours(shape, config, images), plain(shape, config, images, arguments.rounds)
     one(), other()  # trace and warm up
     pairs = [(one(), other()) for _ in range(arguments.pairs)]
     ratios = [theirs / mine for mine, theirs in pairs]

@@ -99,7 +99,7 @@ def read_split(dataset: Path, split: str) -> ImageSet:
     size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
     images = np.empty((manifest.counts[split], size, size, channels), np.uint8)
     labels = np.empty(manifest.counts[split], np.int64)
-    ids = []
+    ids: list[str] = []
     for name in sorted(name for name in manifest.files if name.startswith(f"{split}-")):
         for serialized in read_tfrecord(dataset / name):
             record = decode_example(serialized, size, channels)

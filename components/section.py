@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class Section(BaseModel):
@@ -15,3 +17,13 @@ class Summary(BaseModel):
     """What a step tells of itself: a few numbers and words that go into summary.json and the report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def refuse_address(path: str) -> str:
+    """Refuse gs://… and the like where a folder is needed. Raises ValueError with the cure."""
+    if "://" in path:
+        raise ValueError("name a folder, such as the mounted /gcs/BUCKET/… for gs://BUCKET/…")
+    return path
+
+
+FolderPath = Annotated[str, AfterValidator(refuse_address)]

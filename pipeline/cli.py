@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from components.errors import ConfigError, PipelineError
-from pipeline.config import RunConfig, load_config
+from pipeline.config import load_config
 
 QUICKSTART = "quickstart.toml"
 

@@ -15,7 +15,7 @@ from components.errors import ConfigError
 from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
-from components.section import Section
+from components.section import FolderPath, Section
 from components.train.config import TrainConfig, check_batch_divides
 from components.validate.config import ValidateConfig
 from pipeline.platforms import SLICES
@@ -24,8 +24,8 @@ from pipeline.platforms import SLICES
 class RunSection(Section):
     """Where a run keeps what it makes."""
 
-    dir: str = Field("runs", min_length=1, description="Folder of all runs; each gets runs/<id>/.")
-    work_dir: str = Field("", description="Checkpoints, cache and journal, shared by all runs; empty: run.dir/.work.")
+    dir: FolderPath = Field("runs", min_length=1, description="Folder of all runs; each gets runs/<id>/.")
+    work_dir: FolderPath = Field("", description="Checkpoints, cache and journal, shared by all runs; empty: run.dir/.work.")
 
 
 class DeploySection(Section):
@@ -119,7 +119,7 @@ def resolve_paths(config: RunConfig) -> RunConfig:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
+    return str(Path(path).expanduser().absolute()) if path else path
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ IMAGE = "localhost/wgan-tpu-pipeline:python3.11"
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]):
+def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> None:
     """Read, check, deduplicate, resize and split images."""
     from pipeline.record import run_step
 
@@ -17,7 +17,7 @@ def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]):
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]):
+def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]) -> None:
     """Say whether the dataset is fit to train on."""
     from pipeline.record import run_step
 
@@ -27,7 +27,7 @@ def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], vali
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def train(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
-):
+) -> None:
     """Train the WGAN-GP, from the last checkpoint where there is one."""
     from pipeline.record import run_step
 
@@ -37,7 +37,7 @@ def train(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def evaluate(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], model: Input[Model], evaluation: Output[Artifact]
-):
+) -> None:
     """Score samples of the model against real images."""
     from pipeline.record import run_step
 
@@ -53,7 +53,7 @@ def push(
     evaluation: Input[Artifact],
     validation: Input[Artifact],
     decision: Output[Artifact],
-):
+) -> None:
     """Publish the model if it beats the champion, or record why not."""
     from pipeline.record import run_step
 
@@ -61,7 +61,7 @@ def push(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]):
+def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]) -> None:
     """Write report.html and summary.json, also when a step failed."""
     from pipeline.record import run_report
 

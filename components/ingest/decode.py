@@ -19,8 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 MODES = {1: "L", 3: "RGB"}
 RESIZE = (
-    "EXIF rotation applied, transparency on white, grey as ITU-R 601-2 luma, "
-    "centre square, then Pillow LANCZOS (antialiased)"
+    "EXIF rotation applied, transparency on white, grey as ITU-R 601-2 luma, centre square, then Pillow LANCZOS (antialiased)"
 )
 # What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/test_ingest_decode.py).
 DECODE_ERRORS = (

@@ -47,9 +47,7 @@ def source_fingerprint(config: IngestConfig) -> str:
         return _listing_digest(kind, listing.files)
     if kind == "tfds":
         manual = list_manual_dir(config.tfds_manual_dir) if config.tfds_manual_dir else ()
-        name = (
-            f"{rest} {config.tfds_split} {config.tfds_eval_split} {importlib.metadata.version('tensorflow-datasets')}"
-        )
+        name = f"{rest} {config.tfds_split} {config.tfds_eval_split} {importlib.metadata.version('tensorflow-datasets')}"
         return _listing_digest(name, manual)
     return digest_of([kind, importlib.metadata.version("scikit-learn")])
 

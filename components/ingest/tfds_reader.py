@@ -151,9 +151,7 @@ def _read(pipeline: Any, *, builder: Any, splits: dict[str, str], labelled: bool
             read_config=tfds.ReadConfig(add_tfds_id=True),
             shuffle_files=False,
         )
-        parts.append(
-            pipeline | f"Read {split}" >> examples | f"Name {split}" >> beam.FlatMap(raw_images, builder.name, forced)
-        )
+        parts.append(pipeline | f"Read {split}" >> examples | f"Name {split}" >> beam.FlatMap(raw_images, builder.name, forced))
     return parts | "All splits" >> beam.Flatten()
 
 

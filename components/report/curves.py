@@ -33,15 +33,15 @@ PLOTS = (
     (
         "wasserstein_gap",
         "Wasserstein gap",
-        "The critic's mean score of real images minus that of fakes. It should shrink and settle; "
-        "if it grows late in training, the critic overfits or diverges.",
+        "The critic's mean score of real images minus that of fakes. Once the critic has caught up it should fall and "
+        "settle; if it grows for long, the critic overfits or diverges.",
     ),
     (
         "penalty",
         "Gradient penalty",
-        "How far the critic's slopes are from 1. It should stay small; it rises before a training diverges.",
+        "How far the critic's slopes are from 1. It should stay small; a steep rise comes before divergence.",
     ),
-    ("critic_loss", "Critic loss", "Wasserstein loss and penalty together. It should rise towards 0."),
+    ("critic_loss", "Critic loss", "The weighted penalty minus the gap. Late in training it should rise towards 0."),
     (
         "generator_loss",
         "Generator loss",

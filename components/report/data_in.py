@@ -12,7 +12,7 @@ from components.images import grid, png_bytes
 from components.report.bars import Bars, to_bars
 from components.report.figures import Figure, figure
 from components.report.opened import Opened
-from components.report.words import number, percent, plain
+from components.report.words import number, percent
 
 SHOWN_IMAGES, GRID_COLUMNS = 64, 16
 SHOWN_QUARANTINE = 20
@@ -29,7 +29,6 @@ class Data:
     resize: str
     labels: Bars
     statistics: tuple[tuple[str, ...], ...]
-    checks: tuple[tuple[str, str], ...]
     quarantine: tuple[tuple[str, str, str], ...]
     real: Figure | None
     notes: tuple[str, ...]
@@ -57,7 +56,6 @@ def describe_data(dataset: Opened, validation: Opened) -> Data:
         resize=str(details.get("resize", "")),
         labels=labels,
         statistics=statistics or (),
-        checks=tuple((name.replace("_", " "), plain(value)) for name, value in validation.summary.items()),
         quarantine=quarantine or (),
         real=real or None,
         notes=(*dataset.notes, *validation.notes),
@@ -85,7 +83,7 @@ def statistics_rows(content: bytes) -> tuple[tuple[str, ...], ...]:
     for split, found in json.loads(content).items():
         shape = " × ".join(str(side) for side in found["shape"])
         for channel, (mean, deviation) in enumerate(zip(found["mean"], found["deviation"], strict=True)):
-            span = f"{number(found['min'])} to {number(found['max'])}"
+            span = f"{number(found['minimum'])} to {number(found['maximum'])}"
             row = (split, number(found["count"]), shape, str(channel), number(mean), number(deviation), span)
             rows.append(row)
     return tuple(rows)

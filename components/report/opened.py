@@ -28,9 +28,7 @@ READ_ERRORS = (OSError, ArtifactError, DecodeError, ValueError, LookupError, Typ
 class Opened:
     """An artifact, or what is left of it: `manifest` is None where there is none, and `notes` says why."""
 
-    def __init__(
-        self, name: str, kind: str, artifact: ArtifactRef | None, summary: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, kind: str, artifact: ArtifactRef | None, summary: Mapping[str, Any] | None = None) -> None:
         self.summary = summary or {}
         self.notes: list[str] = []
         self.path = Path(artifact.path) if artifact else Path()

@@ -120,8 +120,7 @@ def list_timings(outcomes: tuple[Outcome, ...]) -> tuple[Timing, ...]:
     """Return each step's time in this run; for one from the cache also what it took when it ran."""
     longest = max(outcome.seconds for outcome in outcomes) or 1.0
     return tuple(
-        Timing(outcome.step, outcome.status, _timing_text(outcome), 100 * outcome.seconds / longest)
-        for outcome in outcomes
+        Timing(outcome.step, outcome.status, _timing_text(outcome), 100 * outcome.seconds / longest) for outcome in outcomes
     )
 
 

@@ -94,8 +94,10 @@ def list_scores(evaluate: Mapping[str, Any]) -> tuple[Score, ...]:
     scores = []
     for key, name, better, meaning in MEANINGS:
         if evaluate.get(key) is not None:
-            error = number(evaluate["kid_std"], 2) if key == "kid" and evaluate.get("kid_std") is not None else ""
-            scores.append(Score(name, number(evaluate[key], 3), error, better, meaning))
+            value, error = number(evaluate[key], 3), ""
+            if key == "kid" and evaluate.get("kid_std") is not None:
+                value, error = f"{evaluate['kid']:.4f}", f"{evaluate['kid_std']:.4f}"  # the same digits for both
+            scores.append(Score(name, value, error, better, meaning))
     return tuple(scores)
 
 

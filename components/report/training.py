@@ -29,9 +29,7 @@ def describe_training(model: Opened) -> Training:
     if model.manifest is None:
         return Training((), (), None, "", tuple(model.notes))
     charts = model.attempt("The training curves", lambda: _charts(model)) or ()
-    over_time = tuple(
-        shown for name in pick_rounds(model.names("samples/round-", ".png")) if (shown := _samples(model, name))
-    )
+    over_time = tuple(shown for name in pick_rounds(model.names("samples/round-", ".png")) if (shown := _samples(model, name)))
     real = "samples/real.png" in model.names("samples/", ".png") and show_image(
         model, "samples/real.png", "Grid of real training images", "Real images, from the training set."
     )

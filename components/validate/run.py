@@ -33,8 +33,8 @@ class ValidateSummary(Summary):
 def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
     """Check the dataset artifact `dataset` and write its statistics as the artifact `out`.
 
-    Raises ArtifactError when a file of the dataset is missing or damaged, DataRejectedError when its counts do not match
-    its records, and when a split is empty, too small or constant.
+    Raises ArtifactError when a file of the dataset is missing or damaged, DataRejectedError when its counts do
+    not match its records, and when a split is empty, too small or constant.
     """
     manifest = read_manifest(dataset, "dataset")
     refuse_miscounted(manifest.counts, count_records(dataset, manifest))
@@ -78,9 +78,7 @@ def refuse_small(config: ValidateConfig, counts: Mapping[str, int]) -> None:
     least = {"train": config.min_train_images, "eval": config.min_eval_images}
     small = [split for split in SPLITS if counts[split] < least[split]]
     if small:
-        parts = ", ".join(
-            f"{counts[split] or 'no'} {split} images, at least {least[split]} are needed" for split in small
-        )
+        parts = ", ".join(f"{counts[split] or 'no'} {split} images, at least {least[split]} are needed" for split in small)
         keys = " and ".join(f"validate.min_{split}_images" for split in small)
         raise DataRejectedError(f"The dataset is too small: {parts}.", f"Name a larger source, or lower {keys}.")
 
@@ -90,7 +88,7 @@ def refuse_constant(config: ValidateConfig, statistics: Mapping[str, SplitStatis
     for split, part in statistics.items():
         if max(part.deviation) < config.min_deviation:
             raise DataRejectedError(
-                f"The {split} images are constant: their pixels deviate by {_levels(part.deviation)} grey levels from the"
+                f"The {split} images are constant: pixels deviate by {_levels(part.deviation)} grey levels from their"
                 f" mean {_levels(part.mean)}, at least {config.min_deviation:g} is needed.",
                 "Look at the source's images; if they are meant to be so, lower validate.min_deviation.",
             )

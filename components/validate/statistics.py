@@ -13,7 +13,7 @@ LEVELS = 256
 
 
 class SplitStatistics(BaseModel):
-    """What one split holds; minimum, maximum, mean and deviation in grey levels (0 to 255), the last two per channel."""
+    """What one split holds; minimum to deviation are grey levels, 0 to 255, mean and deviation one a channel."""
 
     model_config = ConfigDict(frozen=True)
     count: int
@@ -25,9 +25,7 @@ class SplitStatistics(BaseModel):
     label_histogram: dict[str, int]
 
 
-def split_statistics(
-    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], label_names: list[str]
-) -> SplitStatistics:
+def split_statistics(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], label_names: list[str]) -> SplitStatistics:
     """Return the statistics of images uint8 [N, H, W, C], N ≥ 1, and labels int64 [N].
 
     The deviation is that of the whole population of pixels (divided by their number, not by one less).

@@ -18,7 +18,8 @@ SUFFIXES = {".yaml", ".yml"}
 def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
     """Write the pipeline as `out`, its arguments' defaults taken from `config`; needs no account and no network.
 
-    Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when it cannot be written.
+    Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when the file
+    cannot be written.
     """
     from kfp import compiler, dsl
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -98,8 +99,16 @@ class LineStream(io.TextIOBase):
 def shown_on(console: Console, log_file: Path) -> Iterator[None]:
     """Send what is printed meanwhile to `log_file`, and what a person wants to see of it to `console`."""
     terminal = Terminal(console)
-    with log_file.open("w") as log, contextlib.redirect_stdout(LineStream(log, terminal)):
+    root = logging.getLogger()
+    level = root.level
+    with log_file.open("w") as log, contextlib.redirect_stdout(LineStream(log, terminal)) as stream:
+        # kfp.local says through the root logger, outside of the handler that it sets for tasks, what it took from the cache.
+        handler = logging.StreamHandler(stream)
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
         try:
             yield
         finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
             terminal.close()

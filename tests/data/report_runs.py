@@ -163,12 +163,12 @@ class Run:
             ) as writer:
                 axes = (0, 1, 2)
                 split = {
-                    "count": len(self.images), "shape": list(self.images.shape[1:]), "min": 0, "max": 255,
+                    "count": len(self.images), "shape": list(self.images.shape[1:]), "minimum": 0, "maximum": 255,
                     "mean": self.images.mean(axis=axes).tolist(), "deviation": self.images.std(axis=axes).tolist(),
                     "label_histogram": {},
                 }  # fmt: skip
                 write_json(writer.path / "statistics.json", {"train": split, "eval": split})
-            return AnySummary(anomalies=0, drift=0.0021)
+            return AnySummary(train_images=1437, eval_images=360)
 
         self.record("validate", body, "ingest")
 

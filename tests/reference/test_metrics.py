@@ -91,8 +91,8 @@ class TestKid:
         draws = [(features(s, count=400), features(s + 1000, 0.3, 1.2, count=250)) for s in range(60)]
         scatter = np.std([kid.compute(real, fake) for real, fake in draws], ddof=1)
         errors = [
-            kid.standard_error(real, fake, subsets=30, subset_size=size, seed=0)
-            for real, fake in draws[:12]
+            kid.standard_error(real, fake, subsets=20, subset_size=size, seed=0)
+            for real, fake in draws[:8]
             for size in (60, 125)
         ]
         assert np.mean(errors) == pytest.approx(scatter, rel=0.25)
@@ -161,7 +161,7 @@ class TestMemorization:
 
 class TestBlocks:
     def test_no_score_depends_on_the_size_of_a_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real, fake, held_out = REAL[:700], FAKE[:611], features(3, count=99)
+        real, fake, held_out = REAL[:400], FAKE[:311], features(3, count=99)
 
         def scores() -> list[float]:
             shares = prdc.compute(real, fake, 5)

@@ -20,7 +20,7 @@ from components.evaluate.extractor import Extractor
 from components.evaluate.provenance import comparable, provenance
 from components.evaluate.scores import EvaluateSummary, Reference, check_counts, load_reference, modes, score
 from components.records import ImageSet
-from tests.data.tiny_artifacts import HELD_OUT, TRAIN, Images, part, write_dataset, write_model
+from tests.data.tiny_artifacts import HELD_OUT, TRAIN, Images, part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
 
@@ -136,7 +136,8 @@ class TestPlantedFaults:
 
 
 class TestRescore:
-    def test_the_same_model_gets_the_same_scores(self, evaluated: Evaluated) -> None:
+    def test_the_same_model_gets_the_same_scores(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
         assert evaluate.rescore(evaluated.out, evaluated.model) == evaluated.summary
 
     def test_a_model_of_other_images_is_refused(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:

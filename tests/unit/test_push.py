@@ -26,7 +26,15 @@ from components.push import run as push
 from components.push.config import PushConfig
 from components.push.gate import judge
 from components.push.run import PushSummary
-from tests.data.tiny_artifacts import LATENTS, part, save_generator, write_dataset, write_model, write_validation
+from tests.data.tiny_artifacts import (
+    LATENTS,
+    part,
+    sample_here,
+    save_generator,
+    write_dataset,
+    write_model,
+    write_validation,
+)
 
 SCORES = {
     "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
@@ -195,8 +203,11 @@ class TestDecisions:
 
 
 class TestChampionOfAnotherProvenance:
-    def test_it_is_scored_again_by_the_candidates_measure(self, bench: Bench, no_load_test: None) -> None:
+    def test_it_is_scored_again_by_the_candidates_measure(
+        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """With a real evaluation: the made-up 0.0001 of the champion must give way to what it really scores."""
+        monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
         noisy = write_model(bench.root / "noisy", part("rest").images, noise=90)
         inputs = {
             "model": noisy,
@@ -349,9 +360,11 @@ class TestUnchangedIsCheap:
         inputs = bench.candidate()
         bench.push(inputs)
         program = (
-            "import sys, pathlib, time; from components.push.run import run; from components.push.config import PushConfig\n"
-            "paths = [pathlib.Path(path) for path in sys.argv[1:]]; start = time.monotonic()\n"
-            "summary = run(PushConfig(), **dict(zip(('registry', 'model', 'evaluation', 'validation', 'out'), paths)))\n"
+            "import sys, pathlib, time\n"
+            "from components.push.config import PushConfig\n"
+            "from components.push.run import run\n"
+            "names = ('registry', 'model', 'evaluation', 'validation', 'out'); start = time.monotonic()\n"
+            "summary = run(PushConfig(), **dict(zip(names, map(pathlib.Path, sys.argv[1:]))))\n"
             "heavy = {'tensorflow', 'keras', 'scipy', 'numpy', 'jinja2'} & set(sys.modules)\n"
             "print(summary.decision, sorted(heavy), time.monotonic() - start < 1.0)"
         )

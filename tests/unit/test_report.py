@@ -22,9 +22,7 @@ from components.report.run import run as report
 from components.report.summary import RunSummary
 from tests.data.report_runs import DECISION, HOSTILE, SCORES, Parsed, Run, again
 
-TOP_LEVEL = (
-    "run_id status exit_code started_at finished_at seconds error steps ingest validate train evaluate push artifacts"
-)
+TOP_LEVEL = "run_id status exit_code started_at finished_at seconds error steps ingest validate train evaluate push artifacts"
 SECTIONS = ("samples", "scores", "training", "neighbours", "data", "lineage", "timings", "configuration")
 
 
@@ -184,9 +182,7 @@ def test_interrupted_training(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.ingest()
     run.validate()
-    run.break_training(
-        InterruptedStepError("Training stopped by SIGTERM after round 500 of 1000.", "Run again to go on.")
-    )
+    run.break_training(InterruptedStepError("Training stopped by SIGTERM after round 500 of 1000.", "Run again to go on."))
     summary, page, _ = page_of(run, "interrupted")
     assert (summary["status"], summary["exit_code"]) == ("interrupted", 1)
     assert summary["steps"]["train"]["status"] == "interrupted"
@@ -272,9 +268,7 @@ def test_json_of_another_shape_becomes_a_sentence(tmp_path: Path) -> None:
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.write_entry(
-        "ingest", "succeeded", run.started_at, summary={"read": 1, "speed": float("nan"), "a": [float("inf")]}
-    )
+    run.write_entry("ingest", "succeeded", run.started_at, summary={"read": 1, "speed": float("nan"), "a": [float("inf")]})
     file = next((run.work_dir / "journal").glob("ingest-*"))
     file.write_text(file.read_text().replace("null", "NaN", 1))
     summary, _, html = page_of(run, "failed")

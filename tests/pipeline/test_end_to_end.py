@@ -1,0 +1,134 @@
+"""The whole pipeline with the real KFP runner, real Beam and real digits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.artifacts import read_manifest
+from tests.data.image_folder import write_digit_images
+from tests.pipeline.running import ROOT, Outcome, leftovers, run
+
+STEPS = ["ingest", "validate", "train", "evaluate", "push"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def first(runs: Path) -> Outcome:
+    return run(runs)
+
+
+@pytest.fixture(scope="module")
+def second(runs: Path, first: Outcome) -> Outcome:
+    assert first.code == 0
+    return run(runs)
+
+
+def test_a_run_succeeds_and_says_where_the_report_is(first: Outcome, runs: Path) -> None:
+    assert first.code == 0, first.stdout + first.stderr
+    assert first.statuses() == dict.fromkeys(STEPS, "succeeded")
+    assert f"Report   {runs}" in first.stdout
+    assert first.stderr == ""
+    assert leftovers(runs) == []
+
+
+def test_the_summary_is_as_the_design_says(first: Outcome) -> None:
+    summary = first.summary
+    assert summary["status"] == "succeeded"
+    assert summary["ingest"]["read"] == 1797
+    assert summary["ingest"]["kept"] + summary["ingest"]["duplicate"] + summary["ingest"]["quarantined"] == 1797
+    assert summary["train"]["rounds"] == 40
+    assert summary["train"]["images_seen"] == 40 * 3 * 16
+    assert summary["train"]["resumed_from_round"] is None
+    assert summary["train"]["critic_images_per_second"] > 0
+    scores = summary["evaluate"]
+    assert set(scores) == {
+        "fid", "kid", "kid_std", "precision", "recall", "density", "coverage", "memorization", "provenance",
+    }  # fmt: skip
+    assert scores["fid"] > 0
+    assert scores["provenance"]["extractor"]["kind"] == "classifier"
+    assert summary["push"]["decision"] == "published"
+    assert summary["push"]["version"] == "v0001"
+    assert all(not row["cached"] and row["seconds"] > 0 for row in summary["steps"].values())
+
+
+def test_every_artifact_is_whole_and_knows_where_it_came_from(first: Outcome) -> None:
+    manifests = {step: read_manifest(Path(first.summary["artifacts"][step]["path"])) for step in STEPS}
+    assert manifests["train"].inputs["dataset"] == manifests["ingest"].digest
+    assert manifests["evaluate"].inputs["model"] == manifests["train"].digest
+    assert manifests["push"].inputs["evaluation"] == manifests["evaluate"].digest
+
+
+def test_an_unchanged_second_run_does_no_step_again_and_says_so(first: Outcome, second: Outcome) -> None:
+    assert second.code == 0
+    assert all(row["cached"] for row in second.summary["steps"].values())
+    assert "Nothing has changed: every step was already done." in second.stdout
+    assert second.summary["push"]["decision"] == "unchanged"
+    assert second.summary["evaluate"] == first.summary["evaluate"]
+    assert second.summary["artifacts"]["train"] == first.summary["artifacts"]["train"]
+
+
+def test_both_reports_are_there(second: Outcome, runs: Path) -> None:
+    pages = [file.read_text() for file in runs.glob("2*/report.html")]
+    assert len(pages) == 2
+    assert all("v0001" in page for page in pages)
+    listed = subprocess.run(
+        [sys.executable, "-m", "pipeline", "runs", "--runs-dir", str(runs)], capture_output=True, text=True, check=True
+    ).stdout
+    assert listed.count("succeeded") == 2
+    assert "published" in listed
+    assert "unchanged" in listed
+
+
+def test_generate_draws_from_the_champion(first: Outcome, runs: Path, tmp_path: Path) -> None:
+    words = ["generate", str(runs / "registry"), "--count", "5", "--seed", "3"]
+    for folder in ("a", "b"):
+        out = str(tmp_path / folder)
+        subprocess.run([sys.executable, "-m", "pipeline", *words, "--out", out], capture_output=True, check=True, cwd=ROOT)
+    assert sorted(file.name for file in (tmp_path / "a").iterdir()) == [*(f"{index}.png" for index in range(5)), "grid.png"]
+    for index in range(5):
+        image = np.asarray(Image.open(tmp_path / "a" / f"{index}.png"))
+        assert image.shape == (8, 8)
+        np.testing.assert_array_equal(image, np.asarray(Image.open(tmp_path / "b" / f"{index}.png")))
+
+
+def test_a_champion_of_another_image_size_is_refused_before_any_step(first: Outcome, runs: Path, tmp_path: Path) -> None:
+    refused = run(tmp_path / "other", f"push.registry={runs / 'registry'}", "ingest.image_size=16")
+    assert refused.code != 0
+    assert "8×8" in refused.stderr
+    assert "16×16" in refused.stderr
+    assert refused.summary == {}
+
+
+def test_no_tpu_ends_in_one_sentence_and_a_report(tmp_path: Path) -> None:
+    failed = run(tmp_path, "train.devices=tpu")
+    assert failed.code == 1
+    assert failed.statuses() == {
+        "ingest": "succeeded", "validate": "succeeded", "train": "failed", "evaluate": "skipped", "push": "skipped",
+    }  # fmt: skip
+    assert "no TPU answers here" in failed.summary["error"]["problem"]
+    assert "failed in train: " in failed.stdout
+    assert "Traceback" not in failed.stdout + failed.stderr
+    assert "no TPU answers here" in (tmp_path / "latest" / "report.html").read_text()
+
+
+def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Path) -> None:
+    write_digit_images(tmp_path / "pictures", 30, broken=True)
+    rejected = run(tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}", "ingest.max_quarantine_fraction=0.01")
+    assert rejected.code == 3
+    assert rejected.statuses()["ingest"] == "failed"
+    assert set(rejected.statuses().values()) == {"failed", "skipped"}
+    assert "max_quarantine_fraction" in rejected.summary["error"]["cure"] + rejected.summary["error"]["problem"]
+    assert rejected.summary["exit_code"] == 3
+    listed = [json.loads(line) for file in (tmp_path / "runs").rglob("quarantine.jsonl") for line in file.read_text().splitlines()]
+    assert listed

@@ -1,0 +1,135 @@
+"""The compiled files: valid PipelineSpecs, made without TensorFlow, with what each platform needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from components.errors import ConfigError
+from components.journal import STEPS
+from pipeline.config import load_config
+from pipeline.keys import step_keys
+from pipeline.targets import kubeflow, vertex
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "configs" / "quickstart.toml"
+COMPILE = {"kubeflow": kubeflow.compile_pipeline, "vertex": vertex.compile_pipeline}
+
+
+def compiled(target: str, folder: Path, *overrides: str) -> list[dict[str, Any]]:
+    out = folder / f"{target}.yaml"
+    COMPILE[target](load_config(QUICKSTART, ["run.dir=/mnt/wgan", *overrides]), out)
+    return list(yaml.safe_load_all(out.read_text()))
+
+
+@pytest.fixture(params=["kubeflow", "vertex"])
+def spec(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    documents = compiled(request.param, tmp_path)
+    assert len(documents) == 1
+    return documents[0]
+
+
+def test_it_is_a_pipeline_spec(spec: dict[str, Any]) -> None:
+    message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    executors = dict(message.deployment_spec["executors"].items())
+    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+
+
+def test_kfp_loads_it(spec: dict[str, Any]) -> None:
+    assert components.load_component_from_text(yaml.safe_dump(spec)).name == "wgan-tpu-pipeline"
+
+
+def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    config = load_config(QUICKSTART, ["run.dir=/mnt/wgan"])
+    assert json.loads(parameters["train_config"]["defaultValue"]) == config.train.model_dump(mode="json")
+    assert parameters["train_key"]["defaultValue"] == step_keys(config, "known when it runs")["train"]
+    assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
+
+
+def test_push_report_and_ingest_always_run(spec: dict[str, Any]) -> None:
+    """Push looks at the registry, ingest at a source whose content the key does not know; the report is of this run."""
+    tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
+    cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
+    assert cached & set(STEPS) == {"validate", "train", "evaluate"}
+    assert "report" not in cached
+
+
+def test_the_report_is_the_exit_handler_and_knows_when_the_run_began(spec: dict[str, Any]) -> None:
+    report = spec["root"]["dag"]["tasks"]["report"]
+    assert report["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    created = report["inputs"]["parameters"]["created_at"]["runtimeValue"]["constant"]
+    assert created == "{{$.pipeline_job_create_time_utc}}"
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str, tmp_path: Path) -> None:
+    (spec,) = compiled(target, tmp_path, "deploy.image=registry.example/wgan@sha256:0")
+    for executor in spec["deploymentSpec"]["executors"].values():
+        assert executor["container"]["image"] == "registry.example/wgan@sha256:0"
+        assert "pip install" not in json.dumps(executor)
+
+
+def test_kubeflow_places_train_alone_on_the_tpu(tmp_path: Path) -> None:
+    spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
+    accelerator = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]["accelerator"]
+    assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("google.com/tpu", "4")
+    assert "resources" not in spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(placed) == {"exec-train"}
+    assert placed["exec-train"]["nodeSelector"]["labels"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "2x2",
+    }
+    assert placed["exec-train"]["tolerations"] == [{"effect": "NoSchedule", "key": "google.com/tpu", "operator": "Exists"}]
+
+
+def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
+    _, platform = compiled("kubeflow", tmp_path, "deploy.volume_claim=wgan")
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+    assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
+
+
+def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot place train on train.devices = 'tpu' yet"):
+        compiled("vertex", tmp_path, "train.devices=tpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
+    words = ["compile", str(QUICKSTART), "--target", target, "-o", str(tmp_path / "p.yaml"), "--set", "run.dir=/mnt/wgan"]
+    script = (
+        f"import sys; sys.argv = ['wgan-pipeline', *{words!r}]\nfrom pipeline.cli import main\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'tensorflow', 'keras', 'apache_beam', 'sklearn'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.yaml").is_file()
+
+
+def test_no_body_of_a_step_has_more_than_six_statements() -> None:
+    tree = ast.parse((ROOT / "pipeline" / "steps.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [function.name for function in functions] == [*STEPS, "report"]
+    for function in functions:
+        statements = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]
+        assert len(statements) <= 6, function.name
+
+
+def test_the_graph_has_no_branch() -> None:
+    text = (ROOT / "pipeline" / "graph.py").read_text()
+    assert "dsl.If" not in text.replace("(decision 0003)", "")
+    assert not any(isinstance(node, ast.If) for node in ast.walk(ast.parse(text)))

@@ -1,0 +1,37 @@
+"""Keys: what a change makes run again, and what it leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from components import artifacts
+from pipeline import keys
+from pipeline.config import load_config
+
+CHANGES = [
+    ("ingest.eval_fraction=0.3", {"ingest", "validate", "train", "evaluate", "push"}),
+    ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "push"}),
+    ("train.seed=1", {"train", "evaluate", "push"}),
+    ("evaluate.seed=1", {"evaluate", "push"}),
+    ("push.noise_sigmas=2.0", {"push"}),
+    ("run.dir=elsewhere", set()),
+]
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {step for step in before if before[step] != after[step]}
+
+
+@pytest.mark.parametrize(("override", "steps"), CHANGES)
+def test_a_change_reaches_the_steps_after_it_and_no_others(override: str, steps: set[str]) -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == steps
+
+
+def test_other_content_of_the_source_is_another_key() -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None), "g")) == set(keys.UPSTREAM)
+
+
+def test_other_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys.step_keys(load_config(None), "f")
+    monkeypatch.setattr(keys, "code_digest", lambda step: "new" if step == "evaluate" else artifacts.code_digest(step))
+    assert changed(before, keys.step_keys(load_config(None), "f")) == {"evaluate", "push"}

@@ -20,7 +20,7 @@ class EvaluateConfig(Section):
         description="Features: a classifier trained on the labels, or random convolutions. auto: by labels.",
     )
     extractor_epochs: int = Field(12, ge=1, description="Passes over the training images for the classifier.")
-    kid_subsets: int = Field(50, ge=2, description="Subsets for the standard error of KID.")
-    kid_subset_size: int = Field(500, ge=10, description="Images per subset; at most half of the smaller set.")
+    kid_subsets: int = Field(50, ge=2, description="Random subsets of samples, each left out in turn, for KID's error.")
+    kid_subset_size: int = Field(500, ge=10, description="Samples per subset; at most half of them.")
     neighbours_k: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")
     neighbour_rows: int = Field(8, ge=1, le=32, description="Samples whose nearest training images are shown.")

@@ -123,9 +123,7 @@ def _scaled(
     kind: Kind, images: npt.NDArray[np.uint8], weights: list[Floats32], *, classes: int, accuracy: float | None
 ) -> Extractor:
     _, size, _, channels = images.shape
-    settings = Settings(
-        kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=accuracy
-    )
+    settings = Settings(kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=accuracy)
     unscaled = Extractor(settings, tuple(weights))
     mean_square = float(np.square(unscaled.features(images[:SCALE_IMAGES]), dtype=np.float64).mean())
     scale = 1.0 / math.sqrt(max(mean_square, 1e-12))

@@ -16,13 +16,16 @@ from components.evaluate.products import Floats, as_features, inner_products, sq
 
 
 class KernelSums(NamedTuple):
-    """Sums of the kernel over all pairs of two different real, two different fake, and one real and one fake image."""
+    """Sums of the kernel over pairs of two different images: all that KID and its standard error need.
+
+    real_pairs: over all ordered pairs of real images; fake_rows [M]: for each fake image over all other fake ones;
+    mixed_rows [M]: for each fake image over all `real_count` real ones.
+    """
 
     real_pairs: float
-    fake_pairs: float
-    mixed_pairs: float
+    fake_rows: Floats
+    mixed_rows: Floats
     real_count: int
-    fake_count: int
 
 
 def kernel(products: Floats, dimensions: int) -> Floats:
@@ -35,18 +38,43 @@ def kernel(products: Floats, dimensions: int) -> Floats:
 
 
 def features_to_statistics(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> KernelSums:
-    """Return the three sums of the kernel over features [N, D] (real) and [M, D] (fake). Raises ValueError."""
+    """Return the sums of the kernel for features [N, D] (real) and [M, D] (fake). Raises ValueError."""
     real, fake = as_features(real_features), as_features(fake_features)
-    return KernelSums(_sum_of_pairs(real), _sum_of_pairs(fake), _sum(real, fake), len(real), len(fake))
+    if min(len(real), len(fake)) < 2:
+        raise ValueError(f"KID needs at least 2 images of each kind; got {len(real)} real and {len(fake)} fake")
+    return KernelSums(float(_sums_over_others(real).sum()), _sums_over_others(fake), _row_sums(fake, real), len(real))
 
 
 def statistics_to_metric(sums: KernelSums) -> float:
     """Return the unbiased squared MMD: the mean over pairs of real, plus that of fake, less twice that of mixed."""
-    real, fake = sums.real_count, sums.fake_count
-    if min(real, fake) < 2:
-        raise ValueError(f"KID needs at least 2 images of each kind; got {real} real and {fake} fake")
-    within = sums.real_pairs / (real * (real - 1)) + sums.fake_pairs / (fake * (fake - 1))
-    return within - 2.0 * sums.mixed_pairs / (real * fake)
+    real, fake = sums.real_count, len(sums.fake_rows)
+    within = sums.real_pairs / (real * (real - 1)) + float(sums.fake_rows.sum()) / (fake * (fake - 1))
+    return within - 2.0 * float(sums.mixed_rows.sum()) / (real * fake)
+
+
+def statistics_to_standard_error(
+    sums: KernelSums, fake_features: npt.ArrayLike, *, subsets: int, subset_size: int, seed: int
+) -> float:
+    """Return the standard error of KID over the samples: how far it would scatter with other samples of the generator.
+
+    The real images are held fixed, because scores are compared only when they are of the same real images. It is the
+    delete-d jackknife of Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation": each of `subsets` random
+    subsets of d = subset_size samples (M / 2 at most) is left out in turn, and the standard error is the standard
+    deviation of the KID of the remaining ones, times √((M − d) / d). `seed` fixes the subsets. (The ± that other programs
+    print is the plain standard deviation over small subsets of both sets: a multiple of this.)
+    """
+    fake = as_features(fake_features)
+    left_out = min(subset_size, len(fake) // 2)
+    generator = np.random.default_rng(seed)
+    estimates = np.empty(subsets)
+    for index in range(subsets):
+        rows = generator.choice(len(fake), left_out, replace=False)
+        # Each pair of remaining images counts twice in all rows; pairs with one image left out are in the rows of both.
+        kept = np.delete(sums.fake_rows, rows).sum() - (sums.fake_rows[rows].sum() - _sums_over_others(fake[rows]).sum())
+        remaining = len(fake) - left_out
+        within = kept / (remaining * (remaining - 1))
+        estimates[index] = within - 2.0 * np.delete(sums.mixed_rows, rows).sum() / (sums.real_count * remaining)
+    return float(estimates.std(ddof=1) * np.sqrt((len(fake) - left_out) / left_out))
 
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float:
@@ -54,44 +82,13 @@ def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float
     return statistics_to_metric(features_to_statistics(real_features, fake_features))
 
 
-def subset_estimates(
-    real_features: npt.ArrayLike, fake_features: npt.ArrayLike, *, subsets: int, share: float, seed: int
-) -> Floats:
-    """Return the KID of each of `subsets` random subsets, float64 [subsets].
-
-    A subset has round(share × N) real and round(share × M) fake images, drawn without replacement; `seed` fixes all.
-    """
-    real, fake = as_features(real_features), as_features(fake_features)
-    generator = np.random.default_rng(seed)
-    estimates = np.empty(subsets)
-    for index in range(subsets):
-        real_rows = generator.choice(len(real), round(share * len(real)), replace=False)
-        fake_rows = generator.choice(len(fake), round(share * len(fake)), replace=False)
-        estimates[index] = compute(real[real_rows], fake[fake_rows])
-    return estimates
-
-
-def standard_error(
-    real_features: npt.ArrayLike, fake_features: npt.ArrayLike, *, subsets: int, subset_size: int, seed: int
-) -> float:
-    """Return the standard error of `compute` over all images: how far it would scatter with other images drawn alike.
-
-    It is the delete-d jackknife of Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation": with a
-    share s of both sets in each random subset, the root of the variance of the KID over subsets times s / (1 − s).
-    (The plain standard deviation over subsets, which other programs print, is that of a KID of `subset_size` images.)
-    s is subset_size / min(N, M), and ½ at most: subsets that are nearly the whole set say nothing about its scatter.
-    """
-    smaller = min(len(as_features(real_features)), len(as_features(fake_features)))
-    share = min(0.5, subset_size / smaller)
-    estimates = subset_estimates(real_features, fake_features, subsets=subsets, share=share, seed=seed)
-    return float(np.sqrt(estimates.var(ddof=1) * share / (1.0 - share)))
-
-
-def _sum_of_pairs(features: Floats) -> float:
+def _sums_over_others(features: Floats) -> Floats:
     # Over pairs of different images only: the diagonal is what makes the other estimator biased.
-    return _sum(features, features) - float(kernel(squared_norms(features), features.shape[1]).sum())
+    return _row_sums(features, features) - kernel(squared_norms(features), features.shape[1])
 
 
-def _sum(left: Floats, right: Floats) -> float:
-    dimensions = left.shape[1]
-    return float(sum(kernel(products, dimensions).sum() for _, products in inner_products(left, right)))
+def _row_sums(left: Floats, right: Floats) -> Floats:
+    sums = np.empty(len(left))
+    for rows, products in inner_products(left, right):
+        sums[rows] = kernel(products, left.shape[1]).sum(axis=1)
+    return sums

@@ -48,9 +48,7 @@ def comparable(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     names = sorted(flat_ours.keys() | flat_theirs.keys())
     missing = object()
     return [
-        name
-        for name in names
-        if name not in NOT_COMPARED and flat_ours.get(name, missing) != flat_theirs.get(name, missing)
+        name for name in names if name not in NOT_COMPARED and flat_ours.get(name, missing) != flat_theirs.get(name, missing)
     ]
 
 

@@ -23,7 +23,10 @@ MIN_HELD_OUT_IMAGES = 10
 
 
 class EvaluateSummary(Summary):
-    """The scores of a generator. FID, KID: 0 is best. The others are shares; memorization of an honest one is 0.01."""
+    """The scores of a generator. FID, KID: 0 is best. The others are shares; memorization of an honest one is 0.01.
+
+    `kid_std` is the standard error of KID over the samples, the real images held fixed.
+    """
 
     fid: float
     kid: float
@@ -66,17 +69,16 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     return Reference(train, held_out, real_count)
 
 
-def score(
-    reference: Reference, fake_features: Floats32, config: EvaluateConfig, provenance: dict[str, Any]
-) -> EvaluateSummary:
+def score(reference: Reference, fake_features: Floats32, config: EvaluateConfig, provenance: dict[str, Any]) -> EvaluateSummary:
     """Return all scores of fake features [M, D] against the reference."""
     real = reference.real
     shares = prdc.compute(real, fake_features, config.neighbours_k)
+    sums = kid.features_to_statistics(real, fake_features)
     return EvaluateSummary(
         fid=fid.compute(real, fake_features),
-        kid=kid.compute(real, fake_features),
-        kid_std=kid.standard_error(
-            real, fake_features, subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
+        kid=kid.statistics_to_metric(sums),
+        kid_std=kid.statistics_to_standard_error(
+            sums, fake_features, subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
         ),
         **shares._asdict(),
         memorization=memorization.compute(reference.train, reference.held_out, fake_features),
@@ -106,9 +108,7 @@ def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int
         )
 
 
-def modes(
-    real_classes: npt.NDArray[np.int64], fake_classes: npt.NDArray[np.int64], label_names: list[str]
-) -> dict[str, Any]:
+def modes(real_classes: npt.NDArray[np.int64], fake_classes: npt.NDArray[np.int64], label_names: list[str]) -> dict[str, Any]:
     """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each.
 
     Classes [N] are labels of real images and what the classifier sees in samples. A class is covered when its share of

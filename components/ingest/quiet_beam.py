@@ -1,8 +1,9 @@
-"""Imports Beam without the line that it logs on every import about a BigQuery client that nobody asked for."""
+"""Imports Beam without what it says on every import about Google Cloud packages that nobody asked for."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 
 
 def _not_about_bigquery(record: logging.LogRecord) -> bool:
@@ -11,10 +12,12 @@ def _not_about_bigquery(record: logging.LogRecord) -> bool:
 
 logging.getLogger().addFilter(_not_about_bigquery)
 try:
-    import apache_beam as beam
-    import grpc  # type: ignore[import-untyped]
-    from apache_beam.error import BeamError
-    from apache_beam.options.pipeline_options import PipelineOptions
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a missing grpcio-status, which nothing here uses
+        import apache_beam as beam
+        import grpc  # type: ignore[import-untyped]
+        from apache_beam.error import BeamError
+        from apache_beam.options.pipeline_options import PipelineOptions
 finally:
     logging.getLogger().removeFilter(_not_about_bigquery)
 

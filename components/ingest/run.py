@@ -22,7 +22,7 @@ from components.records import NO_LABEL, SPLITS
 from components.section import Summary
 
 BALANCE = ("kept", "duplicate", "quarantined")
-# What runners raise for a failed pipeline: FnApiRunner a RuntimeError, Dask the error itself, remote ones gRPC's.
+# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
 RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
 BEAM_ERROR_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
 

@@ -32,7 +32,7 @@ def unwrapped(error: BaseException) -> BaseException:
     One of ours comes back as it was, and so does Ctrl-C; any other becomes a PipelineError with its type, its words and
     the step it happened in.
     """
-    text = "".join(traceback.format_exception_only(error)) if isinstance(error, PipelineError) else str(error)
+    text = "".join(traceback.format_exception_only(error)).strip()
     if re.search(r"(^|: )KeyboardInterrupt\b", text, re.MULTILINE):
         return KeyboardInterrupt()
     ours = re.findall(r"^components\.errors\.(\w+): (.+)$", text, re.MULTILINE)
@@ -41,6 +41,6 @@ def unwrapped(error: BaseException) -> BaseException:
         problem, _, cure = WHILE_RUNNING.sub("\0", said).partition("\0")
         kind: type[PipelineError] = getattr(errors, name)
         return kind(problem, cure)
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if "[while running" in line), lines[-1])
     return PipelineError(f"The Beam pipeline failed: {line[:400].rstrip('.')}.", "Run with --debug for the traceback.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
@@ -49,7 +50,7 @@ def read_entries(description: RunDescription) -> tuple[dict[str, StepRecord], li
     entries, notes = {}, []
     for step, key in description.keys.items():
         try:
-            entry = read_entry(description.work_dir, step, key)  # type: ignore[arg-type]
+            entry = read_entry(Path(description.work_dir), step, key)
         except (OSError, ValidationError) as error:
             notes.append(f"The journal's entry of {step} cannot be read: {str(error).splitlines()[0]}.")
         else:

@@ -24,7 +24,7 @@ def features(seed: int, shift: float = 0.0, scale: float = 1.0, count: int = 200
 
 REAL = features(1)
 FAKE = features(2, 0.1, 1.1)
-SMALL_BLOCKS = 100_000  # bytes: many blocks, the last one of another height
+SMALL_BLOCKS = 90_000  # bytes: many blocks, the last one of another height
 
 
 class TestValuesOfIndependentPrograms:
@@ -38,9 +38,11 @@ class TestValuesOfIndependentPrograms:
         assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-10)
 
     def test_kid_of_subsets_scatters_as_torch_fidelity_prints(self) -> None:
-        estimates = kid.subset_estimates(REAL, FAKE, subsets=50, share=0.5, seed=0)
-        assert estimates.mean() == pytest.approx(0.06319, abs=4 * 0.00576 / np.sqrt(50))
-        assert estimates.std() == pytest.approx(0.00576, rel=0.25)
+        generator = np.random.default_rng(0)
+        pairs = [(generator.choice(2000, 1000, replace=False) for _ in range(2)) for _ in range(30)]
+        estimates = [kid.compute(REAL[real_rows], FAKE[fake_rows]) for real_rows, fake_rows in pairs]
+        assert np.mean(estimates) == pytest.approx(0.06319, abs=4 * 0.00576 / np.sqrt(30))
+        assert np.std(estimates) == pytest.approx(0.00576, rel=0.3)
 
     def test_precision_and_recall_are_those_of_torch_fidelity(self) -> None:
         shares = prdc.compute(REAL, FAKE, k=3)
@@ -80,33 +82,40 @@ class TestFid:
         assert fid.compute(REAL, constant) == pytest.approx(expected, rel=1e-9)
 
 
+def standard_error(real: Floats, fake: Floats, *, size: int, subsets: int = 20, seed: int = 0) -> float:
+    sums = kid.features_to_statistics(real, fake)
+    return kid.statistics_to_standard_error(sums, fake, subsets=subsets, subset_size=size, seed=seed)
+
+
 class TestKid:
     def test_it_is_unbiased(self) -> None:
         """Over many pairs of sets of one distribution the mean is zero within its standard error."""
         estimates = [kid.compute(features(s, count=60), features(s + 1000, count=90)) for s in range(100)]
         assert abs(np.mean(estimates)) < 3 * np.std(estimates) / np.sqrt(len(estimates))
 
-    def test_the_standard_error_is_how_far_kid_scatters(self) -> None:
-        """Against the truth: the scatter over 60 independent draws of both sets, of different sizes."""
-        draws = [(features(s, count=400), features(s + 1000, 0.3, 1.2, count=250)) for s in range(60)]
-        scatter = np.std([kid.compute(real, fake) for real, fake in draws], ddof=1)
-        errors = [
-            kid.standard_error(real, fake, subsets=20, subset_size=size, seed=0)
-            for real, fake in draws[:8]
-            for size in (60, 125)
-        ]
-        assert np.mean(errors) == pytest.approx(scatter, rel=0.25)
+    @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.02, 1.0), (0.3, 1.2)])
+    def test_the_standard_error_is_how_far_kid_scatters(self, shift: float, scale: float) -> None:
+        """Against the truth, the scatter over 80 independent sets of samples: of a perfect, a good and a bad generator."""
+        real = features(1, count=500)
+        fakes = [features(s, shift, scale, count=400) for s in range(1000, 1080)]
+        scatter = np.std([kid.compute(real, fake) for fake in fakes], ddof=1)
+        errors = [standard_error(real, fake, size=size) for fake in fakes[:10] for size in (40, 100)]
+        assert 0.8 * scatter < np.mean(errors) < 1.5 * scatter
+
+    def test_leaving_out_is_computing_without(self) -> None:
+        """The shortcut over row sums gives what the definition does."""
+        real, fake, generator = REAL[:90], FAKE[:70], np.random.default_rng(4)
+        left = [np.delete(fake, generator.choice(70, 20, replace=False), axis=0) for _ in range(6)]
+        expected = np.std([kid.compute(real, rest) for rest in left], ddof=1) * np.sqrt(50 / 20)
+        assert standard_error(real, fake, size=20, subsets=6, seed=4) == pytest.approx(expected, rel=1e-9)
 
     def test_subsets_as_large_as_the_set_are_cut_to_half_of_it(self) -> None:
-        small = (REAL[:100], FAKE[:80])
-        capped = kid.standard_error(*small, subsets=20, subset_size=500, seed=3)
-        assert capped == kid.standard_error(*small, subsets=20, subset_size=40, seed=3)
+        capped = standard_error(REAL[:100], FAKE[:80], size=500)
+        assert capped == standard_error(REAL[:100], FAKE[:80], size=40)
         assert 0 < capped < 1
 
     def test_the_seed_fixes_the_subsets(self) -> None:
-        first, again, other = (
-            kid.standard_error(REAL[:200], FAKE[:200], subsets=5, subset_size=50, seed=seed) for seed in (1, 1, 2)
-        )
+        first, again, other = (standard_error(REAL[:200], FAKE[:200], size=50, seed=seed) for seed in (1, 1, 2))
         assert first == again != other
 
     def test_one_image_is_too_few(self) -> None:

@@ -160,7 +160,7 @@ def test_a_missing_folder_is_a_config_error(tmp_path: Path) -> None:
 def test_an_unreadable_file_and_one_with_a_strange_name(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 9, broken=False)
     (tmp_path / "in" / "gone.png").symlink_to("nothing")
-    digit = next((tmp_path / "in").rglob("*.png"))
+    digit = next((tmp_path / "in").glob("*/*.png"))
     digit.rename(Path(str(digit.parent / "caf") + "\udce9 €.png"))
     summary = ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}", max_quarantine_fraction=0.2)
     assert (summary.kept, summary.quarantined) == (9, 1)
@@ -260,7 +260,7 @@ def test_split_and_shard_are_functions_of_the_digest(digest: bytes, fraction: fl
     ],
 )
 def test_wrong_beam_options_are_config_errors(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="ingest.beam_options") as caught:
+    with pytest.raises(ConfigError, match=r"ingest\.beam_options") as caught:
         ingest(tmp_path / "out", beam_options=options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -279,7 +279,7 @@ def test_beam_does_not_read_our_command_line(tmp_path: Path, monkeypatch: pytest
         (OSError(28, "No space left on device"), ArtifactError, "Cannot write train-00000-of-00001.tfrecord: No space left"),
         (ArtifactError("A problem.", "A cure."), ArtifactError, "A problem. A cure."),
         (InterruptedStepError("Gone.", "Run again."), InterruptedStepError, "Gone. Run again."),
-        (ZeroDivisionError("a bug"), PipelineError, "The Beam pipeline failed: ZeroDivisionError: a bug [while running"),
+        (ValueError("a bug"), PipelineError, "The Beam pipeline failed: ValueError: a bug [while running"),
         (KeyboardInterrupt(), KeyboardInterrupt, ""),
     ],
 )

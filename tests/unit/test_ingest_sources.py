@@ -51,7 +51,7 @@ def test_relative_places_and_the_home_folder(tmp_path: Path, monkeypatch: pytest
     touch(tmp_path, "in/x.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert names_below("in") == names_below("in/*.png") == names_below("*/x.png")[:0] + ["x.png"] == names_below("~/in")
+    assert names_below("in") == names_below("in/*.png") == names_below("~/in") == ["x.png"]
     assert names_below("*/x.png") == ["in/x.png"]
 
 

@@ -73,9 +73,7 @@ class Bench:
     def evaluation(self, model: Path, **scores: Any) -> Path:
         path = self.root / f"evaluation-{next(self.numbers)}"
         dataset = self.shared / "dataset"
-        with new_artifact(
-            path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}
-        ) as w:
+        with new_artifact(path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}) as w:
             write_json(w.path / "scores.json", SCORES | scores)
             write_bytes(w.path / "samples.png", b"a grid")
             data = read_manifest(dataset)
@@ -373,9 +371,7 @@ class TestUnchangedIsCheap:
             *(inputs[name] for name in ("model", "evaluation", "validation")),
             bench.root / "again",
         ]
-        result = subprocess.run(
-            [sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=True
-        )
+        result = subprocess.run([sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=True)
         assert result.stdout.splitlines()[-1] == "unchanged [] True"
 
 
@@ -414,9 +410,7 @@ class TestLoadTest:
         (tmp_path / "tensorflow.py").write_text("import components")
         program = publish.LOAD_TEST.read_text()
         (tmp_path / "load_test.py").write_text(program)
-        result = subprocess.run(
-            [sys.executable, str(tmp_path / "load_test.py")], capture_output=True, text=True, check=False
-        )
+        result = subprocess.run([sys.executable, str(tmp_path / "load_test.py")], capture_output=True, text=True, check=False)
         assert result.returncode == 1
         assert "import of components halted" in result.stderr
 

@@ -1,0 +1,58 @@
+"""The pipeline on other sources than digits: Fashion-MNIST through TFDS, and folders of image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.image_folder import write_digit_images
+from tests.pipeline.running import run
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+
+
+def test_a_folder_of_labelled_images_some_of_them_broken(tmp_path: Path) -> None:
+    counts = write_digit_images(tmp_path / "pictures", 600, broken=True)
+    done = run(
+        tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}", "ingest.labels_from_folders=true", "ingest.image_size=16"
+    )
+    assert done.code == 0, done.stdout + done.stderr
+    ingest = done.summary["ingest"]
+    assert ingest["read"] == counts.read
+    assert ingest["quarantined"] == len(counts.broken)
+    assert ingest["kept"] + ingest["duplicate"] == 600
+    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "classifier"
+    page = (tmp_path / "runs" / "latest" / "report.html").read_text()
+    assert all(name in page for name in counts.broken)
+
+
+def test_a_folder_without_labels_is_scored_with_random_features(tmp_path: Path) -> None:
+    write_digit_images(tmp_path / "pictures", 300, broken=False)
+    done = run(tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}/**/*", "ingest.channels=3")
+    assert done.code == 0, done.stdout + done.stderr
+    assert done.summary["ingest"]["labels"] == 0
+    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "random"
+
+
+def test_new_files_in_the_folder_are_noticed(tmp_path: Path) -> None:
+    source = f"ingest.source=images:{tmp_path / 'pictures'}"
+    write_digit_images(tmp_path / "pictures", 300, broken=False)
+    assert run(tmp_path / "runs", source).code == 0
+    write_digit_images(tmp_path / "pictures", 310, broken=False)
+    again = run(tmp_path / "runs", source)
+    assert again.code == 0, again.stdout + again.stderr
+    assert again.statuses()["ingest"] == "succeeded"
+    assert again.summary["ingest"]["read"] == 310
+    assert again.summary["push"]["decision"] in {"published", "kept"}, "the champion was scored again with the new extractor"
+
+
+def test_fashion_mnist_through_tfds(fashion_mnist: Path, tmp_path: Path) -> None:
+    done = run(
+        tmp_path / "runs", "ingest.source=tfds:fashion_mnist", f"ingest.tfds_manual_dir={fashion_mnist}",
+        f"ingest.tfds_data_dir={tmp_path / 'tfds'}", "ingest.tfds_eval_split=test", "ingest.image_size=28",
+    )  # fmt: skip
+    assert done.code == 0, done.stdout + done.stderr
+    assert done.summary["ingest"]["read"] == 70_000
+    assert done.summary["ingest"]["labels"] == 10
+    assert done.summary["evaluate"]["provenance"]["extractor"]["accuracy"] > 0.8

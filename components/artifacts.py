@@ -159,17 +159,14 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         if not file.is_file():
             raise ArtifactError(f"{path} is damaged: {name} is missing.", "Run the step that made it again.")
         if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
-            raise ArtifactError(
-                f"{path} is damaged: {name} does not match its digest.", "Run the step that made it again."
-            )
+            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", "Run the step that made it again.")
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
     """Return size and digest of every file under `folder` but the manifest, by relative POSIX name, sorted."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return {
-        file.relative_to(folder).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file))
-        for file in files
+        file.relative_to(folder).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file)) for file in files
     }
 
 
@@ -225,7 +222,14 @@ def code_digest(component: str) -> str:
     for folder in folders:
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in {".py", ".j2", ".css"})
     sources = {file.relative_to(root).as_posix(): file_sha256(file) for file in files}
-    return digest_of([sources, {name: importlib.metadata.version(name) for name in PACKAGES_IN_CODE_DIGEST}])
+    return digest_of([sources, {name: _version(name) for name in PACKAGES_IN_CODE_DIGEST}])
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a TPU image has tensorflow-tpu in its place (decision 0005)
+        return importlib.metadata.version(f"{name}-tpu")
 
 
 def now() -> str:

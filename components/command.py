@@ -28,7 +28,8 @@ def read_section(section: type[S], name: str, file: Path | None) -> S:
         return section()
     try:
         content = tomllib.loads(file.read_text())
-        return section.model_validate_json(_json(content.get(name, content)))
+        tables = any(isinstance(value, dict) for value in content.values())
+        return section.model_validate_json(json.dumps(content.get(name, {} if tables else content), default=str))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.", "Name a TOML file.") from None
     except ValidationError as error:
@@ -58,10 +59,6 @@ def _nearest(model: type[BaseModel], location: list[str]) -> str:
     names = [field.alias or name for name, field in model.model_fields.items()]
     near = difflib.get_close_matches(location[-1], names, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-
-
-def _json(content: object) -> str:
-    return json.dumps(content, default=str)
 
 
 def main(

@@ -114,4 +114,3 @@ def step_error(error: BaseException) -> StepError:
     return StepError(
         kind=type(error).__name__, problem=problem, cure="Run with --debug for the traceback.", exit_code=1, traceback=text
     )
-

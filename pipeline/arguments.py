@@ -12,9 +12,7 @@ from pipeline.config import RunConfig
 SHOWN_VERSIONS = ("wgan-tpu-pipeline", "tensorflow", "keras", "apache-beam", "kfp", "numpy")
 
 
-def describe_run(
-    config: RunConfig, keys: dict[str, str], *, run_id: str, started_at: str, folder: str
-) -> RunDescription:
+def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, started_at: str, folder: str) -> RunDescription:
     """Return what the report is told of the run."""
     versions = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
     return RunDescription(

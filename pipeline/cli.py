@@ -44,7 +44,7 @@ def run(
         show.plan(loaded)
         return
     summary = local.run_locally(loaded, show.console())
-    show.outcome(summary, Path(loaded.run.dir))
+    show.outcome(summary, Path(loaded.run.dir) / str(summary["run_id"]))
     raise typer.Exit(int(summary["exit_code"]))
 
 
@@ -91,10 +91,10 @@ def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or latest.")] = "latest",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Write a run's report again from what it left, and say where it is."""
+    """Say how a run ended and where its report is."""
     from pipeline.targets import show
 
-    print(show.rewritten_report(runs_dir / run_id))
+    show.report(runs_dir / run_id)
 
 
 @app.command()

@@ -31,9 +31,7 @@ class RunSection(Section):
 class DeploySection(Section):
     """What remote targets need to know; local runs do not look at it."""
 
-    image: str = Field(
-        "localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package."
-    )
+    image: str = Field("localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package.")
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
     tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
 

@@ -43,13 +43,9 @@ def make_pipeline(place: Place, created_at: str = "") -> Any:
             dataset = ingest.outputs["dataset"]
             validate = steps.validate(config=validate_config, key=validate_key, work_dir=work_dir, dataset=dataset)
             validation = validate.outputs["validation"]
-            train = steps.train(
-                config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation
-            )
+            train = steps.train(config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation)
             model = train.outputs["model"]
-            evaluate = steps.evaluate(
-                config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model
-            )
+            evaluate = steps.evaluate(config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model)
             push = steps.push(
                 config=push_config,
                 key=push_key,

@@ -1,7 +1,7 @@
 """One thin lightweight component a step: import, call, record. The work is in components/, the wiring in graph.py."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, HTML, Input, Model, Output, PipelineTaskFinalStatus
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
 # The image holds this package, so nothing is installed when a step starts. targets/ put the deployed name in its place;
 # the local runner looks for "python" in it and otherwise warns.

@@ -50,7 +50,7 @@ def run(config: IngestConfig, *, out: Path) -> IngestSummary:
     say(f"Reading {reader.total:,} images from {config.source}")
     with new_artifact(out, "dataset", config=config) as artifact:
         tally = run_pipeline(config, reader, artifact.path)
-        counts = balanced(tally)
+        counts = balanced(tally, reader.total)
         refuse_unreadable(config, counts, artifact.path / QUARANTINE_FILE, out)
         histogram = {split: label_histogram(tally, split, reader.label_names) for split in SPLITS}
         artifact.counts |= counts
@@ -116,17 +116,18 @@ def _beam_hushed() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def balanced(tally: dict[str, int]) -> dict[str, int]:
+def balanced(tally: dict[str, int], total: int) -> dict[str, int]:
     """Return read, kept, duplicate, quarantined, train, eval; each was counted where it happened.
 
-    Raises PipelineError when an image was lost or appeared on the way: read must be kept + duplicate + quarantined.
+    Raises PipelineError when an image was lost or appeared on the way: read must be the `total` of the source, and
+    kept + duplicate + quarantined.
     """
     counts = {name: tally.get(name, 0) for name in ("read", "duplicate", "quarantined", *SPLITS)}
     counts["kept"] = sum(counts[split] for split in SPLITS)
-    if counts["read"] != sum(counts[name] for name in BALANCE):
+    if not total == counts["read"] == sum(counts[name] for name in BALANCE):
         parts = " + ".join(f"{counts[name]} {name}" for name in BALANCE)
         raise PipelineError(
-            f"Images were lost or doubled on the way: {counts['read']} read, but {parts}.",
+            f"Images were lost or doubled on the way: {total} in the source, {counts['read']} read, but {parts}.",
             "Run again; if it stays so, report it together with ingest.beam_options.",
         )
     return counts

@@ -43,6 +43,11 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
     _refuse_without_images(features, name)
     splits = {config.tfds_split: "train" if config.tfds_eval_split else ""}  # "": held out by hash
     if config.tfds_eval_split:
+        if config.tfds_eval_split == config.tfds_split:
+            raise ConfigError(
+                f'ingest.tfds_split and tfds_eval_split are both "{config.tfds_split}": nothing would be left to train on.',
+                "Name two splits, or leave tfds_eval_split empty.",
+            )
         splits[config.tfds_eval_split] = "eval"
     total = sum(_count(builder, name, split) for split in splits)
     label = features.get("label")

@@ -54,6 +54,4 @@ def check_loads(saved_model: Path, model: Manifest) -> None:
     environment = {**os.environ, **ENVIRONMENT}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ArtifactError(
-            f"The model failed the load test, nothing was published: {last_line(result)}", "Run train again."
-        )
+        raise ArtifactError(f"The model failed the load test, nothing was published: {last_line(result)}", "Run train again.")

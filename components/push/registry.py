@@ -168,9 +168,7 @@ def _versions(registry: Path) -> list[Path]:
 def point_to(registry: Path, version: str) -> None:
     """Make a complete version the champion. Raises ArtifactError when it is damaged."""
     manifest = read_manifest(registry / VERSIONS / version, "version")
-    pointer = Pointer(
-        version=version, digest=manifest.digest, model_digest=manifest.inputs["model"], published_at=now()
-    )
+    pointer = Pointer(version=version, digest=manifest.digest, model_digest=manifest.inputs["model"], published_at=now())
     write_json(registry / CHAMPION, pointer.model_dump())
 
 

@@ -39,9 +39,7 @@ class PushSummary(Summary):
     champion_kid: float | None
 
 
-def run(
-    config: PushConfig, *, registry: Path, model: Path, evaluation: Path, validation: Path, out: Path
-) -> PushSummary:
+def run(config: PushConfig, *, registry: Path, model: Path, evaluation: Path, validation: Path, out: Path) -> PushSummary:
     """Decide on `model` by its `evaluation`, publish it into `registry` or not, and write the push artifact `out`.
 
     Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together or when the
@@ -133,9 +131,7 @@ def _decide(
     return _summary(decision, reason, registry, version, champion, champion_kid)
 
 
-def _champion_scores(
-    champion: Champion | None, scores: dict[str, Any], evaluation: Path
-) -> tuple[dict[str, Any] | None, str]:
+def _champion_scores(champion: Champion | None, scores: dict[str, Any], evaluation: Path) -> tuple[dict[str, Any] | None, str]:
     """Return the champion's scores by the candidate's measure, measured now where its own are of another provenance."""
     if champion is None:
         return None, ""

@@ -38,9 +38,7 @@ class Logged(BaseModel):
         return rounds_in_call / self.seconds
 
 
-def make_call(
-    state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, images: npt.NDArray[np.uint8]
-) -> Call:
+def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, images: npt.NDArray[np.uint8]) -> Call:
     """Return the function of a host call: indices int32 [R, n_critic, B] and the first round to METRICS [R, 6].
 
     The dataset stays in memory as uint8; a batch is gathered by index and made float on the device.
@@ -57,9 +55,7 @@ def make_call(
                 tf.gather(dataset, indices[offset]), [config.n_critic, config.global_batch_size, *images.shape[1:]]
             )
             seed = noise.round_seed(config.seed, round_index)
-            parts, whole = strategy.run(
-                lambda *args: step.train_round(state, config, *args), args=(batches, seed, round_index)
-            )
+            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batches, seed, round_index))
             row = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
             metrics = metrics.write(offset, tf.concat(row, axis=0))
         return metrics.stack()

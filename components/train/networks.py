@@ -49,13 +49,11 @@ def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32
     x = _normalise(x, "base", dtype)
     for index, channels in enumerate(others):
         x = keras.layers.UpSampling2D(2, dtype=dtype, name=f"up_{index}")(x)
-        x = keras.layers.Conv2D(
-            channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name=f"conv_{index}"
-        )(x)
+        x = keras.layers.Conv2D(channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name=f"conv_{index}")(
+            x
+        )
         x = _normalise(x, str(index), dtype)
-    x = keras.layers.Conv2D(
-        shape.channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name="to_image"
-    )(x)
+    x = keras.layers.Conv2D(shape.channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name="to_image")(x)
     return keras.Model(latents, keras.layers.Activation("tanh", dtype="float32", name="image")(x), name="generator")
 
 

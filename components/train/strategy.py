@@ -47,7 +47,7 @@ def _gpu(_: str) -> tf.distribute.Strategy:
     if not gpus:
         raise DeviceError(
             'train.devices = "gpu", but TensorFlow sees no GPU on this machine.',
-            'Use --set train.devices=cpu:1, or a machine with a GPU and its driver.',
+            "Use --set train.devices=cpu:1, or a machine with a GPU and its driver.",
         )
     return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
 

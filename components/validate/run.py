@@ -78,7 +78,7 @@ def refuse_small(config: ValidateConfig, counts: Mapping[str, int]) -> None:
     least = {"train": config.min_train_images, "eval": config.min_eval_images}
     small = [split for split in SPLITS if counts[split] < least[split]]
     if small:
-        parts = ", ".join(f"{counts[split] or 'no'} {split} images, at least {least[split]} are needed" for split in small)
+        parts = ", ".join(f"{counts[split]} {split} images where {least[split]} are needed" for split in small)
         keys = " and ".join(f"validate.min_{split}_images" for split in small)
         raise DataRejectedError(f"The dataset is too small: {parts}.", f"Name a larger source, or lower {keys}.")
 

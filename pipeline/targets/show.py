@@ -34,10 +34,9 @@ def plan(config: RunConfig) -> None:
     print(f"  report, whatever happens, into {resolved.run.dir}/<id>/")
 
 
-def outcome(summary: dict[str, Any], runs_dir: Path) -> None:
+def outcome(summary: dict[str, Any], folder: Path) -> None:
     """Print how a run ended: what failed and how to mend it, or scores and decision; and where the report is."""
     out = console()
-    folder = runs_dir / str(summary["run_id"])
     if summary["error"]:
         error = summary["error"]
         where = f" in {error['step']}" if error["step"] else ""
@@ -66,10 +65,11 @@ def runs(runs_dir: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "status", "rounds", "FID", "KID", "decision", "seconds"):
         table.add_column(heading, justify="right" if heading in {"rounds", "FID", "KID", "seconds"} else "left")
-    files = sorted(file for file in runs_dir.glob("*/summary.json") if not file.parent.is_symlink())
-    for file in reversed(files):
-        table.add_row(*_row(json.loads(file.read_text())))
-    console().print(table) if files else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
+    folders = sorted(file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink())
+    for folder in reversed(folders):
+        summary = folder / "summary.json"
+        table.add_row(*(_row(json.loads(summary.read_text())) if summary.is_file() else (folder.name, "running or killed")))
+    console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
 
 
 def _row(summary: dict[str, Any]) -> list[str]:
@@ -85,14 +85,17 @@ def _row(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def rewritten_report(folder: Path) -> str:
-    """Write report.html and summary.json of a run again; return where. Raises ConfigError when there is no such run."""
-    from components.report.run import run as write_report
+def report(folder: Path) -> None:
+    """Print how a run ended and where its report is; write the report of a run that was killed before it could.
 
+    Raises ConfigError when there is no such run.
+    """
     try:
         description = RunDescription.model_validate_json((folder / "run.json").read_bytes())
-        status = str(json.loads((folder / "summary.json").read_text())["status"])
-    except (OSError, ValidationError, json.JSONDecodeError):
+    except (OSError, ValidationError):
         raise ConfigError(f"There is no run in {folder}.", "wgan-pipeline runs lists them.") from None
-    write_report(description, folder=folder, status=status)
-    return str(folder / "report.html")
+    if not (folder / "summary.json").is_file():
+        from components.report.run import run as write_report
+
+        write_report(description, folder=folder, status="failed", message="The run itself was killed, or still goes on.")
+    outcome(json.loads((folder / "summary.json").read_text()), folder)

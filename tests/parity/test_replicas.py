@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train import losses, loop, noise, step
+from components.train import loop, losses, noise, step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.strategy import make_strategy

@@ -130,5 +130,7 @@ def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Pat
     assert set(rejected.statuses().values()) == {"failed", "skipped"}
     assert "max_quarantine_fraction" in rejected.summary["error"]["cure"] + rejected.summary["error"]["problem"]
     assert rejected.summary["exit_code"] == 3
-    listed = [json.loads(line) for file in (tmp_path / "runs").rglob("quarantine.jsonl") for line in file.read_text().splitlines()]
+    listed = [
+        json.loads(line) for file in (tmp_path / "runs").rglob("quarantine.jsonl") for line in file.read_text().splitlines()
+    ]
     assert listed

@@ -15,7 +15,10 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 def test_a_folder_of_labelled_images_some_of_them_broken(tmp_path: Path) -> None:
     counts = write_digit_images(tmp_path / "pictures", 600, broken=True)
     done = run(
-        tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}", "ingest.labels_from_folders=true", "ingest.image_size=16"
+        tmp_path / "runs",
+        f"ingest.source=images:{tmp_path / 'pictures'}",
+        "ingest.labels_from_folders=true",
+        "ingest.image_size=16",
     )
     assert done.code == 0, done.stdout + done.stderr
     ingest = done.summary["ingest"]

@@ -29,7 +29,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "sentence"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_bad_input_is_one_line_with_its_exit_code(words: list[str], code: int, sentence: str, tmp_path: Path) -> None:
     if words[0] == "run" and not any("run.dir" in word for word in words):
         words = [*words, "--set", f"run.dir={tmp_path / 'runs'}"]

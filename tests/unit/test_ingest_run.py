@@ -214,10 +214,13 @@ def test_whatever_is_mixed_every_file_is_accounted_for(mixture: list[tuple[str, 
 
 def test_a_lost_image_is_an_error() -> None:
     tally = {"read": 10, "train": 6, "eval": 2, "duplicate": 1, "quarantined": 1}
-    assert balanced(tally)["kept"] == 8
+    assert balanced(tally, 10)["kept"] == 8
+    for total in (9, 11):
+        with pytest.raises(PipelineError, match=f"{total} in the source, 10 read, but 8 kept"):
+            balanced(tally, total)
     for name in tally:
         with pytest.raises(PipelineError, match="Images were lost or doubled"):
-            balanced(tally | {name: tally[name] + 1})
+            balanced(tally | {name: tally[name] + 1}, 10)
 
 
 def test_an_image_lost_inside_the_pipeline_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

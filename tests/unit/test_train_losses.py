@@ -9,7 +9,6 @@ import tensorflow as tf
 from components.train import losses
 
 
-
 @pytest.fixture
 def images() -> tf.Tensor:
     return tf.constant(np.random.default_rng(1).normal(size=(5, 4, 4, 2)), tf.float32)

@@ -17,7 +17,9 @@ def write_digits(folder: Path, train: int = 100, held_out: int = 30) -> tuple[Pa
     """Write dataset and validation under `folder`; return both."""
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
-    records = [Record(image, int(label), f"digits/{i}") for i, (image, label) in enumerate(zip(images, digits.target, strict=True))]
+    records = [
+        Record(image, int(label), f"digits/{i}") for i, (image, label) in enumerate(zip(images, digits.target, strict=True))
+    ]
     parts = {"train": records[:train], "eval": records[train : train + held_out]}
     with new_artifact(folder / "dataset", "dataset", config=IngestConfig()) as writer:
         for split, part in parts.items():

@@ -1,0 +1,71 @@
+"""A registry for the tests of push, and candidates for it whose scores are made up."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import new_artifact, read_manifest, write_bytes, write_json
+from components.evaluate.config import EvaluateConfig
+from components.push import run as push
+from components.push.config import PushConfig
+from components.push.run import PushSummary
+from components.train.config import TrainConfig
+
+SCORES = {
+    "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
+    "memorization": 0.01, "modes": {"covered": 10, "of": 10, "shares": {}},
+    "provenance": {
+        "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.98, "features": 64},
+        "resize": "none: native 8×8",
+        "real": {"split": "train", "count": 900, "held_out": 300, "dataset": "cd" * 32},
+        "samples": 600, "seed": 0, "neighbours_k": 5, "kid_subsets": 10, "kid_subset_size": 200, "weights": "ema",
+        "code": "ef" * 32, "tensorflow": "2.20.0",
+    },
+}  # fmt: skip
+
+
+class Bench:
+    """A registry, and candidates for it whose scores are made up."""
+
+    def __init__(self, root: Path, shared: Path) -> None:
+        self.root, self.shared, self.registry = root, shared, root / "registry"
+        self.numbers = itertools.count()
+
+    def candidate(self, **scores: Any) -> dict[str, Path]:
+        """The three inputs of push for a new model with these scores."""
+        number = next(self.numbers)
+        model = self.root / f"model-{number}"
+        with new_artifact(model, "model", config=_train_config(self.shared / "model")) as writer:
+            shutil.copytree(self.shared / "model" / "saved_model", writer.path / "saved_model")
+            write_bytes(writer.path / "number", bytes([number]))  # so that the digests differ
+            writer.details = read_manifest(self.shared / "model").details
+        return {
+            "model": model,
+            "evaluation": self.evaluation(model, **scores),
+            "validation": self.shared / "validation",
+        }
+
+    def evaluation(self, model: Path, **scores: Any) -> Path:
+        path = self.root / f"evaluation-{next(self.numbers)}"
+        dataset = self.shared / "dataset"
+        with new_artifact(path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}) as w:
+            write_json(w.path / "scores.json", SCORES | scores)
+            write_bytes(w.path / "samples.png", b"a grid")
+            data = read_manifest(dataset)
+            counts = {"counts": data.counts, "digest": data.digest, "source": "digits"}
+            w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
+        return path
+
+    def push(self, inputs: dict[str, Path], **config: float) -> PushSummary:
+        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=self.root / "push")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything in the registry, to show that nothing changed."""
+        return {str(f.relative_to(self.registry)): f.read_bytes() for f in self.registry.rglob("*") if f.is_file()}
+
+
+def _train_config(artifact: Path) -> TrainConfig:
+    return TrainConfig.model_validate(read_manifest(artifact).config)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from components.errors import PipelineError
+from components.errors import InterruptedStepError, PipelineError
 from components.journal import recorded
 from components.section import Summary
 from pipeline.config import RunConfig
@@ -29,6 +30,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
         summary: Summary = run(section, **folders, **asked, out=Path(out.path))
         return summary
 
+    signal.signal(signal.SIGTERM, _interrupt)  # train replaces it while it trains: it saves first
     try:
         summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
     except PipelineError as error:
@@ -36,6 +38,10 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
         raise SystemExit(error.exit_code) from None
     # KFP turns numbers in metadata into floats, and refuses None: strings are what comes back as it went in.
     out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
+
+
+def _interrupt(*_: object) -> None:
+    raise InterruptedStepError("Stopped by SIGTERM.", "Run again to go on.")
 
 
 def run_report(run: str, job_name: str, created_at: str, state: str, message: str, page: Any) -> None:

@@ -86,4 +86,5 @@ def interrupt(process: subprocess.Popen[str]) -> str:
 
 def leftovers(runs: Path) -> list[Path]:
     """Return what looks half-written: temporary files and folders, and artifacts without a manifest."""
-    return [path for path in runs.rglob(".*.tmp")]
+    outputs = (path for path in runs.glob("2*/steps/*/*/*") if path.is_dir())
+    return [*runs.rglob(".*.tmp"), *(path for path in outputs if not (path / "manifest.json").is_file())]

@@ -102,7 +102,7 @@ def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
 
 
 def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot place train on train.devices = 'tpu' yet"):
+    with pytest.raises(ConfigError, match=r"cannot place train on train\.devices = 'tpu' yet"):
         compiled("vertex", tmp_path, "train.devices=tpu")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+from tests.data.fashion_mnist import PackageMissingError, make_manual_dir
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 VIRTUAL_CPUS = 4
@@ -20,6 +23,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def in_ci() -> bool:
-    """Whether a missing heavy part is a failure (CI) or a skip (a user's machine)."""
-    return os.environ.get("CI", "") == "true"
+def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with Fashion-MNIST's original files; without Debian's package a skip, in CI a failure."""
+    try:
+        return make_manual_dir(tmp_path_factory.mktemp("fashion-mnist"))
+    except PackageMissingError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))

@@ -22,6 +22,7 @@ BAD = [
     (["run", "nowhere.toml"], 2, "There is no config file nowhere.toml."),
     (["run", "--set", "ingest.source=images:/nowhere/at/all"], 2, "/nowhere/at/all"),
     (["run", "--set", "run.dir=/proc/runs"], 2, "/proc/runs cannot be written"),
+    (["run", "--set", "run.dir=/tmp/my-python3-runs"], 2, "has python3 in its path, which KFP's local runner garbles"),
     (["generate", "/nowhere/model", "--out", "/tmp/never-written"], 1, "/nowhere/model"),
     (["report", "20000101-000000"], 2, "There is no run in runs/20000101-000000."),
     (["compile", "configs/quickstart.toml", "--target", "airflow", "-o", "x.yaml"], 2, "Use kubeflow or vertex."),

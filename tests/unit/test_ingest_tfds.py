@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from components.ingest import tfds_reader
 from components.ingest.config import IngestConfig
 from components.ingest.run import IngestSummary, run
 from components.records import NO_LABEL, read_split
-from tests.data.fashion_mnist import ORIGINALS, PackageMissingError, make_manual_dir
+from tests.data.fashion_mnist import ORIGINALS
 
 KINDS = ("dark", "light")
 pytestmark = [
@@ -170,16 +169,6 @@ def test_a_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"TFDS cannot prepare small_shapes: .*Not a directory"):
         ingest(tmp_path / "out", source="tfds:small_shapes", tfds_data_dir=str(tmp_path / "file" / "data"))
-
-
-@pytest.fixture(scope="module")
-def fashion_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return make_manual_dir(tmp_path_factory.mktemp("fashion-mnist"))
-    except PackageMissingError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
 
 
 @pytest.mark.heavy

@@ -137,10 +137,12 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except FileNotFoundError:
-        raise ArtifactError(f"{path} has no {MANIFEST}: it is not a finished artifact.", "Run the step again.") from None
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}: it is not a finished artifact.", "Run the step that makes it."
+        ) from None
     except (ValidationError, OSError) as error:
         first_line = str(error).splitlines()[0]
-        raise ArtifactError(f"{path / MANIFEST} cannot be read: {first_line}.", "Run the step again.") from None
+        raise ArtifactError(f"{path / MANIFEST} cannot be read: {first_line}.", f"Remove {path} and run again.") from None
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this program reads {SCHEMA_VERSION}.",
@@ -157,9 +159,9 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         file = path / name
         if not file.is_file():
-            raise ArtifactError(f"{path} is damaged: {name} is missing.", "Run the step that made it again.")
+            raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
         if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
-            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", "Run the step that made it again.")
+            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,18 @@ def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Pat
         json.loads(line) for file in (tmp_path / "runs").rglob("quarantine.jsonl") for line in file.read_text().splitlines()
     ]
     assert listed
+
+
+def test_a_damaged_artifact_in_the_cache_is_refused_and_the_cure_works(runs: Path, second: Outcome) -> None:
+    dataset = Path(second.summary["artifacts"]["ingest"]["path"])
+    shard = sorted(dataset.glob("train-*.tfrecord"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused = run(runs, "validate.min_deviation=2.0")  # validate runs again, on a dataset from the cache
+    assert refused.code == 1
+    assert f"{shard.name} does not match its digest." in refused.summary["error"]["problem"]
+    assert refused.summary["error"]["cure"] == f"Remove {dataset} and run again."
+    shutil.rmtree(dataset)
+    mended = run(runs, "validate.min_deviation=2.0")
+    assert mended.code == 0, mended.stdout + mended.stderr
+    assert mended.statuses()["ingest"] == "succeeded"
+    assert mended.summary["train"]["resumed_from_round"] == 40, "the same data: the training that was done is found"

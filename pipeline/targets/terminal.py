@@ -60,16 +60,26 @@ class Terminal:
         self.console.print(f"[{style}]{how:>7}[/] [bold]{step:<9}[/] {detail}", highlight=False)
 
     def _tick(self, done: int, total: int, text: str) -> None:
-        if self.console.is_terminal:
+        if self.console.is_terminal and done < total:
             self._move_bar(done, total, text)
-        elif done == total or time.monotonic() - self.shown_tick >= PLAIN_TICK_SECONDS:
+            return
+        self.close()
+        if done == total or time.monotonic() - self.shown_tick >= PLAIN_TICK_SECONDS:
             self.shown_tick = time.monotonic()
             self.console.print(f"    {done}/{total} {text}", markup=False, highlight=False)
 
     def _move_bar(self, done: int, total: int, text: str) -> None:
         if self.bar is None:
             columns = TextColumn("   "), BarColumn(24), TextColumn("{task.completed}/{task.total} {task.description}")
-            self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            # rich would put a stdout of its own in place of ours, and every line would go past us.
+            self.bar = Progress(
+                *columns,
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self.bar.add_task(text, total=total)
             self.bar.start()
         self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=text)

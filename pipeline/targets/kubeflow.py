@@ -17,15 +17,12 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
     """Write the pipeline for Kubeflow: PipelineSpec, and a second YAML document with the Kubernetes parts if any."""
 
     def place(task: dsl.PipelineTask, step: str) -> None:
-        task.set_container_image(config.deploy.image)
         if config.deploy.volume_claim:
             kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
-        if step == "ingest":
-            task.set_caching_options(False)
         if step == "train" and config.train.devices.startswith("tpu"):
             _place_on_tpu(task, config.deploy.tpu_topology)
 
-    compile_spec(config, place, out)
+    compile_spec(config, out, place)
 
 
 def _place_on_tpu(task: dsl.PipelineTask, topology: str) -> None:

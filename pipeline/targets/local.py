@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import shutil
 import signal
@@ -92,8 +93,6 @@ def _run_pipeline(config: RunConfig, description: RunDescription, folder: Path, 
 
 def _summary(description: RunDescription, folder: Path, status: str, message: str) -> dict[str, Any]:
     """Return summary.json as the report step wrote it; where it could not, or the run was interrupted, write it here."""
-    import json
-
     file = folder / "summary.json"
     written = json.loads(file.read_text()) if file.is_file() else {}
     if status == "interrupted" or (status == "failed") != (written.get("status") == "failed"):

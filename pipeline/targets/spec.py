@@ -5,24 +5,24 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from kfp import compiler, dsl
+
 from components.artifacts import write_bytes
 from components.errors import ConfigError
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig
-from pipeline.graph import Place, make_pipeline
+from pipeline.graph import Place, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
 
 SUFFIXES = {".yaml", ".yml"}
 
 
-def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
+def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> None:
     """Write the pipeline as `out`, its arguments' defaults taken from `config`; needs no account and no network.
 
     Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when the file
     cannot be written.
     """
-    from kfp import compiler, dsl
-
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out} does not end in .yaml, which is what KFP reads.", f"Use -o {out.with_suffix('.yaml')}.")
     if not Path(config.run.dir).is_absolute():
@@ -30,11 +30,17 @@ def compile_spec(config: RunConfig, place: Place, out: Path) -> None:
             f"run.dir = {config.run.dir!r} is a folder of this machine, and remote steps share none with it.",
             "Name a mounted one, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
         )
-    # What a source holds is known only where it is read: targets switch the cache of ingest off for that reason.
+
+    def place_remotely(task: dsl.PipelineTask, step: str) -> None:
+        task.set_container_image(config.deploy.image)
+        if step == "ingest":  # what a source holds is known only where it is read, so its key does not tell
+            task.set_caching_options(False)
+        place(task, step)
+
     keys = step_keys(config, "known when it runs")
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
-    pipeline = make_pipeline(place, created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
+    pipeline = make_pipeline(place_remotely, created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)

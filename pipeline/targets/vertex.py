@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kfp import dsl
-
 from components.errors import ConfigError
 from pipeline.config import RunConfig
 from pipeline.targets.spec import compile_spec
@@ -19,10 +17,4 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
             "Vertex gives TPUs to custom jobs only.",
             "Use --target kubeflow, or --set train.devices=cpu:1.",
         )
-
-    def place(task: dsl.PipelineTask, step: str) -> None:
-        task.set_container_image(config.deploy.image)
-        if step == "ingest":
-            task.set_caching_options(False)
-
-    compile_spec(config, place, out)
+    compile_spec(config, out)

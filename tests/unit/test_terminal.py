@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 from pathlib import Path
@@ -32,8 +31,7 @@ def test_steps_and_what_they_say_are_shown_the_rest_is_logged(terminal: bool, tm
     with shown_on(console, tmp_path / "run.log"):
         for line in LINES.splitlines():  # one by one, as a step prints them: the bar is up when the later ones come
             print(line)
-        with contextlib.suppress(KeyError):
-            logging.info("Task ingest cache hit (key=abc); skipping execution.")
+        logging.info("Task ingest cache hit (key=abc); skipping execution.")
     text = shown.getvalue()
     assert "Training 100 rounds from scratch" in text
     assert "done train" in text

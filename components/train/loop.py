@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,14 +88,45 @@ def images_seen(config: TrainConfig, rounds: int) -> int:
 
 
 def check_finite(values: npt.NDArray[np.float64], first_round: int) -> None:
-    """Refuse metrics [R, 6] that are not finite. Raises TrainingDivergedError with round, name and value."""
+    """Refuse metrics [R, 6] that are not finite. Raises TrainingDivergedError with rounds, name and value."""
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         offset, column = (int(index) for index in broken[0])
-        raise TrainingDivergedError(
-            f"Training broke in round {first_round + offset + 1}: {step.METRICS[column]} is {values[offset, column]}.",
-            "Lower train.critic_learning_rate and train.generator_learning_rate, or raise train.penalty_weight.",
+        raise diverged(
+            f"{step.METRICS[column]} is {values[offset, column]} in round {first_round + offset + 1}",
+            (first_round, first_round + len(values)),
+            [
+                {"round": first_round + done} | dict(zip(step.METRICS, row.tolist(), strict=True))
+                for done, row in enumerate(values, start=1)
+            ],
         )
+
+
+def diverged(what: str, between: tuple[int, int], evidence: Sequence[Mapping[str, Any]]) -> TrainingDivergedError:
+    """Return the error of a training that was sound after the first of two rounds and broken after the second."""
+    return TrainingDivergedError(
+        f"Training broke between round {between[0]} and round {between[1]}: {what}.",
+        "Lower train.critic_learning_rate and train.generator_learning_rate, or raise train.penalty_weight.",
+        evidence,
+    )
+
+
+def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> Callable[[], list[str]]:
+    """Return a function that names the variables, optimizers' included, that are not finite on some replica.
+
+    The devices look at the values; a number a variable is read back.
+    """
+    named = [(name, variable) for name, variable in _variables(state) if "float" in str(variable.dtype)]
+
+    def on_a_replica() -> tf.Tensor:
+        sound = [tf.reduce_all(tf.math.is_finite(variable.value)) for _, variable in named]
+        return 1 - tf.cast(tf.stack(sound), tf.int32)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def broken_replicas() -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(on_a_replica), axis=None)
+
+    return lambda: [name for (name, _), replicas in zip(named, broken_replicas().numpy(), strict=True) if replicas]
 
 
 def tick_text(logged: Logged, config: TrainConfig) -> str:

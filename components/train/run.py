@@ -10,7 +10,7 @@ import filelock
 import tensorflow as tf
 
 from components import images as pictures
-from components.artifacts import new_artifact, read_manifest
+from components.artifacts import new_artifact, read_manifest, remove_leftovers
 from components.errors import ArtifactError, InterruptedStepError, TrainingDivergedError
 from components.progress import say, tick
 from components.records import ImageSet, read_split
@@ -21,6 +21,7 @@ from components.train.export import Generator
 from components.train.networks import ImageShape
 from components.train.stop import StopRequest, stop_requested_by_signal
 from components.train.strategy import make_strategy
+from components.train.writing import Events, written_by_tensorflow
 
 GRID = 64  # images of a sample grid: 8 × 8
 LOCK_SECONDS = 60
@@ -51,6 +52,8 @@ def run(config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path,
     training = Path(work_dir) / "checkpoints" / checkpoint.training_key(config, manifest.digest)
     training.mkdir(parents=True, exist_ok=True)
     with _only_one(training), stop_requested_by_signal() as stop:
+        checkpoint.remove_unfinished(training)
+        remove_leftovers(out.parent, out.name)
         trainer = Trainer(config, strategy, read_split(dataset, "train"), training)
         trainer.train(stop)
         with new_artifact(out, "model", config=config, inputs={"dataset": dataset, "validation": validation}) as writer:
@@ -74,12 +77,14 @@ class Trainer:
         self.round = 0
         self.log: list[loop.Logged] = []
         self.resumed_from_round: int | None = None
+        self.broken_weights = loop.make_weights_check(self.state, strategy)
+        self.last_good: Path | None = None  # the checkpoint that this process read or wrote last
         self._resume()
 
     def train(self, stop: StopRequest) -> None:
         """Go on to the last round. A stop is obeyed after the current host call, with a checkpoint."""
         config = self.config
-        self.writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        self.events = Events(self.folder / "tensorboard")
         if self.round == 0:
             shutil.rmtree(self.folder / "samples", ignore_errors=True)
             pictures.write_png(self.folder / "samples" / "real.png", pictures.grid(self.images[:GRID], 8))
@@ -95,13 +100,15 @@ class Trainer:
                     f"Training stopped by {stop.by} after round {self.round} of {config.rounds}.", "Run again to go on."
                 )
             self._tell(logged)
-        self.writer.close()
+        self.events.close()
 
     def _resume(self) -> None:
-        last = checkpoint.load_latest(self.folder)
+        last = checkpoint.load_latest(self.folder, self.config, self.shape)
         if last is None:
             say(f"Training {self.config.rounds} rounds from scratch on {self.config.devices}")
             return
+        self.last_good = checkpoint.path_of(self.folder, last.round)
+        checkpoint.check_variables(self.last_good, last.arrays, loop.state_arrays(self.state))
         loop.load_arrays(self.state, last.arrays)
         self.round, self.log, self.resumed_from_round = last.round, last.log, last.round
         say(f"Resuming from round {self.round} of {self.config.rounds}")
@@ -109,8 +116,14 @@ class Trainer:
     def _call(self) -> loop.Logged:
         try:
             logged = loop.run_call(self.call, self.config, len(self.images), self.round)
+            if broken := self.broken_weights():
+                what = f"{broken[0]} is not finite (first of {len(broken)} such variables)"
+                raise loop.diverged(what, (self.round, logged.round), [logged.model_dump()])
         except TrainingDivergedError as error:
-            raise TrainingDivergedError(f"{error.problem} {self._last_good()}", error.cure) from None
+            lines = [*error.evidence, {"variables_not_finite": self.broken_weights()}]
+            file = checkpoint.write_evidence(self.folder, lines)
+            problem = f"{error.problem} {self._last_good()} The metrics of these rounds are in {file}."
+            raise TrainingDivergedError(problem, error.cure, lines) from None
         self.round = logged.round
         if self.round % self.config.log_every_rounds == 0 or self.round == self.config.rounds:
             self.log.append(logged)
@@ -125,30 +138,27 @@ class Trainer:
             raise
 
     def _last_good(self) -> str:
-        kept = sorted(self.folder.glob("round-*"))
-        return f"The last good checkpoint is {kept[-1]}." if kept else "There is no checkpoint yet."
+        return f"The last good checkpoint is {self.last_good}." if self.last_good else "There is no checkpoint yet."
 
     def _write_scalars(self, logged: loop.Logged) -> None:
-        with self.writer.as_default(step=logged.round):
-            for name in step.METRICS:
-                tf.summary.scalar(name, getattr(logged, name))
-        self.writer.flush()
+        self.events.scalars(logged.round, {name: getattr(logged, name) for name in step.METRICS})
 
     def _sample(self) -> None:
         self.generator.take_weights(self.state)
         picture = pictures.grid(self.generator.images(self.latents), 8)
         pictures.write_png(self.folder / "samples" / f"round-{self.round:08d}.png", picture)
-        with self.writer.as_default(step=self.round):
-            tf.summary.image("samples", picture[None])
+        self.events.picture(self.round, "samples", picture)
 
     def _save(self) -> None:
         arrays = loop.state_arrays(self.state)
-        checkpoint.save(self.folder, self.config, checkpoint.Checkpoint(self.round, arrays, self.log))
+        now = checkpoint.Checkpoint(self.round, arrays, self.log)
+        self.last_good = checkpoint.save(self.folder, self.config, self.shape, now)
 
     def export(self, folder: Path) -> None:
         """Write SavedModel, metrics.jsonl, sample grids and TensorBoard events into `folder`."""
         self.generator.take_weights(self.state)
-        self.generator.save(folder / "saved_model")
+        with written_by_tensorflow(folder):
+            self.generator.save(folder / "saved_model")
         checkpoint.write_log(folder / "metrics.jsonl", self.log)
         shutil.copytree(self.folder / "samples", folder / "samples")
         shutil.copytree(self.folder / "tensorboard", folder / "tensorboard")

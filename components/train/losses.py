@@ -29,14 +29,15 @@ def mixed_images(real_images: tf.Tensor, fake_images: tf.Tensor, alpha: tf.Tenso
 
 
 def slopes(critic: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Return the Euclidean norm of the critic's gradient at each image; images [B, H, W, C], result [B] float32.
+    """Return the Euclidean norm of the critic's gradient at each image; images [B, H, W, C], result [B], at least float32.
 
     The critic must treat examples one by one (no BatchNorm): only then is the gradient of the sum the gradient of each.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(images)
         scores = critic(images)
-    gradients = tf.cast(tape.gradient(scores, images), tf.float32)
+    gradients = tape.gradient(scores, images)
+    gradients = tf.cast(gradients, tf.float64 if gradients.dtype == tf.float64 else tf.float32)
     return tf.sqrt(tf.reduce_sum(tf.square(gradients), axis=[1, 2, 3]) + SLOPE_EPSILON)
 
 

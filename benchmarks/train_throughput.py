@@ -26,7 +26,7 @@ from components.records import NO_LABEL
 from components.train import loop, step
 from components.train.config import TrainConfig
 from components.train.data import Resident
-from components.train.layers import DownConv, UpConv
+from components.train.layers import UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
 Seconds = Callable[[], float]
@@ -56,8 +56,6 @@ def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
     for layer in network.layers[1:]:
         if isinstance(layer, UpConv):
             x = keras.layers.Conv2D(layer.channels, 3, padding="same")(keras.layers.UpSampling2D(2)(x))
-        elif isinstance(layer, DownConv):
-            x = keras.layers.Conv2D(layer.channels, 4, 2, padding="same")(x)
         else:
             x = type(layer).from_config(layer.get_config())(x)
     plain_network = keras.Model(inputs, x)

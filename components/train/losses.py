@@ -29,7 +29,7 @@ def mixed_images(real_images: tf.Tensor, fake_images: tf.Tensor, alpha: tf.Tenso
 
 
 def slopes(critic: Callable[[tf.Tensor], tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """Return the Euclidean norm of the critic's gradient at each image; images [B, H, W, C], result [B] float32, or float64.
+    """Return the Euclidean norm of the critic's gradient at each image; images [B, H, W, C], result [B], at least float32.
 
     The critic must treat examples one by one (no BatchNorm): only then is the gradient of the sum the gradient of each.
     """

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 
 from components.train.config import TrainConfig
-from components.train.layers import DownConv, LabelRows, UpConv
+from components.train.layers import LabelRows, UpConv
 
 MAX_CHANNELS = 512
 LEAK = 0.2
@@ -82,7 +82,7 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
     x = images
     if config.networks == "plain":
         for index, channels in enumerate(channels_downwards):
-            x = make.leaky(make.down_conv(channels, f"conv_{index}")(x), str(index))
+            x = make.leaky(make.conv(channels, 4, f"conv_{index}", strides=2)(x), str(index))
     else:
         for index, channels in enumerate(channels_downwards[1:]):
             x = _block_downwards(make, x, channels, index)
@@ -144,13 +144,10 @@ class _Maker:
     def dense(self, units: int, name: str) -> Layer:
         return keras.layers.Dense(units, kernel_initializer=self.initializer(), dtype=self.dtype, name=name)  # type: ignore[no-any-return]
 
-    def conv(self, channels: int, size: int, name: str) -> Layer:
+    def conv(self, channels: int, size: int, name: str, strides: int = 1) -> Layer:
         return keras.layers.Conv2D(  # type: ignore[no-any-return]
-            channels, size, padding="same", kernel_initializer=self.initializer(), dtype=self.dtype, name=name
+            channels, size, strides, "same", kernel_initializer=self.initializer(), dtype=self.dtype, name=name
         )
-
-    def down_conv(self, channels: int, name: str) -> Layer:
-        return DownConv(channels, self.initializer(), dtype=self.dtype, name=name)
 
     def up_conv(self, channels: int, name: str) -> Layer:
         return UpConv(channels, self.initializer(), dtype=self.dtype, name=name)

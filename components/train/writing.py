@@ -18,8 +18,8 @@ def written_by_tensorflow(path: Path) -> Iterator[None]:
     """Turn TensorFlow's error for a full or read-only disk into ArtifactError. For code that only writes `path`."""
     try:
         yield
-    except tf.errors.OpError as error:  # "{{node …}} FILE; No space left on device\n\tFailed to flush 6 events …"
-        why = error.message.splitlines()[0].rsplit("; ", 1)[-1]
+    except tf.errors.OpError as error:  # "{{node …}} FILE; No space left on device [Op:SaveV2]\n\tFailed to flush 6 events …"
+        why = error.message.splitlines()[0].rsplit("; ", 1)[-1].split(" [Op:")[0]
         raise ArtifactError(
             f"Cannot write {path}: {why}.", "Free space or name a writable folder, for instance --set run.dir=DIR."
         ) from error
@@ -40,7 +40,10 @@ class Events:
                 tf.summary.scalar(name, value)
 
     def picture(self, rounds: int, name: str, image: npt.NDArray[np.uint8]) -> None:
-        """Write an image, uint8 [H, W, C]."""
+        """Write an image, uint8 [H, W, C].
+
+        TensorFlow says nothing when the disk refuses one of more than 4 KiB: the next numbers then fail.
+        """
         with written_by_tensorflow(self.folder), self._writer.as_default(step=rounds):
             tf.summary.image(name, image[None])
 

@@ -6,11 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.contender import AfterCall, Images
+import numpy as np
+
+from benchmarks.quality.contender import DRAW_BATCH, AfterCall, Images
 from components.artifacts import code_digest
 from components.command import read_section
-from components.train import loop, noise, step
+from components.records import NO_LABEL
+from components.train import loop, step
 from components.train.config import TrainConfig
+from components.train.data import Resident
 from components.train.export import Generator
 from components.train.networks import ImageShape
 from components.train.strategy import make_strategy
@@ -45,20 +49,22 @@ class Ours:
     def _build(self) -> None:
         strategy = make_strategy(self.config)
         shape = ImageShape(self.images.shape[1], self.images.shape[3])
+        labels = np.full(len(self.images), NO_LABEL)
+        order = {"seed": self.config.seed, "n_critic": self.config.n_critic, "batch_size": self.config.global_batch_size}
+        self.source = Resident(self.images, labels, **order)
         self.state = step.make_state(shape, self.config, strategy)
-        self.call = loop.make_call(self.state, self.config, strategy, self.images)
+        self.call = loop.make_call(self.state, self.config, strategy, self.source)
         self.generator = Generator(shape, self.config)
 
     def train(self, after_call: AfterCall) -> None:
         """Train a host call at a time; its metrics are read back and checked as in a real run."""
         done = 0
         while True:
-            done = loop.run_call(self.call, self.config, len(self.images), done).round
+            done = loop.run_call(self.call, self.config, self.source, done).round
             if after_call(done, loop.images_seen(self.config, done)):
                 return
 
     def draw(self, count: int, seed: int) -> Images:
         """Return images of the moving average, in float32, as the exported model draws them."""
-        self.generator.take_weights(self.state)
-        latents = noise.fixed_latents(seed, count, self.config.latents)
-        return self.generator.images(latents)
+        self.generator.take_weights(loop.averages(self.state))
+        return self.generator.draw(seed, count, DRAW_BATCH)

@@ -1,0 +1,54 @@
+"""Layers in bfloat16 train as well as layers in float32: KID after equal rounds is not worse beyond the noise of seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+
+from components.train import loop, step
+from components.train.config import TrainConfig
+from components.train.data import Resident
+from components.train.export import Generator
+from components.train.judge import SAMPLES, Judge
+from components.train.networks import ImageShape
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+SEEDS = (0, 1, 2)
+ROUNDS = 400
+
+
+def kid_after_training(precision: str, seed: int, images: np.ndarray, judge: Judge) -> float:
+    config = TrainConfig(
+        precision=precision, seed=seed, rounds=ROUNDS, log_every_rounds=100, checkpoint_every_rounds=100,
+        sample_every_rounds=100, n_critic=2, global_batch_size=32, generator_channels=16, critic_channels=16, latents=16,
+        critic_learning_rate=1e-3, generator_learning_rate=1e-3, ema_halflife_rounds=50,
+    )  # fmt: skip
+    shape, strategy = ImageShape(8, 1), tf.distribute.get_strategy()
+    state = step.make_state(shape, config, strategy)
+    labels = np.full(len(images), -1)
+    source = Resident(images, labels, seed=seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
+    call = loop.make_call(state, config, strategy, source)
+    for first_round in range(0, ROUNDS, config.rounds_a_call):
+        loop.run_call(call, config, source, first_round)
+    generator = Generator(shape, config)
+    generator.take_weights(loop.averages(state))
+    return judge.score(generator.draw(seed, SAMPLES), ROUNDS, 0).kid
+
+
+def test_kid_is_not_worse_beyond_noise() -> None:
+    digits = load_digits()
+    images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
+    judge = Judge(images[1400:])
+    kids = {
+        precision: [kid_after_training(precision, seed, images[:1400], judge) for seed in SEEDS]
+        for precision in ("float32", "bfloat16")
+    }
+    print(kids)
+    untrained = judge.score(np.random.default_rng(0).integers(0, 256, (SAMPLES, 8, 8, 1)).astype(np.uint8), 0, 0).kid
+    difference = np.mean(kids["bfloat16"]) - np.mean(kids["float32"])
+    noise = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in kids.values()))
+    assert difference < 3.0 * noise
+    assert noise < 0.1 * untrained, "the noise is small enough for this to say something"
+    assert max(np.mean(values) for values in kids.values()) < 0.3 * untrained, "both have learned"

@@ -143,8 +143,8 @@ def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
 
 
 def _same_footing() -> None:
-    # All before TensorFlow is imported and counts the cores. By itself it uses oneDNN only on CPUs with AVX-512 and the like; with
-    # AVX2 alone a round of the Keras example takes 4 times the CPU time without it. setdefault: a trial may switch it off.
+    # All before TensorFlow is imported and counts the cores. By itself it uses oneDNN only on CPUs with AVX-512 and the like;
+    # with AVX2 alone a round of the Keras example takes 4 times the CPU time without it. A trial may switch it off.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -144,7 +144,7 @@ def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
 
 def _same_footing() -> None:
     # All before TensorFlow is imported and counts the cores. By itself it uses oneDNN only on CPUs with AVX-512 and the like;
-    # on others the convolutions of the Keras example are 4 times slower without it, those of all contenders are slower.
+    # with AVX2 alone a round of the Keras example takes 4 times the CPU time without it. A trial may switch it off.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

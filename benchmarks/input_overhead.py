@@ -1,10 +1,13 @@
 """Share of a round that the input costs, resident and streamed, and share of a call that is Python; one JSON line.
 
 The same rounds are trained with the real source and with one constant batch that is on the device already; the share is the
-ratio of the times less one, in interleaved pairs, so that a change of the machine's speed meets both. Python is what a host
-call spends outside the device function. Networks and batch are those of configs/fashion_mnist.toml; the images are random.
+ratio of the times less one, in interleaved pairs, so that a change of the machine's speed meets both. On a machine that others
+use too, single pairs are off by 10 %: so the pairs are short and many, the quartiles tell how sure the median is, and
+`reading_processor_share` says the same with less noise: processor seconds of reading a round's images, nothing else going on,
+over those of a round on the constant batch. Python is what a host call spends outside the device function. Networks and batch
+are those of configs/fashion_mnist.toml; the images are random.
 
-    python benchmarks/input_overhead.py [--pairs 7] [--rounds 50] [--images 20000]
+    python benchmarks/input_overhead.py [--pairs 21] [--rounds 10] [--images 20000]
 """
 
 from __future__ import annotations
@@ -63,10 +66,11 @@ class ConstantBatch:
 
 
 class Spent(NamedTuple):
-    """Seconds of a host call, all of it and inside the device function."""
+    """Seconds of a host call: all of it, inside the device function, and of the processors."""
 
     call: float
     device: float
+    processors: float
 
 
 def write_dataset(folder: Path, images: int, size: int) -> Path:
@@ -99,22 +103,31 @@ def training(config: TrainConfig, strategy: tf.distribute.Strategy, source: Sour
 
     def run() -> Spent:
         nonlocal done
-        started = time.perf_counter()
+        started, processors = time.perf_counter(), time.process_time()
         done = loop.run_call(timed, config, source, done).round
-        return Spent(time.perf_counter() - started, device_seconds)
+        return Spent(time.perf_counter() - started, device_seconds, time.process_time() - processors)
 
     return run
 
 
+def reading_alone(source: Source, rounds: int, calls: int = 20) -> Spent:
+    """Take calls one after another and compute nothing; return the seconds of one, in the mean."""
+    source.take(0, rounds)
+    started, processors = time.perf_counter(), time.process_time()
+    for call in range(1, calls + 1):
+        source.take(call * rounds, rounds)
+    return Spent((time.perf_counter() - started) / calls, 0.0, (time.process_time() - processors) / calls)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--rounds", type=int, default=50, help="rounds of a host call")
+    parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of a host call")
     parser.add_argument("--images", type=int, default=20_000)
     arguments = parser.parse_args()
     file = tomllib.loads((ROOT / "configs" / "fashion_mnist.toml").read_text())
-    rounds = dict.fromkeys(("log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"), arguments.rounds)
-    config = TrainConfig(**file["train"] | rounds | {"rounds_per_call": 0, "rounds": arguments.rounds * (arguments.pairs + 1)})
+    every = dict.fromkeys(("log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"), arguments.rounds)
+    config = TrainConfig(**file["train"] | every | {"rounds_per_call": 0, "rounds": arguments.rounds * (arguments.pairs + 1)})
     tf.config.optimizer.set_experimental_options({"remapping": False})
     strategy = make_strategy(config)
     batches = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
@@ -132,28 +145,33 @@ def main() -> None:
         for pair in range(arguments.pairs):
             for name in sorted(runs, reverse=bool(pair % 2)):
                 spent[name].append(runs[name]())
+        reading = reading_alone(sources["streamed"], arguments.rounds)
         sources["streamed"].close()
-    print(json.dumps(summary(config, arguments.rounds, spent)))
-
-
-def summary(config: TrainConfig, rounds: int, spent: dict[str, list[Spent]]) -> dict[str, object]:
-    """Return the line: shares, as medians over the pairs, with the lowest and the highest."""
+    images = loop.images_seen(config, arguments.rounds)
+    constant = statistics.median(each.processors for each in spent["constant"])
     row: dict[str, object] = {
         "benchmark": "input_overhead",
         "batch": config.global_batch_size,
         "n_critic": config.n_critic,
-        "rounds_a_call": rounds,
-        "constant_rounds_per_second": round(rounds / statistics.median(each.call for each in spent["constant"]), 2),
+        "rounds_a_call": arguments.rounds,
+        "pairs": arguments.pairs,
+        "constant_rounds_per_second": round(arguments.rounds / statistics.median(each.call for each in spent["constant"]), 2),
+        "reading_images_per_second": round(images / reading.call),
+        "reading_processor_share": round(reading.processors / constant, 5),
     }
-    for name in ("resident", "streamed"):
-        shares = [real.call / constant.call - 1 for real, constant in zip(spent[name], spent["constant"], strict=True)]
-        row |= {
-            f"{name}_input_share": round(statistics.median(shares), 4),
-            f"{name}_lowest_pair": round(min(shares), 4),
-            f"{name}_highest_pair": round(max(shares), 4),
-            f"{name}_python_share": round(statistics.median(1 - each.device / each.call for each in spent[name]), 5),
-        }
-    return row
+    print(json.dumps(row | shares("resident", spent) | shares("streamed", spent)))
+
+
+def shares(name: str, spent: dict[str, list[Spent]]) -> dict[str, object]:
+    """Return the shares of a source: of the input with its quartiles, and of Python, as medians over the pairs."""
+    pairs = list(zip(spent[name], spent["constant"], strict=True))
+    low, middle, high = statistics.quantiles([real.call / constant.call - 1 for real, constant in pairs], n=4)
+    return {
+        f"{name}_input_share": round(middle, 4),
+        f"{name}_quartiles": [round(low, 4), round(high, 4)],
+        f"{name}_processor_share": round(statistics.median(r.processors / c.processors - 1 for r, c in pairs), 4),
+        f"{name}_python_share": round(statistics.median(1 - each.device / each.call for each in spent[name]), 5),
+    }
 
 
 if __name__ == "__main__":

@@ -256,6 +256,17 @@ def test_two_calls_are_in_memory_and_no_third(tmp_path: Path) -> None:
     assert call_bytes < peak < 2.1 * call_bytes + order_bytes + 2 * data.CHUNK_BYTES
 
 
+def test_a_resident_dataset_is_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "CHUNK_RECORDS", 4)
+    folder = write_dataset(tmp_path / "dataset", shards=(300, 100), size=64, image_size=64)
+    tracemalloc.start()
+    source = opened(folder, "resident")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    pixels = source.count * 64 * 64 * 3
+    assert pixels < peak < 1.2 * pixels
+
+
 def test_a_tensor_shares_the_memory_of_an_aligned_array() -> None:
     array = data.aligned_empty((3, 5), np.uint8)
     array[:] = 1
@@ -338,13 +349,14 @@ raise SystemExit(3)
 
 
 def test_a_process_that_dies_without_close_ends_at_once(dataset: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", DIES, str(dataset)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "taken\n"
-    started = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode == 3, "TensorFlow aborts when a thread is inside it at the end"
-    assert time.monotonic() - started < 10.0, "the 20 seconds of reading ahead are not waited for"
+    command = [sys.executable, "-c", DIES, str(dataset)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "taken\n"
+        started = time.monotonic()
+        process.wait(60)
+        assert process.returncode == 3, "TensorFlow aborts when a thread is inside it at the end"
+        assert time.monotonic() - started < 10.0, "the 20 seconds of reading ahead are not waited for"
 
 
 # Damage

@@ -10,7 +10,7 @@ import pytest
 from tests.data.fashion_mnist import PackageMissingError, make_manual_dir
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-VIRTUAL_CPUS = 4
+VIRTUAL_CPUS = 8
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,0 +1,17 @@
+"""What all replicas are held against: the same on one."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.parity.training import Arrays, first_step, trained
+
+
+@pytest.fixture(scope="session")
+def one_first_step() -> Arrays:
+    return first_step(1)
+
+
+@pytest.fixture(scope="session")
+def one_trained() -> tuple[Arrays, Arrays]:
+    return trained(1)

@@ -1,0 +1,104 @@
+"""Each classical mistake of training on replicas, made on purpose: the comparison of test_replicas.py must refuse it.
+
+docs/decisions/0004 says where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import tensorflow as tf
+
+from components.train import losses, noise, step
+from tests.parity.training import Arrays, assert_parity, first_step, trained
+
+REPLICAS = 2
+
+
+def mean_of_means(per_example: tf.Tensor, _: int) -> tf.Tensor:
+    """Average over the replica's own rows, then over replicas: right as long as all have as many rows."""
+    return tf.reduce_mean(per_example) / REPLICAS
+
+
+def uneven_rows(whole: tf.Tensor, replica_id: tf.Tensor, replicas: int) -> tf.Tensor:
+    """Give replica 0 five eighths of the rows and replica 1 three, as the last batch of a dataset may be shared out."""
+    assert replicas == REPLICAS
+    first = whole.shape[0] * 5 // 8
+    start, rows = tf.unstack(tf.where(replica_id == 0, [0, first], [first, whole.shape[0] - first]))
+    return whole[start : start + rows]
+
+
+class TestScale:
+    @pytest.mark.parametrize(
+        "share",
+        [
+            pytest.param(lambda per_example, _: tf.reduce_sum(per_example), id="sum of the replica's rows"),
+            pytest.param(lambda per_example, _: tf.reduce_mean(per_example), id="mean of the replica's rows"),
+        ],
+    )
+    def test_another_share_of_the_loss(
+        self, share: Callable[[tf.Tensor, int], tf.Tensor], monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays
+    ) -> None:
+        monkeypatch.setattr(losses, "replica_mean", share)
+        wrong = first_step(REPLICAS)
+        with pytest.raises(AssertionError, match=r"19 of 20 arrays differ: gradient/00.* generator_loss"):
+            assert_parity(one_first_step, wrong)
+
+    def test_gradients_summed_twice(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
+        """Fails too if Keras stops calling the private method that step.py overrides: then it always sums again."""
+        monkeypatch.delattr(step._GradientsAreSummed, "_all_reduce_sum_gradients")
+        arrays, _ = trained(REPLICAS)
+        with pytest.raises(AssertionError, match="generator/000/kernel"):
+            assert_parity(one_trained[0], arrays)
+
+    def test_reported_parts_averaged_and_not_summed(
+        self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]
+    ) -> None:
+        """Training is right, what is said of it is not."""
+        real = tf.distribute.MirroredStrategy.reduce
+        monkeypatch.setattr(
+            tf.distribute.MirroredStrategy, "reduce", lambda self, _, value, axis: real(self, "MEAN", value, axis=axis)
+        )
+        arrays, metrics = trained(REPLICAS)
+        assert_parity(one_trained[0], arrays)
+        with pytest.raises(AssertionError, match=r"4 of 6 arrays differ: critic_loss by 5.0e-01"):
+            assert_parity(one_trained[1], metrics)
+
+
+class TestUnevenBatch:
+    """Five and three eighths of the rows: only shares of the global batch add up to the global mean."""
+
+    def test_shares_of_the_global_batch_are_right(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+        monkeypatch.setattr(noise, "replica_rows", uneven_rows)
+        assert_parity(one_first_step, first_step(REPLICAS))
+
+    def test_a_mean_of_means_is_not(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+        monkeypatch.setattr(noise, "replica_rows", uneven_rows)
+        monkeypatch.setattr(losses, "replica_mean", mean_of_means)
+        wrong = first_step(REPLICAS)
+        with pytest.raises(AssertionError, match=r"arrays differ: gradient/00.* generator_loss"):
+            assert_parity(one_first_step, wrong)
+
+    def test_which_an_even_batch_would_not_have_shown(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+        monkeypatch.setattr(losses, "replica_mean", mean_of_means)
+        assert_parity(one_first_step, first_step(REPLICAS))
+
+
+class TestNoise:
+    def test_equal_on_every_replica(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
+        """What seeding alike does: real images are the replica's own, latents and alpha those of the first."""
+        critic_noise, generator_latents = noise.critic_noise, noise.generator_latents
+        monkeypatch.setattr(
+            noise, "critic_noise", lambda *args: noise.CriticNoise(*(repeated(part) for part in critic_noise(*args)))
+        )
+        monkeypatch.setattr(noise, "generator_latents", lambda *args: repeated(generator_latents(*args)))
+        arrays, metrics = trained(REPLICAS)
+        with pytest.raises(AssertionError, match="generator/000/kernel"):
+            assert_parity(one_trained[0], arrays)
+        with pytest.raises(AssertionError, match="6 of 6 arrays differ"):
+            assert_parity(one_trained[1], metrics)
+
+
+def repeated(whole: tf.Tensor) -> tf.Tensor:
+    return tf.concat([whole[: whole.shape[0] // REPLICAS]] * REPLICAS, axis=0)

@@ -22,8 +22,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from components.records import NO_LABEL
 from components.train import loop, step
 from components.train.config import TrainConfig
+from components.train.data import Resident
+from components.train.layers import UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
 Seconds = Callable[[], float]
@@ -33,21 +36,39 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
     """Return what trains the rounds of a host call with components.train and tells the seconds."""
     tf.config.optimizer.set_experimental_options({"remapping": False})
     strategy = tf.distribute.get_strategy()
-    call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, images)
+    labels = np.full(len(images), NO_LABEL)
+    source = Resident(images, labels, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
+    call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, source)
     done = 0
 
     def run() -> float:
         nonlocal done
-        logged = loop.run_call(call, config, len(images), done)
+        logged = loop.run_call(call, config, source, done)
         done = logged.round
         return logged.seconds
 
     return run
 
 
+def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
+    """Return the very same function of the very same weights, of Keras' own layers."""
+    x = inputs = keras.Input(example.shape[1:])
+    for layer in network.layers[1:]:
+        if isinstance(layer, UpConv):
+            x = keras.layers.Conv2D(layer.channels, 3, padding="same")(keras.layers.UpSampling2D(2)(x))
+        else:
+            x = type(layer).from_config(layer.get_config())(x)
+    plain_network = keras.Model(inputs, x)
+    plain_network.set_weights(network.get_weights())
+    np.testing.assert_allclose(plain_network(example), network(example), atol=1e-5)
+    return plain_network
+
+
 def plain(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> Seconds:
     """Return what trains `rounds` rounds with a plain transcription of Algorithm 1 and tells the seconds."""
-    generator, critic = make_generator(shape, config), make_critic(shape, config)
+    latents = tf.random.stateless_normal([4, config.latents], [0, 0])
+    generator = as_one_types_it(make_generator(shape, config), latents)
+    critic = as_one_types_it(make_critic(shape, config), generator(latents))
     generator_adam = keras.optimizers.Adam(config.generator_learning_rate, config.beta_1, config.beta_2)
     critic_adam = keras.optimizers.Adam(config.critic_learning_rate, config.beta_1, config.beta_2)
     batch = config.global_batch_size

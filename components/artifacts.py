@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -94,16 +96,21 @@ def new_artifact(
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that takes its place on success and is removed on any failure."""
+    """Yield a temporary sibling of `path` that takes its place on success and is removed on any failure.
+
+    Everything is on the disk before the rename, so that after a power failure too a directory is whole or not there.
+    """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = _hidden_sibling(path, "tmp")
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield temporary
+        _sync_tree(temporary)
         _replace_directory(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     finally:
@@ -112,7 +119,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def _replace_directory(temporary: Path, path: Path) -> None:
     if path.exists():  # os.replace refuses a non-empty directory: move the old one away first, then drop it
-        old = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
+        old = _hidden_sibling(path, "old")
         path.rename(old)
         temporary.rename(path)
         shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
@@ -120,9 +127,50 @@ def _replace_directory(temporary: Path, path: Path) -> None:
         temporary.rename(path)
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that a process that dies meanwhile leaves no part of it under its name."""
+    old = _hidden_sibling(path, "old")
+    path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*", ending: str = "tmp") -> None:
+    """Remove what writers of `name` that were killed left in `folder`.
+
+    Only for a process that knows (by a lock) that nobody else writes there now. `ending` is "tmp" for what was never
+    finished, "old" for what had been replaced or removed.
+    """
+    pattern = name if name == "*" else glob.escape(name)
+    for leftover in list(folder.glob(f".{pattern}.????????.{ending}")):
+        shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _hidden_sibling(path: Path, ending: str) -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}"
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a directory, and need not
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def _cannot_write(path: Path, error: OSError) -> ArtifactError:
+    # shutil.copytree collects (from, to, why) of every file; the first why is as good as all
+    why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
     return ArtifactError(
-        f"Cannot write {path}: {error.strerror or error}.",
+        f"Cannot write {path}: {why}.",
         "Free space or name a writable folder, for instance --set run.dir=DIR.",
     )
 
@@ -186,7 +234,7 @@ def write_text(file: Path, text: str) -> None:
 def write_bytes(file: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new, never a part. Raises ArtifactError."""
     file = Path(file)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _hidden_sibling(file, "tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
@@ -215,11 +263,11 @@ def digest_of(value: Any) -> str:
 def code_digest(component: str) -> str:
     """Return a digest of a component's source, of the modules that all components share, and of the libraries under it.
 
-    KFP's cache key does not see imported code, so this digest is part of it. `push` scores champions with `evaluate`, so
-    it depends on that too.
+    KFP's cache key does not see imported code, so this digest is part of it. `push` and `train` score with `evaluate`, so
+    they depend on that too.
     """
     root = Path(__file__).parent
-    folders = {"push": ("push", "evaluate")}.get(component, (component,))
+    folders = {"push": ("push", "evaluate"), "train": ("train", "evaluate")}.get(component, (component,))
     files = sorted(root.glob("*.py"))
     for folder in folders:
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in {".py", ".j2", ".css"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class PipelineError(Exception):
     """A failure with a cure; exit code 1."""
@@ -38,7 +41,11 @@ class DeviceError(PipelineError):
 
 
 class TrainingDivergedError(PipelineError):
-    """A loss, norm or weight is no longer finite."""
+    """A loss, norm or weight is no longer finite; `evidence` are the lines that tell of it, one a round."""
+
+    def __init__(self, problem: str, cure: str = "", evidence: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.evidence = list(evidence)
+        super().__init__(problem, cure)
 
 
 class InterruptedStepError(PipelineError):

@@ -7,6 +7,8 @@ pool of their own, so that the steps that only move bytes need not import Tensor
 
 from __future__ import annotations
 
+import contextlib
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,6 +108,80 @@ def read_split(dataset: Path, split: str) -> ImageSet:
             images[len(ids)], labels[len(ids)] = record.image, record.label
             ids.append(record.id)
     return ImageSet(images, labels, tuple(ids))
+
+
+class SplitIndex:
+    """Where each record of a split lies, in the order of `read_split`, so that any can be read without the others.
+
+    Only the headers (12 bytes a record) are read to make it; it takes 16 bytes a record. Raises ArtifactError when a shard is
+    damaged, missing or too short, and when the manifest counts other records.
+    """
+
+    def __init__(self, dataset: Path, split: str) -> None:
+        manifest = read_manifest(dataset, "dataset", verify=False)
+        self.files = [dataset / name for name in sorted(name for name in manifest.files if name.startswith(f"{split}-"))]
+        places = [record_places(file) for file in self.files]
+        self._places = np.concatenate([np.empty((0, 2), np.int64), *places])
+        self._first_of_next = np.cumsum([len(part) for part in places])
+        if len(self._places) != manifest.counts[split]:
+            raise ArtifactError(
+                f"{dataset} has {len(self._places)} {split} records, its manifest counts {manifest.counts[split]}.",
+                "Run ingest again.",
+            )
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, numbers: npt.NDArray[np.integer]) -> list[bytes]:
+        """Return the records of these numbers, at least one, ascending. Raises ArtifactError as `read_tfrecord` does."""
+        shards = np.searchsorted(self._first_of_next, numbers, side="right")
+        records = []
+        for run in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(shards)) + 1):
+            file = self.files[shards[run[0]]]
+            with reading(file), file.open("rb") as stream:
+                places = self._places[numbers[run]].tolist()
+                records += [_record_at(stream.fileno(), file, start, length) for start, length in places]
+        return records
+
+
+def record_places(file: Path) -> npt.NDArray[np.int64]:
+    """Return first byte and length of the data of each record of a TFRecord file, int64 [N, 2], from the headers alone.
+
+    Raises ArtifactError on a truncated file or a header with a wrong checksum; a record's data is checked when it is read.
+    """
+    places: list[tuple[int, int]] = []
+    with reading(file), file.open("rb") as stream:
+        end, size = 0, os.fstat(stream.fileno()).st_size
+        while end < size:
+            header = os.pread(stream.fileno(), 12, end)
+            (length,) = struct.unpack("<Q", header[:8]) if len(header) == 12 else (0,)
+            start, end = end + 12, end + 12 + length + 4
+            if len(header) < 12 or _masked_crc(header[:8]) != header[8:] or end > size:
+                raise _damaged(file, start)
+            places.append((start, length))
+    return np.array(places, np.int64).reshape(-1, 2)
+
+
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Make an ArtifactError of what the disk says while `file` is read."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(f"Cannot read {file}: {error.strerror or error}.", "Mend the disk or run ingest again.") from error
+
+
+def _record_at(descriptor: int, file: Path, start: int, length: int) -> bytes:
+    # pread, not mmap: pages of a mapped file count as resident memory of the process, which should not grow with the data.
+    framed = os.pread(descriptor, length + 4, start)
+    data = framed[:length]
+    if len(framed) < length + 4 or framed[length:] != _masked_crc(data):
+        raise _damaged(file, start + length)
+    return data
+
+
+def _damaged(file: Path, byte: int) -> ArtifactError:
+    return ArtifactError(f"{file} is damaged at byte {byte}.", "Run ingest again.")
 
 
 def _masked_crc(data: bytes) -> bytes:

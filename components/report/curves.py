@@ -56,11 +56,23 @@ PLOTS = (
 )
 
 
-def draw_charts(metrics: Sequence[dict[str, Any]], resumed_from_round: int = 0) -> tuple[Chart, ...]:
+SCORE_PLOTS = (
+    (
+        "kid",
+        "KID while training",
+        "Of the moving average against held-out images, on fixed random features; lower is better. It tells moments of this "
+        "training apart, and is no score of the model.",
+    ),
+)
+
+
+def draw_charts(
+    metrics: Sequence[dict[str, Any]], resumed_from_round: int = 0, plots: tuple[tuple[str, str, str], ...] = PLOTS
+) -> tuple[Chart, ...]:
     """Return the charts of metrics.jsonl's lines; a column without a finite value is left out."""
     rounds = [float(line["round"]) for line in metrics]
     charts = []
-    for name, title, meaning in PLOTS:
+    for name, title, meaning in plots:
         column = [_number(line.get(name)) for line in metrics]
         if any(value is not None for value in column):
             charts.append(_chart(title, meaning, rounds, column, float(resumed_from_round)))

@@ -109,6 +109,8 @@ def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         facts.append(("Trained", f"{number(train['rounds'])} rounds, {number(train.get('images_seen'))} images"))
     if train.get("critic_images_per_second") is not None:
         facts.append(("Speed", f"{number(round(train['critic_images_per_second']))} critic images/s"))
+    if train.get("exported_round") not in (None, train.get("rounds")):
+        facts.append(("Model of", f"round {number(train['exported_round'])}, which scored best"))
     if train.get("resumed_from_round"):
         facts.append(("Resumed", f"from round {number(train['resumed_from_round'])}"))
     if evaluate.get("fid") is not None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.report.curves import Chart, draw_charts
+from components.report.curves import SCORE_PLOTS, Chart, draw_charts
 from components.report.figures import Figure, figure
 from components.report.opened import Opened, UnfinishedTraining
 
@@ -41,7 +41,9 @@ def describe_training(model: Opened) -> Training:
 
 
 def _charts(model: Opened) -> tuple[Chart, ...]:
-    return draw_charts(model.lines("metrics.jsonl"), int(model.summary.get("resumed_from_round") or 0))
+    resumed = int(model.summary.get("resumed_from_round") or 0)
+    scores = model.lines("scores.jsonl") if model.names("scores", ".jsonl") else []
+    return draw_charts(scores, resumed, SCORE_PLOTS) + draw_charts(model.lines("metrics.jsonl"), resumed)
 
 
 def pick_rounds(names: Sequence[str], most: int = MAX_SAMPLES_OVER_TIME) -> list[str]:

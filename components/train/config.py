@@ -17,7 +17,10 @@ class TrainConfig(Section):
 
     devices: str = Field("cpu:1", description=f"{DEVICE_FORMS}.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the layers; losses, slopes and updates are float32. auto: bfloat16 on TPU, else float32."
+        "auto", description="Of the layers; losses, slopes and updates are float32. auto: bfloat16 where it is faster."
+    )
+    data: Literal["auto", "resident", "stream"] = Field(
+        "auto", description="Images in memory, or read from the TFRecords as needed; the order is the same. auto: by size."
     )
     rounds: int = Field(1000, ge=1, description="Rounds to train, those of an earlier, interrupted try included.")
     rounds_per_call: int = Field(0, ge=0, description="Rounds the devices do per host call; 0: log_every_rounds.")
@@ -27,6 +30,8 @@ class TrainConfig(Section):
     sample_every_rounds: int = Field(250, ge=1, description="A grid of the fixed latents every so many rounds.")
     global_batch_size: int = Field(64, ge=1, description="Images a critic step sees, over all replicas.")
     n_critic: int = Field(3, ge=1, description="Critic steps a round.")
+    networks: Literal["plain", "residual"] = Field("plain", description="Convolutions one after another, or residual blocks.")
+    conditional: bool = Field(False, description="Generator and critic see the label; the dataset must have labels.")
     seed: int = Field(0, ge=0, lt=2**31, description="Of initial weights, noise and data order.")
     latents: int = Field(64, ge=1, description="Dimensions of the latent space.")
     generator_channels: int = Field(32, ge=1, description="Channels of the generator's last hidden layer.")
@@ -36,7 +41,14 @@ class TrainConfig(Section):
     generator_learning_rate: float = Field(5e-4, gt=0.0)
     beta_1: float = Field(0.0, ge=0.0, lt=1.0, description="Adam; WGAN-GP wants it small.")
     beta_2: float = Field(0.9, ge=0.0, lt=1.0, description="Adam.")
+    lipschitz: Literal["penalty", "clip"] = Field(
+        "penalty", description="What bounds the critic: gradient penalty or clipping."
+    )
     penalty_weight: float = Field(10.0, ge=0.0, description="λ of Gulrajani et al. 2017, equation 3.")
+    penalty_every_rounds: int = Field(1, ge=1, description="Penalty in every so many rounds only, and then as many times λ.")
+    clip_value: float = Field(0.01, gt=0.0, description="With lipschitz = clip: the critic's weights are kept within ±c.")
+    score_every_images: int = Field(200_000, ge=0, description="KID on held-out images every so many images seen; 0: never.")
+    patience: int = Field(0, ge=0, description="Stop after so many scores without a new best; 0: never.")
     ema_halflife_rounds: float = Field(350.0, gt=0.0, description="Of the moving average that becomes the model.")
 
     @field_validator("devices")
@@ -53,6 +65,10 @@ class TrainConfig(Section):
         for name in ("log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"):
             if getattr(self, name) % self.rounds_a_call:
                 raise ValueError(f"{name} = {getattr(self, name)} is no multiple of rounds_per_call = {self.rounds_a_call}")
+        if self.rounds_a_call % self.penalty_every_rounds:
+            raise ValueError(
+                f"rounds_per_call = {self.rounds_a_call} is no multiple of penalty_every_rounds = {self.penalty_every_rounds}"
+            )
         return self
 
     @property

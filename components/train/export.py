@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,38 +17,64 @@ from components.train.networks import ImageShape, make_generator
 
 
 class Generator(tf.Module):  # type: ignore[misc]
-    """The moving average of the generator, in float32, on one device; two signatures that return uint8 images."""
+    """The moving average of the generator, in float32, on one device; its signatures return uint8 images.
 
-    def __init__(self, shape: ImageShape, config: TrainConfig) -> None:
+    `label_counts` are the training images by class when the networks see labels: `generate` draws labels in these shares,
+    so its images are distributed as the data; `generate_labels` makes the ones that are asked for.
+    """
+
+    def __init__(self, shape: ImageShape, config: TrainConfig, label_counts: Sequence[int] = ()) -> None:
         super().__init__()
         self.network = make_generator(shape, config)
         self.latents = config.latents
-        self.generate_from_latents = tf.function(
-            self._from_latents, input_signature=[tf.TensorSpec([None, config.latents], tf.float32, "latents")]
-        )
-        self.generate = tf.function(
-            self._from_seed,
-            input_signature=[tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "count")],
-        )
+        self.label_logits = tf.constant([[float("-inf") if not count else math.log(count) for count in label_counts]])
+        latents = tf.TensorSpec([None, config.latents], tf.float32, "latents")
+        labels = tf.TensorSpec([None], tf.int32, "labels")
+        seed, count = tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "count")
+        self.generate = tf.function(self._from_seed, input_signature=[seed, count])
+        self.functions = {"generate": self.generate}
+        if shape.classes:
+            self.functions["generate_from_latents"] = tf.function(self._from_latents, input_signature=[latents, labels])
+            self.functions["generate_labels"] = tf.function(self._from_labels, input_signature=[seed, labels])
+        else:
+            self.functions["generate_from_latents"] = tf.function(self._from_latents, input_signature=[latents])
 
-    def take_weights(self, state: step.State) -> None:
-        """Copy the moving average out of the training state, whatever its devices."""
-        for mine, average in zip(self.network.variables, state.ema_generator.variables, strict=True):
-            mine.assign(average.numpy())
+    def take_weights(self, averages: Sequence[npt.NDArray[Any]]) -> None:
+        """Set the weights, in the order of the network's variables."""
+        for mine, average in zip(self.network.variables, averages, strict=True):
+            mine.assign(average)
 
-    def images(self, latents: tf.Tensor) -> npt.NDArray[np.uint8]:
-        """Return the images [n, H, W, C] of latents [n, L]."""
-        return self.generate_from_latents(latents)["images"].numpy()  # type: ignore[no-any-return]
+    def images(self, latents: tf.Tensor, labels: tf.Tensor) -> npt.NDArray[np.uint8]:
+        """Return the images [n, H, W, C] of latents [n, L], of labels [n] where the network sees them."""
+        given = (latents, labels) if "generate_labels" in self.functions else (latents,)
+        return self.functions["generate_from_latents"](*given)["images"].numpy()  # type: ignore[no-any-return]
+
+    def draw(self, seed: int, count: int, batch_size: int = 100) -> npt.NDArray[np.uint8]:
+        """Return `count` images, the same for the same seed."""
+        seeds = [seed * 1_000_000 + index for index in range(-(-count // batch_size))]
+        batches = [self.generate(tf.constant(each, tf.int64), tf.constant(batch_size))["images"].numpy() for each in seeds]
+        drawn: npt.NDArray[np.uint8] = np.concatenate(batches)[:count]
+        return drawn
 
     def save(self, folder: Path) -> None:
         """Write the SavedModel."""
-        signatures = {"generate": self.generate, "generate_from_latents": self.generate_from_latents}
-        tf.saved_model.save(self, str(folder), signatures=signatures)
+        tf.saved_model.save(self, str(folder), signatures=self.functions)
 
-    def _from_latents(self, latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"images": step.to_uint8(self.network(latents, training=False))}
+    def _from_latents(self, latents: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        inputs = latents if labels is None else [latents, labels]
+        return {"images": step.to_uint8(self.network(inputs, training=False))}
+
+    def _from_labels(self, seed: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._from_latents(self._latents(seed, tf.shape(labels)[0]), labels)
 
     def _from_seed(self, seed: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        latents = self._latents(seed, count)
+        if len(self.network.inputs) == 1:
+            return self._from_latents(latents)
+        of_labels = tf.stack([seed, tf.ones([], tf.int64)])
+        labels = tf.random.stateless_categorical(self.label_logits, count, of_labels, dtype=tf.int32)[0]
+        return self._from_latents(latents, labels)
+
+    def _latents(self, seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         pair = tf.stack([seed, tf.zeros([], tf.int64)])
-        latents = tf.random.stateless_normal([count, self.latents], pair, alg="philox")
-        return self._from_latents(latents)
+        return tf.random.stateless_normal([count, self.latents], pair, alg="philox")

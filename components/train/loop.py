@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from components.errors import TrainingDivergedError
 from components.train import noise, step
 from components.train.config import TrainConfig
+from components.train.data import Source, rounds_that_fit
 
-Call = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Call = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
 
 
 class Logged(BaseModel):
@@ -34,28 +39,21 @@ class Logged(BaseModel):
 
     def speed(self, config: TrainConfig) -> float:
         """Return the rounds per second of this call."""
-        rounds_in_call = (self.round - 1) % config.rounds_a_call + 1
-        return rounds_in_call / self.seconds
+        return rounds_in_call(config, self.round) / self.seconds
 
 
-def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, images: npt.NDArray[np.uint8]) -> Call:
-    """Return the function of a host call: indices int32 [R, n_critic, B] and the first round to METRICS [R, 6].
-
-    The dataset stays in memory as uint8; a batch is gathered by index and made float on the device.
-    """
-    dataset = tf.constant(images)
+def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Call:
+    """Return the function of a host call: what `source.take` gives for R rounds, and the first round, to METRICS [R, 6]."""
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def call(indices: tf.Tensor, first_round: tf.Tensor) -> tf.Tensor:
-        rounds = tf.shape(indices)[0]
+    def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
+        rounds = tf.shape(taken[0])[0]
         metrics = tf.TensorArray(tf.float32, size=rounds, element_shape=[len(step.METRICS)])
         for offset in tf.range(rounds):
             round_index = first_round + offset
-            batches = tf.ensure_shape(
-                tf.gather(dataset, indices[offset]), [config.n_critic, config.global_batch_size, *images.shape[1:]]
-            )
+            batch = source.batch(taken, offset)
             seed = noise.round_seed(config.seed, round_index)
-            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batches, seed, round_index))
+            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, seed, round_index))
             row = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
             metrics = metrics.write(offset, tf.concat(row, axis=0))
         return metrics.stack()
@@ -63,23 +61,25 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
     return call  # type: ignore[no-any-return]
 
 
-def run_call(call: Call, config: TrainConfig, dataset_images: int, first_round: int) -> Logged:
+def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) -> Logged:
     """Do the rounds of one host call, from `first_round` on; read the numbers back, so that time and errors are real.
 
     Raises TrainingDivergedError, naming the round, when a metric is not finite.
     """
     started = time.monotonic()
     rounds = min(config.rounds_a_call, config.rounds - first_round)
-    order = noise.batch_indices(
-        config.seed, dataset_images, first_round * config.n_critic, rounds * config.n_critic, config.global_batch_size
-    )
-    indices = tf.constant(order.reshape(rounds, config.n_critic, config.global_batch_size))
-    values = call(indices, tf.constant(first_round, tf.int32)).numpy().astype(np.float64)
+    taken = source.take(first_round, rounds)
+    values = call(taken, tf.constant(first_round, tf.int32)).numpy().astype(np.float64)
     check_finite(values, first_round)
     last_round = first_round + rounds
     means = dict(zip(step.METRICS, values.mean(axis=0).tolist(), strict=True))
     seconds = round(time.monotonic() - started, 4)
     return Logged(round=last_round, images_seen=images_seen(config, last_round), seconds=seconds, **means)
+
+
+def rounds_in_call(config: TrainConfig, last_round: int) -> int:
+    """Return how many rounds the call had that ended with `last_round`: the last call of a training may be short."""
+    return (last_round - 1) % config.rounds_a_call + 1
 
 
 def images_seen(config: TrainConfig, rounds: int) -> int:
@@ -88,27 +88,83 @@ def images_seen(config: TrainConfig, rounds: int) -> int:
 
 
 def check_finite(values: npt.NDArray[np.float64], first_round: int) -> None:
-    """Refuse metrics [R, 6] that are not finite. Raises TrainingDivergedError with round, name and value."""
+    """Refuse metrics [R, 6] that are not finite. Raises TrainingDivergedError with rounds, name and value."""
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         offset, column = (int(index) for index in broken[0])
-        raise TrainingDivergedError(
-            f"Training broke in round {first_round + offset + 1}: {step.METRICS[column]} is {values[offset, column]}.",
-            "Lower train.critic_learning_rate and train.generator_learning_rate, or raise train.penalty_weight.",
+        raise diverged(
+            f"{step.METRICS[column]} is {values[offset, column]} in round {first_round + offset + 1}",
+            (first_round, first_round + len(values)),
+            [
+                {"round": first_round + done} | dict(zip(step.METRICS, row.tolist(), strict=True))
+                for done, row in enumerate(values, start=1)
+            ],
         )
+
+
+def diverged(what: str, between: tuple[int, int], evidence: Sequence[Mapping[str, Any]]) -> TrainingDivergedError:
+    """Return the error of a training that was sound after the first of two rounds and broken after the second."""
+    return TrainingDivergedError(
+        f"Training broke between round {between[0]} and round {between[1]}: {what}.",
+        "Lower train.critic_learning_rate and train.generator_learning_rate, or raise train.penalty_weight.",
+        evidence,
+    )
+
+
+def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> Callable[[], list[str]]:
+    """Return a function that names the variables, optimizers' included, that are not finite on some replica.
+
+    The devices look at the values; a number a variable is read back.
+    """
+    named = [(name, variable) for name, variable in _variables(state) if "float" in str(variable.dtype)]
+
+    def on_a_replica() -> tf.Tensor:
+        sound = [tf.reduce_all(tf.math.is_finite(variable.value)) for _, variable in named]
+        return 1 - tf.cast(tf.stack(sound), tf.int32)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def broken_replicas() -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(on_a_replica), axis=None)
+
+    return lambda: [name for (name, _), replicas in zip(named, broken_replicas().numpy(), strict=True) if replicas]
+
+
+def rounds_a_call(config: TrainConfig, source: Source) -> int:
+    """Return the rounds of a host call: as asked, else those between two log lines, or fewer when their images are many."""
+    fitting = rounds_that_fit(source.bytes_per_round)
+    if config.rounds_per_call or fitting >= config.log_every_rounds:
+        return config.rounds_a_call
+    between_lines, multiple = config.log_every_rounds, config.penalty_every_rounds
+    possible = [rounds for rounds in range(multiple, between_lines, multiple) if between_lines % rounds == 0]
+    return max((rounds for rounds in possible if rounds <= fitting), default=possible[0] if possible else between_lines)
 
 
 def tick_text(logged: Logged, config: TrainConfig) -> str:
     """Return what the user sees of a call."""
+    speed = logged.speed(config)
+    left = str(datetime.timedelta(seconds=round((config.rounds - logged.round) / speed)))
     return (
-        f"rounds · {logged.images_seen:,} images · {logged.speed(config):.1f} rounds/s"
-        f" · gap {logged.wasserstein_gap:.3f} · penalty {logged.penalty:.4f}"
+        f"rounds · {logged.images_seen:,} images · {speed:.1f} rounds/s · gap {logged.wasserstein_gap:.3f}"
+        f" · penalty {logged.penalty:.4f} · {left} left · {resident_bytes() / 1e9:.1f} GB"
     )
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds; its highest so far where the system does not tell the present one."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def state_arrays(state: step.State) -> dict[str, npt.NDArray[Any]]:
     """Return every variable of the state by name: networks, moving average and both optimizers."""
     return {name: variable.numpy() for name, variable in _variables(state)}
+
+
+def averages(state: step.State) -> list[npt.NDArray[Any]]:
+    """Return the moving average of the generator's weights."""
+    return [variable.numpy() for variable in state.ema_generator.variables]
 
 
 def load_arrays(state: step.State, arrays: dict[str, npt.NDArray[Any]]) -> None:

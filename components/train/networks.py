@@ -1,22 +1,33 @@
-"""Generator and critic, made from the image size: 4·2^k pixels, or 28 = 7·2²."""
+"""Generator and critic, made from the image size: 4·2^k pixels, or 28 = 7·2².
+
+Two families. Plain: one convolution a resolution (Radford et al. 2016, arXiv:1511.06434, without BatchNorm). Residual: blocks
+of two convolutions (Gulrajani et al. 2017, arXiv:1704.00028, appendix C). Nothing in either looks across the batch, so an
+example does not depend on which others share its replica, and the penalty's slopes are those of each example alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 
 from components.train.config import TrainConfig
+from components.train.layers import LabelRows, UpConv
 
 MAX_CHANNELS = 512
 LEAK = 0.2
 
 
+Layer = Callable[[keras.KerasTensor], keras.KerasTensor]
+
+
 class ImageShape(NamedTuple):
-    """Height = width in pixels, and channels."""
+    """Height = width in pixels, channels, and the number of labels that the networks see (0: none)."""
 
     size: int
     channels: int
+    classes: int = 0
 
 
 def base_size(size: int) -> int:
@@ -35,59 +46,128 @@ def layer_channels(size: int, last: int) -> list[int]:
 
 
 def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32") -> keras.Model:
-    """Return the generator: latents [B, L] to images [B, H, W, C] in [-1, 1], float32.
+    """Return the generator: latents [B, L], and labels int32 [B] if it has classes, to images [B, H, W, C] in [-1, 1], float32.
 
-    Up-sample and convolve, LayerNorm over channels: no statistics over the batch, so an example does not depend on which
-    others share its replica.
+    LayerNorm over channels; a label chooses its gain and offset (Miyato and Koyama 2018, arXiv:1802.05637, section 5).
     """
-    seeds = _seeds(config.seed)
+    make = _Maker(shape, config.seed, dtype)
+    latents = keras.Input([config.latents], name="latents")
     first, *others = layer_channels(shape.size, config.generator_channels)
     base = base_size(shape.size)
-    latents = keras.Input([config.latents], name="latents")
-    x = keras.layers.Dense(base * base * first, kernel_initializer=next(seeds), dtype=dtype, name="dense")(latents)
+    x = make.dense(base * base * first, "dense")(latents)
     x = keras.layers.Reshape([base, base, first], dtype=dtype, name="base")(x)
-    x = _normalise(x, "base", dtype)
+    if config.networks == "plain":
+        x = make.normalised(x, "base")
     for index, channels in enumerate(others):
-        x = keras.layers.UpSampling2D(2, dtype=dtype, name=f"up_{index}")(x)
-        x = keras.layers.Conv2D(channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name=f"conv_{index}")(
-            x
-        )
-        x = _normalise(x, str(index), dtype)
-    x = keras.layers.Conv2D(shape.channels, 3, padding="same", kernel_initializer=next(seeds), dtype=dtype, name="to_image")(x)
-    return keras.Model(latents, keras.layers.Activation("tanh", dtype="float32", name="image")(x), name="generator")
+        if config.networks == "plain":
+            x = make.normalised(make.up_conv(channels, f"conv_{index}")(x), str(index))
+        else:
+            x = _block_upwards(make, x, channels, index)
+    if config.networks == "residual":
+        x = make.normalised(x, "last")
+    x = make.conv(shape.channels, 3, "to_image")(x)
+    image = keras.layers.Activation("tanh", dtype="float32", name="image")(x)
+    return keras.Model(make.inputs(latents), image, name="generator")
 
 
 def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") -> keras.Model:
-    """Return the critic: images [B, H, W, C] in [-1, 1] to scores [B], float32.
+    """Return the critic: images [B, H, W, C] in [-1, 1], and labels int32 [B] if it has classes, to scores [B], float32.
 
-    4×4 convolutions of stride 2. No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4).
+    No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
+    (Miyato and Koyama 2018, equation 3): the score gains the inner product of features and the label's own vector.
     """
-    seeds = _seeds(config.seed + 1)
-    channels_upwards = layer_channels(shape.size, config.critic_channels)
+    make = _Maker(shape, config.seed + 1, dtype)
     images = keras.Input([shape.size, shape.size, shape.channels], name="images")
+    channels_downwards = list(reversed(layer_channels(shape.size, config.critic_channels)))
     x = images
-    for index, channels in enumerate(reversed(channels_upwards)):
-        x = keras.layers.Conv2D(
-            channels, 4, strides=2, padding="same", kernel_initializer=next(seeds), dtype=dtype, name=f"conv_{index}"
-        )(x)
-        x = keras.layers.LeakyReLU(LEAK, dtype=dtype, name=f"leaky_{index}")(x)
+    if config.networks == "plain":
+        for index, channels in enumerate(channels_downwards):
+            x = make.leaky(make.conv(channels, 4, f"conv_{index}", strides=2)(x), str(index))
+    else:
+        for index, channels in enumerate(channels_downwards[1:]):
+            x = _block_downwards(make, x, channels, index)
+        x = make.leaky(x, "last")
     x = keras.layers.Flatten(dtype=dtype, name="flat")(x)
-    x = keras.layers.Dense(1, kernel_initializer=next(seeds), dtype=dtype, name="score")(x)
-    scores = keras.layers.Reshape([], dtype="float32", name="scores")(keras.layers.Activation("linear", dtype="float32")(x))
-    return keras.Model(images, scores, name="critic")
+    scores = make.dense(1, "score")(x)
+    if make.labels is not None:
+        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype=dtype, name="label_vector")(make.labels)
+        scores = keras.layers.Add(dtype="float32")([scores, keras.layers.Dot(1, dtype="float32", name="projection")([x, own])])
+    scores = keras.layers.Reshape([], dtype="float32", name="scores")(
+        keras.layers.Activation("linear", dtype="float32")(scores)
+    )
+    return keras.Model(make.inputs(images), scores, name="critic")
 
 
-def _normalise(x: keras.KerasTensor, name: str, dtype: str) -> keras.KerasTensor:
-    x = keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype, name=f"norm_{name}")(x)
-    return keras.layers.LeakyReLU(LEAK, dtype=dtype, name=f"leaky_{name}")(x)
+def generate(generator: keras.Model, latents: object, labels: object) -> object:
+    """Return the images [B, H, W, C] of latents [B, L]; labels [B] count when the generator sees them."""
+    return generator([latents, labels] if len(generator.inputs) == 2 else latents, training=True)
 
 
-class _seeds:  # noqa: N801 - an iterator that reads like a function
-    """Yield an initializer for each layer, each with a seed of its own, so that weights depend on the seed alone."""
+def score(critic: keras.Model, images: object, labels: object) -> object:
+    """Return the scores [B] of images [B, H, W, C]; labels [B] count when the critic sees them."""
+    return critic([images, labels] if len(critic.inputs) == 2 else images, training=True)
 
-    def __init__(self, seed: int) -> None:
-        self.next_seed = seed * 1000
 
-    def __next__(self) -> keras.initializers.Initializer:
+def _block_upwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int) -> keras.KerasTensor:
+    """Return the sum of a 1×1 convolution and of two 3×3 ones, both behind an up-sampling: [B, H, W, I] to [B, 2H, 2W, O]."""
+    # A 1×1 convolution and a repetition of pixels may change places: on the small image it costs a quarter.
+    shortcut = keras.layers.UpSampling2D(2, dtype=make.dtype)(make.conv(channels, 1, f"shortcut_{index}")(x))
+    x = make.up_conv(channels, f"first_{index}")(make.normalised(x, f"first_{index}"))
+    x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}"))
+    return keras.layers.Add(dtype=make.dtype)([shortcut, x])
+
+
+def _block_downwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int) -> keras.KerasTensor:
+    """Return the sum of a 1×1 convolution and of two 3×3 ones, both with 2×2 means: [B, H, W, I] to [B, H/2, W/2, O]."""
+    shortcut = make.conv(channels, 1, f"shortcut_{index}")(make.halved(x, f"shortcut_{index}"))
+    if index:  # the first block begins with the image itself
+        x = make.leaky(x, f"first_{index}")
+    x = make.leaky(make.conv(channels, 3, f"first_{index}")(x), f"second_{index}")
+    x = make.halved(make.conv(channels, 3, f"second_{index}")(x), f"block_{index}")
+    return keras.layers.Add(dtype=make.dtype)([shortcut, x])
+
+
+class _Maker:
+    """Makes the layers of one network, each with a seed of its own, so that weights depend on the seed alone."""
+
+    def __init__(self, shape: ImageShape, seed: int, dtype: str) -> None:
+        self.dtype, self.next_seed, self.classes = dtype, seed * 1000, shape.classes
+        self.labels = keras.Input([], dtype="int32", name="labels") if shape.classes else None
+
+    def inputs(self, first: keras.KerasTensor) -> keras.Keraskeras.KerasTensor | list[keras.KerasTensor]:
+        return first if self.labels is None else [first, self.labels]
+
+    def initializer(self) -> keras.initializers.Initializer:
         self.next_seed += 1
         return keras.initializers.GlorotUniform(seed=self.next_seed)
+
+    def dense(self, units: int, name: str) -> Layer:
+        return keras.layers.Dense(units, kernel_initializer=self.initializer(), dtype=self.dtype, name=name)  # type: ignore[no-any-return]
+
+    def conv(self, channels: int, size: int, name: str, strides: int = 1) -> Layer:
+        return keras.layers.Conv2D(  # type: ignore[no-any-return]
+            channels, size, strides, "same", kernel_initializer=self.initializer(), dtype=self.dtype, name=name
+        )
+
+    def up_conv(self, channels: int, name: str) -> Layer:
+        return UpConv(channels, self.initializer(), dtype=self.dtype, name=name)
+
+    def leaky(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        return keras.layers.LeakyReLU(LEAK, dtype=self.dtype, name=f"leaky_{name}")(x)
+
+    def halved(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        return keras.layers.AveragePooling2D(2, dtype=self.dtype, name=f"halved_{name}")(x)
+
+    def normalised(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        own = self.labels is not None
+        normal = keras.layers.LayerNormalization(
+            epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}"
+        )
+        x = normal(x)
+        if own:
+            for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):
+                rows = LabelRows(self.classes, x.shape[-1], initial, dtype=self.dtype, name=f"norm_{name}_{initial}")(
+                    self.labels
+                )
+                x = merge(dtype=self.dtype)([x, keras.layers.Reshape([1, 1, x.shape[-1]], dtype=self.dtype)(rows)])
+        return self.leaky(x, name)

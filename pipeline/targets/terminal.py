@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from components.progress import SAY, TICK
 
@@ -74,7 +74,6 @@ class Terminal:
             # rich would put a stdout of its own in place of ours, and every line would go past us.
             self.bar = Progress(
                 *columns,
-                TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
                 redirect_stdout=False,

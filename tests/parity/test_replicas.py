@@ -48,6 +48,20 @@ def test_metrics_reported_with_adam_are_those_of_one_replica(replicas: int, one_
     assert_parity(one_adam, trained(replicas, **ADAM)[1], tolerance=1e-3)
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "residual, conditional": {"networks": "residual", "conditional": True},
+    "clip": {"lipschitz": "clip", "clip_value": 0.05},
+    "lazy penalty, conditional": {"penalty_every_rounds": 2, "conditional": True},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_train_as_on_one_replica(family: str) -> None:
+    one, other = (trained(replicas, **FAMILIES[family]) for replicas in (1, 4))
+    assert_parity(one[0], other[0])
+    assert_parity(one[1], other[1])
+
+
 def test_there_is_something_to_compare(one_first_step: Arrays, one_trained: tuple[Arrays, Arrays]) -> None:
     """Gradients that are not zero, weights that moved a thousand tolerances, metrics of every round."""
     still = [name for name, array in one_first_step.items() if not np.abs(array).max() > 1e-3]

@@ -15,15 +15,17 @@ import tensorflow as tf
 
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.networks import ImageShape
+from components.train.data import Resident
+from components.train.networks import ImageShape, generate
 from components.train.strategy import make_strategy
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-SHAPE = ImageShape(8, 1)
+CLASSES = 5
 BATCH = 16
 ROUNDS = 20
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
+LABELS = np.arange(100) % CLASSES
 TOLERANCE = 1e-5  # float32 sums in another order
 
 
@@ -37,6 +39,10 @@ def config_for(replicas: int, **changes: Any) -> TrainConfig:
     return TrainConfig(**{**settings, **changes})
 
 
+def shape_for(config: TrainConfig) -> ImageShape:
+    return ImageShape(8, 1, CLASSES if config.conditional else 0)
+
+
 def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.State:
     """Return the state that training starts from, with softplus in place of the leaky ReLU.
 
@@ -45,7 +51,7 @@ def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras.layers, "LeakyReLU", lambda _, **settings: keras.layers.Activation("softplus", **settings))
-        state = step.make_state(SHAPE, config, strategy)
+        state = step.make_state(shape_for(config), config, strategy)
     layers = [*state.generator.layers, *state.critic.layers]
     assert not any(isinstance(layer, keras.layers.LeakyReLU) for layer in layers)
     assert sum(layer.name.startswith("leaky") for layer in layers) >= 4
@@ -57,10 +63,9 @@ def trained(replicas: int, **changes: Any) -> tuple[Arrays, Arrays]:
     config = config_for(replicas, **changes)
     strategy = make_strategy(config)
     state = smooth_state(config, strategy)
-    call = loop.make_call(state, config, strategy, IMAGES)
-    order = noise.batch_indices(config.seed, len(IMAGES), 0, ROUNDS * config.n_critic, config.global_batch_size)
-    indices = order.reshape(ROUNDS, config.n_critic, config.global_batch_size)
-    metrics = call(tf.constant(indices), tf.constant(0)).numpy()
+    source = Resident(IMAGES, LABELS, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
+    call = loop.make_call(state, config, strategy, source)
+    metrics = call(source.take(0, ROUNDS), tf.constant(0)).numpy()
     return loop.state_arrays(state), dict(zip(step.METRICS, metrics.T, strict=True))
 
 
@@ -71,7 +76,7 @@ def first_step(replicas: int, **changes: Any) -> Arrays:
     """
     config = config_for(replicas, **changes)
     strategy = make_strategy(config)
-    state = step.make_state(SHAPE, config, strategy)
+    state = step.make_state(shape_for(config), config, strategy)
 
     @tf.function
     def on_replicas() -> Any:
@@ -89,10 +94,13 @@ def _replica_step(state: step.State, config: TrainConfig) -> tuple[list[tf.Tenso
     whole = noise.critic_noise(noise.round_seed(config.seed, 0), 0, config.global_batch_size, config.latents)
     mine = noise.CriticNoise(*(noise.replica_rows(part, replica_id, replicas) for part in whole))
     real_images = step.to_float(noise.replica_rows(tf.constant(IMAGES[:BATCH]), replica_id, replicas))
-    critic, (critic_loss, gap, penalty) = step.critic_gradients(state, config, real_images, mine)
-    generator, generator_loss = step.generator_gradients(state, config, mine.latents)
+    labels = noise.replica_rows(tf.constant(LABELS[:BATCH], tf.int32), replica_id, replicas)
+    fake_images = generate(state.generator, mine.latents, labels)
+    examples = step.Examples(real_images, fake_images, mine.alpha, labels)
+    critic, (critic_loss, gap, penalty) = step.critic_gradients(state, config, examples, config.penalty_weight)
+    generator, generator_loss = step.generator_gradients(state, config, mine.latents, labels)
     parts = {"critic_loss": critic_loss, "wasserstein_gap": gap, "penalty": penalty, "generator_loss": generator_loss}
-    return [*critic, *generator], parts
+    return [*step.summed(critic), *step.summed(generator)], parts
 
 
 def assert_parity(one: Arrays, other: Arrays, tolerance: float = TOLERANCE) -> None:

@@ -18,6 +18,7 @@ from components.report.curves import (
     RIGHT,
     TOP,
     WIDTH,
+    SCORE_PLOTS,
     draw_charts,
     nice_ticks,
     svg_path,
@@ -109,3 +110,10 @@ def test_ticks_are_even_round_and_inside(low: float, span: float, count: int) ->
 
 def test_svg_path_of_points() -> None:
     assert svg_path([(1.0, 2.0), (3.0, 4.0), (5.0, None), (6.0, 7.5)]) == "M1 2h0L3 4M6 7.5h0"
+
+
+def test_scores_while_training_have_a_chart_of_their_own() -> None:
+    scores = [{"round": 10, "kid": 0.4, "kid_std": 0.1}, {"round": 20, "kid": 0.2, "kid_std": 0.1}]
+    (chart,) = draw_charts(scores, plots=SCORE_PLOTS)
+    assert chart.title == "KID while training"
+    assert chart.last == 0.2

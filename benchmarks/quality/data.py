@@ -1,0 +1,21 @@
+"""Fashion-MNIST as our own dataset artifact, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.artifacts import MANIFEST
+from components.command import read_section
+from components.ingest.config import IngestConfig
+from components.ingest.run import run
+from tests.data.fashion_mnist import make_manual_dir
+
+
+def dataset(folder: Path, config: Path) -> Path:
+    """Return the dataset artifact under `folder`, ingested as `config` says, from Debian's files and without a network."""
+    out = folder / "dataset"
+    if not (out / MANIFEST).is_file():
+        manual = make_manual_dir(folder / "originals")
+        offline = {"tfds_manual_dir": str(manual), "tfds_data_dir": str(folder / "tfds")}
+        run(read_section(IngestConfig, "ingest", config).model_copy(update=offline), out=out)
+    return out

@@ -1,0 +1,128 @@
+"""The Keras WGAN-GP example (keras.io, "WGAN-GP overriding Model.train_step"), with its settings, as people run it.
+
+Networks, losses, optimizers, order of the steps and `fit` are the example's. Where it could be read in two ways, the one that
+helps it was taken:
+- jit_compile=False: Keras's "auto" would compile with XLA, which is several times slower on a CPU.
+- The interpolation weights are uniform as in Gulrajani et al. 2017, Algorithm 1 (older copies of the example draw them normal).
+- Batches come shuffled and prefetched from tf.data, whole ones only, so that shapes are static and nothing is traced twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from benchmarks.quality.contender import AfterCall, Images, draw_in_batches
+
+LATENTS = 128
+CRITIC_STEPS = 3
+PENALTY_WEIGHT = 10.0
+
+
+def make_critic() -> keras.Model:
+    """Return the critic: 28×28 padded to 32×32, four 5×5 convolutions of stride 2, dropout, one score [B, 1]."""
+    images = keras.Input((28, 28, 1))
+    x = layers.ZeroPadding2D(2)(images)
+    for filters, dropout in ((64, 0.0), (128, 0.3), (256, 0.3), (512, 0.0)):
+        x = layers.Conv2D(filters, 5, strides=2, padding="same")(x)
+        x = layers.LeakyReLU(0.2)(x)
+        if dropout:
+            x = layers.Dropout(dropout)(x)
+    x = layers.Dropout(0.2)(layers.Flatten()(x))
+    return keras.Model(images, layers.Dense(1)(x), name="critic")
+
+
+def make_generator() -> keras.Model:
+    """Return the generator: 128 latents to 4×4×256, three times up-sampled and convolved with BatchNorm, cropped to 28×28."""
+    latents = keras.Input((LATENTS,))
+    x = layers.Dense(4 * 4 * 256, use_bias=False)(latents)
+    x = layers.LeakyReLU(0.2)(layers.BatchNormalization()(x))
+    x = layers.Reshape((4, 4, 256))(x)
+    for filters, activation in ((128, layers.LeakyReLU(0.2)), (64, layers.LeakyReLU(0.2)), (1, layers.Activation("tanh"))):
+        x = layers.UpSampling2D(2)(x)
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = activation(layers.BatchNormalization()(x))
+    return keras.Model(latents, layers.Cropping2D(2)(x), name="generator")
+
+
+class WGAN(keras.Model):
+    """The example's model: three critic steps on the same real images and one generator step are a `train_step`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic, self.generator = make_critic(), make_generator()
+        self.critic_optimizer = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.9)
+        self.generator_optimizer = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.9)
+
+    def train_step(self, real_images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Do what the example does with a batch [B, 28, 28, 1] in [-1, 1]."""
+        for _ in range(CRITIC_STEPS):
+            with tf.GradientTape() as tape:
+                fake_images = self.generator(_latents(real_images), training=True)
+                fake_scores = self.critic(fake_images, training=True)
+                real_scores = self.critic(real_images, training=True)
+                gap = tf.reduce_mean(real_scores) - tf.reduce_mean(fake_scores)
+                critic_loss = PENALTY_WEIGHT * self.penalty(real_images, fake_images) - gap
+            _apply(self.critic_optimizer, tape, critic_loss, self.critic)
+        with tf.GradientTape() as tape:
+            fake_images = self.generator(_latents(real_images), training=True)
+            generator_loss = -tf.reduce_mean(self.critic(fake_images, training=True))
+        _apply(self.generator_optimizer, tape, generator_loss, self.generator)
+        return {"critic_loss": critic_loss, "generator_loss": generator_loss}
+
+    def penalty(self, real_images: tf.Tensor, fake_images: tf.Tensor) -> tf.Tensor:
+        """Return the mean of (slope - 1)² at one random point between each real and its fake image."""
+        alpha = tf.random.uniform([tf.shape(real_images)[0], 1, 1, 1])
+        mixed_images = real_images + alpha * (fake_images - real_images)
+        with tf.GradientTape() as tape:
+            tape.watch(mixed_images)
+            scores = self.critic(mixed_images, training=True)
+        gradients = tape.gradient(scores, mixed_images)
+        slopes = tf.sqrt(tf.reduce_sum(tf.square(gradients), axis=[1, 2, 3]))
+        return tf.reduce_mean((slopes - 1.0) ** 2)
+
+
+def _latents(real_images: tf.Tensor) -> tf.Tensor:
+    return tf.random.normal([tf.shape(real_images)[0], LATENTS])
+
+
+def _apply(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor, model: keras.Model) -> None:
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+
+class KerasExample:
+    """The contender: `fit` over a shuffled dataset that repeats, until the time is up."""
+
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.settings: dict[str, Any] = {"batch": batch_size, "precision": "float32", "jit_compile": False}
+        self.batch_size = batch_size
+        self.model = WGAN()
+        self.model.compile(jit_compile=False)
+        data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat().batch(batch_size, drop_remainder=True)
+        self.data = data.map(lambda batch: (tf.cast(batch, tf.float32) - 127.5) / 127.5).prefetch(tf.data.AUTOTUNE)
+
+    def train(self, after_call: AfterCall) -> None:
+        """Fit; a round is one `train_step`."""
+        self.model.fit(
+            self.data, epochs=1, steps_per_epoch=10**9, verbose=0, shuffle=False, callbacks=[_After(self, after_call)]
+        )
+
+    def draw(self, count: int, seed: int) -> Images:
+        """Return images of the generator in inference mode, as the example's callback draws them."""
+        return draw_in_batches(self.model.generator, LATENTS, count, seed)
+
+
+class _After(keras.callbacks.Callback):
+    def __init__(self, contender: KerasExample, after_call: AfterCall) -> None:
+        super().__init__()
+        self.contender, self.after_call = contender, after_call
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
+        rounds = batch + 1
+        # The three critic steps of a round see the same images.
+        if self.after_call(rounds, rounds * self.contender.batch_size):
+            self.model.stop_training = True

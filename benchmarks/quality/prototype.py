@@ -1,0 +1,127 @@
+"""A prototype as one writes it in an afternoon: plain Keras layers, one tf.function a round, two passes of the critic.
+
+Its settings are those of the issue that set this bar. Its moving average starts from the first weights and is not corrected
+for that, which is why it is poor in its first minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from benchmarks.quality.contender import AfterCall, Images, draw_in_batches
+
+LATENTS = 64
+CRITIC_STEPS = 3
+BATCH = 64
+PENALTY_WEIGHT = 10.0
+EMA_DECAY = 0.998  # a round
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def dtype_for(cpu_flags: set[str]) -> str:
+    """Return the Keras dtype policy: bfloat16 where the CPU multiplies in it, else it would only be slower."""
+    return "mixed_bfloat16" if cpu_flags & BFLOAT16_FLAGS else "float32"
+
+
+def cpu_flags() -> set[str]:
+    """Return what /proc/cpuinfo says of the first core."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def make_generator(dtype: str) -> keras.Model:
+    """Return the generator: latents [B, 64] to images [B, 28, 28, 1] in [-1, 1], float32."""
+    latents = keras.Input((LATENTS,))
+    x = layers.Dense(7 * 7 * 128, dtype=dtype)(latents)
+    x = layers.Reshape((7, 7, 128), dtype=dtype)(x)
+    x = _normalised(x, dtype)
+    for filters in (64, 32):
+        x = layers.UpSampling2D(2, dtype=dtype)(x)
+        x = _normalised(layers.Conv2D(filters, 3, padding="same", dtype=dtype)(x), dtype)
+    x = layers.Conv2D(1, 3, padding="same", dtype=dtype)(x)
+    return keras.Model(latents, layers.Activation("tanh", dtype="float32")(x), name="generator")
+
+
+def make_critic(dtype: str) -> keras.Model:
+    """Return the critic: images [B, 28, 28, 1] to scores [B, 1], float32."""
+    images = keras.Input((28, 28, 1))
+    x = images
+    for filters in (32, 64, 128):
+        x = layers.Conv2D(filters, 4, strides=2, padding="same", dtype=dtype)(x)
+        x = layers.LeakyReLU(0.2, dtype=dtype)(x)
+    x = layers.Dense(1, dtype=dtype)(layers.Flatten(dtype=dtype)(x))
+    return keras.Model(images, layers.Activation("linear", dtype="float32")(x), name="critic")
+
+
+def _normalised(x: Any, dtype: str) -> Any:
+    return layers.LeakyReLU(0.2, dtype=dtype)(layers.LayerNormalization(dtype=dtype)(x))
+
+
+class Prototype:
+    """The contender."""
+
+    def __init__(self, images: Images) -> None:
+        dtype = dtype_for(cpu_flags())
+        self.settings: dict[str, Any] = {"batch": BATCH, "precision": dtype, "ema_decay": EMA_DECAY}
+        self.generator, self.average, self.critic = make_generator(dtype), make_generator(dtype), make_critic(dtype)
+        self.average.set_weights(self.generator.get_weights())
+        self.critic_optimizer = keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9)
+        self.generator_optimizer = keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9)
+        self.critic_optimizer.build(self.critic.trainable_variables)
+        self.generator_optimizer.build(self.generator.trainable_variables)
+        data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat().batch(BATCH, drop_remainder=True)
+        data = data.map(lambda batch: tf.cast(batch, tf.float32) / 127.5 - 1.0)
+        self.data = data.batch(CRITIC_STEPS, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+    def train(self, after_call: AfterCall) -> None:
+        """Train a round at a time."""
+        for rounds, batches in enumerate(self.data, start=1):
+            float(self.round(batches))  # read back, so that the round is really done
+            if after_call(rounds, rounds * CRITIC_STEPS * BATCH):
+                return
+
+    def draw(self, count: int, seed: int) -> Images:
+        """Return images of the moving average."""
+        return draw_in_batches(self.average, LATENTS, count, seed)
+
+    @tf.function
+    def round(self, batches: tf.Tensor) -> tf.Tensor:
+        """Do the critic steps, each on images of its own, the generator step and the average; return the generator's loss."""
+        for step in range(CRITIC_STEPS):
+            self.critic_step(batches[step])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in self.generator.trainable_variables])
+            fake_images = self.generator(tf.random.normal([BATCH, LATENTS]), training=True)
+            loss = -tf.reduce_mean(self.critic(fake_images, training=True))
+        _apply(self.generator_optimizer, tape, loss, self.generator)
+        for average, value in zip(self.average.variables, self.generator.variables, strict=True):
+            average.assign(EMA_DECAY * average + (1.0 - EMA_DECAY) * value)
+        return loss
+
+    def critic_step(self, real_images: tf.Tensor) -> None:
+        """Update the critic; fakes are made outside the tape, real and fake images pass together, mixed ones alone."""
+        fake_images = self.generator(tf.random.normal([BATCH, LATENTS]), training=True)
+        alpha = tf.random.uniform([BATCH, 1, 1, 1])
+        mixed_images = alpha * real_images + (1.0 - alpha) * fake_images
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in self.critic.trainable_variables])
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(mixed_images)
+                mixed_scores = self.critic(mixed_images, training=True)
+            gradients = inner.gradient(mixed_scores, mixed_images)
+            slopes = tf.sqrt(tf.reduce_sum(tf.square(gradients), axis=[1, 2, 3]) + 1e-12)
+            scores = self.critic(tf.concat([real_images, fake_images], axis=0), training=True)
+            real_scores, fake_scores = tf.split(scores, 2)
+            gap = tf.reduce_mean(real_scores) - tf.reduce_mean(fake_scores)
+            loss = PENALTY_WEIGHT * tf.reduce_mean((slopes - 1.0) ** 2) - gap
+        _apply(self.critic_optimizer, tape, loss, self.critic)
+
+
+def _apply(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: tf.Tensor, model: keras.Model) -> None:
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))

@@ -1,0 +1,82 @@
+"""Scores of all snapshots by our own evaluate: one extractor, one set of real images, the same number of samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.quality.contender import Images
+from benchmarks.quality.train import SAMPLES, name_of
+from components.artifacts import code_digest, digest_of, file_sha256, read_manifest, write_json
+from components.command import read_section
+from components.evaluate import fid, kid, prdc
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.extractor import Extractor
+from components.evaluate.extractor_training import extractor_for
+from components.records import read_split
+
+SCORES = "scores.json"
+DIGITS = 5
+
+
+class Scores(NamedTuple):
+    """FID, KID and its standard error over the samples: 0 is best; the others are shares."""
+
+    fid: float
+    kid: float
+    kid_standard_error: float
+    precision: float
+    recall: float
+    coverage: float
+
+
+class Scorer:
+    """The extractor, trained on the labels of the training images, and the features of the held-out test images."""
+
+    def __init__(self, dataset: Path, config: Path, work_dir: Path) -> None:
+        self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "classifier"})
+        train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
+        digest = read_manifest(dataset, "dataset").digest
+        self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, work_dir)
+        self.train_images = train.images
+        self.real = self.extractor.features(held_out.images)
+        self.real_radii = prdc.features_to_statistics(self.real, self.config.neighbours_k)
+        self.key = digest_of([self.extractor.digest, self.config.model_dump(mode="json"), code_digest("evaluate")])
+
+    def score(self, images: Images) -> Scores:
+        """Return the scores of images [N, 28, 28, 1]."""
+        fake, k = self.extractor.features(images), self.config.neighbours_k
+        sums = kid.features_to_statistics(self.real, fake)
+        error = kid.statistics_to_standard_error(
+            sums, fake, subsets=self.config.kid_subsets, subset_size=self.config.kid_subset_size, seed=self.config.seed
+        )
+        fake_radii = prdc.features_to_statistics(fake, k)
+        shares = prdc.statistics_to_metric(self.real, fake, self.real_radii, fake_radii, k)
+        values = (
+            fid.compute(self.real, fake), kid.statistics_to_metric(sums), error,
+            shares.precision, shares.recall, shares.coverage,
+        )  # fmt: skip
+        return Scores(*(round(value, DIGITS) for value in values))
+
+    def floor(self) -> Scores:
+        """Return the scores of real training images, as many as there are samples: what a perfect generator would get."""
+        rows: npt.NDArray[np.int64] = np.random.default_rng(0).choice(len(self.train_images), SAMPLES, replace=False)
+        return self.score(self.train_images[rows])
+
+    def score_folder(self, folder: Path, marks: list[dict[str, Any]]) -> list[Scores]:
+        """Return the scores of a contender's snapshots; those that were scored before by the same measure are not again."""
+        file = folder / SCORES
+        known = json.loads(file.read_text()) if file.is_file() else {}
+        scores = []
+        for mark in marks:
+            snapshot = folder / f"{name_of(mark['mark'])}.npy"
+            key = digest_of([self.key, file_sha256(snapshot)])
+            if key not in known:
+                known[key] = self.score(np.load(snapshot, allow_pickle=False))._asdict()
+                write_json(file, known)
+            scores.append(Scores(**known[key]))
+        return scores

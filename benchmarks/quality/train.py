@@ -1,0 +1,169 @@
+"""Train one contender in this process and leave its snapshots and its record: `python -m benchmarks.quality.train NAME …`.
+
+The clock starts with the first step, network and data being ready, so tracing counts as training; it stands still while samples
+are drawn. A folder holds, for each mark, `NNNNN.npy` (uint8 [10000, 28, 28, 1]) and `NNNNN.png` (the first 64), NNNNN being the
+mark; record.json goes last, so a folder without it is of a training that did not end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.quality.contender import Contender, Images, Stopwatch, Used
+from components.artifacts import now, write_bytes, write_json
+from components.images import grid, write_png
+from components.records import read_split
+
+SAMPLES = 10_000
+SEED = 1
+GRID = 64
+MARKS = (15, 30, 60, 90, 120, 180, 240, 360, 480, 600, 900, 1200, 1800)  # seconds of training
+RECORD = "record.json"
+CORES = 2
+
+
+class Mark(NamedTuple):
+    """What had been done and used at a snapshot; `others_cores` is what other processes took meanwhile, in cores."""
+
+    mark: float
+    seconds: float
+    rounds: int
+    images_seen: int
+    cores: float
+    others_cores: float
+
+
+def make(name: str, images: Images) -> Contender:
+    """Build a contender. Only its own module is imported, since each sets TensorFlow up in its own way."""
+    if name.startswith("keras"):
+        from benchmarks.quality.keras_example import KerasExample
+
+        return KerasExample(images, int(name.removeprefix("keras")))
+    if name == "prototype":
+        from benchmarks.quality.prototype import Prototype
+
+        return Prototype(images)
+    from benchmarks.quality.ours import Ours
+
+    return Ours(images)
+
+
+def marks_until(seconds: float) -> list[float]:
+    """Return the marks of a training of so many seconds; its end is one."""
+    return [float(mark) for mark in MARKS if mark < seconds] + [seconds]
+
+
+def name_of(mark: float) -> str:
+    """Return the name of a mark's files, without the ending."""
+    return f"{mark:05.0f}"
+
+
+class Recorder:
+    """Called after each host call: takes a snapshot when a mark is due, tells when the time is up.
+
+    A contender that we want to pass gets its snapshot at the end of the first call after the mark, ours (`early`) at the end
+    of the last one before it: neither gains by the length of its calls.
+    """
+
+    def __init__(self, contender: Contender, folder: Path, marks: list[float], early: bool) -> None:
+        self.contender, self.folder, self.due, self.early = contender, folder, list(marks), early
+        self.watch, self.last_seconds = Stopwatch(), 0.0
+        self.marks: list[Mark] = []
+
+    def train(self) -> None:
+        """Train until the last mark."""
+        self.watch.start()
+        self.contender.train(self.after_call)
+
+    def after_call(self, rounds: int, images_seen: int) -> bool:
+        """Return True after the last mark."""
+        used = self.watch.total()
+        passed = used.wall + self._ahead(used.wall)
+        self.last_seconds = used.wall
+        if passed >= self.due[0]:
+            self.watch.pause()
+            # After a call that was longer than the space between marks, the snapshot is that of the last one passed.
+            self._snapshot(max(mark for mark in self.due if mark <= passed), used, rounds, images_seen)
+            self.due = [mark for mark in self.due if mark > passed]
+            self.watch.start()
+        return not self.due
+
+    def _ahead(self, seconds: float) -> float:
+        # The first call, which traces, tells nothing of the next; the others differ a little.
+        return 1.05 * (seconds - self.last_seconds) if self.early and self.last_seconds else 0.0
+
+    def _snapshot(self, due: float, used: Used, rounds: int, images_seen: int) -> None:
+        others = max(0.0, used.machine - used.cpu)
+        cores, others_cores = round(used.cpu / used.wall, 2), round(others / used.wall, 2)
+        mark = Mark(due, round(used.wall, 2), rounds, images_seen, cores, others_cores)
+        samples = self.contender.draw(SAMPLES, SEED)
+        stream = io.BytesIO()
+        np.save(stream, samples, allow_pickle=False)
+        write_bytes(self.folder / f"{name_of(due)}.npy", stream.getvalue())
+        write_png(self.folder / f"{name_of(due)}.png", grid(samples[:GRID], 8, scale=2))
+        self.marks.append(mark)
+        print(f"  {mark.seconds:7.1f} s  {rounds} rounds  {mark.cores} cores, others {mark.others_cores}", file=sys.stderr)
+
+
+def cpu_model() -> str:
+    """Return what /proc/cpuinfo calls the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
+    """Train the contender and write its folder anew, record.json last."""
+    _same_footing()
+    import keras
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    keras.utils.set_random_seed(SEED)
+    recorder = Recorder(make(name, read_split(dataset, "train").images), folder, marks_until(seconds), early=name == "ours")
+    recorder.train()
+    record: dict[str, Any] = {
+        "contender": name,
+        "seconds": seconds,
+        "settings": recorder.contender.settings,
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
+        "ended_at": now(),
+        "marks": [mark._asdict() for mark in recorder.marks],
+    }
+    write_json(folder / RECORD, record)
+
+
+def _same_footing() -> None:
+    # All before TensorFlow is imported and counts the cores. By itself it uses oneDNN only on CPUs with AVX-512 and the like;
+    # on others the convolutions of the Keras example are 4 times slower without it, those of all contenders are slower.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    # Grappler cannot fuse a bias and a LeakyReLU whose second derivative is needed, and logs an error for trying.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    arguments = parser.parse_args()
+    train(arguments.name, arguments.seconds, arguments.dataset, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Layers that Keras lacks, or that cost less in another form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Along one axis, which taps of a 3-tap kernel fall on the same pixel of the small image when the large one repeats each of
+# its pixels twice: their sums are the 4 taps of a transposed convolution of stride 2.
+REPEATED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
+
+
+class UpConv(keras.layers.Layer):  # type: ignore[misc]
+    """Nearest-neighbour up-sampling by 2, then a 3×3 convolution: [B, H, W, I] to [B, 2H, 2W, O], as one convolution.
+
+    The same as UpSampling2D(2) and Conv2D(O, 3, padding="same"), with their weights. A pixel of the small image is met up to
+    nine times there; here those taps are summed first, so that a pixel costs 16 products a pair of channels and not 36,
+    and no up-sampled image is ever written.
+    """
+
+    def __init__(self, channels: int, kernel_initializer: Any, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.channels, self.kernel_initializer = channels, kernel_initializer
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make a 3×3 kernel and a bias."""
+        self.kernel = self.add_weight(
+            shape=(3, 3, input_shape[-1], self.channels), initializer=self.kernel_initializer, name="kernel"
+        )
+        self.bias = self.add_weight(shape=(self.channels,), initializer="zeros", name="bias")
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Return the convolved large image."""
+        kernel, bias = (tf.cast(variable, self.compute_dtype) for variable in (self.kernel, self.bias))
+        repeated = tf.constant(REPEATED, kernel.dtype)
+        summed = tf.einsum("kd,le,deio->kloi", repeated, repeated, kernel)
+        _, height, width, _ = images.shape
+        shape = [tf.shape(images)[0], 2 * height, 2 * width, self.channels]
+        return tf.nn.bias_add(tf.nn.conv2d_transpose(images, summed, shape, 2, "SAME"), bias)
+
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return [B, 2H, 2W, O]."""
+        batch, height, width, _ = input_shape
+        return (batch, 2 * height, 2 * width, self.channels)
+
+
+class LabelRows(keras.layers.Layer):  # type: ignore[misc]
+    """A vector of its own for each label: labels int32 [B] to [B, D].
+
+    A product with the one-hot labels and not a look-up: its gradient is dense, so it is summed over replicas like any other.
+    """
+
+    def __init__(self, classes: int, length: int, initializer: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.classes, self.length, self.initializer = classes, length, initializer
+
+    def build(self, _: tuple[int | None, ...]) -> None:
+        """Make the rows."""
+        self.rows = self.add_weight(shape=(self.classes, self.length), initializer=self.initializer, name="rows")
+
+    def call(self, labels: tf.Tensor) -> tf.Tensor:
+        """Return the row of each label."""
+        return tf.matmul(tf.one_hot(labels, self.classes, dtype=self.compute_dtype), tf.cast(self.rows, self.compute_dtype))
+
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return [B, D]."""
+        return (input_shape[0], self.length)

@@ -1,0 +1,279 @@
+"""The train step as a process that is killed, terminated or short of disk, and what the next one makes of it.
+
+Whatever happened, the training must end as the one that nobody disturbed: the last checkpoint's arrays bit for bit,
+metrics.jsonl but for the seconds, the sample grids byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from components.artifacts import read_manifest
+from tests.pipeline.running import ROOT, wait_for
+from tests.unit.training_data import write_digits
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+
+KILLS_AT_RANDOM = 20
+SEED = 20240607
+SETTINGS: dict[str, Any] = {
+    "rounds": 600, "rounds_per_call": 2, "log_every_rounds": 10, "checkpoint_every_rounds": 4, "sample_every_rounds": 20,
+    "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
+}  # fmt: skip
+
+
+class Training:
+    """A training by hand, `python -m components.train`, in a folder of its own; it can be started again and again."""
+
+    def __init__(self, folder: Path, data: tuple[Path, Path], **changes: Any) -> None:
+        self.folder, self.starts = folder, 0
+        self.out = folder / "out" / "model"
+        folder.mkdir(parents=True)
+        (folder / "out").mkdir()
+        values = {name: json.dumps(value) for name, value in {**SETTINGS, **changes}.items()}
+        (folder / "train.toml").write_text("[train]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+        places = {"config": folder / "train.toml", "dataset": data[0], "validation": data[1], "out": self.out}
+        places["work-dir"] = folder / "work"
+        words = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+        self.command = [sys.executable, "-m", "components.train", *words]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a process; what it prints goes to a file, so that nobody has to read along."""
+        self.starts += 1
+        with self.printed_file().open("wb") as stream:
+            environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            return subprocess.Popen(self.command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+
+    def printed_file(self) -> Path:
+        return self.folder / f"printed-{self.starts:02d}.txt"
+
+    def printed(self) -> str:
+        """Return what the last process printed."""
+        return self.printed_file().read_text()
+
+    def finish(self) -> None:
+        """Start once more and let it run to its end."""
+        assert self.start().wait(timeout=300) == 0, self.printed()
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "work").glob("checkpoints/*/round-*"))
+
+    def unfinished(self) -> list[Path]:
+        """Return what is half-written or half-removed, under the work folder and beside the model."""
+        return [path for path in self.folder.rglob(".*") if path.suffix in {".tmp", ".old"}]
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kill -9; return whether there was still something to kill."""
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+def where(training: Training) -> str:
+    """Say where a process was killed: how far it had come, and what it was writing."""
+    ticks = re.findall(r"^… (\d+)/", training.printed(), re.MULTILINE)
+    before = "before the first round" if "»" in training.printed() else "start-up"
+    writing = ", ".join(path.name.split(".")[1] for path in training.unfinished())
+    return (f"round {ticks[-1]}" if ticks else before) + (f" writing {writing}" if writing else "")
+
+
+def assert_same(one: Training, other: Training) -> None:
+    """Compare two finished trainings."""
+    assert other.unfinished() == []
+    for training in (one, other):
+        read_manifest(training.out, "model")
+        for path in training.checkpoints():
+            read_manifest(path, "checkpoint")
+    assert other.checkpoints()[-1].name == one.checkpoints()[-1].name == f"round-{SETTINGS['rounds']:08d}"
+    with np.load(one.checkpoints()[-1] / "state.npz") as expected, np.load(other.checkpoints()[-1] / "state.npz") as got:
+        assert sorted(expected.files) == sorted(got.files)
+        for name in expected.files:
+            assert expected[name].tobytes() == got[name].tobytes(), name
+    assert metrics(other) == metrics(one)
+    assert len(metrics(one)) == SETTINGS["rounds"] // SETTINGS["log_every_rounds"]
+    grids = {path.name: path.read_bytes() for path in (one.out / "samples").iterdir()}
+    assert len(grids) == 2 + SETTINGS["rounds"] // SETTINGS["sample_every_rounds"]
+    assert {path.name: path.read_bytes() for path in (other.out / "samples").iterdir()} == grids
+
+
+def metrics(training: Training) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (training.out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+class Reference(NamedTuple):
+    """A training that nobody disturbed, and how long it took from the start of the process to its end."""
+
+    training: Training
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_digits(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
+    """Return a reference for one replica and one for two, made side by side: so the killed ones run too."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+
+    def train(devices: str) -> Reference:
+        training = Training(folder / devices.replace(":", ""), data, devices=devices)
+        started = time.monotonic()
+        training.finish()
+        return Reference(training, time.monotonic() - started)
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(("cpu:1", "cpu:2"), pool.map(train, ("cpu:1", "cpu:2")), strict=True))
+
+
+def test_kill_9_at_20_random_moments(data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path) -> None:
+    """Moments are uniform over the life of the undisturbed process, of which start-up is a good part.
+
+    A chain is killed and started until its training is done; then it is compared and the next chain begins.
+    """
+    reference, seconds = undisturbed["cpu:1"]
+
+    def chains(lane: int) -> list[str]:
+        moments, killed, chain = random.Random(SEED + lane), list[str](), 0
+        while len(killed) < KILLS_AT_RANDOM // 2:
+            training = Training(tmp_path / f"lane-{lane}-{chain}", data)
+            while len(killed) < KILLS_AT_RANDOM // 2:
+                process, moment = training.start(), moments.uniform(0.0, seconds)
+                try:
+                    code = process.wait(timeout=moment)
+                except subprocess.TimeoutExpired:
+                    assert kill(process)
+                    killed.append(f"lane {lane} chain {chain} at {moment:5.1f} s of {seconds:.1f}: {where(training)}")
+                else:
+                    assert code == 0, training.printed()
+                    break
+            else:
+                training.finish()
+            assert_same(reference, training)
+            chain += 1
+        return killed
+
+    with ThreadPoolExecutor(2) as pool:
+        killed = [line for lines in pool.map(chains, (0, 1)) for line in lines]
+    print(*killed, sep="\n")
+    assert len(killed) == KILLS_AT_RANDOM
+    assert any("start-up" in line for line in killed)
+    assert any(": round" in line for line in killed)
+
+
+# The stages in the life of a checkpoint, and of the model, at which a kill is aimed: the file that shows them.
+CHECKPOINT_STAGES = {
+    "a checkpoint's folder": "work/checkpoints/*/.round-*.tmp",
+    "its state": "work/checkpoints/*/.round-*.tmp/state.npz",
+    "its manifest": "work/checkpoints/*/.round-*.tmp/*manifest.json*",
+    "removal of an old one": "work/checkpoints/*/.round-*.old",
+}
+MODEL_STAGES = {"the model": "out/.model.*.tmp", "the model's graph": "out/.model.*.tmp/saved_model/saved_model.pb"}
+
+
+def test_kill_9_while_something_is_written(data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path) -> None:
+    """One and two replicas, each killed in every stage in turn; the half-written must be there, then gone."""
+
+    def chain(devices: str) -> list[str]:
+        training, report = Training(tmp_path / devices.replace(":", ""), data, devices=devices), []
+        moments = random.Random(SEED)
+        for stage, file in {**CHECKPOINT_STAGES, **MODEL_STAGES}.items():
+            process = training.start()
+            if stage in CHECKPOINT_STAGES:  # not always the first one
+                while "… " not in training.printed() and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(moments.uniform(0.0, 0.5))
+            while not any(training.folder.glob(file)) and process.poll() is None:
+                time.sleep(0.0002)
+            assert kill(process), training.printed()
+            report.append(f"{devices} aimed at {stage}: {where(training)}")
+        training.finish()
+        assert_same(undisturbed[devices].training, training)
+        return report
+
+    with ThreadPoolExecutor(2) as pool:
+        report = [line for lines in pool.map(chain, ("cpu:1", "cpu:2")) for line in lines]
+    print(*report, sep="\n")
+    assert sum("writing round-" in line for line in report) >= 2, report
+    assert sum("writing model" in line for line in report) >= 2, report
+
+
+def test_sigterm_saves_within_5_seconds_of_the_end_of_the_call(data: tuple[Path, Path], tmp_path: Path) -> None:
+    """With networks of which a checkpoint has more than 100 MB. From outside the end of the call cannot be seen, so the
+    longest call so far is added to the 5 s; a call here is one round.
+    """
+    big = {"generator_channels": 256, "critic_channels": 256, "latents": 512, "global_batch_size": 4, "n_critic": 1}
+    training = Training(tmp_path / "big", data, **big, rounds_per_call=1, log_every_rounds=1, checkpoint_every_rounds=2)
+    process = training.start()
+    wait_for(lambda: len(training.checkpoints()) == 2 or process.poll() is not None)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    code, seconds = process.wait(timeout=60), time.monotonic() - sent
+    *_, last = training.printed().splitlines()
+    stopped = re.fullmatch(r"train: Training stopped by SIGTERM after round (\d+) of 600\. Run again to go on\.", last)
+    assert stopped, training.printed()
+    assert code == 1
+    assert training.unfinished() == []
+    saved = training.checkpoints()[-1]
+    assert saved.name == f"round-{int(stopped[1]):08d}"
+    read_manifest(saved, "checkpoint")
+    assert (saved / "state.npz").stat().st_size > 100_000_000
+    call_seconds = max(json.loads(line)["seconds"] for line in (saved / "metrics.jsonl").read_text().splitlines()[1:])
+    print(f"SIGTERM to the end of the process {seconds:.2f} s, the longest call but the first {call_seconds:.2f} s")
+    assert seconds < 5.0 + call_seconds
+
+
+def one_sentence(training: Training) -> str:
+    """Return the only line of a process that says what went wrong."""
+    lines = [line for line in training.printed().splitlines() if not line.startswith(("»", "…"))]
+    assert len(lines) == 1, training.printed()
+    return lines[0]
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_the_next_with_space_goes_on(
+    data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path
+) -> None:
+    """The system refuses what goes beyond a file's size limit (EFBIG), which needs no root and fails where ENOSPC would."""
+    training = Training(tmp_path / "full", data)
+    process = training.start()
+    wait_for(lambda: len(training.checkpoints()) >= 2 or process.poll() is not None)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))  # state.npz has 50 kB
+    assert process.wait(timeout=60) == 1
+    sentence = r"train: Cannot write \S+/round-(\d{8}): File too large\. Free space or name a writable folder, for instance .*"
+    refused = re.fullmatch(sentence, one_sentence(training))
+    assert refused, training.printed()
+    kept = [path.name for path in training.checkpoints()]
+    assert kept == [f"round-{int(refused[1]) - back:08d}" for back in (8, 4)]
+    assert training.unfinished() == []
+    training.finish()
+    assert f"» Resuming from round {int(refused[1]) - 4} of 600" in training.printed()
+    assert_same(undisturbed["cpu:1"].training, training)
+
+
+def test_events_that_cannot_be_written_stop_the_run_with_one_sentence(data: tuple[Path, Path], tmp_path: Path) -> None:
+    training = Training(tmp_path / "events", data, sample_every_rounds=2)  # a picture of 5 kB each time
+    process = training.start()
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    assert process.wait(timeout=120) == 1
+    sentence = r"train: Cannot write \S+/tensorboard: File too large\. Free space or name a writable folder, for instance .*"
+    assert re.fullmatch(sentence, one_sentence(training)), training.printed()
+    assert len(training.checkpoints()) == 2
+    assert training.unfinished() == []
+    for path in training.checkpoints():
+        read_manifest(path, "checkpoint")

@@ -1,0 +1,113 @@
+"""benchmarks/time_to_quality: what it calls passed, when it takes snapshots, and what it does not train again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import time_to_quality
+from benchmarks.quality import contender, train
+from benchmarks.quality.contender import AfterCall, Images, Used
+from benchmarks.quality.prototype import dtype_for
+
+
+def rows(*pairs: tuple[float, float]) -> list[dict[str, float]]:
+    return [{"seconds": seconds, "fid": fid} for seconds, fid in pairs]
+
+
+def test_a_bar_is_passed_at_the_first_snapshot_that_is_no_worse() -> None:
+    ours = rows((15, 40.0), (60, 10.0), (120, 2.5), (240, 3.0))
+    assert time_to_quality.first_at_or_below(ours, 10.0) == 60
+    assert time_to_quality.first_at_or_below(ours, 9.9) == 120
+    assert time_to_quality.first_at_or_below(ours, 2.0) is None
+
+
+def test_the_crossing_is_interpolated_on_logarithmic_axes() -> None:
+    ours = rows((15, 40.0), (60, 10.0), (120, 2.5))
+    assert time_to_quality.crossing(ours, 20.0) == 30.0  # half of the way in both logarithms
+    assert time_to_quality.crossing(ours, 10.0) == 60.0
+    assert time_to_quality.crossing(ours, 50.0) == 15
+    assert time_to_quality.crossing(ours, 2.0) is None
+
+
+@pytest.mark.parametrize(
+    ("fid_at_90", "keras_seconds", "passed"), [(5.0, 1801.0, True), (7.0, 1801.0, False), (5.0, 30.0, None)]
+)
+def test_the_better_keras_setting_is_the_bar_and_a_short_trial_says_nothing(
+    fid_at_90: float, keras_seconds: float, passed: bool | None
+) -> None:
+    curves = {
+        "ours": rows((30, 20.0), (89.5, fid_at_90), (180, 2.0)),
+        "keras64": rows((900, 5.0), (keras_seconds, 6.0)),  # its last score counts, not its best
+        "keras512": rows((keras_seconds, 60.0)),
+    }
+    row = time_to_quality.against("keras_30min", curves, time_to_quality.KERAS, 90)
+    assert row["keras_30min_fid"] == 6.0
+    assert row["ours_seconds_to_keras_30min"] == (180 if passed is False else 89.5)
+    assert row["keras_30min_bar_passed"] is passed
+
+
+class Clockwork:
+    """A contender whose calls take one second each of a clock that the test moves."""
+
+    def __init__(self, seconds: Iterator[float]) -> None:
+        self.settings = {"kind": "clockwork"}
+        self.seconds, self.now, self.drawn_at = seconds, 0.0, []
+
+    def train(self, after_call: AfterCall) -> None:
+        for rounds, seconds in enumerate(self.seconds, start=1):
+            self.now += seconds
+            if after_call(rounds, 64 * rounds):
+                return
+
+    def draw(self, count: int, seed: int) -> Images:
+        self.drawn_at.append(self.now)
+        self.now += 1000.0  # must not count as training
+        return np.zeros((count, 28, 28, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("early", "expected"),
+    [(False, [(15.0, 16.0), (30.0, 32.0), (40.0, 40.0)]), (True, [(15.0, 12.0), (30.0, 28.0), (40.0, 36.0)])],
+)
+def test_snapshots_fall_after_the_mark_for_others_and_before_it_for_ours(
+    early: bool, expected: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clockwork = Clockwork(iter([8.0] + [4.0] * 50))
+    monkeypatch.setattr(contender, "_used", lambda: Used(clockwork.now, 1.5 * clockwork.now, 1.7 * clockwork.now))
+    monkeypatch.setattr(train, "SAMPLES", 64)
+    recorder = train.Recorder(clockwork, tmp_path, [15.0, 30.0, 40.0], early)
+    recorder.train()
+    assert [(mark.mark, mark.seconds) for mark in recorder.marks] == expected
+    assert {(mark.cores, mark.others_cores) for mark in recorder.marks} == {(1.5, 0.2)}
+    assert sorted(file.name for file in tmp_path.glob("*.npy")) == ["00015.npy", "00030.npy", "00040.npy"]
+    assert clockwork.drawn_at == [seconds + 1000.0 * index for index, (_, seconds) in enumerate(expected)]
+
+
+def test_a_call_longer_than_the_space_between_marks_leaves_one_snapshot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clockwork = Clockwork(iter([20.0, 50.0]))
+    monkeypatch.setattr(contender, "_used", lambda: Used(clockwork.now, clockwork.now, clockwork.now))
+    monkeypatch.setattr(train, "SAMPLES", 64)
+    recorder = train.Recorder(clockwork, tmp_path, train.marks_until(70.0), early=False)
+    recorder.train()
+    assert [(mark.mark, mark.seconds) for mark in recorder.marks] == [(15.0, 20.0), (70.0, 70.0)]
+
+
+def test_only_what_ended_with_the_same_seconds_is_kept(tmp_path: Path) -> None:
+    assert not time_to_quality.trained(tmp_path, "keras64", 1800.0)
+    (tmp_path / train.RECORD).write_text(json.dumps({"seconds": 1800.0, "settings": {}}))
+    assert time_to_quality.trained(tmp_path, "keras64", 1800.0)
+    assert not time_to_quality.trained(tmp_path, "keras64", 600.0)
+    assert not time_to_quality.trained(tmp_path, "ours", 1800.0)  # another config than today's
+
+
+def test_bfloat16_only_where_the_cpu_multiplies_in_it() -> None:
+    assert dtype_for({"avx2", "fma"}) == "float32"
+    assert dtype_for({"avx2", "avx512_bf16"}) == "mixed_bfloat16"
+    assert dtype_for({"avx512f", "amx_bf16"}) == "mixed_bfloat16"

@@ -21,6 +21,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_CPUS)
+        tf.config.list_logical_devices()  # now they are made: a test that asks for fewer can no longer set their number
 
 
 @pytest.fixture(scope="session")

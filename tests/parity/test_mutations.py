@@ -25,8 +25,8 @@ def uneven_rows(whole: tf.Tensor, replica_id: tf.Tensor, replicas: int) -> tf.Te
     """Give replica 0 five eighths of the rows and replica 1 three, as the last batch of a dataset may be shared out."""
     assert replicas == REPLICAS
     first = whole.shape[0] * 5 // 8
-    shares = tf.where(replica_id == 0, [0, first], [first, whole.shape[0] - first])
-    return whole[shares[0] : shares[0] + shares[1]]
+    start, rows = tf.unstack(tf.where(replica_id == 0, [0, first], [first, whole.shape[0] - first]))
+    return whole[start : start + rows]
 
 
 class TestScale:

@@ -22,7 +22,7 @@ from tests.parity.training import (
 )
 
 on_replicas = pytest.mark.parametrize("replicas", [2, 4, 8])
-ADAM: dict[str, Any] = {"optimizer": "adam", "n_critic": 1, "critic_learning_rate": 5e-4, "generator_learning_rate": 5e-4}
+ADAM: dict[str, Any] = {"optimizer": "adam", "critic_learning_rate": 5e-4, "generator_learning_rate": 5e-4}
 
 
 @on_replicas
@@ -49,6 +49,7 @@ def test_metrics_reported_with_adam_are_those_of_one_replica(replicas: int, one_
 
 
 FAMILIES: dict[str, dict[str, Any]] = {
+    "three critic steps": {"n_critic": 3},
     "residual, conditional": {"networks": "residual", "conditional": True},
     "clip": {"lipschitz": "clip", "clip_value": 0.05},
     "lazy penalty, conditional": {"penalty_every_rounds": 2, "conditional": True},
@@ -57,7 +58,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_train_as_on_one_replica(family: str) -> None:
-    one, other = (trained(replicas, **FAMILIES[family]) for replicas in (1, 4))
+    one, other = (trained(replicas, **FAMILIES[family]) for replicas in (1, 2))
     assert_parity(one[0], other[0])
     assert_parity(one[1], other[1])
 
@@ -88,7 +89,7 @@ class TestComparison:
             {"weights": np.array([1.0, -2.0001]), "bias": np.array([0.0])},
             {"weights": np.array([1.0, np.nan]), "bias": np.array([0.0])},
             {"weights": np.array([1.0]), "bias": np.array([0.0])},
-            {"weights": np.array([1.0, -2.0]), "bias": np.array([1e-12])},
+            {"weights": np.array([1.0, -2.0]), "bias": np.array([1e-7])},
             {"weights": np.array([1.0, -2.0])},
         ],
         ids=["more than the tolerance", "not finite", "another shape", "something beside nothing", "one missing"],

@@ -27,11 +27,12 @@ ROUNDS = 20
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
 LABELS = np.arange(100) % CLASSES
 TOLERANCE = 1e-5  # float32 sums in another order
+SMALL = 1e-3  # weights are around 0.1: a lone bias that passes through zero is held to 1e-8 and not to nothing
 
 
 def config_for(replicas: int, **changes: Any) -> TrainConfig:
     settings = {
-        "devices": f"cpu:{replicas}", "global_batch_size": BATCH, "n_critic": 2, "latents": 8, "optimizer": "sgd",
+        "devices": f"cpu:{replicas}", "global_batch_size": BATCH, "n_critic": 1, "latents": 8, "optimizer": "sgd",
         "generator_channels": 8, "critic_channels": 8, "rounds": ROUNDS, "log_every_rounds": ROUNDS,
         "checkpoint_every_rounds": ROUNDS, "sample_every_rounds": ROUNDS, "critic_learning_rate": 1e-2,
         "generator_learning_rate": 1e-2,
@@ -44,13 +45,13 @@ def shape_for(config: TrainConfig) -> ImageShape:
 
 
 def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.State:
-    """Return the state that training starts from, with softplus in place of the leaky ReLU.
+    """Return the state that training starts from, with a smooth function (SiLU) in place of the leaky ReLU.
 
     The leaky ReLU's derivative jumps at zero. Sums in another order move an input by 1e-8, now and then across the jump, which
-    no tolerance forgives: seen in 1 of 16 trainings of this size, 2e-3 of a bias afterwards.
+    no tolerance forgives: seen in 1 of 16 trainings of this size, 2e-3 of a bias afterwards. docs/decisions/0004.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.layers, "LeakyReLU", lambda _, **settings: keras.layers.Activation("softplus", **settings))
+        patch.setattr(keras.layers, "LeakyReLU", lambda _, **settings: keras.layers.Activation("silu", **settings))
         state = step.make_state(shape_for(config), config, strategy)
     layers = [*state.generator.layers, *state.critic.layers]
     assert not any(isinstance(layer, keras.layers.LeakyReLU) for layer in layers)
@@ -116,7 +117,10 @@ def assert_parity(one: Arrays, other: Arrays, tolerance: float = TOLERANCE) -> N
 
 
 def difference(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """Return the largest difference relative to the largest entry; infinite where shapes differ or a value is not finite."""
+    """Return the largest difference relative to the largest entry, or to SMALL if that is larger.
+
+    Infinite where shapes differ or a value is not finite.
+    """
     if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return float("inf")
-    return float(np.abs(one - other).max() / max(np.abs(one).max(), np.finfo(np.float32).tiny))
+    return float(np.abs(one - other).max() / max(np.abs(one).max(), SMALL))

@@ -1,0 +1,54 @@
+"""A global batch that does not divide by the replicas is refused, with the nearest ones, where their number becomes known."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from components.errors import DeviceError
+from components.train import strategy
+from components.train.config import TrainConfig, check_batch_divides
+
+
+def nearest(batch: int, replicas: int) -> list[int]:
+    """Return, by search, the largest batch below and the smallest above that divide; a batch has at least one image."""
+    below = [each for each in range(1, batch) if each % replicas == 0]
+    return [*below[-1:], next(each for each in range(batch, batch + replicas + 1) if each % replicas == 0)]
+
+
+def test_every_batch_divides_or_is_refused_with_the_nearest_that_do() -> None:
+    refused = 0
+    for replicas in range(1, 17):
+        for batch in range(1, 70):
+            if batch % replicas == 0:
+                check_batch_divides(batch, replicas)
+                continue
+            with pytest.raises(
+                ValueError, match=f"global_batch_size = {batch} does not divide by {replicas} replicas; use"
+            ) as caught:
+                check_batch_divides(batch, replicas)
+            named = [int(number) for number in re.findall(r"\d+", str(caught.value).split("use")[1])]
+            assert named == nearest(batch, replicas)
+            refused += 1
+    assert refused > 500
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "cure"), [("cpu:8", 60, "use 56 or 64"), ("cpu:3", 64, "use 63 or 66"), ("cpu:4", 3, "use 4")]
+)
+def test_a_config_that_names_the_replicas_is_refused_when_read(devices: str, batch: int, cure: str) -> None:
+    with pytest.raises(ValidationError, match=f"global_batch_size = {batch} does not divide by .* replicas; {cure}"):
+        TrainConfig(devices=devices, global_batch_size=batch)
+
+
+def test_a_device_that_tells_the_replicas_itself_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "gpu" and "tpu:NAME" name no number: three GPUs, played by three virtual CPUs."""
+    monkeypatch.setattr(strategy, "_gpu", lambda _: strategy._cpu("3"))
+    config = TrainConfig(devices="gpu", global_batch_size=64)
+    with pytest.raises(DeviceError) as caught:
+        strategy.make_strategy(config)
+    assert str(caught.value) == "train.global_batch_size = 64 does not divide by 3 replicas; use 63 or 66."
+    dividing = strategy.make_strategy(config.model_copy(update={"global_batch_size": 66}))
+    assert dividing.num_replicas_in_sync == 3

@@ -23,9 +23,9 @@ import numpy as np
 import tensorflow as tf
 
 from components.records import NO_LABEL
-from components.train import loop, step
+from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data import Resident
+from components.train.data import Batch, Resident
 from components.train.layers import UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
@@ -48,6 +48,42 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
         return logged.seconds
 
     return run
+
+
+def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
+    """Return the floating-point operations of all convolutions of one of our rounds, gradients included, from its graph."""
+    state = step.make_state(shape, config, tf.distribute.get_strategy())
+    rows = [config.n_critic, config.global_batch_size]
+
+    @tf.function
+    def one_round() -> tuple[tf.Tensor, tf.Tensor]:
+        batch = Batch(tf.zeros([*rows, shape.size, shape.size, shape.channels], tf.uint8), tf.zeros(rows, tf.int32))
+        with tf.name_scope("round"):
+            return step.train_round(state, config, batch, noise.round_seed(0, 0), tf.constant(0))
+
+    total = 0.0
+    for operation in one_round.get_concrete_function().graph.get_operations():
+        # The strided side's pixels, and the kernel: which of inputs and outputs they are differs.
+        sides = {
+            "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
+            "Conv2DBackpropInput": lambda op: (op.inputs[2], op.inputs[1]),
+            "Conv2DBackpropFilter": lambda op: (op.inputs[2], op.outputs[0]),
+        }.get(operation.type)
+        if sides:
+            pixels, kernel = (tensor.shape for tensor in sides(operation))
+            total += 2.0 * np.prod(pixels[:3]) * np.prod(kernel)
+    return total
+
+
+def convolution_peak(repeats: int = 20) -> float:
+    """Return the operations a second of one large convolution, the best of `repeats`: what these cores can do."""
+    images, kernel = tf.ones([64, 28, 28, 64]), tf.ones([3, 3, 64, 64])
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        tf.nn.conv2d(images, kernel, 1, "SAME").numpy()
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * 64 * 28 * 28 * 9 * 64 * 64 / min(seconds)
 
 
 def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
@@ -127,6 +163,8 @@ def main() -> None:
     one(), other()  # trace and warm up
     pairs = [(one(), other()) for _ in range(arguments.pairs)]
     ratios = [theirs / mine for mine, theirs in pairs]
+    seconds_a_round = statistics.median(mine for mine, _ in pairs) / arguments.rounds
+    flops, peak = convolution_flops(shape, config), convolution_peak()
     row = {
         "benchmark": "train_throughput",
         "image_size": arguments.size,
@@ -137,6 +175,9 @@ def main() -> None:
         "lowest_pair": round(min(ratios), 3),
         "highest_pair": round(max(ratios), 3),
         "ours_rounds_per_second": round(arguments.rounds / statistics.median(mine for mine, _ in pairs), 2),
+        "convolution_gflop_a_round": round(flops / 1e9, 2),
+        "convolution_peak_gflops_float32": round(peak / 1e9, 1),
+        "share_of_convolution_peak": round(flops / seconds_a_round / peak, 3),
         "plain_rounds_per_second": round(arguments.rounds / statistics.median(theirs for _, theirs in pairs), 2),
     }
     print(json.dumps(row))

@@ -72,8 +72,8 @@ class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
 
 def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
-        return _SGD(learning_rate)
-    return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2)
+        return _SGD(learning_rate, name="sgd")  # Keras would name it after the class, and "_sgd" is no name of a graph's scope
+    return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
 
 
 def train_round(

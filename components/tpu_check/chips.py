@@ -18,8 +18,8 @@ class Chip(NamedTuple):
     dimensions: int  # of its topologies
 
 
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, read 2026: peak bf16, HBM capacity and bandwidth, ICI bandwidth a chip (1,600, 4,800
-# and 3,584 Gbps for v5e, v5p and v6e). ICI of v4: 6 links of 50 GB/s (Jouppi et al. 2023, arXiv:2304.01433, table 4). Where two
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak bf16, HBM capacity and bandwidth, ICI bandwidth a chip (1,600, 4,800 and
+# 3,584 Gbps for v5e, v5p and v6e). ICI of v4: 6 links of 50 GB/s (Jouppi et al. 2023, arXiv:2304.01433, table 4). Where two
 # versions of a page differ, the higher figure is here, so that the roofline stays an upper bound.
 CHIPS = {
     chip.name: chip
@@ -70,8 +70,8 @@ class Roofline(NamedTuple):
 def roofline(topology: Topology, flops: float, hbm_bytes: float, reduced_bytes: float) -> Roofline:
     """Return the least time of work that a chip does: operations, HBM traffic, and bytes that are all-reduced.
 
-    Nothing is faster than its slowest part, were all the others hidden behind it (Williams et al. 2009, doi:10.1145/1498765.1498785).
-    A ring all-reduce sends 2·(N-1)/N times its bytes from each chip.
+    Nothing is faster than its slowest part, were all the others hidden behind it (Williams et al. 2009,
+    doi:10.1145/1498765.1498785). A ring all-reduce sends 2·(N-1)/N times its bytes from each chip.
     """
     chip, chips = topology.chip, topology.chips
     parts = {

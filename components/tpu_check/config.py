@@ -17,7 +17,7 @@ class TpuCheckConfig(Section):
     topology: str = Field(DEFAULT_TOPOLOGY, description="GENERATION:AXES, such as v5e:2x4, v4:2x2x1, v6e:2x4.")
     image_size: int = Field(8, ge=1, description="Height and width in pixels.")
     channels: int = Field(1, ge=1, description="Of the images.")
-    images: int = Field(0, ge=0, description="Training images; 0: not known, then as many as train.data = auto keeps in memory.")
+    images: int = Field(0, ge=0, description="Training images; 0: not known, then 100,000 or as many as are kept in memory.")
     classes: int = Field(10, ge=2, description="Labels that the networks see with train.conditional.")
     train: TrainConfig = TrainConfig()
 

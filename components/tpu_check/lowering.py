@@ -2,14 +2,16 @@
 
     python -m components.tpu_check.lowering FOLDER
 
-What is traced is components.train.loop.rounds_on_device and under it train_round, the functions that train. Only the replica
-context is ours: its all_reduce is a collective over N replicas and its replica id an argument of the program, as under TPUStrategy.
+What is traced is components.train.loop.rounds_on_device and under it train_round, the functions that train. Only the
+replica context is ours: its all_reduce is a collective over N replicas and its replica id an argument of the program, as
+under TPUStrategy.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +23,7 @@ from components.train.data import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, round
 from components.train.networks import ImageShape
 from components.train.on_device import Gathered, OnDevice, Sent
 
+UNKNOWN_IMAGES = 100_000
 HOST_OPERATIONS = {"PyFunc": "tf.numpy_function", "EagerPyFunc": "tf.py_function", "PyFuncStateless": "tf.numpy_function"}
 SECOND_DERIVATIVE = re.compile(r"No gradient defined for operation\s*'([^']*)'\s*\(op type: (\w+)\)")
 NO_KERNEL = re.compile(r"No registered '(\w+)' OpKernel")
@@ -38,7 +41,7 @@ class OneOfMany(tf.distribute.ReplicaContext):  # type: ignore[misc]
         """How many replicas there are."""
         return self._replicas
 
-    def all_reduce(self, _: Any, value: Any, options: Any = None) -> Any:
+    def all_reduce(self, _: Any, value: Any, options: Any = None) -> Any:  # noqa: ARG002
         """Return the sums of tensors over all replicas; one collective each, as under TPUStrategy."""
         return tf.nest.map_structure(self._sum, value)
 
@@ -68,7 +71,7 @@ def lowered_call(config: TpuCheckConfig) -> str:
     data, arguments = argument_specs(config)
 
     def call(first_round: tf.Tensor, replica_id: tf.Tensor, *rest: tf.Tensor) -> Any:
-        source: OnDevice = Gathered(*rest[: len(data)], shape) if data else Sent(shape)
+        source: OnDevice = Gathered(rest[0], rest[1], shape) if data else Sent(shape)
         with OneOfMany(strategy, replica_id, config.slice.chips):
             return loop.rounds_on_device(state, train, source, rest[len(data) :], first_round)
 
@@ -80,7 +83,7 @@ def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], t
     """Return the specs of the data that stays on a chip (none where it is streamed) and of what a host call takes along."""
     train = config.train
     pixels = config.image_size**2 * config.channels
-    images = config.images or max(train.global_batch_size, RESIDENT_LIMIT_BYTES // pixels)
+    images = config.images or max(train.global_batch_size, min(UNKNOWN_IMAGES, RESIDENT_LIMIT_BYTES // pixels))
     batches = [train.n_critic, train.global_batch_size]
     if train.data == "resident" or (train.data == "auto" and images * pixels <= RESIDENT_LIMIT_BYTES):
         data = (tf.TensorSpec([images, pixels], tf.uint8), tf.TensorSpec([images], tf.int32))
@@ -119,7 +122,7 @@ def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> s
         )
     if double := [operation for operation in operations if _is_double(operation)]:
         raise ProgramRefusedError(
-            f"{double[0].name} ({double[0].type}) computes in float64 (first of {len(double)} operations), which a TPU has not.",
+            f"{double[0].name} ({double[0].type}) computes in float64, the first of {len(double)}; a TPU has none.",
             "Use float32: name the dtype of constants, and keep NumPy's float64 arrays out.",
         )
     try:
@@ -131,7 +134,7 @@ def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> s
 def all_operations(graph: Any) -> list[tf.Operation]:
     """Return the operations of a graph and of the functions that it calls: bodies of loops, branches."""
     found = list(graph.get_operations())
-    for function in graph._functions.values():  # noqa: SLF001
+    for function in graph._functions.values():
         found += list(getattr(function, "graph", graph).get_operations()) if hasattr(function, "graph") else []
     return found
 
@@ -159,7 +162,12 @@ def _no_lowering(message: str) -> ProgramRefusedError:
     return ProgramRefusedError(f"XLA cannot lower the program: {message.strip().splitlines()[0][:300]}.")
 
 
+def _work(config: TpuCheckConfig, folder: Path) -> None:
+    (folder / "program.mlir").write_text(lowered_call(config))
+    (folder / "rounds").write_text(str(argument_specs(config)[1][0].shape[0]))
+
+
 if __name__ == "__main__":
     from components.tpu_check.child import main
 
-    raise SystemExit(main(lambda config, folder: (folder / "program.mlir").write_text(lowered_call(config))))
+    raise SystemExit(main(_work))

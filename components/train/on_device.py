@@ -14,7 +14,7 @@ from components.train.data import Batch, Resident, Shape, Source
 
 
 class Gathered(NamedTuple):
-    """A whole split on each chip: pixels uint8 [N, H·W·C] and labels int32 [N]; a call takes the numbers of its images along."""
+    """A whole split on each chip: pixels uint8 [N, H·W·C] and labels int32 [N]; a call takes the images' numbers along."""
 
     pixels: tf.Tensor
     labels: tf.Tensor

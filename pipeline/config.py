@@ -16,6 +16,7 @@ from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.section import FolderPath, Section
+from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig, check_batch_divides
 from components.validate.config import ValidateConfig
 from pipeline.platforms import SLICES
@@ -34,6 +35,7 @@ class DeploySection(Section):
     image: str = Field("localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package.")
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
     tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
+    tpu_check: bool = Field(True, description="Before train on a TPU, compile it for the slice on a CPU machine.")
 
     @field_validator("tpu_topology")
     @classmethod
@@ -68,14 +70,25 @@ class RunConfig(Section):
         return self
 
     def sections(self) -> dict[str, Section]:
-        """Return the section of each step by the step's name."""
+        """Return the section of each step by the step's name, in the order of the steps."""
+        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check
         return {
             "ingest": self.ingest,
             "validate": self.validation,
+            **({"tpu_check": self.for_tpu_check()} if checked else {}),
             "train": self.train,
             "evaluate": self.evaluate,
             "push": self.push,
         }
+
+    def for_tpu_check(self, topology: str = "") -> TpuCheckConfig:
+        """Return what tpu_check needs to know, for deploy.tpu_topology or another slice. Raises ValidationError."""
+        return TpuCheckConfig(
+            topology=topology or self.deploy.tpu_topology,
+            image_size=self.ingest.image_size,
+            channels=self.ingest.channels,
+            train=self.train,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole tree as JSON values."""

@@ -12,7 +12,10 @@ from typing import Any
 from components.errors import InterruptedStepError, PipelineError
 from components.journal import recorded
 from components.section import Summary
+from components.tpu_check.config import TpuCheckConfig
 from pipeline.config import RunConfig
+
+SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
 
 
 def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
@@ -23,7 +26,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
 
     def body() -> Summary:
-        section = type(RunConfig().sections()[step]).model_validate_json(config)
+        section = SECTIONS[step].model_validate_json(config)
         run = importlib.import_module(f"components.{step}.run").run
         known = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
         asked = {name: place for name, place in known.items() if name in inspect.signature(run).parameters}

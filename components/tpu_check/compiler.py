@@ -41,7 +41,7 @@ def check_versions() -> None:
     if missing:
         raise CompilerMissingError(
             f"The TPU compiler is not installed here ({', '.join(missing)} missing).",
-            'Install the extra: pip install "wgan-tpu-pipeline[tpu-check]".',
+            'pip install "wgan-tpu-pipeline[tpu-check]", or in a pipeline --set deploy.tpu_check=false to go without.',
         )
     wrong = [f"{name} {version}" for name, version in found.items() if version != EXPECTED[name]]
     if wrong:

@@ -218,7 +218,7 @@ def test_another_version_of_the_compiler_is_refused_by_name(monkeypatch: pytest.
 
 def test_the_extra_asks_for_the_versions_that_the_compiler_expects() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    assert all(f'"{name}=={version}"' in text for name, version in compiler.EXPECTED.items())
+    assert all(text.count(f'"{name}=={version};') == 2 for name, version in compiler.EXPECTED.items())
 
 
 def test_a_batch_uneven_over_the_chips_is_refused_before_anything_starts(tmp_path: Path) -> None:

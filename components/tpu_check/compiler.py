@@ -29,7 +29,8 @@ ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", re.IGNORECASE)
+# "… total memory required for HLO temporaries (34.16G) exceeds available HBM (15.75G)", "Used 20.50G of 15.75G hbm"
+OUT_OF_MEMORY = re.compile(r"\b([\d.]+)([KMGT])\)? (?:exceeds available HBM|of) \(?([\d.]+)([KMGT])\b", re.IGNORECASE)
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 

@@ -182,11 +182,16 @@ def test_what_is_not_as_it_should_be_gets_a_note() -> None:
     )
 
 
-def test_out_of_memory_says_by_how_much_and_what_to_lower() -> None:
-    message = (
+@pytest.mark.parametrize(
+    "message",
+    [
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
-        "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal hbm usage >= 20.75G:"
-    )
+        "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.\n\nTotal hbm usage >= 20.75G:",
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries"
+        " (20.50G) exceeds available HBM (15.75G). HLO module: a_inference_call_2324__.4707.",
+    ],
+)
+def test_out_of_memory_says_by_how_much_and_what_to_lower(message: str) -> None:
     assert str(compiler.refusal(message, CONFIG)) == (
         "The program needs 22.0 GB of HBM and a v5e chip has 16.9 GB: 5.1 GB too much. Lower train.global_batch_size"
         " (now 64, 8 images a chip) or the channels, or take a larger slice."

@@ -47,9 +47,9 @@ def test_up_conv_is_up_sampling_and_a_convolution(size: int) -> None:
 
 def penalty_gradients(activation: keras.layers.Layer, images: tf.Tensor) -> tuple[list[tf.Tensor], int]:
     """Return the gradients of a penalty in the weights of a critic of two convolutions, and how many convolutions they take."""
-    initializers = [keras.initializers.GlorotUniform(seed) for seed in (1, 2)]
-    layers = [keras.layers.Conv2D(4, 3, 2, kernel_initializer=initializer) for initializer in initializers]
-    critic = keras.Sequential([layers[0], activation, layers[1], keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer=initializers[0])])
+    first, second = (keras.initializers.GlorotUniform(seed) for seed in (1, 2))
+    layers = [keras.layers.Conv2D(4, 3, 2, kernel_initializer=initializer) for initializer in (first, second)]
+    critic = keras.Sequential([layers[0], activation, layers[1], keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer=first)])
     critic(images)
     kernels = [layer.kernel.value for layer in layers]
 

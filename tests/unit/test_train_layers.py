@@ -49,7 +49,8 @@ def penalty_gradients(activation: keras.layers.Layer, images: tf.Tensor) -> tupl
     """Return the gradients of a penalty in the weights of a critic of two convolutions, and how many convolutions they take."""
     first, second = (keras.initializers.GlorotUniform(seed) for seed in (1, 2))
     layers = [keras.layers.Conv2D(4, 3, 2, kernel_initializer=initializer) for initializer in (first, second)]
-    critic = keras.Sequential([layers[0], activation, layers[1], keras.layers.Flatten(), keras.layers.Dense(1, kernel_initializer=first)])
+    score = keras.layers.Dense(1, kernel_initializer=first)
+    critic = keras.Sequential([layers[0], activation, layers[1], keras.layers.Flatten(), score])
     critic(images)
     kernels = [layer.kernel.value for layer in layers]
 

@@ -61,12 +61,12 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Return the activations, of the shape of `x`."""
 
-        @tf.custom_gradient
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
         def leaky(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
             y = tf.nn.leaky_relu(x, self.slope)
             return y, lambda upstream: scaled(upstream, y)  # y has the signs of x, and x need not be kept
 
-        @tf.custom_gradient
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
         def scaled(upstream: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Any]:
             """Multiply by 1 or slope, linear in `upstream` and flat in `y`."""
             product = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=y, alpha=self.slope)

@@ -23,7 +23,7 @@ KUBERNETES = {
     "v4-2x2x1": ["deploy.tpu_topology=v4:2x2x1"],
     "v5e-1x1": ["deploy.tpu_topology=v5e:1x1"],
     "v5e-2x4": ["deploy.tpu_topology=v5e:2x4"],
-    "v5e-2x4-spot-volume": ["deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true", "deploy.volume_claim=wgan"],
+    "v5e-2x4-spot": ["deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true"],
     "v5p-2x2x1": ["deploy.tpu_topology=v5p:2x2x1"],
 }
 

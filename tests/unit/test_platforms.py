@@ -186,8 +186,8 @@ REFUSED = [
     (
         "vertex",
         "v3:4x4",
-        "v3:4x4 is 4 hosts on Vertex AI, for which Vertex AI wants TensorFlow in its own image with Python 3.8 or 3.10, and this "
-        f"program needs 3.11; {SINGLE_HOST_VERTEX}",
+        "v3:4x4 is 4 hosts on Vertex AI, for which Vertex AI wants TensorFlow in its own image with Python 3.8 or 3.10, and "
+        f"this program needs 3.11; {SINGLE_HOST_VERTEX}",
     ),
 ]
 
@@ -202,8 +202,8 @@ def test_what_does_not_train_is_refused_with_the_reason(platform: str, name: str
 def test_a_row_trains_or_is_refused(row: TpuRow) -> None:
     trains = row.framework == "tensorflow" and row.hosts == 1
     if trains:
-        assert find_training_row(row.platform, row.slice.name) is row
-        assert check_tensorflow_runs(row.slice.name) is row.slice
+        assert find_training_row(row.platform, row.slice.name) == row
+        assert check_tensorflow_runs(row.slice.name) == row.slice
     else:
         with pytest.raises(ValueError, match="use "):
             find_training_row(row.platform, row.slice.name)

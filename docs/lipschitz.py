@@ -1,8 +1,8 @@
-"""Draw docs/lipschitz_critics.png and docs/lipschitz_digits.png, and print the table of docs/lipschitz.md.
+"""Draw docs/lipschitz_critics.png and docs/lipschitz_digits.png, and print the tables of docs/lipschitz.md.
 
 What a critic becomes under the gradient penalty, and under weight clipping: first on points of the plane with a fixed
-generator (Gulrajani et al. 2017, arXiv:1704.00028, figure 1), then in the training of the quickstart. The steps are those of
-components.train; only `train.lipschitz` and `train.clip_value` differ, and the rate where the table says so.
+generator, then in trainings of the quickstart's digits. The steps are those of components.train; within a picture only
+`train.lipschitz` and `train.clip_value` differ.
 
 python docs/lipschitz.py
 """
@@ -12,32 +12,26 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's components
 
-import keras
 import numpy as np
-import numpy.typing as npt
-import tensorflow as tf
 
 from components.command import read_section
 from components.evaluate import fid, kid
-from components.evaluate.extractor import Extractor
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor_training import train_classifier
-from components.images import grid
 from components.ingest.config import IngestConfig
 from components.ingest.run import run as ingest
 from components.records import ImageSet, read_split
-from components.train import loop, losses, noise, step
+from components.train import noise
 from components.train.config import TrainConfig
-from components.train.data import Resident
-from components.train.export import Generator
-from components.train.networks import ImageShape, score
-from components.train.strategy import make_strategy
+from docs import lipschitz_figures, lipschitz_points
+from docs.lipschitz_digits import DigitTraining, Snapshot, weights_of
+from docs.lipschitz_points import POINTS, point_critic, train_point_critic
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "quickstart.toml"
@@ -46,130 +40,123 @@ BOUNDS: dict[str, dict[str, Any]] = {
     "clipping, c = 0.01": {"lipschitz": "clip", "clip_value": 0.01},
     "clipping, c = 0.1": {"lipschitz": "clip", "clip_value": 0.1},
 }
-COLOURS = dict(zip(BOUNDS, ("#0072b2", "#d55e00", "#e69f00"), strict=True))  # Okabe and Ito: told apart by everybody
-MARKERS = dict(zip(BOUNDS, "os^", strict=True))
-
-Floats = npt.NDArray[np.floating]
 
 
-# Points of the plane, as images of one pixel with two channels: so the steps take them as they are.
+class PointCritic(NamedTuple):
+    """A trained critic of points: its gap, scores on a grid, slopes at mixed points, gradient norms by layer, weights."""
 
-POINTS = {"global_batch_size": 256, "critic_learning_rate": 5e-4}
-RING_RADIUS, RING_SPREAD, NOISE = 2.0, 0.02, 1.0
-
-
-def ring(seed: tf.Tensor, count: int) -> tf.Tensor:
-    """Return points of eight Gaussians on a circle, [count, 1, 1, 2]."""
-    which = tf.random.stateless_uniform([count], tf.random.fold_in(seed, 0), 0, 8, tf.int32)
-    angle = tf.cast(which, tf.float32) * (np.pi / 4)
-    centres = RING_RADIUS * tf.stack([tf.cos(angle), tf.sin(angle)], axis=1)
-    points = centres + tf.random.stateless_normal([count, 2], tf.random.fold_in(seed, 1), stddev=RING_SPREAD)
-    return tf.reshape(points, [count, 1, 1, 2])
+    gap: float
+    surface: np.ndarray
+    slopes: np.ndarray
+    gradient_norms: np.ndarray
+    weights: np.ndarray
 
 
-def point_examples(seed: tf.Tensor, count: int) -> step.Examples:
-    """Return a batch: the fake points are other real ones with a Gaussian added, whatever the critic does."""
-    fakes = ring(tf.random.fold_in(seed, 2), count)
-    fakes += tf.random.stateless_normal(fakes.shape, tf.random.fold_in(seed, 3), stddev=NOISE)
-    alpha = tf.random.stateless_uniform([count], tf.random.fold_in(seed, 4))
-    return step.Examples(ring(seed, count), fakes, alpha, tf.zeros([count], tf.int32))
+class Scored(NamedTuple):
+    """A moment of a training with its scores against the training images."""
+
+    snapshot: Snapshot
+    fid: float
+    kid: float
 
 
-def point_critic(hidden_layers: int, width: int) -> keras.Model:
-    """Return a critic of dense layers: points [B, 1, 1, 2] to scores [B]."""
-    points = keras.Input([1, 1, 2])
-    x = keras.layers.Flatten()(points)
-    for index in range(hidden_layers):
-        x = keras.layers.Dense(width, "relu", kernel_initializer=keras.initializers.HeUniform(seed=index), name=f"h{index}")(x)
-    x = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(seed=hidden_layers), name="score")(x)
-    return keras.Model(points, keras.layers.Reshape([])(x))
+class Case(NamedTuple):
+    """A size of the digits with the networks for it, and how long it trains."""
 
-
-def train_point_critic(config: TrainConfig, critic: keras.Model, steps: int) -> float:
-    """Train a critic of points with `step.critic_step`; return the Wasserstein gap of the last 50 steps."""
-    optimizer = keras.optimizers.Adam(config.critic_learning_rate, beta_1=config.beta_1, beta_2=config.beta_2)
-    optimizer.build(critic.trainable_variables)
-    state = step.State(None, critic, None, None, optimizer)
-
-    @tf.function
-    def one(index: tf.Tensor) -> tf.Tensor:
-        examples = point_examples(noise.round_seed(config.seed, index), config.global_batch_size)
-        return step.critic_step(state, config, examples, index)
-
-    gaps = [float(one(tf.constant(index))[1]) for index in range(steps)]
-    return float(np.mean(gaps[-50:]))
-
-
-def surface(critic: keras.Model, half_width: float = 4.0, side: int = 120) -> Floats:
-    """Return the critic's scores on a square grid of points, [side, side]."""
-    axis = np.linspace(-half_width, half_width, side, dtype=np.float32)
-    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 1, 1, 2)
-    return critic(points).numpy().reshape(side, side)
-
-
-def point_slopes(config: TrainConfig, critic: keras.Model, count: int = 2048) -> Floats:
-    """Return the critic's slopes at mixed points, [count]."""
-    examples = point_examples(noise.round_seed(config.seed, noise.FIXED_LATENTS), count)
-    mixed = losses.mixed_images(examples.real_images, examples.fake_images, examples.alpha)
-    return losses.slopes(lambda images: score(critic, images, None), mixed).numpy()
-
-
-def gradient_norms(critic: keras.Model, points: tf.Tensor) -> Floats:
-    """Return, for each hidden layer, the mean over points of the norm of the score's gradient at that layer's output."""
-    hidden = [layer.output for layer in critic.layers if layer.name.startswith("h")]
-    watched = keras.Model(critic.inputs, [*hidden, critic.output])
-    with tf.GradientTape() as tape:
-        *values, scores = watched(points)
-    return np.array([float(tf.reduce_mean(tf.norm(each, axis=1))) for each in tape.gradient(scores, values)])
-
-
-def weights_of(critic: keras.Model) -> Floats:
-    """Return all kernels of a critic as one vector; its offsets, which start at zero, are left out."""
-    return np.concatenate([v.numpy().ravel() for v in critic.trainable_variables if v.name == "kernel"])
-
-
-# The quickstart's digits.
-
-
-class Snapshot(NamedTuple):
-    """What a training is at some moment: samples uint8 [n, 8, 8, 1] of the moving average, the critic's slopes and weights."""
-
+    size: int
+    channels: int
     rounds: int
-    cpu_seconds: float
-    samples: npt.NDArray[np.uint8]
-    slopes: Floats
-    weights: Floats
+
+    def config(self, bound: dict[str, Any]) -> TrainConfig:
+        """Return the quickstart's section for this size, with no end."""
+        own = {"generator_channels": self.channels, "critic_channels": self.channels, "rounds": 10**8}
+        return TrainConfig(**{**read_section(TrainConfig, "train", CONFIG).model_dump(), **own, **bound})
 
 
-class DigitTraining:
-    """A training by the loop of components.train, call by call, with a clock of the process's own CPU seconds.
+CASES = (Case(8, 32, 800), Case(32, 8, 400))
 
-    The clock leaves out the first call, which traces, and the snapshots; other programs on the machine do not move it.
-    """
 
-    def __init__(self, images: npt.NDArray[np.uint8], config: TrainConfig) -> None:
-        self.images, self.config = images, config
-        shape = ImageShape(images.shape[1], images.shape[3])
-        strategy = make_strategy(config)
-        order = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
-        self.source = Resident(images.copy(), np.zeros(len(images), np.int32), **order)
-        self.state = step.make_state(shape, config, strategy)
-        self.call = loop.make_call(self.state, config, strategy, self.source)
-        self.generator = Generator(shape, config)
-        self.rounds, self.cpu_seconds = 0, 0.0
+def point_critics(hidden_layers: int, steps: int, width: int = 64) -> dict[str, PointCritic]:
+    """Train a critic of points with each bound."""
+    trained = {}
+    for name, bound in BOUNDS.items():
+        config = TrainConfig(**{**POINTS, **bound})
+        critic = point_critic(hidden_layers, width)
+        gap = train_point_critic(config, critic, steps)
+        points = lipschitz_points.ring(noise.round_seed(config.seed, noise.FIXED_LATENTS), 512)
+        trained[name] = PointCritic(
+            gap,
+            lipschitz_points.surface(critic),
+            lipschitz_points.point_slopes(config, critic),
+            lipschitz_points.gradient_norms(critic, points),
+            weights_of(critic),
+        )
+    return trained
 
-    def train(self, rounds: int = 0, cpu_seconds: float = 0.0) -> None:
-        """Go on until at least so many rounds, and so many seconds, are done."""
-        while self.rounds < rounds or self.cpu_seconds < cpu_seconds:
-            started, first = time.process_time(), self.rounds == 0
-            self.rounds = loop.run_call(self.call, self.config, self.source, self.rounds).round
-            self.cpu_seconds += 0.0 if first else time.process_time() - started
 
-    def snapshot(self, count: int) -> Snapshot:
-        """Draw `count` samples, and take the slopes at as many mixed images."""
-        self.generator.take_weights(loop.averages(self.state))
-        critic_noise = noise.critic_noise(noise.round_seed(0, noise.FIXED_LATENTS), 0, count, self.config.latents)
-        reals = step.to_float(self.images[np.arange(count) % len(self.images)])
-        mixed = losses.mixed_images(reals, self.state.generator(critic_noise.latents, training=True), critic_noise.alpha)
-        slopes = losses.slopes(lambda images: score(self.state.critic, images, None), mixed).numpy()
-        return Snapshot(self.rounds, self.cpu_seconds, self.generator.draw(1, count), slopes, weights_of(self.state.critic))
+def digit_trainings(case: Case, train: ImageSet, held_out: ImageSet, count: int) -> dict[str, tuple[Scored, Scored]]:
+    """Train with each bound; return the moments after the same rounds, and after the same CPU seconds."""
+    extractor = train_classifier(train, held_out, EvaluateConfig().extractor_epochs)
+    real = extractor.features(train.images)
+
+    def scored(snapshot: Snapshot) -> Scored:
+        features = extractor.features(snapshot.samples)
+        sums = kid.features_to_statistics(real, features)
+        return Scored(snapshot, fid.compute(real, features), kid.statistics_to_metric(sums))
+
+    results: dict[str, tuple[Scored, Scored]] = {}
+    seconds = 0.0
+    for name, bound in BOUNDS.items():
+        training = DigitTraining(train.images, case.config(bound))
+        training.train(rounds=case.rounds)
+        same_rounds = scored(training.snapshot(count))
+        seconds = seconds or training.cpu_seconds
+        training.train(cpu_seconds=seconds)
+        later = training.rounds > same_rounds.snapshot.rounds
+        results[name] = (same_rounds, scored(training.snapshot(count)) if later else same_rounds)
+    return results
+
+
+def digits(size: int, folder: Path) -> tuple[ImageSet, ImageSet]:
+    """Return the quickstart's digits in this size: those to train on, and the held-out ones."""
+    out = folder / str(size)
+    ingest(read_section(IngestConfig, "ingest", CONFIG).model_copy(update={"image_size": size}), out=out)
+    return read_split(out, "train"), read_split(out, "eval")
+
+
+def print_points(hidden_layers: int, critics: dict[str, PointCritic]) -> None:
+    """Print a row for each critic of points."""
+    for name, critic in critics.items():
+        norms = critic.gradient_norms
+        values = [critic.gap, *np.percentile(critic.slopes, [5, 50, 95]), norms[0], norms[-1]]
+        print(f"| {hidden_layers} | {name} |", " | ".join(f"{value:.2g}" for value in values), "|")
+
+
+def print_digits(case: Case, results: dict[str, tuple[Scored, Scored]]) -> None:
+    """Print a row for each training and moment."""
+    for name, moments in results.items():
+        for moment in moments if moments[1] is not moments[0] else moments[:1]:
+            low, middle, high = np.percentile(moment.snapshot.slopes, [5, 50, 95])
+            print(
+                f"| {case.size}×{case.size} | {name} | {moment.snapshot.rounds} | {moment.snapshot.cpu_seconds:.1f} "
+                f"| {moment.fid:.3f} | {moment.kid:.4f} | {low:.2g} | {middle:.2g} | {high:.2g} |"
+            )
+
+
+def main() -> None:
+    """Train, draw and print all."""
+    shallow, deep = point_critics(4, 1000), point_critics(12, 600)
+    lipschitz_figures.draw_critics(shallow, deep, HERE / "lipschitz_critics.png")
+    print_points(4, shallow)
+    print_points(12, deep)
+    samples = read_section(EvaluateConfig, "evaluate", CONFIG).samples
+    with tempfile.TemporaryDirectory() as folder:
+        images = {case: digits(case.size, Path(folder)) for case in CASES}
+    results = {case: digit_trainings(case, *images[case], samples) for case in CASES}
+    for case in CASES:
+        print_digits(case, results[case])
+    lipschitz_figures.draw_digits({case: images[case][0].images for case in CASES}, results, HERE / "lipschitz_digits.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -125,7 +125,7 @@ def digits(size: int, folder: Path) -> tuple[ImageSet, ImageSet]:
 
 
 def print_points(hidden_layers: int, critics: dict[str, PointCritic]) -> None:
-    """Print a row for each critic of points."""
+    """Print a row for each critic of points: gap, slopes, gradient norms at the first and the last hidden layer."""
     for name, critic in critics.items():
         norms = critic.gradient_norms
         values = [critic.gap, *np.percentile(critic.slopes, [5, 50, 95]), norms[0], norms[-1]]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from components.train import loop, losses, noise, step
 from components.train.config import TrainConfig
@@ -36,6 +37,7 @@ class DigitTraining:
     """
 
     def __init__(self, images: npt.NDArray[np.uint8], config: TrainConfig) -> None:
+        tf.config.optimizer.set_experimental_options({"remapping": False})  # as components.train.run does
         self.images, self.config = images, config
         shape = ImageShape(images.shape[1], images.shape[3])
         strategy = make_strategy(config)

@@ -47,7 +47,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             continue
         what = str(item["ctx"]["error"]) if item["type"] == "value_error" and "ctx" in item else item["msg"]
         shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
-        sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}")
+        # A check of several sections has no key of its own: its sentence names them.
+        sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}" if key else what)
     return "; ".join(sentences) + "." * (not sentences[-1].endswith("?"))
 
 

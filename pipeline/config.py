@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,10 +16,11 @@ from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.section import FolderPath, Section
+from components.tpu_check.chips import CHIPS
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig, check_batch_divides
 from components.validate.config import ValidateConfig
-from pipeline.platforms import SLICES
+from pipeline.platforms import check_tensorflow_runs, find_slice, find_training_row
 
 
 class RunSection(Section):
@@ -33,16 +34,23 @@ class DeploySection(Section):
     """What remote targets need to know; local runs do not look at it."""
 
     image: str = Field("localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package.")
+    tpu_image: str = Field(
+        "localhost/wgan-tpu-pipeline:train-tpu", min_length=1, description="The image of train on a TPU: it has tensorflow-tpu."
+    )
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
+    tpu_platform: Literal["any", "gke", "vertex"] = Field(
+        "any", description="Who rents the TPU out: what does not train there is refused when this is read. any: when compiling."
+    )
     tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
-    tpu_check: bool = Field(True, description="Before train on a TPU, compile it for the slice on a CPU machine.")
+    tpu_check: bool = Field(
+        True, description="Before train on a TPU (v4 and later), compile it for the slice on a CPU machine."
+    )
+    tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, and taken away when others pay more.")
 
     @field_validator("tpu_topology")
     @classmethod
     def _known_slice(cls, name: str) -> str:
-        if name not in SLICES:
-            raise ValueError(f"use {', '.join(SLICES)}")
-        return name
+        return find_slice(name).name
 
 
 class RunConfig(Section):
@@ -66,12 +74,14 @@ class RunConfig(Section):
                 f" {self.evaluate.samples} or evaluate.real_images = {self.evaluate.real_images}"
             )
         if self.train.devices.startswith("tpu"):
-            check_batch_divides(self.train.global_batch_size, SLICES[self.deploy.tpu_topology].chips)
+            _check_tpu_trains(self.deploy)
+            check_batch_divides(self.train.global_batch_size, find_slice(self.deploy.tpu_topology).replicas)
         return self
 
     def sections(self) -> dict[str, Section]:
         """Return the section of each step by the step's name, in the order of the steps."""
-        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check
+        known = self.deploy.tpu_topology.partition(":")[0] in CHIPS
+        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check and known
         return {
             "ingest": self.ingest,
             "validate": self.validation,
@@ -103,6 +113,17 @@ class RunConfig(Section):
     def registry(self) -> Path:
         """Where versions and the champion pointer live."""
         return Path(self.push.registry or Path(self.run.dir) / "registry")
+
+
+def _check_tpu_trains(deploy: DeploySection) -> None:
+    """Refuse a slice on which training is known to fail, before it is paid for. Raises ValueError."""
+    try:
+        if deploy.tpu_platform == "any":
+            check_tensorflow_runs(deploy.tpu_topology)
+        else:
+            find_training_row(deploy.tpu_platform, deploy.tpu_topology)
+    except ValueError as error:
+        raise ValueError(f"deploy.tpu_topology = {deploy.tpu_topology!r}: {error}") from None
 
 
 def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:

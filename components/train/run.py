@@ -54,7 +54,7 @@ def run(config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path,
     Raises DeviceError, TrainingDivergedError, ArtifactError, and InterruptedStepError after SIGTERM or Ctrl-C.
     """
     strategy = make_strategy(config)
-    # Grappler's remapper cannot fuse bias and LeakyReLU whose second derivative is needed, and logs an error for trying.
+    # Grappler's remapper stumbles over graphs with second derivatives, changes nothing, and logs an error for it.
     tf.config.optimizer.set_experimental_options({"remapping": False})
     manifest = read_manifest(dataset, "dataset")
     read_manifest(validation, "validation")

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: the same graph, and for a TPU the selectors, limit and toleration that GKE wants on train."""
+"""Kubeflow Pipelines: the same graph, and for a TPU the image, selectors, limit and tolerations that GKE wants on train."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ from pathlib import Path
 
 from kfp import dsl, kubernetes
 
-from pipeline.config import RunConfig
-from pipeline.platforms import SLICES, gke_node_selector
-from pipeline.targets.spec import compile_spec
-
-TPU_RESOURCE = "google.com/tpu"
+from pipeline.config import DeploySection, RunConfig
+from pipeline.platforms import TpuRow, gke_limits, gke_node_selector, gke_tolerations
+from pipeline.targets.spec import compile_spec, tpu_row
 
 
 def compile_pipeline(config: RunConfig, out: Path) -> None:
-    """Write the pipeline for Kubeflow: PipelineSpec, and a second YAML document with the Kubernetes parts if any."""
+    """Write the pipeline for Kubeflow: PipelineSpec, and a second YAML document with the Kubernetes parts if any.
+
+    Raises ConfigError for a TPU that GKE does not have or that training cannot use there.
+    """
+    row = tpu_row(config, "gke")
 
     def place(task: dsl.PipelineTask, step: str) -> None:
         if config.deploy.volume_claim:
             kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
-        if step == "train" and config.train.devices.startswith("tpu"):
-            _place_on_tpu(task, config.deploy.tpu_topology)
+        if step == "train" and row:
+            _place_on_tpu(task, row, config.deploy)
 
     compile_spec(config, out, place)
 
 
-def _place_on_tpu(task: dsl.PipelineTask, topology: str) -> None:
-    row = SLICES[topology]
-    task.set_accelerator_type(TPU_RESOURCE)
-    task.set_accelerator_limit(row.chips)
-    for label, value in gke_node_selector(row).items():
+def _place_on_tpu(task: dsl.PipelineTask, row: TpuRow, deploy: DeploySection) -> None:
+    task.set_container_image(deploy.tpu_image)
+    for resource, count in gke_limits(row).items():
+        task.set_accelerator_type(resource)
+        task.set_accelerator_limit(count)
+    for label, value in gke_node_selector(row, spot=deploy.tpu_spot).items():
         kubernetes.add_node_selector(task, label, value)
-    kubernetes.add_toleration(task, key=TPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    for toleration in gke_tolerations(spot=deploy.tpu_spot):
+        kubernetes.add_toleration(task, **toleration)

@@ -13,8 +13,25 @@ from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig
 from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
+from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
 SUFFIXES = {".yaml", ".yml"}
+
+
+def tpu_row(config: RunConfig, platform: Platform) -> TpuRow | None:
+    """Return what to ask `platform` for when train.devices is a TPU. Raises ConfigError for one it does not train on."""
+    deploy = config.deploy
+    if not config.train.devices.startswith("tpu"):
+        return None
+    if deploy.tpu_platform not in ("any", platform):
+        raise ConfigError(
+            f"deploy.tpu_platform = {deploy.tpu_platform!r}, but this target runs on {TITLES[platform]}.",
+            f"Use --set deploy.tpu_platform={platform}.",
+        )
+    try:
+        return find_training_row(platform, deploy.tpu_topology)
+    except ValueError as error:
+        raise ConfigError(f"deploy.tpu_topology = {deploy.tpu_topology!r}: {error}.") from None
 
 
 def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> None:

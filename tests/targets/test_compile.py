@@ -101,6 +101,39 @@ def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
+REFUSED = [
+    (
+        "vertex",
+        ["deploy.tpu_topology=v4:2x2x1"],
+        "deploy.tpu_topology = 'v4:2x2x1': Vertex AI has no TPU v4 to train on; use v2:2x2,",
+    ),
+    (
+        "vertex",
+        ["deploy.tpu_topology=v5e:4x4"],
+        "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 is 4 hosts on Vertex AI, for which Vertex",
+    ),
+    ("kubeflow", ["deploy.tpu_topology=v2:2x2"], "deploy.tpu_topology = 'v2:2x2': GKE has no TPU v2 to train on; use v3:2x2,"),
+    (
+        "kubeflow",
+        ["deploy.tpu_topology=v4:2x2x2"],
+        "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 is 2 hosts on GKE, and a task of a",
+    ),
+    (
+        "kubeflow",
+        ["deploy.tpu_platform=vertex"],
+        "deploy.tpu_platform = 'vertex', but this target runs on GKE. Use --set deploy.tpu_platform=gke.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "overrides", "sentence"), REFUSED)
+def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[str], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compiled(target, tmp_path, "train.devices=tpu", *overrides)
+    assert str(caught.value).startswith(sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot place train on train\.devices = 'tpu' yet"):
         compiled("vertex", tmp_path, "train.devices=tpu")

@@ -27,7 +27,13 @@ BAD = [
     ("ingest.tfds_manual_dir=/x", """the tfds_* keys need source = "tfds:NAME", not "digits"."""),
     ("ingest.eval_fraction=1.0", "ingest.eval_fraction = 1.0: input should be less than 1."),
     ("evaluate.kid_subset_size=5000", "evaluate.kid_subset_size = 5000 is more than evaluate.samples = 2000"),
-    ("deploy.tpu_topology=v5e:3x3", "deploy.tpu_topology = 'v5e:3x3': use v5e:1x1, v5e:2x2, v5e:2x4."),
+    ("deploy.tpu_topology=v5e:3x3", "deploy.tpu_topology = 'v5e:3x3': '3x3' is no topology of TPU v5e; use v5e:1x1, v5e:2x2,"),
+    (
+        "deploy.tpu_topology=2x4",
+        "deploy.tpu_topology = '2x4': use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2,",
+    ),
+    ("deploy.tpu_platform=aws", "deploy.tpu_platform = 'aws': input should be 'any', 'gke' or 'vertex'."),
+    ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
     ("push.registry=gs://bucket/models", "push.registry = 'gs://bucket/models': name a folder, such as the mounted /gcs/"),
     ("run.dir=gs://bucket/runs", "run.dir = 'gs://bucket/runs': name a folder"),
     ("train=3", "--set train=3 is not of the form section.key=value."),
@@ -52,9 +58,52 @@ def test_several_faults_are_all_named() -> None:
     assert "image_size" in str(caught.value)
 
 
-def test_a_tpu_batch_must_divide_by_its_chips() -> None:
-    with pytest.raises(ConfigError, match="global_batch_size = 60 does not divide by 8 replicas; use 56 or 64"):
-        load_config(None, ["train.devices=tpu", "train.global_batch_size=60"])
+@pytest.mark.parametrize(
+    ("topology", "batch_size", "sentence"),
+    [
+        ("v5e:2x4", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v2:2x2", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v4:2x2x1", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v5p:2x2x1", 62, "is wrong: global_batch_size = 62 does not divide by 4 replicas; use 60 or 64."),
+        ("v5e:16x16", 64, "is wrong: global_batch_size = 64 does not divide by 256 replicas; use 256."),
+    ],
+)
+def test_a_tpu_batch_must_divide_by_its_replicas(topology: str, batch_size: int, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.devices=tpu", f"deploy.tpu_topology={topology}", f"train.global_batch_size={batch_size}"])
+    assert sentence in str(caught.value)
+
+
+V6E = "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e."
+
+
+@pytest.mark.parametrize(
+    ("platform", "topology", "sentence"),
+    [
+        ("vertex", "v6e:2x4", V6E),
+        ("gke", "v6e:2x4", V6E),
+        ("any", "v6e:2x4", V6E),
+        ("vertex", "v4:2x2x1", "Vertex AI has no TPU v4 to train on; use v2:2x2, v3:2x2, v5e:1x1, v5e:2x2 or v5e:2x4."),
+        (
+            "gke",
+            "v5e:4x4",
+            "v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; use",
+        ),
+    ],
+)
+def test_a_tpu_on_which_training_fails_is_refused(platform: str, topology: str, sentence: str) -> None:
+    words = [f"deploy.tpu_platform={platform}", f"deploy.tpu_topology={topology}"]
+    load_config(None, words)  # nobody asks for a TPU yet
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.devices=tpu", *words])
+    assert f" is wrong: deploy.tpu_topology = {topology!r}: {sentence}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_hosts_are_refused_only_where_a_platform_is_named() -> None:
+    """A slice of Cloud TPU virtual machines, on which `run` is started by hand, may have several."""
+    config = load_config(None, ["train.devices=tpu:my-slice", "deploy.tpu_topology=v3:4x4"])
+    assert config.deploy.tpu_platform == "any"
 
 
 def test_overrides_are_toml_values_or_strings(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""The table of TPUs: rows against Google's own figures, what is asked for them, and every refusal with its sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.platforms import (
+    GENERATIONS,
+    ROWS,
+    SLICES,
+    TpuRow,
+    check_tensorflow_runs,
+    find_slice,
+    find_training_row,
+    gke_limits,
+    gke_node_selector,
+    gke_tolerations,
+    scheduling,
+    worker_pool_specs,
+)
+
+GKE = [row for row in ROWS if row.platform == "gke"]
+VERTEX = [row for row in ROWS if row.platform == "vertex"]
+
+# singleHostTopologyMap and machineFamilyForTpuType of GKE's autoscaler (docs/tpu.md), which the table was not written from.
+GKE_SINGLE_HOST = {
+    "ct3-hightpu-4t": ("tpu-v3-device", "2x2"),
+    "ct4p-hightpu-4t": ("tpu-v4-podslice", "2x2x1"),
+    "ct5lp-hightpu-1t": ("tpu-v5-lite-podslice", "1x1"),
+    "ct5lp-hightpu-4t": ("tpu-v5-lite-podslice", "2x2"),
+    "ct5lp-hightpu-8t": ("tpu-v5-lite-podslice", "2x4"),
+    "ct5p-hightpu-4t": ("tpu-v5p-slice", "2x2x1"),
+    "ct6e-standard-1t": ("tpu-v6e-slice", "1x1"),
+    "ct6e-standard-4t": ("tpu-v6e-slice", "2x2"),
+    "ct6e-standard-8t": ("tpu-v6e-slice", "2x4"),
+}
+# Machine type, chips and machines by topology: the tables of "Configure compute resources", the same for v5e and v6e.
+VERTEX_TABLE = {
+    "1x1": ("1t", 1, 1),
+    "2x2": ("4t", 4, 1),
+    "2x4": ("8t", 8, 1),
+    "4x4": ("4t", 16, 4),
+    "4x8": ("4t", 32, 8),
+    "8x8": ("4t", 64, 16),
+    "8x16": ("4t", 128, 32),
+    "16x16": ("4t", 256, 64),
+}
+SINGLE_HOST_GKE = "use v3:2x2, v4:2x2x1, v5e:1x1, v5e:2x2, v5e:2x4 or v5p:2x2x1"
+SINGLE_HOST_VERTEX = "use v2:2x2, v3:2x2, v5e:1x1, v5e:2x2 or v5e:2x4"
+
+
+def name_of(row: TpuRow) -> str:
+    return f"{row.platform} {row.slice.name}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_a_row_agrees_with_itself(row: TpuRow) -> None:
+    generation, topology = row.slice.name.split(":")
+    assert (row.slice.generation, row.slice.topology) == (generation, topology)
+    assert row.slice.chips == math.prod(map(int, topology.split("x"))) == row.hosts * row.chips_per_host
+    assert row.slice.replicas == row.slice.chips * GENERATIONS[generation].replicas_per_chip
+    in_machine_type = re.search(r"-(\d)t$", row.machine_type)
+    assert row.chips_per_host == (int(in_machine_type[1]) if in_machine_type else 4)
+    assert row.image == ("train-tpu" if row.framework == "tensorflow" else "")
+
+
+def test_no_row_is_there_twice() -> None:
+    assert len({(row.platform, row.slice.name) for row in ROWS}) == len(ROWS)
+    assert {row.slice.name for row in ROWS} == set(SLICES)
+
+
+def test_gke_single_host_rows_are_those_of_its_autoscaler() -> None:
+    single = {row.machine_type: (row.accelerator, row.slice.topology) for row in GKE if row.hosts == 1}
+    assert single == GKE_SINGLE_HOST
+
+
+@pytest.mark.parametrize(("generation", "family"), [("v5e", "ct5lp-hightpu"), ("v6e", "ct6e-standard")])
+def test_vertex_rows_are_those_of_its_documentation(generation: str, family: str) -> None:
+    rows = [row for row in VERTEX if row.slice.generation == generation]
+    found = {row.slice.topology: (row.machine_type, row.slice.chips, row.hosts) for row in rows}
+    assert found == {shape: (f"{family}-{size}", chips, hosts) for shape, (size, chips, hosts) in VERTEX_TABLE.items()}
+
+
+def test_replicas_are_cores_where_a_core_is_a_device() -> None:
+    names = ("v2:2x2", "v3:2x2", "v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2")
+    assert [SLICES[name].replicas for name in names] == [8, 8, 8, 8, 4, 4]
+
+
+@pytest.mark.parametrize("row", GKE, ids=name_of)
+def test_gke_is_asked_for_the_row(row: TpuRow) -> None:
+    labels = gke_node_selector(row)
+    assert labels == {
+        "cloud.google.com/gke-tpu-accelerator": row.accelerator,
+        "cloud.google.com/gke-tpu-topology": row.slice.topology,
+    }
+    assert gke_node_selector(row, spot=True) == labels | {"cloud.google.com/gke-spot": "true"}
+    assert gke_limits(row) == {"google.com/tpu": row.slice.chips // row.hosts}
+
+
+def test_a_spot_pod_tolerates_both_taints() -> None:
+    tpu = {"key": "google.com/tpu", "operator": "Exists", "effect": "NoSchedule"}
+    spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    assert gke_tolerations() == [tpu]
+    assert gke_tolerations(spot=True) == [tpu, spot]
+
+
+@pytest.mark.parametrize("row", VERTEX, ids=name_of)
+def test_vertex_is_asked_for_the_row(row: TpuRow) -> None:
+    (pool,) = worker_pool_specs(row, "image", ["python"])
+    assert pool["replica_count"] == 1
+    if row.slice.generation in ("v2", "v3"):  # cores: "8 for single TPU or 32 or multiple of 32 for TPU Pods"
+        count = pool["machine_spec"].pop("accelerator_count")
+        assert count == 8 if row.hosts == 1 else count % 32 == 0
+        assert pool["machine_spec"] == {"machine_type": "cloud-tpu", "accelerator_type": f"TPU_{row.slice.generation.upper()}"}
+    else:
+        assert pool["machine_spec"] == {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
+
+
+def test_the_container_is_the_one_asked_for() -> None:
+    row = find_training_row("vertex", "v5e:2x2")
+    (pool,) = worker_pool_specs(row, "image", ["python", "-m"], ["x"], {"A": "1"})
+    env = [{"name": "A", "value": "1"}]
+    assert pool["container_spec"] == {"image_uri": "image", "command": ["python", "-m"], "args": ["x"], "env": env}
+
+
+def test_vertex_has_spot_machines_for_one_host_only() -> None:
+    several = next(row for row in VERTEX if row.slice.name == "v5e:4x4")
+    assert scheduling(several) == {"strategy": "STANDARD"}
+    assert scheduling(find_training_row("vertex", "v5e:2x4"), spot=True) == {"strategy": "SPOT"}
+    with pytest.raises(ValueError, match=r"^v5e:4x4 is 4 hosts, and Vertex AI has spot machines for one host only$"):
+        scheduling(several, spot=True)
+
+
+def test_a_row_of_gke_is_no_worker_pool() -> None:
+    with pytest.raises(ValueError, match=r"^v4:2x2x1 on GKE is no row of Vertex AI$"):
+        worker_pool_specs(find_training_row("gke", "v4:2x2x1"), "image", [])
+
+
+@pytest.mark.parametrize("name", ["v5e", "v7:2x2", "2x4", "", "V5e:2x4"])
+def test_a_name_without_a_known_generation(name: str) -> None:
+    sentence = r"^use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2, v3, v4, v5e, v5p, v6e$"
+    with pytest.raises(
+        ValueError, match=sentence if not name.startswith("v5e") else r"^'' is no topology of TPU v5e; use v5e:1x1"
+    ):
+        find_slice(name)
+
+
+def test_a_topology_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(ValueError, match=r"^'2x3' is no topology of TPU v5p; use v5p:2x2x1, v5p:2x2x2, .* or v5p:8x8x8$"):
+        find_slice("v5p:2x3")
+
+
+@given(st.text(alphabet="v23456epx:1 ", max_size=8))
+def test_any_name_is_a_slice_or_a_sentence(name: str) -> None:
+    try:
+        assert find_slice(name).name == name
+    except ValueError as error:
+        assert name not in SLICES
+        assert re.search(r"\buse .*v5e:|\buse v\d", str(error))  # noqa: PT017 - both outcomes are right, and each is checked
+
+
+REFUSED = [
+    (
+        "vertex",
+        "v6e:2x4",
+        "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e",
+    ),
+    (
+        "gke",
+        "v6e:1x1",
+        "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e",
+    ),
+    ("vertex", "v4:2x2x1", f"Vertex AI has no TPU v4 to train on; {SINGLE_HOST_VERTEX}"),
+    ("vertex", "v5p:2x2x1", f"Vertex AI has no TPU v5p to train on; {SINGLE_HOST_VERTEX}"),
+    ("gke", "v2:2x2", f"GKE has no TPU v2 to train on; {SINGLE_HOST_GKE}"),
+    (
+        "gke",
+        "v5e:4x4",
+        f"v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; {SINGLE_HOST_GKE}",
+    ),
+    (
+        "vertex",
+        "v3:4x4",
+        "v3:4x4 is 4 hosts on Vertex AI, for which Vertex AI wants TensorFlow in its own image with Python 3.8 or 3.10, and "
+        f"this program needs 3.11; {SINGLE_HOST_VERTEX}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED)
+def test_what_does_not_train_is_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        find_training_row(platform, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_a_row_trains_or_is_refused(row: TpuRow) -> None:
+    trains = row.framework == "tensorflow" and row.hosts == 1
+    if trains:
+        assert find_training_row(row.platform, row.slice.name) == row
+        assert check_tensorflow_runs(row.slice.name) == row.slice
+    else:
+        with pytest.raises(ValueError, match="use "):
+            find_training_row(row.platform, row.slice.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from components.journal import ArtifactRef
 from components.report.description import RunDescription
@@ -47,6 +47,12 @@ class RunSummary(Summary):
     evaluate: dict[str, Any] | None
     push: dict[str, Any] | None
     artifacts: dict[str, ArtifactRef]
+
+    @model_serializer(mode="wrap")
+    def _without_steps_of_other_runs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave tpu_check out of a run that does not have that step."""
+        content: dict[str, Any] = handler(self)
+        return {name: value for name, value in content.items() if name != "tpu_check" or name in self.steps}
 
 
 def summarize(

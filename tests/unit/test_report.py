@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.artifacts import MANIFEST, file_entries
+from components.artifacts import MANIFEST, file_entries, now, write_text
 from components.errors import ArtifactError, InterruptedStepError, TrainingDivergedError
-from components.journal import STEPS
+from components.journal import STEPS, StepRecord, entry_path
 from components.report.__main__ import main
 from components.report.run import run as report
 from components.report.summary import RunSummary
@@ -44,6 +44,22 @@ def sections(page: Parsed) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run that tests only read."""
     return Run(tmp_path_factory.mktemp("finished")).all()
+
+
+def test_a_run_for_a_tpu_tells_of_its_check(tmp_path: Path) -> None:
+    run = Run(tmp_path).all()
+    keys = {"ingest": "", "validate": "", "tpu_check": "9" * 64} | run.description.keys
+    found = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
+    found |= {"images_per_second_at_most": 369_032.4}
+    record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=found)
+    write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
+    report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
+    assert summary["tpu_check"] == found
+    page = (tmp_path / "report.html").read_text()
+    assert "Compiled for v5e:2x4" in page
+    assert "2.60 of 17.2 GB of HBM, at most 369,032 images/s" in page
 
 
 def test_summary_has_the_names_of_the_design(finished: Run) -> None:

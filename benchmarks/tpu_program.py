@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,11 @@ def main() -> None:
         changes["global_batch_size"] = arguments.batch
     train = TrainConfig.model_validate(section.train.model_dump() | changes)
     config = section.model_copy(update={"train": train, "images": 100_000})
-    ours = row(config, compiled(config, lowering.lowered_call(config)))
-    theirs = row(config, compiled(config, plain(config)))
+    texts = {"ours": lowering.lowered_call(config), "plain": plain(config)}
+    rows = {}
+    for name, text in texts.items():
+        rows[name] = row(config, compiled(config, text))
+        print(f"{name}: {rows[name]}", file=sys.stderr, flush=True)
     print(
         json.dumps(
             {
@@ -138,9 +142,8 @@ def main() -> None:
                 "topology": arguments.topology,
                 "batch": train.global_batch_size,
                 "precision": train.precision,
-                "bytes_ours_over_plain": round(ours["gigabytes_a_round"] / theirs["gigabytes_a_round"], 3),
-                "ours": ours,
-                "plain": theirs,
+                "bytes_ours_over_plain": round(rows["ours"]["gigabytes_a_round"] / rows["plain"]["gigabytes_a_round"], 3),
+                **rows,
             }
         )
     )

@@ -192,7 +192,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED)
+@pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED, ids=[f"{platform} {name}" for platform, name, _ in REFUSED])
 def test_what_does_not_run_is_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         find_training_row(platform, name)  # type: ignore[arg-type]

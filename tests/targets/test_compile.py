@@ -102,10 +102,22 @@ def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    ("vertex", ["deploy.tpu_topology=v4:2x2x1"], "deploy.tpu_topology = 'v4:2x2x1': Vertex AI has no TPU v4 to train on; use v2:2x2,"),
-    ("vertex", ["deploy.tpu_topology=v5e:4x4"], "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 is 4 hosts on Vertex AI, for which Vertex"),
+    (
+        "vertex",
+        ["deploy.tpu_topology=v4:2x2x1"],
+        "deploy.tpu_topology = 'v4:2x2x1': Vertex AI has no TPU v4 to train on; use v2:2x2,",
+    ),
+    (
+        "vertex",
+        ["deploy.tpu_topology=v5e:4x4"],
+        "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 is 4 hosts on Vertex AI, for which Vertex",
+    ),
     ("kubeflow", ["deploy.tpu_topology=v2:2x2"], "deploy.tpu_topology = 'v2:2x2': GKE has no TPU v2 to train on; use v3:2x2,"),
-    ("kubeflow", ["deploy.tpu_topology=v4:2x2x2"], "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 is 2 hosts on GKE, and a task of a"),
+    (
+        "kubeflow",
+        ["deploy.tpu_topology=v4:2x2x2"],
+        "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 is 2 hosts on GKE, and a task of a",
+    ),
     (
         "kubeflow",
         ["deploy.tpu_platform=vertex"],

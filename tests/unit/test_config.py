@@ -28,7 +28,10 @@ BAD = [
     ("ingest.eval_fraction=1.0", "ingest.eval_fraction = 1.0: input should be less than 1."),
     ("evaluate.kid_subset_size=5000", "evaluate.kid_subset_size = 5000 is more than evaluate.samples = 2000"),
     ("deploy.tpu_topology=v5e:3x3", "deploy.tpu_topology = 'v5e:3x3': '3x3' is no topology of TPU v5e; use v5e:1x1, v5e:2x2,"),
-    ("deploy.tpu_topology=2x4", "deploy.tpu_topology = '2x4': use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2,"),
+    (
+        "deploy.tpu_topology=2x4",
+        "deploy.tpu_topology = '2x4': use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2,",
+    ),
     ("deploy.tpu_platform=aws", "deploy.tpu_platform = 'aws': input should be 'any', 'gke' or 'vertex'."),
     ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
     ("push.registry=gs://bucket/models", "push.registry = 'gs://bucket/models': name a folder, such as the mounted /gcs/"),
@@ -81,7 +84,11 @@ V6E = "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e
         ("gke", "v6e:2x4", V6E),
         ("any", "v6e:2x4", V6E),
         ("vertex", "v4:2x2x1", "Vertex AI has no TPU v4 to train on; use v2:2x2, v3:2x2, v5e:1x1, v5e:2x2 or v5e:2x4."),
-        ("gke", "v5e:4x4", "v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; use"),
+        (
+            "gke",
+            "v5e:4x4",
+            "v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; use",
+        ),
     ],
 )
 def test_a_tpu_on_which_training_fails_is_refused(platform: str, topology: str, sentence: str) -> None:

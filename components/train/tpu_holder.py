@@ -79,7 +79,7 @@ def device_holder(devices: list[Path], proc: Path) -> int | None:
 
 def _command(pid: int, proc: Path) -> str:
     try:
-        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
     except OSError:
         return ""
-    return f" ({' '.join(words).strip()[:80]})"
+    return f" ({' '.join(words.split())[:80]})"

@@ -35,9 +35,10 @@ def refuse_host_operations(graph: tf.Graph) -> None:
     """Refuse a traced step that holds host operations. Raises DeviceError that names them."""
     found = host_operations(graph)
     if found:
+        count = "an operation" if len(found) == 1 else f"{len(found)} operations"
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise DeviceError(
-            f"The training step has {len(found)} operations that a TPU cannot run: {', '.join(found[:SHOWN])}{more}.",
+            f"The training step has {count} that a TPU cannot run: {', '.join(found[:SHOWN])}{more}.",
             "Take Python functions, prints, files and summaries out of the step; what it returns may be printed after a call.",
         )
 

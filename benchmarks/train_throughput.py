@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for both: on CPUs without AVX-512 TensorFlow leaves it off
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ from components.records import NO_LABEL
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
 from components.train.data import Batch, Resident
-from components.train.layers import UpConv
+from components.train.layers import Leaky, UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
 Seconds = Callable[[], float]
@@ -61,8 +62,16 @@ def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
         with tf.name_scope("round"):
             return step.train_round(state, config, batch, noise.round_seed(0, 0), tf.constant(0))
 
+    graph = one_round.get_concrete_function().graph
+    wanted = [output.op for output in graph.outputs] + list(graph.control_outputs)
+    reached: set[str] = set()
     total = 0.0
-    for operation in one_round.get_concrete_function().graph.get_operations():
+    while wanted:  # backwards from what is returned or assigned: TensorFlow prunes the rest
+        operation = wanted.pop()
+        if operation.name in reached:
+            continue
+        reached.add(operation.name)
+        wanted += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
         # The strided side's pixels, and the kernel: which of inputs and outputs they are differs.
         sides = {
             "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
@@ -92,6 +101,8 @@ def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
     for layer in network.layers[1:]:
         if isinstance(layer, UpConv):
             x = keras.layers.Conv2D(layer.channels, 3, padding="same")(keras.layers.UpSampling2D(2)(x))
+        elif isinstance(layer, Leaky):
+            x = keras.layers.LeakyReLU(layer.slope)(x)
         else:
             x = type(layer).from_config(layer.get_config())(x)
     plain_network = keras.Model(inputs, x)

@@ -1,6 +1,6 @@
 """Images from a trained generator: a SavedModel that plain TensorFlow loads, none of our code in its graph.
 
-`python -m components.generator MODEL --count N --seed S --out FILE.npy` draws them in a process of its own.
+`python -m components.generator MODEL --count N --seed S [--label L] --out FILE.npy` draws them in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.errors import ArtifactError, PipelineError
+from components.errors import ArtifactError, ConfigError, PipelineError
 
 SAVED_MODEL = "saved_model"
 BATCH_SIZE = 500
@@ -51,20 +51,23 @@ def load(saved_model: Path) -> Any:
     return model
 
 
-def sample(model: Any, count: int, seed: int, batch_size: int = BATCH_SIZE) -> npt.NDArray[np.uint8]:
-    """Return `count` images of a loaded model, uint8 [count, H, W, C].
+def sample(model: Any, count: int, seed: int, batch_size: int = BATCH_SIZE, label: int | None = None) -> npt.NDArray[np.uint8]:
+    """Return `count` images of a loaded model, uint8 [count, H, W, C]; of one label, where `label` names it.
 
     Every batch is drawn whole, from a seed that is a function of (seed, index of the batch), and the last one is cut:
     so the first n images are the same whatever the count. Another `batch_size` gives other images. Raises
-    ArtifactError when the model returns anything but uint8 images.
+    ArtifactError when the model returns anything but uint8 images, ConfigError when it does not know the label.
     """
     import tensorflow as tf
 
-    generate = model.signatures["generate"]
+    generate, given = model.signatures["generate"], {"count": tf.constant(batch_size, tf.int32)}
+    if label is not None:
+        check_label(model, label)
+        generate, given = model.signatures["generate_labels"], {"labels": tf.fill([batch_size], tf.constant(label, tf.int32))}
     batches = []
     for index in range(-(-count // batch_size)):
         batch_seed = tf.constant(seed_of_batch(seed, index), tf.int64)
-        batch = generate(seed=batch_seed, count=tf.constant(batch_size, tf.int32))["images"].numpy()
+        batch = generate(seed=batch_seed, **given)["images"].numpy()
         if batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != batch_size:
             raise ArtifactError(
                 f"The generator returned {batch.dtype} {list(batch.shape)}, uint8 [{batch_size}, H, W, C] is needed.",
@@ -75,20 +78,42 @@ def sample(model: Any, count: int, seed: int, batch_size: int = BATCH_SIZE) -> n
     return images
 
 
+def check_label(model: Any, label: int) -> None:
+    """Refuse a label that a loaded model did not train on: of a label it does not know it would draw something all the same.
+
+    Raises ConfigError.
+    """
+    if "generate_labels" not in model.signatures:
+        raise ConfigError(
+            f"The model was trained without labels, so there is no label {label}.",
+            "Leave --label out, or train with train.conditional = true.",
+        )
+    counts = model.label_counts.numpy()
+    known = np.flatnonzero(counts)
+    if label not in known:
+        raise ConfigError(
+            f"The model saw no image of label {label}; it knows {len(known)} labels, from {known[0]} to {known[-1]}.",
+            "Use one of them.",
+        )
+
+
 def seed_of_batch(seed: int, index: int) -> int:
     """Return the seed of one batch, 63 bits: a hash, so that no two (seed, index) share a batch by plain arithmetic."""
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def sample_in_fresh_process(model_dir: Path, count: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Return what `sample` returns, from a process that has nothing but the SavedModel. Raises ArtifactError."""
+def sample_in_fresh_process(model_dir: Path, count: int, seed: int, label: int | None = None) -> npt.NDArray[np.uint8]:
+    """Return what `sample` returns, from a process that has nothing but the SavedModel. Raises ArtifactError, ConfigError."""
     saved_model = find_saved_model(model_dir)
     with tempfile.TemporaryDirectory(prefix="wgan-samples-") as folder:
         file = Path(folder) / "images.npy"
         command = [sys.executable, "-m", "components.generator", str(saved_model)]
         command += ["--count", str(count), "--seed", str(seed), "--out", str(file)]
+        command += [] if label is None else ["--label", str(label)]
         result = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+        if result.returncode == ConfigError.exit_code:
+            raise ConfigError(last_line(result))
         if result.returncode or not file.is_file():
             raise ArtifactError(f"Sampling {saved_model} failed: {last_line(result)}", "Run train again.")
         images: npt.NDArray[np.uint8] = np.load(file, allow_pickle=False)
@@ -120,12 +145,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="model artifact, version of a registry, or SavedModel")
     parser.add_argument("--count", type=int, required=True, help="images to draw")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", type=int, help="only images of this label")
     parser.add_argument("--out", type=Path, required=True, help=".npy file to write: uint8 [count, H, W, C]")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error(f"--count {arguments.count}: at least 1 is needed")
     try:
-        images = sample(load(find_saved_model(arguments.model)), arguments.count, arguments.seed)
+        images = sample(load(find_saved_model(arguments.model)), arguments.count, arguments.seed, label=arguments.label)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -71,11 +71,14 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     count: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Only images of this label, of a model trained with train.conditional.")
+    ] = None,
 ) -> None:
     """Draw images with a generator: one PNG each and a grid."""
     from pipeline import drawing
 
-    print(drawing.draw(model, out, count, seed))
+    print(drawing.draw(model, out, count, seed, label))
 
 
 @app.command()

@@ -28,6 +28,7 @@ class Generator(tf.Module):  # type: ignore[misc]
         self.network = make_generator(shape, config)
         self.latents = config.latents
         self.label_logits = tf.constant([[float("-inf") if not count else math.log(count) for count in label_counts]])
+        self.label_counts = tf.Variable(list(label_counts), trainable=False, dtype=tf.int64)  # saved: tells which labels exist
         latents = tf.TensorSpec([None, config.latents], tf.float32, "latents")
         labels = tf.TensorSpec([None], tf.int32, "labels")
         seed, count = tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "count")

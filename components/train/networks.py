@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 
 from components.train.config import TrainConfig
-from components.train.layers import LabelRows, UpConv
+from components.train.layers import LabelRows, Leaky, UpConv
 
 MAX_CHANNELS = 512
 LEAK = 0.2
@@ -134,7 +134,7 @@ class _Maker:
         self.dtype, self.next_seed, self.classes = dtype, seed * 1000, shape.classes
         self.labels = keras.Input([], dtype="int32", name="labels") if shape.classes else None
 
-    def inputs(self, first: keras.KerasTensor) -> keras.Keraskeras.KerasTensor | list[keras.KerasTensor]:
+    def inputs(self, first: keras.KerasTensor) -> keras.KerasTensor | list[keras.KerasTensor]:
         return first if self.labels is None else [first, self.labels]
 
     def initializer(self) -> keras.initializers.Initializer:
@@ -153,7 +153,7 @@ class _Maker:
         return UpConv(channels, self.initializer(), dtype=self.dtype, name=name)
 
     def leaky(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        return keras.layers.LeakyReLU(LEAK, dtype=self.dtype, name=f"leaky_{name}")(x)
+        return Leaky(LEAK, dtype=self.dtype, name=f"leaky_{name}")(x)
 
     def halved(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.AveragePooling2D(2, dtype=self.dtype, name=f"halved_{name}")(x)

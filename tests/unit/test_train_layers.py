@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.layers import LabelRows, UpConv
+from components.train.layers import LabelRows, Leaky, UpConv
 
 GENERATOR = np.random.default_rng(5)
 
@@ -43,6 +43,49 @@ def test_up_conv_is_up_sampling_and_a_convolution(size: int) -> None:
         lambda x: theirs(keras.layers.UpSampling2D(2)(x)), [v.value for v in theirs.variables], images, upstream
     )
     assert_same(value_and_gradients(ours, [v.value for v in ours.variables], images, upstream), plain)
+
+
+def penalty_gradients(activation: keras.layers.Layer, images: tf.Tensor) -> tuple[list[tf.Tensor], int]:
+    """Return the gradients of a penalty in the weights of a critic of two convolutions, and how many convolutions they take."""
+    first, second = (keras.initializers.GlorotUniform(seed) for seed in (1, 2))
+    layers = [keras.layers.Conv2D(4, 3, 2, kernel_initializer=initializer) for initializer in (first, second)]
+    score = keras.layers.Dense(1, kernel_initializer=first)
+    critic = keras.Sequential([layers[0], activation, layers[1], keras.layers.Flatten(), score])
+    critic(images)
+    kernels = [layer.kernel.value for layer in layers]
+
+    @tf.function
+    def gradients(images: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as inner:
+                inner.watch(images)
+                scores = critic(images)
+            slopes = tf.norm(tf.reshape(inner.gradient(scores, images), [len(images), -1]), axis=1)
+            loss = tf.reduce_sum((slopes - 1.0) ** 2)
+        return tape.gradient(loss, kernels)
+
+    return gradients(images), live_convolutions(gradients.get_concrete_function(images).graph)
+
+
+def live_convolutions(graph: Any) -> int:
+    """Return how many convolutions the outputs of a graph depend on."""
+    wanted, reached = [output.op for output in graph.outputs], {}
+    while wanted:
+        operation = wanted.pop()
+        if operation.name not in reached:
+            reached[operation.name] = operation.type
+            wanted += [tensor.op for tensor in operation.inputs]
+    return sum(kind.startswith("Conv2D") for kind in reached.values())
+
+
+def test_leaky_is_leaky_relu_in_values_gradients_and_the_penaltys_gradients() -> None:
+    images, upstream = drawn(3, 9, 9, 2), drawn(3, 9, 9, 2)
+    ours, theirs = Leaky(0.2), keras.layers.LeakyReLU(0.2)
+    assert_same(value_and_gradients(ours, [], images, upstream), value_and_gradients(theirs, [], images, upstream))
+    mine, my_convolutions = penalty_gradients(ours, images)
+    others, their_convolutions = penalty_gradients(theirs, images)
+    assert_same(mine, others)
+    assert my_convolutions < their_convolutions  # what it is for: no zeros are convolved
 
 
 def test_label_rows_are_a_look_up() -> None:

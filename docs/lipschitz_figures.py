@@ -1,0 +1,122 @@
+"""The two pictures of docs/lipschitz.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from components.images import grid
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+COLOURS = ("#0072b2", "#d55e00", "#e69f00")  # Okabe and Ito: told apart by everybody
+MARKERS, STYLES = "os^", ("-", "--", "-.")
+DPI = 90
+COLUMNS, SHOWN = 8, 48
+
+
+def draw_critics(shallow: dict[str, Any], deep: dict[str, Any], file: Path) -> None:
+    """Write a PNG: above, the surfaces of the shallow critics of points; below, what is inside the deep ones."""
+    drawing, axes = plt.subplots(2, 3, figsize=(11, 7.6), layout="constrained")
+    for axis, (name, critic) in zip(axes[0], shallow.items(), strict=True):
+        _surface(drawing, axis, critic.surface)
+        axis.set_title(f"{name}\nmedian slope {np.median(critic.slopes):.2g}", fontsize=10)
+    _gradient_norms(axes[1, 0], deep)
+    _histogram(axes[1, 1], {name: critic.slopes for name, critic in deep.items()})
+    axes[1, 1].set(title="slopes at mixed points, 12 hidden layers", xlabel="norm of the score's gradient at the point")
+    _weights(axes[1, 2], {name: critic.weights for name, critic in deep.items()})
+    for axis in axes.flat:
+        axis.title.set_fontsize(10)
+    _write(drawing, file)
+
+
+def draw_digits(reals: dict[Any, np.ndarray], results: dict[Any, dict[str, Any]], file: Path) -> None:
+    """Write a PNG: a row for each size, real digits and samples after the same rounds; below, slopes and weights."""
+    rows = len(results)
+    drawing = plt.figure(figsize=(11, 2.75 * rows + 3.1), layout="constrained")
+    grids = drawing.add_gridspec(rows + 1, 12, height_ratios=[*[1] * rows, 0.95])
+    for row, (case, moments) in enumerate(results.items()):
+        first = drawing.add_subplot(grids[row, :3])
+        _samples(first, reals[case], case.size)
+        first.set_title(f"real digits, {case.size}×{case.size}", fontsize=10)
+        for column, (name, (same_rounds, same_seconds)) in enumerate(moments.items(), start=1):
+            axis = drawing.add_subplot(grids[row, 3 * column : 3 * column + 3])
+            _samples(axis, same_rounds.snapshot.samples, case.size)
+            axis.set_title(f"{name}, {same_rounds.snapshot.rounds} rounds", fontsize=10)
+            axis.set_xlabel(f"FID {same_rounds.fid:.2f}; at the same seconds {same_seconds.fid:.2f}", fontsize=9)
+    width = 12 // (rows + 1)
+    for column, (case, moments) in enumerate(results.items()):
+        axis = drawing.add_subplot(grids[rows, width * column : width * (column + 1)])
+        _histogram(axis, {name: moment.snapshot.slopes for name, (moment, _) in moments.items()})
+        axis.set(xlabel="norm of the score's gradient at the image")
+        axis.set_title(f"slopes at mixed images, {case.size}×{case.size}", fontsize=10)
+    axis = drawing.add_subplot(grids[rows, width * rows :])
+    case = next(iter(results))
+    _weights(axis, {name: moment.snapshot.weights for name, (moment, _) in results[case].items()})
+    axis.set_title(f"{axis.get_title()}, {case.size}×{case.size}", fontsize=10)
+    _write(drawing, file)
+
+
+def _surface(drawing: Any, axis: Any, scores: np.ndarray) -> None:
+    drawn = axis.contourf(*_axes(scores), scores, levels=24, cmap="viridis")
+    axis.contour(*_axes(scores), scores, levels=12, colors="white", linewidths=0.4)
+    angles = np.arange(8) * np.pi / 4
+    axis.plot(2 * np.cos(angles), 2 * np.sin(angles), "o", color="white", markeredgecolor="black", markersize=6)
+    axis.set(aspect="equal", xticks=[], yticks=[])
+    ticks = np.linspace(scores.min(), scores.max(), 3)
+    bar = drawing.colorbar(drawn, ax=axis, shrink=0.8, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.2g}" for tick in ticks], fontsize=8)
+    bar.set_label("score", fontsize=8)
+
+
+def _axes(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    axis = np.linspace(-4.0, 4.0, len(scores))
+    return axis, axis
+
+
+def _gradient_norms(axis: Any, critics: dict[str, Any]) -> None:
+    for index, (name, critic) in enumerate(critics.items()):
+        layers = np.arange(1, len(critic.gradient_norms) + 1)
+        axis.plot(layers, critic.gradient_norms, MARKERS[index] + STYLES[index], color=COLOURS[index], label=name, markersize=4)
+    axis.set(yscale="log", xlabel="hidden layer, from the input to the score", ylabel="mean norm", xticks=[1, 4, 8, 12])
+    axis.set_title("gradient of the score at each layer")
+    axis.grid(visible=True, alpha=0.3)
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _histogram(axis: Any, slopes: dict[str, np.ndarray]) -> None:
+    everything = np.concatenate(list(slopes.values()))
+    bins = np.geomspace(everything.min() / 1.5, everything.max() * 1.5, 70)
+    for index, (name, values) in enumerate(slopes.items()):
+        share = np.full(len(values), 1.0 / len(values))
+        axis.hist(values, bins, weights=share, color=COLOURS[index], label=name, histtype="stepfilled", alpha=0.8)
+    axis.axvline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axis.set(xscale="log", ylabel="share")
+
+
+def _weights(axis: Any, weights: dict[str, np.ndarray]) -> None:
+    bins = np.linspace(-0.15, 0.15, 62)
+    for index, (name, values) in enumerate(weights.items()):
+        share = np.full(len(values), 1.0 / len(values))
+        axis.hist(
+            values, bins, weights=share, color=COLOURS[index], label=name,
+            histtype="step", linewidth=1.5, linestyle=STYLES[index],
+        )  # fmt: skip
+    axis.set(yscale="log", xlabel="weight (beyond ±0.15 not shown)", ylabel="share", title="weights of the critic")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _samples(axis: Any, images: np.ndarray, size: int) -> None:
+    canvas = grid(images[:SHOWN], COLUMNS, scale=max(1, 32 // size))
+    axis.imshow(canvas[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def _write(drawing: Any, file: Path) -> None:
+    drawing.savefig(file, dpi=DPI)
+    plt.close(drawing)

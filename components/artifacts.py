@@ -267,7 +267,9 @@ def code_digest(component: str) -> str:
     they depend on that too.
     """
     root = Path(__file__).parent
-    folders = {"push": ("push", "evaluate"), "train": ("train", "evaluate")}.get(component, (component,))
+    folders = {"push": ("push", "evaluate"), "train": ("train", "evaluate"), "tpu_check": ("tpu_check", "train")}.get(
+        component, (component,)
+    )
     files = sorted(root.glob("*.py"))
     for folder in folders:
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in {".py", ".j2", ".css"})

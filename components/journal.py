@@ -20,7 +20,7 @@ from components.artifacts import now, read_manifest, write_text
 from components.errors import InterruptedStepError, PipelineError
 from components.section import Summary
 
-STEPS = ("ingest", "validate", "train", "evaluate", "push")
+STEPS = ("ingest", "validate", "train", "evaluate", "push")  # of every run; one for a TPU has tpu_check before train
 
 
 class StepError(BaseModel):

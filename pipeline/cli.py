@@ -65,6 +65,21 @@ def compile_(
     print(f"Wrote {output} for {target}.")
 
 
+@app.command("tpu-check")
+def tpu_check(
+    config: Annotated[Path, typer.Argument(help="TOML file.")],
+    topology: Annotated[str, typer.Option(help="Slice, such as v5e:2x4 or v4:2x2x1; else deploy.tpu_topology.")] = "",
+    overrides: Overrides = [],  # noqa: B006
+    images: Annotated[int, typer.Option(min=0, help="Training images; 0: not known.")] = 0,
+    classes: Annotated[int, typer.Option(min=2, help="Labels, with train.conditional.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile the training for a TPU that is not there: will it fit, and how fast can it be."""
+    from pipeline import tpu
+
+    raise typer.Exit(tpu.check(load_config(config, overrides), topology, images, classes, as_json))
+
+
 @app.command()
 def generate(
     model: Annotated[Path, typer.Argument(help="A registry, a version, a model artifact or a SavedModel.")],

@@ -16,6 +16,8 @@ from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.section import FolderPath, Section
+from components.tpu_check.chips import CHIPS
+from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig, check_batch_divides
 from components.validate.config import ValidateConfig
 from pipeline.platforms import check_tensorflow_runs, find_slice, find_training_row
@@ -40,6 +42,9 @@ class DeploySection(Section):
         "any", description="Who rents the TPU out: what does not train there is refused when this is read. any: when compiling."
     )
     tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
+    tpu_check: bool = Field(
+        True, description="Before train on a TPU (v4 and later), compile it for the slice on a CPU machine."
+    )
     tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, and taken away when others pay more.")
 
     @field_validator("tpu_topology")
@@ -74,14 +79,26 @@ class RunConfig(Section):
         return self
 
     def sections(self) -> dict[str, Section]:
-        """Return the section of each step by the step's name."""
+        """Return the section of each step by the step's name, in the order of the steps."""
+        known = self.deploy.tpu_topology.partition(":")[0] in CHIPS
+        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check and known
         return {
             "ingest": self.ingest,
             "validate": self.validation,
+            **({"tpu_check": self.for_tpu_check()} if checked else {}),
             "train": self.train,
             "evaluate": self.evaluate,
             "push": self.push,
         }
+
+    def for_tpu_check(self, topology: str = "") -> TpuCheckConfig:
+        """Return what tpu_check needs to know, for deploy.tpu_topology or another slice. Raises ValidationError."""
+        return TpuCheckConfig(
+            topology=topology or self.deploy.tpu_topology,
+            image_size=self.ingest.image_size,
+            channels=self.ingest.channels,
+            train=self.train,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole tree as JSON values."""

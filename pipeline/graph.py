@@ -1,20 +1,25 @@
 """The pipeline: wiring only. What a step decides is in its artifact, and the next step reads it there (decision 0003)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kfp import dsl
 
 from pipeline import steps
+from pipeline.config import RunConfig
 
 Place = Callable[[dsl.PipelineTask, str], None]
 NAME = "wgan-tpu-pipeline"
 
 
-def make_pipeline(place: Place, created_at: str = "") -> Any:
+Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
+
+
+def make_pipeline(place: Place, before_train: Checks, created_at: str = "") -> Any:
     """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business).
 
-    `created_at` is the platform's placeholder for when a run began; the local runner knows none and is told in `run`.
+    `before_train` are the steps that must succeed before train begins (checks_before_train). `created_at` is the platform's
+    placeholder for when a run began; the local runner knows none and is told in `run`.
     """
 
     @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
@@ -31,6 +36,8 @@ def make_pipeline(place: Place, created_at: str = "") -> Any:
         push_key: str,
         work_dir: str,
         run: str,
+        tpu_check_config: str = "",
+        tpu_check_key: str = "",
     ) -> None:
         report = steps.report(
             run=run,
@@ -43,7 +50,12 @@ def make_pipeline(place: Place, created_at: str = "") -> Any:
             dataset = ingest.outputs["dataset"]
             validate = steps.validate(config=validate_config, key=validate_key, work_dir=work_dir, dataset=dataset)
             validation = validate.outputs["validation"]
+            checks = {
+                step: check(config=tpu_check_config, key=tpu_check_key, work_dir=work_dir, dataset=dataset)
+                for step, check in before_train.items()
+            }
             train = steps.train(config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation)
+            train.after(*checks.values())
             model = train.outputs["model"]
             evaluate = steps.evaluate(config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model)
             push = steps.push(
@@ -55,11 +67,16 @@ def make_pipeline(place: Place, created_at: str = "") -> Any:
                 validation=validation,
             )
             push.set_caching_options(False)  # it looks at the registry, which no cache key knows; repeating it is safe
-        tasks = {"ingest": ingest, "validate": validate, "train": train, "evaluate": evaluate, "push": push}
+        tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate, "push": push}
         for step, task in {**tasks, "report": report}.items():
             place(task, step)
 
     return wgan_pipeline
+
+
+def checks_before_train(config: RunConfig) -> Checks:
+    """Return tpu_check where the configuration has that step, by its name."""
+    return {step: check for step, check in {"tpu_check": steps.tpu_check}.items() if step in config.sections()}
 
 
 def place_nowhere(task: dsl.PipelineTask, step: str) -> None:

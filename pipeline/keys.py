@@ -7,12 +7,12 @@ source's name; and it names the step's entry in the journal.
 from __future__ import annotations
 
 from components.artifacts import code_digest, digest_of
-from components.journal import STEPS
 from pipeline.config import RunConfig
 
 UPSTREAM = {
     "ingest": (),
     "validate": ("ingest",),
+    "tpu_check": ("ingest",),
     "train": ("ingest", "validate"),
     "evaluate": ("ingest", "train"),
     "push": ("validate", "train", "evaluate"),
@@ -20,11 +20,10 @@ UPSTREAM = {
 
 
 def step_keys(config: RunConfig, source_fingerprint: str) -> dict[str, str]:
-    """Return the key of every step; `source_fingerprint` changes when the content of the source does."""
+    """Return the key of every step of this config; `source_fingerprint` changes when the content of the source does."""
     keys: dict[str, str] = {}
-    sections = config.sections()
-    for step in STEPS:
+    for step, section in config.sections().items():
         upstream = [keys[name] for name in UPSTREAM[step]]
-        section = sections[step].model_dump(mode="json")
-        keys[step] = digest_of([step, section, code_digest(step), upstream or source_fingerprint])
+        values = section.model_dump(mode="json")
+        keys[step] = digest_of([step, values, code_digest(step), upstream or source_fingerprint])
     return keys

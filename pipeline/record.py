@@ -12,9 +12,12 @@ from typing import Any
 from components.errors import InterruptedStepError, PipelineError
 from components.journal import recorded
 from components.section import Summary
+from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
 from components.train.tpu_runtime import prepare
 from pipeline.config import RunConfig
+
+SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
 
 
 def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
@@ -25,7 +28,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
 
     def body() -> Summary:
-        section = type(RunConfig().sections()[step]).model_validate_json(config)
+        section = SECTIONS[step].model_validate_json(config)
         if isinstance(section, TrainConfig):
             prepare(section.devices)  # before TensorFlow is imported: it looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run

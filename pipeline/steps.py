@@ -25,6 +25,14 @@ def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], vali
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
+def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], program: Output[Artifact]) -> None:
+    """Compile the training for its TPU, on a machine that has none, or say why that cannot be."""
+    from pipeline.record import run_step
+
+    run_step("tpu_check", config, key, work_dir, program, dataset=dataset)
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
 def train(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
 ) -> None:

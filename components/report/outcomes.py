@@ -7,7 +7,7 @@ nothing to do with it. Which of the two follows from its time and from the steps
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,14 +59,16 @@ def read_entries(description: RunDescription) -> tuple[dict[str, StepRecord], li
     return entries, notes
 
 
-def derive_outcomes(entries: Mapping[str, StepRecord], started_at: str, finished_at: str) -> tuple[Outcome, ...]:
+def derive_outcomes(
+    entries: Mapping[str, StepRecord], started_at: str, finished_at: str, steps: Iterable[str] = STEPS
+) -> tuple[Outcome, ...]:
     """Return what each step did in the run between two times (ISO 8601), in the order of the steps.
 
     An entry that began in this run says it itself, except that `running` means killed, for the run is over. An older
     success was reused, if all steps before it succeeded too. Everything else was skipped.
     """
     outcomes: list[Outcome] = []
-    for step in STEPS:
+    for step in steps:
         outcomes.append(_outcome(step, entries.get(step), outcomes, started_at, finished_at))
     return tuple(outcomes)
 

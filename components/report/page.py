@@ -19,7 +19,14 @@ from components.report.training import Training, describe_training
 from components.report.verdict import Verdict, reach_verdict
 from components.report.words import duration, moment, number, plain
 
-KINDS = {"ingest": "dataset", "validate": "validation", "train": "model", "evaluate": "evaluation", "push": "push"}
+KINDS = {
+    "ingest": "dataset",
+    "validate": "validation",
+    "tpu_check": "tpu_check",
+    "train": "model",
+    "evaluate": "evaluation",
+    "push": "push",
+}
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,15 @@ def gather_page(
 
 def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     """Return the few numbers beside the headline as (label, text)."""
-    train, evaluate = summary.train or {}, summary.evaluate or {}
+    train, evaluate, checked = summary.train or {}, summary.evaluate or {}, summary.tpu_check or {}
     cached = sum(step.cached for step in summary.steps.values())
     facts = [("Started", moment(summary.started_at)), ("Took", duration(summary.seconds))]
     if cached:
         facts.append(("From the cache", f"{cached} of {len(summary.steps)} steps"))
+    if checked.get("compiled"):
+        memory = f"{checked['peak_hbm_bytes'] / 1e9:.2f} of {checked['hbm_bytes'] / 1e9:.1f} GB of HBM"
+        speed = f"at most {number(round(checked['images_per_second_at_most']))} images/s"
+        facts.append((f"Compiled for {checked['topology']}", f"{memory}, {speed}"))
     if train.get("rounds") is not None:
         facts.append(("Trained", f"{number(train['rounds'])} rounds, {number(train.get('images_seen'))} images"))
     if train.get("critic_images_per_second") is not None:

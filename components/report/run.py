@@ -25,7 +25,7 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
     """
     finished_at = now()
     entries, notes = read_entries(description)
-    outcomes = derive_outcomes(entries, description.started_at, finished_at)
+    outcomes = derive_outcomes(entries, description.started_at, finished_at, description.keys)
     corrected = run_status(status, outcomes)
     failure = find_failure(corrected, outcomes, message)
     summary = summarize(description, outcomes, corrected, failure, finished_at)

@@ -42,6 +42,7 @@ class RunSummary(Summary):
     steps: dict[str, StepSummary]
     ingest: dict[str, Any] | None
     validation: dict[str, Any] | None = Field(alias="validate")  # BaseModel has a method of that name
+    tpu_check: dict[str, Any] | None = None
     train: dict[str, Any] | None
     evaluate: dict[str, Any] | None
     push: dict[str, Any] | None

@@ -142,6 +142,11 @@ class Resident:
         """Images by class."""
         return counts_by_class(_tally(self._labels.numpy()), self._classes)
 
+    @property
+    def everything(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """The images uint8 [N, H, W, C] and labels int32 [N], which a TPU takes into its own memory."""
+        return self._images, self._labels
+
     def first(self, count: int) -> npt.NDArray[np.uint8]:
         """Return the first images."""
         return np.array(self._images[:count])

@@ -19,6 +19,7 @@ from components.errors import TrainingDivergedError
 from components.train import noise, step
 from components.train.config import TrainConfig
 from components.train.data import Source, rounds_that_fit
+from components.train.on_device import OnDevice, placed
 
 Call = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
 
@@ -44,6 +45,8 @@ class Logged(BaseModel):
 
 def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Call:
     """Return the function of a host call: what `source.take` gives for R rounds, and the first round, to METRICS [R, 6]."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return make_device_call(state, config, strategy, placed(source, strategy))
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
@@ -59,6 +62,44 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
         return metrics.stack()
 
     return call  # type: ignore[no-any-return]
+
+
+def make_device_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: OnDevice) -> Call:
+    """Return the same function with its loop on the devices: the host hears nothing between the first round and the last.
+
+    MirroredStrategy cannot do this: its all_reduce leaves the replica, which no loop may do.
+    """
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
+        arguments = source.arguments(taken)
+        run = lambda *args: rounds_on_device(state, config, source, *args)  # noqa: E731
+        parts, whole = strategy.run(run, args=(arguments, first_round))
+        columns = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
+        return tf.concat(columns, axis=1)
+
+    return call  # type: ignore[no-any-return]
+
+
+def rounds_on_device(
+    state: step.State, config: TrainConfig, source: OnDevice, arguments: tuple[tf.Tensor, ...], first_round: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Do the R rounds of a host call in replica context; return this replica's PART_METRICS [R, 4] and WHOLE_METRICS [R, 2].
+
+    `arguments` are of static shape: a TPU compiles for one R, and again for the last call of a training if that is shorter.
+    """
+    rounds = int(arguments[0].shape[0])
+
+    def one(offset: tf.Tensor, parts: tf.TensorArray, whole: tf.TensorArray) -> tuple[Any, ...]:
+        round_index = first_round + offset
+        seed = noise.round_seed(config.seed, round_index)
+        here = step.train_round(state, config, source.batch(arguments, offset), seed, round_index)
+        return offset + 1, parts.write(offset, here[0]), whole.write(offset, here[1])
+
+    rows = [tf.TensorArray(tf.float32, rounds, element_shape=[len(names)]) for names in (step.PART_METRICS, step.WHOLE_METRICS)]
+    start = (tf.constant(0), *rows)
+    _, parts, whole = tf.while_loop(lambda offset, *_: offset < rounds, one, start, maximum_iterations=rounds)
+    return parts.stack(), whole.stack()
 
 
 def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) -> Logged:
@@ -131,7 +172,11 @@ def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> C
 
 def rounds_a_call(config: TrainConfig, source: Source) -> int:
     """Return the rounds of a host call: as asked, else those between two log lines, or fewer when their images are many."""
-    fitting = rounds_that_fit(source.bytes_per_round)
+    return rounds_within(config, rounds_that_fit(source.bytes_per_round))
+
+
+def rounds_within(config: TrainConfig, fitting: int) -> int:
+    """Return the rounds of a host call where `fitting` is how many rounds' images it should take along at most."""
     if config.rounds_per_call or fitting >= config.log_every_rounds:
         return config.rounds_a_call
     between_lines, multiple = config.log_every_rounds, config.penalty_every_rounds

@@ -5,7 +5,7 @@ Every function runs in replica context: it sees this replica's rows, its gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -72,8 +72,8 @@ class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
 
 def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
-        return _SGD(learning_rate)
-    return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2)
+        return _SGD(learning_rate, name="sgd")  # Keras would name it after the class, and "_sgd" is no name of a graph's scope
+    return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
 
 
 def train_round(
@@ -93,15 +93,36 @@ def train_round(
     latents = [mine(each.latents) for each in noises]
     labels = [mine(batch.labels[index]) for index in range(config.n_critic)]
     fakes = tf.split(generate(state.generator, tf.concat(latents, axis=0), tf.concat(labels, axis=0)), config.n_critic)
-    critic_metrics = []
-    for index in range(config.n_critic):
-        examples = Examples(to_float(mine(batch.images[index])), fakes[index], mine(noises[index].alpha), labels[index])
-        critic_metrics.append(critic_step(state, config, examples, round_index))
+    alphas = [mine(each.alpha) for each in noises]
+
+    def one(index: int | tf.Tensor, fakes: Any, alphas: Any, labels: Any) -> tf.Tensor:
+        examples = Examples(to_float(mine(batch.images[index])), fakes[index], alphas[index], labels[index])
+        return critic_step(state, config, examples, round_index)
+
+    critic_metrics = _in_turn(one, config, fakes, alphas, labels)
     own_latents = mine(noise.generator_latents(seed, config.n_critic, config.global_batch_size, config.latents))
     generator_loss, generator_norm = generator_step(state, config, own_latents, labels[0])
     _update_ema(state, config, round_index)
-    loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(tf.stack(critic_metrics), axis=0))
+    loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(critic_metrics, axis=0))
     return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([critic_norm, generator_norm])
+
+
+def _in_turn(one: Callable[..., tf.Tensor], config: TrainConfig, *by_step: list[tf.Tensor]) -> tf.Tensor:
+    """Return one(index, *by_step) of each critic step, stacked.
+
+    On a TPU they are a loop of the program, which is compiled in half the time and takes half the memory (docs/tpu.md); the
+    all_reduce of MirroredStrategy cannot be in a loop.
+    """
+    if not config.devices.startswith("tpu") or config.n_critic == 1:
+        return tf.stack([one(index, *by_step) for index in range(config.n_critic)])
+    stacked = [tf.stack(each) for each in by_step]
+    rows = tf.TensorArray(tf.float32, config.n_critic, element_shape=[4])
+    steps = config.n_critic
+    _, rows = tf.while_loop(
+        lambda index, _: index < steps, lambda index, rows: (index + 1, rows.write(index, one(index, *stacked))), (0, rows),
+        maximum_iterations=steps,
+    )  # fmt: skip
+    return rows.stack()
 
 
 class Examples(NamedTuple):

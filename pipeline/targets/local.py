@@ -18,7 +18,7 @@ from rich.console import Console
 from components.artifacts import now, write_json
 from components.errors import ArtifactError, ConfigError
 from components.ingest.sources import source_fingerprint
-from components.journal import STEPS, read_entry
+from components.journal import read_entry
 from components.push.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.tpu_runtime import check_machine
@@ -69,7 +69,7 @@ def _run_pipeline(config: RunConfig, description: RunDescription, folder: Path, 
     """Run the graph in KFP; return status and KFP's own message. The steps' reasons are in the journal."""
     from kfp import local  # 0.7 s: not before the config has been found right
 
-    from pipeline.graph import make_pipeline, place_nowhere
+    from pipeline.graph import checks_before_train, make_pipeline, place_nowhere
 
     scratch = folder / ".tmp"
     scratch.mkdir()
@@ -83,7 +83,7 @@ def _run_pipeline(config: RunConfig, description: RunDescription, folder: Path, 
     arguments = pipeline_arguments(config, description.keys, description)
     try:
         with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt():
-            make_pipeline(place_nowhere)(**arguments)
+            make_pipeline(place_nowhere, checks_before_train(config))(**arguments)
     except KeyboardInterrupt:
         console.print("Stopping: the step saves what it can; press Ctrl-C again to leave at once.", highlight=False)
         _end_running_step(description)
@@ -112,7 +112,7 @@ def _end_running_step(description: RunDescription) -> None:
     deadline = time.monotonic() + WAIT_FOR_STEP_SECONDS
     asked: set[int] = set()
     while time.monotonic() < deadline:
-        entries = [read_entry(Path(description.work_dir), step, description.keys[step]) for step in STEPS]
+        entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
         running = [entry.pid for entry in entries if entry and entry.state == "running" and _alive(entry.pid)]
         if not running:
             return

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from components.errors import ConfigError
-from components.journal import STEPS
 from components.report.description import RunDescription
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import UPSTREAM
@@ -28,7 +27,7 @@ def plan(config: RunConfig) -> None:
     resolved = resolve_paths(config)
     print(json.dumps(resolved.as_dict(), indent=2))
     print("\nPlan (nothing was run or written):")
-    for step in STEPS:
+    for step in resolved.sections():
         after = f" after {', '.join(UPSTREAM[step])}" if UPSTREAM[step] else f" from {resolved.ingest.source}"
         print(f"  {step}{after}")
     print(f"  report, whatever happens, into {resolved.run.dir}/<id>/")
@@ -52,7 +51,7 @@ def outcome(summary: dict[str, Any], folder: Path) -> None:
 def _print_success(out: Console, summary: dict[str, Any]) -> None:
     scores, push = summary["evaluate"], summary["push"]
     cached = [step for step, row in summary["steps"].items() if row["cached"]]
-    if len(cached) == len(STEPS):
+    if len(cached) == len(summary["steps"]):
         out.print("\nNothing has changed: every step was already done.", markup=False)
     elif cached:
         out.print(f"\nAlready done, not repeated: {', '.join(cached)}.", markup=False)

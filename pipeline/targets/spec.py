@@ -11,7 +11,7 @@ from components.artifacts import write_bytes
 from components.errors import ConfigError
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig
-from pipeline.graph import Place, make_pipeline, place_nowhere
+from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
@@ -57,7 +57,8 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
     keys = step_keys(config, "known when it runs")
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
-    pipeline = make_pipeline(place_remotely, created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
+    checks = checks_before_train(config)
+    pipeline = make_pipeline(place_remotely, checks, dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)

@@ -156,7 +156,7 @@ def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
 def test_no_body_of_a_step_has_more_than_six_statements() -> None:
     tree = ast.parse((ROOT / "pipeline" / "steps.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert [function.name for function in functions] == [*STEPS, "report"]
+    assert {function.name for function in functions} == {*STEPS, "tpu_check", "report"}
     for function in functions:
         statements = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]
         assert len(statements) <= 6, function.name
@@ -166,3 +166,16 @@ def test_the_graph_has_no_branch() -> None:
     text = (ROOT / "pipeline" / "graph.py").read_text()
     assert "dsl.If" not in text.replace("(decision 0003)", "")
     assert not any(isinstance(node, ast.If) for node in ast.walk(ast.parse(text)))
+
+
+def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Path) -> None:
+    plain, *_ = compiled("kubeflow", tmp_path)
+    without, *_ = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_check=false")
+    assert "exec-tpu-check" not in {**plain["deploymentSpec"]["executors"], **without["deploymentSpec"]["executors"]}
+    spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
+    tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert "tpu-check" in tasks["train"]["dependentTasks"]
+    assert tasks["tpu-check"]["dependentTasks"] == ["ingest"]
+    assert "exec-tpu-check" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"], "on a CPU machine"
+    section = json.loads(spec["root"]["inputDefinitions"]["parameters"]["tpu_check_config"]["defaultValue"])
+    assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")

@@ -1,0 +1,150 @@
+"""The TPU program of our training call against that of a plain float32 transcription, same networks and batch; one JSON line.
+
+Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it, with Keras' own layers: the critic is called three times (real,
+fake, mixed), the fakes are made inside the tape, every layer in float32, gradients summed one by one. Both are a loop of rounds
+in one program, compiled by the same compiler; their bytes are XLA's count for one chip, loops counted as often as they turn.
+
+    python benchmarks/tpu_program.py [--config configs/celeba64.toml] [--topology v5e:2x4] [--batch 1024]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+from benchmarks.train_throughput import as_one_types_it
+from components.tpu_check import compiler, lowering
+from components.tpu_check.child import run_child
+from components.tpu_check.config import TpuCheckConfig
+from components.train import step
+from components.train.config import TrainConfig
+from components.train.networks import ImageShape, make_critic, make_generator
+from pipeline.config import load_config
+
+ROUNDS = 10
+
+
+def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
+    """Return the compiler's figures of a program."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "program.mlir").write_text(text)
+        run_child("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
+        return dict(json.loads((Path(folder) / "figures.json").read_text()))
+
+
+def plain(config: TpuCheckConfig) -> str:
+    """Return the StableHLO of the transcription, for one of the slice's chips."""
+    train, chips = config.train, config.slice.chips
+    own = train.global_batch_size // chips
+    shape = ImageShape(config.image_size, config.channels)
+    latents = tf.random.stateless_normal([2, train.latents], [0, 0])
+    generator = as_one_types_it(make_generator(shape, train), latents)
+    critic = as_one_types_it(make_critic(shape, train), generator(latents))
+    adams = [keras.optimizers.Adam(train.critic_learning_rate, train.beta_1, train.beta_2) for _ in range(2)]
+    for adam, network in zip(adams, (critic, generator), strict=True):
+        adam.build(network.trainable_variables)
+
+    def update(adam: Any, network: keras.Model, gradients: list[tf.Tensor]) -> None:
+        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        adam.apply([gradient / chips for gradient in summed], network.trainable_variables)
+
+    def critic_step(real: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            fake = generator(tf.random.stateless_normal([own, train.latents], seed), training=True)
+            alpha = tf.random.stateless_uniform([own, 1, 1, 1], seed + 1)
+            mixed = alpha * real + (1 - alpha) * fake
+            with tf.GradientTape() as inner:
+                inner.watch(mixed)
+                mixed_scores = critic(mixed, training=True)
+            slopes = tf.sqrt(tf.reduce_sum(inner.gradient(mixed_scores, mixed) ** 2, axis=[1, 2, 3]) + 1e-12)
+            penalty = tf.reduce_mean((slopes - 1) ** 2)
+            gap = tf.reduce_mean(critic(real, training=True)) - tf.reduce_mean(critic(fake, training=True))
+            loss = -gap + train.penalty_weight * penalty
+        update(adams[0], critic, tape.gradient(loss, critic.trainable_variables))
+        return loss
+
+    def generator_step(seed: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            latents = tf.random.stateless_normal([own, train.latents], seed)
+            loss = -tf.reduce_mean(critic(generator(latents, training=True), training=True))
+        update(adams[1], generator, tape.gradient(loss, generator.trainable_variables))
+        return loss
+
+    def call(pixels: tf.Tensor, numbers: tf.Tensor, replica_id: tf.Tensor) -> tf.Tensor:
+        def one(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            seed = tf.stack([index, replica_id])
+
+            def one_critic_step(turn: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                images = tf.reshape(tf.gather(pixels, numbers[index, turn]), [own, *critic.input_shape[1:]])
+                return turn + 1, critic_step(step.to_float(images), seed + turn)
+
+            tf.while_loop(lambda turn, _: turn < train.n_critic, one_critic_step, (0, 0.0), maximum_iterations=train.n_critic)
+            return index + 1, generator_step(seed - 1)
+
+        with lowering.OneOfMany(tf.distribute.get_strategy(), replica_id, chips):
+            return tf.while_loop(lambda index, _: index < ROUNDS, one, (0, 0.0), maximum_iterations=ROUNDS)
+
+    pixels = tf.TensorSpec([config.images, config.image_size**2 * config.channels], tf.uint8)
+    return lowering.stablehlo(
+        call, [pixels, tf.TensorSpec([ROUNDS, train.n_critic, own], tf.int32), tf.TensorSpec([], tf.int32)]
+    )
+
+
+def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
+    """Return what is compared, of a round."""
+    images = config.train.n_critic * config.train.global_batch_size / config.slice.chips
+    return {
+        "gigabytes_a_round": round(figures["bytes_accessed"] / ROUNDS / 1e9, 3),
+        "megabytes_an_image": round(figures["bytes_accessed"] / ROUNDS / images / 1e6, 3),
+        "hbm_gigabytes_a_round": round((figures["bytes_accessed"] - figures["on_chip_bytes"]) / ROUNDS / 1e9, 3),
+        "teraflop_a_round": round(figures["flops"] / ROUNDS / 1e12, 4),
+        "all_reduces_a_round": figures["all_reduces"] / ROUNDS,
+        "convolutions": figures["convolutions"],
+        "bfloat16_convolutions": figures["bfloat16_convolutions"],
+        "peak_hbm_megabytes": round(
+            sum(figures[f"{part}_bytes"] for part in ("argument", "output", "temporary", "program")) / 1e6
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "celeba64.toml")
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--batch", type=int, default=0, help="global; else the config's")
+    arguments = parser.parse_args()
+    section = load_config(arguments.config, ["train.devices=tpu"]).for_tpu_check(arguments.topology)
+    changes = {"rounds_per_call": ROUNDS, "data": "resident"}
+    if arguments.batch:
+        changes["global_batch_size"] = arguments.batch
+    train = TrainConfig.model_validate(section.train.model_dump() | changes)
+    config = section.model_copy(update={"train": train, "images": 100_000})
+    ours = row(config, compiled(config, lowering.lowered_call(config)))
+    theirs = row(config, compiled(config, plain(config)))
+    print(
+        json.dumps(
+            {
+                "benchmark": "tpu_program",
+                "config": arguments.config.name,
+                "topology": arguments.topology,
+                "batch": train.global_batch_size,
+                "precision": train.precision,
+                "bytes_ours_over_plain": round(ours["gigabytes_a_round"] / theirs["gigabytes_a_round"], 3),
+                "ours": ours,
+                "plain": theirs,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Programs that the TPU compiler really compiled, or refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.running import run
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800), pytest.mark.usefixtures("tpu_compiler")]
+SMALL = [
+    "train.n_critic=2", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=64",
+    "train.precision=bfloat16",
+]  # fmt: skip
+TOO_LARGE = ["train.global_batch_size=4194304", "train.n_critic=1"]
+
+
+def tpu_check(work: Path, topology: str, *overrides: str, config: str = "quickstart") -> tuple[int, dict[str, Any]]:
+    words = [word for override in (f"run.dir={work}", *overrides) for word in ("--set", override)]
+    command = [sys.executable, "-m", "pipeline", "tpu-check", f"configs/{config}.toml", "--topology", topology, "--json"]
+    done = subprocess.run([*command, "--images", "1437", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(("topology", "chips"), [("v5e:2x4", 8), ("v5e:1x1", 1), ("v4:2x2x1", 4), ("v6e:2x4", 8)])
+def test_the_round_compiles_with_one_all_reduce_an_update(topology: str, chips: int, tmp_path: Path) -> None:
+    code, found = tpu_check(tmp_path, topology, *SMALL)
+    assert code == 0, found
+    assert (found["compiled"], found["chips"], found["rounds_a_call"]) == (True, chips, 50)
+    assert found["updates_a_round"] == 3
+    assert found["all_reduces_a_round"] == (3 if chips > 1 else 0)
+    assert found["bfloat16_convolutions"] == found["convolutions"] > 20
+    assert found["host_transfers_in_a_call"] == 0
+    assert 0 < found["peak_hbm_bytes"] < found["hbm_bytes"]
+    assert 0 <= found["hbm_bytes_a_round"] < found["bytes_a_round"]
+    again, cached = tpu_check(tmp_path, topology, *SMALL)
+    assert (again, cached["cached"]) == (0, True)
+    assert {**cached, "cached": False} == found
+
+
+def test_a_batch_that_does_not_fit_says_by_how_much(tmp_path: Path) -> None:
+    code, found = tpu_check(tmp_path, "v5e:1x1", *SMALL, *TOO_LARGE)
+    assert (code, found["compiled"]) == (1, False)
+    assert found["reason"].startswith("The program needs ")
+    assert " GB of HBM and a v5e chip has 16.9 GB: " in found["reason"]
+    assert found["cure"].startswith("Lower train.global_batch_size (now 4194304, 4194304 images a chip) or the channels")
+
+
+def test_a_step_that_finds_it_too_large_ends_the_run_before_train(tmp_path: Path) -> None:
+    done = run(tmp_path / "runs", *SMALL, *TOO_LARGE, "train.devices=tpu", "deploy.tpu_topology=v5e:1x1")
+    assert done.code == 1, done.stdout + done.stderr
+    statuses = done.statuses()
+    assert list(statuses) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
+    assert (statuses["tpu_check"], statuses["train"]) == ("failed", "skipped")
+    assert done.summary["error"]["step"] == "tpu_check"
+    assert "GB too much." in done.summary["error"]["problem"]
+    assert "Lower train.global_batch_size" in (tmp_path / "runs" / "latest" / "report.html").read_text()

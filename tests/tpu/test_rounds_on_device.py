@@ -1,0 +1,58 @@
+"""The loop that a TPU runs, here on the CPU: the same numbers and weights as the loop of a host call round by round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.train import loop, step
+from components.train.data import Resident
+from components.train.on_device import OnDevice, Sent, placed
+from tests.parity.training import IMAGES, LABELS, config_for, shape_for, smooth_state
+
+STRATEGY = tf.distribute.get_strategy()
+ROUNDS = 6
+
+
+class Streaming(Resident):
+    """A source that hands out images, as Streamed does, from memory."""
+
+    def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:
+        (numbers,) = super().take(first_round, rounds)
+        return tf.gather(self._images, numbers), tf.gather(self._labels, numbers)
+
+
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_loop_on_the_device_is_the_loop_of_the_host(kind: str, conditional: bool) -> None:
+    config = config_for(1, n_critic=3, conditional=conditional)
+    settings = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
+    source = Resident(IMAGES, LABELS, **settings)
+    state = smooth_state(config, STRATEGY)
+    start = loop.state_arrays(state)
+    first = tf.constant(0)
+    expected = loop.make_call(state, config, STRATEGY, source)(source.take(0, ROUNDS), first).numpy()
+    weights = loop.state_arrays(state)
+    loop.load_arrays(state, start)
+    there = config.model_copy(update={"devices": "tpu", "precision": "float32"})
+    taken, on_device = _taken(kind, source, settings)
+    found = loop.make_device_call(state, there, STRATEGY, on_device)(taken, first).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for name, array in loop.state_arrays(state).items():
+        np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "it did train"
+
+
+def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple[tf.Tensor, ...], OnDevice]:
+    if kind == "resident":
+        return source.take(0, ROUNDS), placed(source, STRATEGY)
+    return Streaming(IMAGES, LABELS, **settings).take(0, ROUNDS), Sent(source.shape)
+
+
+def test_a_resident_source_lies_on_the_device_as_rows() -> None:
+    on_device = placed(Resident(IMAGES, LABELS, seed=0, n_critic=1, batch_size=16), STRATEGY)
+    assert tuple(on_device.pixels.shape) == (100, 64)
+    assert on_device.pixels.dtype == tf.uint8
+    assert step.METRICS == step.PART_METRICS + step.WHOLE_METRICS, "make_device_call puts them together in this order"
+    assert shape_for(config_for(1)).size == 8

@@ -7,7 +7,7 @@ CONFIG ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy lint format types imports check bench locks clean
+.PHONY: help setup run test test-heavy lint format types imports check bench locks images clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,12 @@ locks: $(STAMP)  ## make the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/run.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --extra tpu-check -c requirements/run.lock pyproject.toml -o requirements/tpu-check.lock
+	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
+
+images:  ## build deploy/images/train-tpu and data with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
+	deploy/images/build train-tpu $(BASE_IMAGE)
+	deploy/images/build data $(BASE_IMAGE)
 
 clean:  ## remove .venv and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -280,8 +280,8 @@ def code_digest(component: str) -> str:
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:  # a TPU image has tensorflow-tpu in its place (decision 0005)
-        return importlib.metadata.version(f"{name}-tpu")
+    except importlib.metadata.PackageNotFoundError:  # an image holds what its steps need; the TPU's has tensorflow-tpu (0009)
+        return _version(f"{name}-tpu") if name == "tensorflow" else ""
 
 
 def now() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from components.images import grid
 
@@ -16,48 +18,48 @@ from matplotlib import pyplot as plt
 COLOURS = ("#0072b2", "#d55e00", "#e69f00")  # Okabe and Ito: told apart by everybody
 MARKERS, STYLES = "os^", ("-", "--", "-.")
 DPI = 90
-COLUMNS, SHOWN = 8, 48
+COLUMNS, SHOWN = 6, 24
+PALETTE = 128  # colours of a PNG: with all of them it would be three times as large
 
 
 def draw_critics(shallow: dict[str, Any], deep: dict[str, Any], file: Path) -> None:
     """Write a PNG: above, the surfaces of the shallow critics of points; below, what is inside the deep ones."""
-    drawing, axes = plt.subplots(2, 3, figsize=(11, 7.6), layout="constrained")
-    for axis, (name, critic) in zip(axes[0], shallow.items(), strict=True):
-        _surface(drawing, axis, critic.surface)
+    drawing = plt.figure(figsize=(11, 6.6), layout="constrained")
+    above, below = drawing.subfigures(2, 1)
+    for axis, (name, critic) in zip(above.subplots(1, 3), shallow.items(), strict=True):
+        _surface(above, axis, critic.surface)
         axis.set_title(f"{name}\nmedian slope {np.median(critic.slopes):.2g}", fontsize=10)
-    _gradient_norms(axes[1, 0], deep)
-    _histogram(axes[1, 1], {name: critic.slopes for name, critic in deep.items()})
-    axes[1, 1].set(title="slopes at mixed points, 12 hidden layers", xlabel="norm of the score's gradient at the point")
-    _weights(axes[1, 2], {name: critic.weights for name, critic in deep.items()})
-    for axis in axes.flat:
-        axis.title.set_fontsize(10)
+    layers, slopes, weights = below.subplots(1, 3)
+    _gradient_norms(layers, deep)
+    _histogram(slopes, {name: critic.slopes for name, critic in deep.items()})
+    slopes.set(xlabel="norm of the score's gradient at the point")
+    slopes.set_title("slopes at mixed points, 12 hidden layers", fontsize=10)
+    _weights(weights, {name: critic.weights for name, critic in deep.items()})
+    weights.set_title("weights, 12 hidden layers", fontsize=10)
     _write(drawing, file)
 
 
 def draw_digits(reals: dict[Any, np.ndarray], results: dict[Any, dict[str, Any]], file: Path) -> None:
     """Write a PNG: a row for each size, real digits and samples after the same rounds; below, slopes and weights."""
-    rows = len(results)
-    drawing = plt.figure(figsize=(11, 2.75 * rows + 3.1), layout="constrained")
-    grids = drawing.add_gridspec(rows + 1, 12, height_ratios=[*[1] * rows, 0.95])
-    for row, (case, moments) in enumerate(results.items()):
-        first = drawing.add_subplot(grids[row, :3])
+    drawing = plt.figure(figsize=(11, 2.5 * len(results) + 2.9), layout="constrained")
+    parts = drawing.subfigures(len(results) + 1, 1, height_ratios=[*[2.5] * len(results), 2.9])
+    below = parts[-1].subplots(1, len(results) + 1)
+    for part, slopes, (case, moments) in zip(parts[:-1], below[:-1], results.items(), strict=True):
+        first, *others = part.subplots(1, len(moments) + 1)
         _samples(first, reals[case], case.size)
         first.set_title(f"real digits, {case.size}×{case.size}", fontsize=10)
-        for column, (name, (same_rounds, same_seconds)) in enumerate(moments.items(), start=1):
-            axis = drawing.add_subplot(grids[row, 3 * column : 3 * column + 3])
+        first.set_xlabel(" ", fontsize=9)  # as high as the others
+        for axis, (name, (same_rounds, same_seconds)) in zip(others, moments.items(), strict=True):
             _samples(axis, same_rounds.snapshot.samples, case.size)
             axis.set_title(f"{name}, {same_rounds.snapshot.rounds} rounds", fontsize=10)
-            axis.set_xlabel(f"FID {same_rounds.fid:.2f}; at the same seconds {same_seconds.fid:.2f}", fontsize=9)
-    width = 12 // (rows + 1)
-    for column, (case, moments) in enumerate(results.items()):
-        axis = drawing.add_subplot(grids[rows, width * column : width * (column + 1)])
-        _histogram(axis, {name: moment.snapshot.slopes for name, (moment, _) in moments.items()})
-        axis.set(xlabel="norm of the score's gradient at the image")
-        axis.set_title(f"slopes at mixed images, {case.size}×{case.size}", fontsize=10)
-    axis = drawing.add_subplot(grids[rows, width * rows :])
-    case = next(iter(results))
-    _weights(axis, {name: moment.snapshot.weights for name, (moment, _) in results[case].items()})
-    axis.set_title(f"{axis.get_title()}, {case.size}×{case.size}", fontsize=10)
+            axis.set_xlabel(f"FID {same_rounds.fid:.2f}; at the same CPU time {same_seconds.fid:.2f}", fontsize=9)
+        _histogram(slopes, {name: moment.snapshot.slopes for name, (moment, _) in moments.items()})
+        slopes.set(xlabel="norm of the score's gradient at the image")
+        slopes.set_title(f"slopes at mixed images, {case.size}×{case.size}", fontsize=10)
+    below[0].legend(frameon=False, fontsize=8, loc="upper center")
+    case, moments = next(iter(results.items()))
+    _weights(below[-1], {name: moment.snapshot.weights for name, (moment, _) in moments.items()})
+    below[-1].set_title(f"weights, {case.size}×{case.size}", fontsize=10)
     _write(drawing, file)
 
 
@@ -83,7 +85,7 @@ def _gradient_norms(axis: Any, critics: dict[str, Any]) -> None:
         layers = np.arange(1, len(critic.gradient_norms) + 1)
         axis.plot(layers, critic.gradient_norms, MARKERS[index] + STYLES[index], color=COLOURS[index], label=name, markersize=4)
     axis.set(yscale="log", xlabel="hidden layer, from the input to the score", ylabel="mean norm", xticks=[1, 4, 8, 12])
-    axis.set_title("gradient of the score at each layer")
+    axis.set_title("gradient of the score at each of 12 layers", fontsize=10)
     axis.grid(visible=True, alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
 
@@ -99,15 +101,14 @@ def _histogram(axis: Any, slopes: dict[str, np.ndarray]) -> None:
 
 
 def _weights(axis: Any, weights: dict[str, np.ndarray]) -> None:
-    bins = np.linspace(-0.15, 0.15, 62)
+    bins = np.linspace(-0.15, 0.15, 201)
     for index, (name, values) in enumerate(weights.items()):
         share = np.full(len(values), 1.0 / len(values))
         axis.hist(
             values, bins, weights=share, color=COLOURS[index], label=name,
-            histtype="step", linewidth=1.5, linestyle=STYLES[index],
+            histtype="step", linewidth=1.2,
         )  # fmt: skip
-    axis.set(yscale="log", xlabel="weight (beyond ±0.15 not shown)", ylabel="share", title="weights of the critic")
-    axis.legend(frameon=False, fontsize=8)
+    axis.set(yscale="log", xlabel="weight (beyond ±0.15 not shown)", ylabel="share", xticks=[-0.1, 0.0, 0.1])
 
 
 def _samples(axis: Any, images: np.ndarray, size: int) -> None:
@@ -118,5 +119,7 @@ def _samples(axis: Any, images: np.ndarray, size: int) -> None:
 
 
 def _write(drawing: Any, file: Path) -> None:
-    drawing.savefig(file, dpi=DPI)
+    stream = io.BytesIO()
+    drawing.savefig(stream, dpi=DPI)
     plt.close(drawing)
+    Image.open(stream).convert("RGB").quantize(PALETTE).save(file, optimize=True)

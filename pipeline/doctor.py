@@ -48,6 +48,7 @@ def _python() -> Check:
 
 def _packages() -> Check:
     found = {name: _version(name) for name in PINNED}
+    found["tensorflow"] = found["tensorflow"] or _version("tensorflow-tpu")
     wrong = [f"{name} {version or 'absent'}" for name, version in found.items() if version != PINNED[name]]
     seen = ", ".join(wrong) if wrong else ", ".join(f"{name} {version}" for name, version in found.items())
     return Check("packages", not wrong, True, seen, "make setup installs the locked versions.")

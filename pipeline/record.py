@@ -13,6 +13,8 @@ from components.errors import InterruptedStepError, PipelineError
 from components.journal import recorded
 from components.section import Summary
 from components.tpu_check.config import TpuCheckConfig
+from components.train.config import TrainConfig
+from components.train.tpu_runtime import prepare
 from pipeline.config import RunConfig
 
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
@@ -27,6 +29,8 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
 
     def body() -> Summary:
         section = SECTIONS[step].model_validate_json(config)
+        if isinstance(section, TrainConfig):
+            prepare(section.devices)  # before TensorFlow is imported: it looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
         known = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
         asked = {name: place for name, place in known.items() if name in inspect.signature(run).parameters}

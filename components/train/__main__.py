@@ -1,8 +1,20 @@
 """Train by hand: python -m components.train --config FILE --dataset DIR --validation DIR --work-dir DIR --out DIR."""
 
+from pathlib import Path
+
 from components.command import main
+from components.section import Summary
 from components.train.config import TrainConfig
-from components.train.run import run
+from components.train.tpu_runtime import prepare
+
+
+def run(config: TrainConfig, **directories: Path) -> Summary:
+    """Train, once the process is ready for its devices: TensorFlow looks for a TPU when it is imported."""
+    prepare(config.devices)
+    from components.train.run import run as train
+
+    return train(config, **directories)
+
 
 if __name__ == "__main__":
     inputs = {"dataset": "dataset artifact", "validation": "validation artifact", "work_dir": "where checkpoints live"}

@@ -23,9 +23,10 @@ from components.train import checkpoint, loop, noise, precision, step
 from components.train.config import TrainConfig
 from components.train.data import Source, open_source
 from components.train.export import Generator
+from components.train.host_code import without_host_code
 from components.train.judge import NEEDED, SAMPLES, Judge, Scored, best_of, got_worse, is_due, patience_is_over
 from components.train.networks import ImageShape
-from components.train.stop import StopRequest, stop_requested_by_signal
+from components.train.stop import StopRequest, long_call_text, stop_requested_by_signal
 from components.train.strategy import make_strategy
 from components.train.writing import Events, written_by_tensorflow
 
@@ -100,6 +101,8 @@ class Trainer:
         self.replicas = int(strategy.num_replicas_in_sync)
         self.state = step.make_state(self.shape, self.config, strategy)
         self.call = loop.make_call(self.state, self.config, strategy, source)
+        if isinstance(strategy, tf.distribute.TPUStrategy):
+            self.call = without_host_code(self.call)
         self.generator = Generator(self.shape, config, source.label_counts if self.shape.classes else ())
         self.judge = self._make_judge(held_out)
         self.round = 0
@@ -124,6 +127,7 @@ class Trainer:
             shutil.rmtree(self.folder / "samples", ignore_errors=True)
             pictures.write_png(self.folder / "samples" / "real.png", pictures.grid(self.source.first(GRID), 8))
             self._sample()
+        calls = 0
         while not self.finished:
             logged = self._call()
             self._score(logged)
@@ -136,6 +140,9 @@ class Trainer:
                     f"Training stopped by {stop.by} after round {self.round} of {config.rounds}.", "Run again to go on."
                 )
             self._tell(logged)
+            if calls == 1 and config.devices.startswith("tpu") and (text := long_call_text(logged.seconds)):
+                say(text)  # of the second call: the first one compiles
+            calls += 1
         if self.round < config.rounds:
             best = best_of(self.scores)
             say(f"Stopped at round {self.round}: {config.patience} scores since the best, KID {best.kid:.4f} at {best.round}")

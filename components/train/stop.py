@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+SPOT_NOTICE_SECONDS = 30  # from SIGTERM to the end: Google's spot machines, and Kubernetes by default
+
 
 class StopRequest:
     """Whether somebody asked to stop, and how."""
@@ -36,3 +38,13 @@ def stop_requested_by_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def long_call_text(call_seconds: float) -> str:
+    """Return a warning where a stop may come too late: it is obeyed after the host call, then the checkpoint is written."""
+    if call_seconds <= SPOT_NOTICE_SECONDS / 2:
+        return ""
+    return (
+        f"A host call takes {call_seconds:.0f} s, and a machine that is taken away gives {SPOT_NOTICE_SECONDS} s to save: lower"
+        " train.rounds_per_call"
+    )

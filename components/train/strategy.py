@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import tensorflow as tf
 
 from components.errors import DeviceError
+from components.train import tpu_runtime
 from components.train.config import TrainConfig, check_batch_divides
+
+ANSWER_SECONDS = 10
 
 
 def make_strategy(config: TrainConfig) -> tf.distribute.Strategy:
@@ -53,17 +58,37 @@ def _gpu(_: str) -> tf.distribute.Strategy:
 
 
 def _tpu(name: str) -> tf.distribute.Strategy:
+    asked = f"tpu:{name}" if name else "tpu"
+    tpu_runtime.confirm(asked)
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
         if name:
+            _check_answers(asked, resolver)
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
-        # Plain TensorFlow on a machine without TPU: NotFoundError that names ConfigureDistributedTPU; tensorflow-tpu without a
-        # TPU: RET_CHECK failure on the platform (both tried). A wrong name: ValueError or an HTTP error of the resolver.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise DeviceError(
-            f'train.devices = "tpu{":" if name else ""}{name}", but no TPU answers here ({reason}).',
-            "Run on a TPU VM with tensorflow-tpu installed, or use --set train.devices=cpu:1.",
+            f'train.devices = "{asked}", but no TPU answers ({_reason(error)}).',
+            "Look at the TPU with the commands of docs/tpu.md, or use --set train.devices=cpu:1.",
         ) from None
+
+
+def _check_answers(asked: str, resolver: tf.distribute.cluster_resolver.TPUClusterResolver) -> None:
+    """Refuse a worker that nobody listens on: TensorFlow would wait for it for ever. Raises DeviceError."""
+    for address in resolver.cluster_spec().as_dict()["worker"]:
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise DeviceError(
+                f'train.devices = "{asked}", but its worker {address} does not answer ({error.strerror or error}).',
+                "Start TensorFlow's server on every host of the slice, or open its port to this machine.",
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a TensorFlow error that says what is wrong: it stands below headings and above a list of nodes."""
+    headings = ("Graph execution error", "Detected at node", "<stack traces", "[[{{node")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(headings)]
+    return (lines[0] if lines else type(error).__name__)[:200]

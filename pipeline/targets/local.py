@@ -21,6 +21,7 @@ from components.ingest.sources import source_fingerprint
 from components.journal import read_entry
 from components.push.registry import check_image_size, read_champion
 from components.report.description import RunDescription
+from components.train.tpu_runtime import check_machine
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import step_keys
@@ -34,8 +35,11 @@ STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 def check_before_running(config: RunConfig) -> dict[str, str]:
     """Refuse what can be known to fail before any step starts; return the keys of the steps.
 
-    Raises ConfigError for a source that does not exist, a place that cannot be written, or a champion of another image size.
+    Raises ConfigError for a source that does not exist, a place that cannot be written, or a champion of another image size,
+    and DeviceError where a TPU is asked for that is not here.
     """
+    if config.train.devices == "tpu":
+        check_machine(os.environ)
     fingerprint = source_fingerprint(config.ingest)
     for folder in (Path(config.run.dir), config.work_dir, config.registry):
         _check_writable(folder)

@@ -111,16 +111,24 @@ def test_a_champion_of_another_image_size_is_refused_before_any_step(first: Outc
     assert refused.summary == {}
 
 
-def test_no_tpu_ends_in_one_sentence_and_a_report(tmp_path: Path) -> None:
-    failed = run(tmp_path, "train.devices=tpu")
+def test_no_tpu_on_this_machine_is_said_before_anything_runs(tmp_path: Path) -> None:
+    refused = run(tmp_path, "train.devices=tpu")
+    assert refused.code == 1
+    assert 'train.devices = "tpu", but there is no TPU on this machine' in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "latest").exists()
+
+
+def test_a_tpu_that_cannot_be_used_ends_in_one_sentence_and_a_report(tmp_path: Path) -> None:
+    failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9")
     assert failed.code == 1
     assert failed.statuses() == {
         "ingest": "succeeded", "validate": "succeeded", "train": "failed", "evaluate": "skipped", "push": "skipped",
     }  # fmt: skip
-    assert "no TPU answers here" in failed.summary["error"]["problem"]
+    assert "A TPU needs tensorflow-tpu 2.20.0" in failed.summary["error"]["problem"]
     assert "failed in train: " in failed.stdout
     assert "Traceback" not in failed.stdout + failed.stderr
-    assert "no TPU answers here" in (tmp_path / "latest" / "report.html").read_text()
+    assert "A TPU needs tensorflow-tpu 2.20.0" in (tmp_path / "latest" / "report.html").read_text()
 
 
 def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Path) -> None:

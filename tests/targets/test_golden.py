@@ -44,7 +44,7 @@ def test_the_kubernetes_document_is_valid_and_agrees_with_the_row(name: str) -> 
     assert placed["image"] == golden_files.IMAGE
 
 
-def test_only_train_has_the_image_for_tpus() -> None:
+def test_one_step_has_the_image_for_tpus() -> None:
     spec, _ = golden_files.compiled(["deploy.tpu_topology=v5e:2x4"])
     images = {name: executor["container"]["image"] for name, executor in spec["deploymentSpec"]["executors"].items()}
     assert [name for name, image in images.items() if image == golden_files.IMAGE] == ["exec-train"]

@@ -40,5 +40,5 @@ def test_the_messages_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="Unknown field"):
         WorkerPoolSpec({**pool, "topology": "2x2"})
     pool["machine_spec"]["accelerator_type"] = "TPU_V9"
-    with pytest.raises(ValueError, match="TPU_V9"):
+    with pytest.raises(KeyError, match="TPU_V9"):
         WorkerPoolSpec(pool)

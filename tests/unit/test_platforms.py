@@ -192,14 +192,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED)
-def test_what_does_not_train_is_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
+@pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED, ids=[f"{platform} {name}" for platform, name, _ in REFUSED])
+def test_what_does_not_run_is_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         find_training_row(platform, name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_a_row_trains_or_is_refused(row: TpuRow) -> None:
+def test_a_row_is_used_or_refused(row: TpuRow) -> None:
     trains = row.framework == "tensorflow" and row.hosts == 1
     if trains:
         assert find_training_row(row.platform, row.slice.name) == row

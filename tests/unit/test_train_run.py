@@ -315,7 +315,7 @@ def test_old_checkpoints_go(uninterrupted: Path) -> None:
 def test_no_tpu_is_one_sentence() -> None:
     with pytest.raises(DeviceError) as caught:
         strategy.make_strategy(TrainConfig(devices="tpu"))
-    assert "no TPU answers here" in str(caught.value)
+    assert "there is no TPU on this machine" in str(caught.value)
     assert "Run on a TPU VM" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -44,7 +44,7 @@ def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
 
 def plain(config: TpuCheckConfig) -> str:
     """Return the StableHLO of the transcription, for one of the slice's chips."""
-    train, chips = config.train, config.slice.chips
+    train, chips = config.train, config.slice.replicas
     own = train.global_batch_size // chips
     shape = ImageShape(config.image_size, config.channels)
     latents = tf.random.stateless_normal([2, train.latents], [0, 0])
@@ -102,7 +102,7 @@ def plain(config: TpuCheckConfig) -> str:
 
 def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
     """Return what is compared, of a round."""
-    images = config.train.n_critic * config.train.global_batch_size / config.slice.chips
+    images = config.train.n_critic * config.train.global_batch_size / config.slice.replicas
     return {
         "gigabytes_a_round": round(figures["bytes_accessed"] / ROUNDS / 1e9, 3),
         "megabytes_an_image": round(figures["bytes_accessed"] / ROUNDS / images / 1e6, 3),

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """Published peaks of one chip: bfloat16 operations a second, bytes of HBM, bytes a second of HBM and of ICI, one way."""
+    """Published peaks of one chip: bfloat16 operations a second, bytes of HBM, bytes a second of HBM and of ICI, one way.
+
+    `replicas` is how many devices libtpu makes of it: the two cores of a v4 are two, and share its peaks.
+    """
 
     name: str
     flops: float
@@ -16,6 +19,7 @@ class Chip(NamedTuple):
     hbm_bytes_per_second: float
     ici_bytes_per_second: float
     dimensions: int  # of its topologies
+    replicas: int = 1
 
 
 # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}: peak bf16, HBM capacity and bandwidth, ICI bandwidth a chip (1,600, 4,800 and
@@ -24,7 +28,7 @@ class Chip(NamedTuple):
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275e12, 32 * 2**30, 1228e9, 300e9, 3),
+        Chip("v4", 275e12, 32 * 2**30, 1228e9, 300e9, 3, 2),
         Chip("v5e", 197e12, 16 * 2**30, 819e9, 200e9, 2),
         Chip("v5p", 459e12, 95 * 10**9, 2765e9, 600e9, 3),
         Chip("v6e", 918e12, 32 * 2**30, 1640e9, 448e9, 2),
@@ -42,8 +46,18 @@ class Topology(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """How many chips it has; each is one replica."""
+        """How many chips it has."""
         return math.prod(self.axes)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas train on it: chips, and on v4 cores."""
+        return self.chips * self.chip.replicas
+
+    @property
+    def hbm_bytes(self) -> int:
+        """What a replica has of its chip's HBM."""
+        return self.chip.hbm_bytes // self.chip.replicas
 
 
 def parse_topology(name: str) -> Topology:
@@ -68,16 +82,17 @@ class Roofline(NamedTuple):
 
 
 def roofline(topology: Topology, flops: float, hbm_bytes: float, reduced_bytes: float) -> Roofline:
-    """Return the least time of work that a chip does: operations, HBM traffic, and bytes that are all-reduced.
+    """Return the least time of work that a replica does: operations, HBM traffic, and bytes that are all-reduced.
 
     Nothing is faster than its slowest part, were all the others hidden behind it (Williams et al. 2009,
-    doi:10.1145/1498765.1498785). A ring all-reduce sends 2·(N-1)/N times its bytes from each chip.
+    doi:10.1145/1498765.1498785). A ring all-reduce sends 2·(N-1)/N times its bytes from each of N.
     """
-    chip, chips = topology.chip, topology.chips
+    chip, replicas = topology.chip, topology.replicas
+    share = 1 / chip.replicas
     parts = {
-        "compute": flops / chip.flops,
-        "memory": hbm_bytes / chip.hbm_bytes_per_second,
-        "interconnect": 2 * (chips - 1) / chips * reduced_bytes / chip.ici_bytes_per_second,
+        "compute": flops / (share * chip.flops),
+        "memory": hbm_bytes / (share * chip.hbm_bytes_per_second),
+        "interconnect": 2 * (replicas - 1) / replicas * reduced_bytes / (share * chip.ici_bytes_per_second),
     }
     slowest = max(parts, key=lambda name: parts[name])
     return Roofline(parts[slowest], slowest)

@@ -72,7 +72,7 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
         devices = topologies.get_topology_desc(config.topology, "tpu").devices
     except JaxRuntimeError as error:
         raise ProgramRefusedError(f"libtpu knows no slice {config.topology}: {_first_line(error)}") from None
-    replicas = config.slice.chips
+    replicas = config.slice.replicas
     options = _jax.CompileOptions()
     build = options.executable_build_options
     options.num_replicas = build.num_replicas = replicas
@@ -105,11 +105,11 @@ def refusal(message: str, config: TpuCheckConfig) -> ProgramRefusedError:
     if not match:
         return ProgramRefusedError(f"The compiler for {config.topology} refuses the program: {_first_line(message)}")
     used, have = float(match[1]) * UNITS[match[2].upper()], float(match[3]) * UNITS[match[4].upper()]
-    batch = config.train.global_batch_size
+    batch, unit = config.train.global_batch_size, "chip" if config.slice.chip.replicas == 1 else "core"
     return ProgramRefusedError(
-        f"The program needs {used / 1e9:.1f} GB of HBM and a {config.slice.chip.name} chip has {have / 1e9:.1f} GB:"
+        f"The program needs {used / 1e9:.1f} GB of HBM and a {config.slice.chip.name} {unit} has {have / 1e9:.1f} GB:"
         f" {(used - have) / 1e9:.1f} GB too much.",
-        f"Lower train.global_batch_size (now {batch}, {batch // config.slice.chips} images a chip) or the channels,"
+        f"Lower train.global_batch_size (now {batch}, {batch // config.slice.replicas} images a {unit}) or the channels,"
         " or take a larger slice.",
     )
 

@@ -59,7 +59,7 @@ class OneOfMany(tf.distribute.ReplicaContext):  # type: ignore[misc]
 
 
 def lowered_call(config: TpuCheckConfig) -> str:
-    """Return the StableHLO of one host call of the training, for one of the slice's chips.
+    """Return the StableHLO of one host call of the training, for one replica of the slice.
 
     Raises ProgramRefusedError when a TPU could not run it.
     """
@@ -72,7 +72,7 @@ def lowered_call(config: TpuCheckConfig) -> str:
 
     def call(first_round: tf.Tensor, replica_id: tf.Tensor, *rest: tf.Tensor) -> Any:
         source: OnDevice = Gathered(rest[0], rest[1], shape) if data else Sent(shape)
-        with OneOfMany(strategy, replica_id, config.slice.chips):
+        with OneOfMany(strategy, replica_id, config.slice.replicas):
             return loop.rounds_on_device(state, train, source, rest[len(data) :], first_round)
 
     scalar = tf.TensorSpec([], tf.int32)

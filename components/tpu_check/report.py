@@ -11,7 +11,7 @@ from components.tpu_check.config import TpuCheckConfig
 
 
 class TpuCheckSummary(Summary):
-    """A program that compiled: sizes in bytes and costs of one round, all for one chip.
+    """A program that compiled: sizes in bytes and costs of one round, all for one replica: a chip, on v4 a core.
 
     `bytes_a_round` are those that XLA counts, what it keeps in the chip's own memory included; `hbm_bytes_a_round` without
     that, so that `images_per_second_at_most` (images that the critic sees, on all chips) is an upper bound and not a forecast.
@@ -19,6 +19,7 @@ class TpuCheckSummary(Summary):
 
     topology: str
     chips: int
+    replicas: int
     compiled: bool
     peak_hbm_bytes: int
     hbm_bytes: int
@@ -54,9 +55,10 @@ def summarise(config: TpuCheckConfig, rounds: int, figures: Mapping[str, float],
     return TpuCheckSummary(
         topology=config.topology,
         chips=config.slice.chips,
+        replicas=config.slice.replicas,
         compiled=True,
         peak_hbm_bytes=int(peak),
-        hbm_bytes=config.slice.chip.hbm_bytes,
+        hbm_bytes=config.slice.hbm_bytes,
         program_bytes=int(figures["program_bytes"]),
         rounds_a_call=rounds,
         flops_a_round=flops,
@@ -83,7 +85,7 @@ def _notes(config: TpuCheckConfig, figures: Mapping[str, float], rounds: int) ->
     """Return a sentence for each thing that is not as it should be, but does not stop the training."""
     updates, reduces = config.train.n_critic + 1, figures["all_reduces"] / rounds
     found = []
-    if config.slice.chips > 1 and reduces > updates:
+    if config.slice.replicas > 1 and reduces > updates:
         found.append(
             f"{reduces:g} all-reduces for {updates} updates a round: the gradients of an update are not summed at once."
         )
@@ -99,18 +101,19 @@ def _notes(config: TpuCheckConfig, figures: Mapping[str, float], rounds: int) ->
 
 def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
     """Return the report as (what, value) for people."""
+    unit = "chip" if summary.replicas == summary.chips else "core"
     share = summary.peak_hbm_bytes / summary.hbm_bytes
     moved, hbm = summary.bytes_a_round / 1e9, summary.hbm_bytes_a_round / 1e9
     reduces = f"{summary.all_reduces_a_round:g} for {summary.updates_a_round} updates"
     took = f"{summary.check_seconds:.0f} s, {summary.check_peak_memory_bytes / 1e9:.1f} GB of memory"
     return [
         ("compiled", f"for {summary.topology}, {summary.chips} chip{'s' * (summary.chips > 1)}"),
-        ("peak HBM a chip", f"{summary.peak_hbm_bytes / 1e9:.2f} GB of {summary.hbm_bytes / 1e9:.1f} GB ({share:.0%})"),
+        (f"peak HBM a {unit}", f"{summary.peak_hbm_bytes / 1e9:.2f} GB of {summary.hbm_bytes / 1e9:.1f} GB ({share:.0%})"),
         ("program", f"{summary.program_bytes / 1e6:.1f} MB, a call of {summary.rounds_a_call} rounds"),
-        ("operations a round", f"{summary.flops_a_round / 1e12:.3f} TFLOP a chip"),
-        ("bytes a round", f"{moved:.2f} GB a chip, at least {hbm:.2f} GB of them in HBM"),
+        ("operations a round", f"{summary.flops_a_round / 1e12:.3f} TFLOP a {unit}"),
+        ("bytes a round", f"{moved:.2f} GB a {unit}, at least {hbm:.2f} GB of them in HBM"),
         ("intensity", f"{summary.flops_a_byte:.0f} FLOP a byte"),
-        ("all-reduces a round", f"{reduces}, {summary.all_reduce_bytes_a_round / 1e6:.1f} MB a chip"),
+        ("all-reduces a round", f"{reduces}, {summary.all_reduce_bytes_a_round / 1e6:.1f} MB a {unit}"),
         ("convolutions", f"{summary.convolutions}, {summary.bfloat16_convolutions} in bfloat16"),
         ("host transfers", f"{summary.host_transfers_in_a_call} inside a call"),
         ("least time a round", f"{summary.roofline_seconds_a_round * 1e3:.2f} ms, bound by {summary.bound_by}"),

@@ -44,7 +44,7 @@ def check(config: TpuCheckConfig, cache: Path) -> TpuCheckSummary:
     Raises what `run` raises.
     """
     try:
-        check_batch_divides(config.train.global_batch_size, config.slice.chips)
+        check_batch_divides(config.train.global_batch_size, config.slice.replicas)
     except ValueError as error:
         raise ConfigError(f"On {config.topology}, train.{error}.") from None
     compiler.check_versions()

@@ -36,6 +36,7 @@ def test_the_round_compiles_with_one_all_reduce_an_update(topology: str, chips: 
     assert (found["compiled"], found["chips"], found["rounds_a_call"]) == (True, chips, 50)
     assert found["updates_a_round"] == 3
     assert found["all_reduces_a_round"] == (3 if chips > 1 else 0)
+    assert found["replicas"] == (2 * chips if topology.startswith("v4") else chips)
     assert found["bfloat16_convolutions"] == found["convolutions"] > 20
     assert found["host_transfers_in_a_call"] == 0
     assert 0 < found["peak_hbm_bytes"] < found["hbm_bytes"]

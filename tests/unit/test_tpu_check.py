@@ -107,6 +107,13 @@ def test_the_roofline_is_the_slowest_part() -> None:
     assert roofline(parse_topology("v5e:1x1"), 1.0, 0.0, 200e9).bound_by == "compute", "one chip reduces with nobody"
 
 
+def test_a_core_of_v4_is_a_replica_with_half_of_its_chip() -> None:
+    slice_ = parse_topology("v4:2x2x1")
+    assert (slice_.chips, slice_.replicas, slice_.hbm_bytes) == (4, 8, 16 * 2**30)
+    assert roofline(slice_, 275e12, 0.0, 0.0) == (2.0, "compute")
+    assert parse_topology("v5p:2x2x1").replicas == 4
+
+
 def test_the_table_of_chips_is_the_published_one() -> None:
     balance = {name: round(chip.flops / chip.hbm_bytes_per_second) for name, chip in CHIPS.items()}
     assert balance == {"v4": 224, "v5e": 241, "v5p": 166, "v6e": 560}

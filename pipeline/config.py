@@ -45,6 +45,9 @@ class DeploySection(Section):
     tpu_check: bool = Field(
         True, description="Before train on a TPU (v4 and later), compile it for the slice on a CPU machine."
     )
+    tpu_check_image: str = Field(
+        "localhost/wgan-tpu-pipeline:tpu-check", min_length=1, description="The image of tpu_check: it has the extra tpu-check."
+    )
     tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, and taken away when others pay more.")
 
     @field_validator("tpu_topology")

@@ -49,7 +49,7 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
         )
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
-        task.set_container_image(config.deploy.image)
+        task.set_container_image(config.deploy.tpu_check_image if step == "tpu_check" else config.deploy.image)
         if step == "ingest":  # what a source holds is known only where it is read, so its key does not tell
             task.set_caching_options(False)
         place(task, step)

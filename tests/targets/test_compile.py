@@ -177,5 +177,7 @@ def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Pat
     assert "tpu-check" in tasks["train"]["dependentTasks"]
     assert tasks["tpu-check"]["dependentTasks"] == ["ingest"]
     assert "exec-tpu-check" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"], "on a CPU machine"
+    image = spec["deploymentSpec"]["executors"]["exec-tpu-check"]["container"]["image"]
+    assert image == "localhost/wgan-tpu-pipeline:tpu-check", "the one with the compiler"
     section = json.loads(spec["root"]["inputDefinitions"]["parameters"]["tpu_check_config"]["defaultValue"])
     assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")

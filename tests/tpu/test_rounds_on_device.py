@@ -23,8 +23,7 @@ class Streaming(Resident):
         return tf.gather(self._images, numbers), tf.gather(self._labels, numbers)
 
 
-@pytest.mark.parametrize("kind", ["resident", "streamed"])
-@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize(("kind", "conditional"), [("resident", False), ("streamed", True)])
 def test_the_loop_on_the_device_is_the_loop_of_the_host(kind: str, conditional: bool) -> None:
     config = config_for(1, n_critic=3, conditional=conditional)
     settings = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}

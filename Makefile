@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 CONFIG ?=
 ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-heavy lint format types imports check bench locks images clean
@@ -25,7 +26,7 @@ run: $(STAMP)  ## run the whole pipeline: digits by default, or CONFIG=configs/N
 	$(BIN)/wgan-pipeline run $(CONFIG) $(ARGS)
 
 test: $(STAMP)  ## the tests, without the heavy ones
-	$(BIN)/python -m pytest -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest -m "not heavy" --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-heavy: $(STAMP)  ## tests that need minutes, Debian packages or a browser
 	$(BIN)/python -m pytest -m heavy $(ARGS)

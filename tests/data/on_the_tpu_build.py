@@ -9,10 +9,12 @@ import json
 import sys
 from pathlib import Path
 
+import components  # first: it keeps libtpu away from the TensorFlow that is imported below
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 
-import components  # before TensorFlow: it keeps libtpu away
 from components.artifacts import read_manifest
 from components.train import checkpoint, loop, step
 from components.train.config import TrainConfig

@@ -35,7 +35,7 @@ SETTINGS = {
 }  # fmt: skip
 TELL = """
 import components, ctypes, importlib.metadata, json, os, sys
-with_tensorflow = {name.lower() for name in (each.name for each in importlib.metadata.distributions())}
+with_tensorflow = {each.name.lower().replace("_", "-") for each in importlib.metadata.distributions()}
 import tensorflow as tf
 from components.train.tpu_runtime import check_packages
 library = ctypes.CDLL(str(check_packages()))

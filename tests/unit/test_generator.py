@@ -23,6 +23,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("generator") / "model", part("rest").images, noise=8)
 
 
+@pytest.fixture(scope="module")
+def knows_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of labels 0 and 2, whose training saw no image of label 1; with its first weights."""
+    from components.train.config import TrainConfig
+    from components.train.export import Generator
+    from components.train.networks import ImageShape
+
+    config = TrainConfig(conditional=True, latents=4, generator_channels=2)
+    made = Generator(ImageShape(8, 1, 3), config, [5, 0, 5])
+    rows = [variable for variable in made.network.variables if variable.name == "rows"]
+    for index, variable in enumerate(rows):
+        variable.assign(np.random.default_rng(index).normal(size=variable.shape))  # else all labels look the same
+    folder = tmp_path_factory.mktemp("labels")
+    made.save(folder / "saved_model")
+    return folder
+
+
 class TestSample:
     def test_a_fresh_process_draws_what_this_one_draws(self, model: Path) -> None:
         images = generator.sample_in_fresh_process(model, 30, seed=7)
@@ -82,22 +99,6 @@ class TestFindAndLoad:
 
 
 class TestLabels:
-    @pytest.fixture(scope="class")
-    def knows_labels(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """A model of labels 0 and 2, whose training saw no image of label 1; with its first weights."""
-        from components.train.config import TrainConfig
-        from components.train.export import Generator
-        from components.train.networks import ImageShape
-
-        config = TrainConfig(conditional=True, latents=4, generator_channels=2)
-        made = Generator(ImageShape(8, 1, 3), config, [5, 0, 5])
-        rows = [variable for variable in made.network.variables if variable.name == "rows"]
-        for index, variable in enumerate(rows):
-            variable.assign(np.random.default_rng(index).normal(size=variable.shape))  # else all labels look the same
-        folder = tmp_path_factory.mktemp("labels")
-        made.save(folder / "saved_model")
-        return folder
-
     def test_generate_draws_one_label(self, knows_labels: Path, tmp_path: Path) -> None:
         out = tmp_path / "twos"
         done = CliRunner().invoke(app, ["generate", str(knows_labels), "--count", "3", "--label", "2", "--out", str(out)])

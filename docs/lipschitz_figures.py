@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#e69f00")  # Okabe and Ito: told apart by ever
 MARKERS, STYLES = "os^", ("-", "--", "-.")
 DPI = 90
 COLUMNS, SHOWN = 6, 24
-PALETTE = 128  # colours of a PNG: with all of them it would be three times as large
+PALETTE = 256  # colours of a PNG: with all of them it would be three times as large
 
 
 def draw_critics(shallow: dict[str, Any], deep: dict[str, Any], file: Path) -> None:
@@ -122,4 +122,4 @@ def _write(drawing: Any, file: Path) -> None:
     stream = io.BytesIO()
     drawing.savefig(stream, dpi=DPI)
     plt.close(drawing)
-    Image.open(stream).convert("RGB").quantize(PALETTE).save(file, optimize=True)
+    Image.open(stream).convert("RGB").quantize(PALETTE, Image.Quantize.MAXCOVERAGE).save(file, optimize=True)

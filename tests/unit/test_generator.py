@@ -9,16 +9,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from components import generator
-from components.errors import ArtifactError
+from components.errors import ArtifactError, ConfigError
 from components.images import grid, png_bytes, viewable_scale, write_png
+from pipeline.cli import app
 from tests.data.tiny_artifacts import part, save_generator, write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("generator") / "model", part("rest").images, noise=8)
+
+
+@pytest.fixture(scope="module")
+def knows_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of labels 0 and 2, whose training saw no image of label 1; with its first weights."""
+    from components.train.config import TrainConfig
+    from components.train.export import Generator
+    from components.train.networks import ImageShape
+
+    config = TrainConfig(conditional=True, latents=4, generator_channels=2)
+    made = Generator(ImageShape(8, 1, 3), config, [5, 0, 5])
+    rows = [variable for variable in made.network.variables if variable.name == "rows"]
+    for index, variable in enumerate(rows):
+        variable.assign(np.random.default_rng(index).normal(size=variable.shape))  # else all labels look the same
+    folder = tmp_path_factory.mktemp("labels")
+    made.save(folder / "saved_model")
+    return folder
 
 
 class TestSample:
@@ -77,6 +96,35 @@ class TestFindAndLoad:
     def test_a_process_that_was_killed_is_named_as_such(self) -> None:
         killed = generator.subprocess.CompletedProcess[str]([], -9, "", "2025-01-01 I tensorflow: noise\n")
         assert generator.last_line(killed) == "ended by signal 9, often for lack of memory."
+
+
+class TestLabels:
+    def test_generate_draws_one_label(self, knows_labels: Path, tmp_path: Path) -> None:
+        out = tmp_path / "twos"
+        done = CliRunner().invoke(app, ["generate", str(knows_labels), "--count", "3", "--label", "2", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        assert "Wrote 3 images of label 2 and grid.png" in done.output
+        loaded = generator.load(generator.find_saved_model(knows_labels))
+        twos = generator.sample(loaded, 3, seed=0, label=2)
+        for index, image in enumerate(twos):
+            with Image.open(out / f"{index}.png") as drawn:
+                assert np.array_equal(np.asarray(drawn), image[..., 0])
+        assert not np.array_equal(twos, generator.sample(loaded, 3, seed=0, label=0))
+        assert np.array_equal(twos, generator.sample(loaded, 700, seed=0, label=2)[:3])
+
+    @pytest.mark.parametrize("label", [-1, 1, 3])
+    def test_a_label_that_was_not_trained_on_is_refused(self, label: int, knows_labels: Path) -> None:
+        loaded = generator.load(generator.find_saved_model(knows_labels))
+        with pytest.raises(ConfigError, match=rf"saw no image of label {label}; it knows 2 labels, from 0 to 2\. Use one"):
+            generator.sample(loaded, 3, seed=0, label=label)
+
+    def test_a_model_without_labels_has_none(self, model: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            generator.sample_in_fresh_process(model, 3, seed=0, label=3)
+        assert str(caught.value) == (
+            "The model was trained without labels, so there is no label 3. "
+            "Leave --label out, or train with train.conditional = true."
+        )
 
 
 class TestCommand:

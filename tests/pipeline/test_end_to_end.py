@@ -120,7 +120,7 @@ def test_no_tpu_on_this_machine_is_said_before_anything_runs(tmp_path: Path) -> 
 
 
 def test_a_tpu_that_cannot_be_used_ends_in_one_sentence_and_a_report(tmp_path: Path) -> None:
-    failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9")
+    failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9", "deploy.tpu_check=false")
     assert failed.code == 1
     assert failed.statuses() == {
         "ingest": "succeeded", "validate": "succeeded", "train": "failed", "evaluate": "skipped", "push": "skipped",

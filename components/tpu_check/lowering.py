@@ -42,8 +42,8 @@ class OneOfMany(tf.distribute.ReplicaContext):  # type: ignore[misc]
         return self._replicas
 
     def all_reduce(self, _: Any, value: Any, options: Any = None) -> Any:  # noqa: ARG002
-        """Return the sums of tensors over all replicas; one collective each, as under TPUStrategy."""
-        return tf.nest.map_structure(self._sum, value)
+        """Return the sums of tensors over all replicas; one collective each, as under TPUStrategy, and none for one replica."""
+        return value if self._replicas == 1 else tf.nest.map_structure(self._sum, value)
 
     def _sum(self, tensor: tf.Tensor) -> tf.Tensor:
         self._reduced += 1

@@ -55,9 +55,10 @@ locks: $(STAMP)  ## make the locks again from pyproject.toml
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
 
-images:  ## build deploy/images/train-tpu and data with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
+images:  ## build deploy/images/train-tpu, data and tpu-check with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
 	deploy/images/build train-tpu $(BASE_IMAGE)
 	deploy/images/build data $(BASE_IMAGE)
+	deploy/images/build tpu-check $(BASE_IMAGE)
 
 clean:  ## remove .venv and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

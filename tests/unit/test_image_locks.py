@@ -10,7 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "deploy" / "images"
-LOCKS = [IMAGES / "train-tpu" / "requirements.lock", IMAGES / "data" / "requirements.lock", IMAGES / "build.lock"]
+NAMES = ["train-tpu", "data", "tpu-check"]
+LOCKS = [*(IMAGES / name / "requirements.lock" for name in NAMES), IMAGES / "build.lock"]
+OF_ITS_OWN = {
+    "train-tpu": {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"},
+    "data": {},
+    "tpu-check": {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"},
+}
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -29,23 +35,24 @@ def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
         assert "--hash=sha256:" in block, block.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["train-tpu", "data"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_image_runs_the_versions_that_are_tested(name: str) -> None:
     tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
     assert len(image) > 50
     of_its_own = {name: version for name, version in image.items() if tested.get(name) != version}
-    assert of_its_own == ({"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"} if name == "train-tpu" else {})
+    assert of_its_own == OF_ITS_OWN[name]
     assert "tensorflow-tpu" not in tested
 
 
 def test_each_image_has_what_its_steps_need_and_no_more() -> None:
-    train, data = pins(LOCKS[0]), pins(LOCKS[1])
+    train, data, check = (pins(lock) for lock in LOCKS[:3])
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "jax", "libclang"}.isdisjoint(train)
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
     assert {"tensorflow-tpu", "libtpu", "libclang"}.isdisjoint(data)
+    assert check == data | OF_ITS_OWN["tpu-check"]
 
 
-@pytest.mark.parametrize("name", ["train-tpu", "data"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_containerfile_is_nonroot_and_takes_its_base(name: str) -> None:
     text = (IMAGES / name / "Containerfile").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]

@@ -40,7 +40,7 @@ def test_the_round_compiles_with_one_all_reduce_an_update(topology: str, chips: 
     assert found["bfloat16_convolutions"] == found["convolutions"] > 20
     assert found["host_transfers_in_a_call"] == 0
     assert 0 < found["peak_hbm_bytes"] < found["hbm_bytes"]
-    assert 0 <= found["hbm_bytes_a_round"] < found["bytes_a_round"]
+    assert 0 <= found["hbm_bytes_a_round"] <= found["bytes_a_round"]
     again, cached = tpu_check(tmp_path, topology, *SMALL)
     assert (again, cached["cached"]) == (0, True)
     assert {**cached, "cached": False} == found

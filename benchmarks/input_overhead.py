@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in a training: components sets it where TensorFlow comes later
 
 import numpy as np
 import numpy.typing as npt

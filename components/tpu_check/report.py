@@ -108,15 +108,15 @@ def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
     took = f"{summary.check_seconds:.0f} s, {summary.check_peak_memory_bytes / 1e9:.1f} GB of memory"
     return [
         ("compiled", f"for {summary.topology}, {summary.chips} chip{'s' * (summary.chips > 1)}"),
-        (f"peak HBM a {unit}", f"{summary.peak_hbm_bytes / 1e9:.2f} GB of {summary.hbm_bytes / 1e9:.1f} GB ({share:.0%})"),
+        (f"peak HBM a {unit}", f"{summary.peak_hbm_bytes / 1e9:.3g} GB of {summary.hbm_bytes / 1e9:.1f} GB ({share:.0%})"),
         ("program", f"{summary.program_bytes / 1e6:.1f} MB, a call of {summary.rounds_a_call} rounds"),
-        ("operations a round", f"{summary.flops_a_round / 1e12:.3f} TFLOP a {unit}"),
-        ("bytes a round", f"{moved:.2f} GB a {unit}, at least {hbm:.2f} GB of them in HBM"),
+        ("operations a round", f"{summary.flops_a_round / 1e12:.3g} TFLOP a {unit}"),
+        ("bytes a round", f"{moved:.3g} GB a {unit}, at least {hbm:.3g} GB of them in HBM"),
         ("intensity", f"{summary.flops_a_byte:.0f} FLOP a byte"),
         ("all-reduces a round", f"{reduces}, {summary.all_reduce_bytes_a_round / 1e6:.1f} MB a {unit}"),
         ("convolutions", f"{summary.convolutions}, {summary.bfloat16_convolutions} in bfloat16"),
         ("host transfers", f"{summary.host_transfers_in_a_call} inside a call"),
-        ("least time a round", f"{summary.roofline_seconds_a_round * 1e3:.2f} ms, bound by {summary.bound_by}"),
+        ("least time a round", f"{summary.roofline_seconds_a_round * 1e3:.3g} ms, bound by {summary.bound_by}"),
         ("images/s", f"at most {summary.images_per_second_at_most:,.0f} (an upper bound, not a forecast)"),
         ("this check", took + (", from the cache" if summary.cached else "")),
     ]

@@ -67,6 +67,7 @@ FAULTS = [
     (on_the_host_eagerly, r"\(tf\.py_function\) runs Python on the host, which a TPU program cannot\."),
     (in_float64, r"computes in float64, the first of \d+; a TPU has none\. Use float32"),
     (with_strings, r"AsString.* has no lowering to XLA, which a TPU program is made of\."),
+    (of_unknown_length, r"XLA cannot lower the program: .*dynamic dimension"),
 ]
 
 

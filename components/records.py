@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from components.errors import ArtifactError
 
 SPLITS = ("train", "eval")
 NO_LABEL = -1
+HEADER_BYTES = 12  # of a record in a TFRecord file: its length and a checksum of that
 
 
 class Record(NamedTuple):
@@ -59,9 +61,7 @@ def encode_example(record: Record) -> bytes:
 
 def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
     """Parse a tf.train.Example back into a record. Raises ArtifactError when the image has another size."""
-    example = _example_class()()
-    example.ParseFromString(serialized)
-    feature = example.features.feature
+    feature = parse_example(serialized)
     raw = feature["image"].bytes_list.value[0]
     if len(raw) != image_size * image_size * channels:
         raise ArtifactError(
@@ -69,6 +69,13 @@ def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
         )
     image = np.frombuffer(raw, np.uint8).reshape(image_size, image_size, channels)
     return Record(image, int(feature["label"].int64_list.value[0]), feature["id"].bytes_list.value[0].decode())
+
+
+def parse_example(serialized: bytes) -> Any:
+    """Return the features of any tf.train.Example, a mapping of name to Feature."""
+    example = _example_class()()
+    example.ParseFromString(serialized)
+    return example.features.feature
 
 
 def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
@@ -84,9 +91,16 @@ def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
 
 def read_tfrecord(file: Path) -> Iterator[bytes]:
     """Yield the records of a TFRecord file. Raises ArtifactError on a truncated file or a wrong checksum."""
+    return read_tfrecord_part(file, 0, sys.maxsize)
+
+
+def read_tfrecord_part(file: Path, first_byte: int, count: int) -> Iterator[bytes]:
+    """Yield at most `count` records, from the one whose header begins at `first_byte`. Raises as `read_tfrecord`."""
     with file.open("rb") as stream:
-        while header := stream.read(12):
-            if len(header) < 12 or _masked_crc(header[:8]) != header[8:]:
+        stream.seek(first_byte)
+        while count and (header := stream.read(HEADER_BYTES)):
+            count -= 1
+            if len(header) < HEADER_BYTES or _masked_crc(header[:8]) != header[8:]:
                 raise ArtifactError(f"{file} is damaged at byte {stream.tell()}.", "Run ingest again.")
             (length,) = struct.unpack("<Q", header[:8])
             data = stream.read(length)

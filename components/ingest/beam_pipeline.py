@@ -19,9 +19,9 @@ import numpy as np
 
 from components.artifacts import write_text
 from components.ingest.config import IngestConfig
-from components.ingest.decode import UnreadableImageError, decode_image, digest_and_square, silence_pillow
+from components.ingest.decode import Decoding, UnreadableImageError, decode, silence_pillow
 from components.ingest.quiet_beam import beam
-from components.ingest.readers import RawImage, Reader, read_content
+from components.ingest.readers import Chunk, RawImage, Reader, Unread, read_chunk
 from components.ingest.worker_errors import writing
 from components.progress import tick
 from components.records import SPLITS, Record, encode_example, shard_name, write_tfrecord
@@ -40,9 +40,9 @@ Count = tuple[str, int]  # what, how many
 
 def build(pipeline: Any, reader: Reader, config: IngestConfig, folder: Path) -> None:
     """Add every step to `pipeline`; when it has run, `folder` holds the shards, quarantine.jsonl and counts.json."""
-    images = reader.read(pipeline)
+    chunks = pipeline | "List chunks" >> beam.Create(reader.chunks) | "Spread chunks" >> beam.Reshuffle()
     examine = beam.ParDo(Examine(config, reader.total)).with_output_types(tuple[bytes, Candidate])
-    examined = images | "Decode" >> examine.with_outputs("rejected", main="candidates")
+    examined = chunks | "Decode" >> examine.with_outputs("rejected", "read", main="candidates")
     chosen = (
         examined.candidates
         | "Same pixels" >> beam.GroupByKey()
@@ -60,7 +60,7 @@ def build(pipeline: Any, reader: Reader, config: IngestConfig, folder: Path) -> 
     )
     rejected = _gathered(pipeline, examined.rejected, "rejected")
     rejected_count = rejected | "Write quarantine" >> beam.FlatMap(write_quarantine, folder)
-    read_count = images | "Count read" >> beam.combiners.Count.Globally() | "Name read" >> beam.Map(_named, "read")
+    read_count = examined.read | "Count read" >> beam.CombineGlobally(sum) | "Name read" >> beam.Map(_named, "read")
     dropped = chosen.duplicates | "Count duplicates" >> beam.CombineGlobally(sum)
     duplicate_count = dropped | "Name duplicate" >> beam.Map(_named, "duplicate")
     counts = (read_count, duplicate_count, rejected_count, shard_counts) | "All counts" >> beam.Flatten()
@@ -79,10 +79,12 @@ def _named(number: int, name: str) -> Count:
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Decode, check, digest and resize one image: yields (pixel digest, Candidate), or Rejected to `rejected`."""
+    """Read, decode, check and resize the images of a chunk: yields (pixel digest, Candidate), Rejected to `rejected`,
+    and to `read` the number of images.
+    """
 
     def __init__(self, config: IngestConfig, total: int) -> None:
-        self._size, self._channels, self._total = config.image_size, config.channels, total
+        self._settings, self._total = Decoding(config.image_size, config.channels), total
         self._main_process = os.getpid()
         self._done, self._next_tick = 0, 0.0
 
@@ -90,20 +92,23 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         """Silence Pillow in this worker's process."""
         silence_pillow()
 
-    def process(self, image: RawImage) -> Iterator[Any]:
-        """Examine one image. Resizing comes before the shuffle, which then moves small images only."""
-        self._tell()
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        """Examine the images of a chunk. Resizing comes before the shuffle, which then moves small images only."""
+        count = 0
+        for image in read_chunk(chunk):
+            self._tell()
+            yield self._examine(image)
+            count += 1
+        yield beam.pvalue.TaggedOutput("read", count)
+
+    def _examine(self, image: RawImage | Unread) -> Any:
+        if isinstance(image, Unread):
+            return beam.pvalue.TaggedOutput("rejected", (image.id, image.reason, image.detail))
         try:
-            content = read_content(image)
-            decoded = decode_image(content, self._channels)
+            decoded = decode(image.content, self._settings)
         except UnreadableImageError as error:
-            yield beam.pvalue.TaggedOutput("rejected", (image.id, error.reason, error.detail))
-            return
-        except OSError as error:
-            yield beam.pvalue.TaggedOutput("rejected", (image.id, "unreadable file", error.strerror or str(error)))
-            return
-        digest, pixels = digest_and_square(decoded, self._size)
-        yield digest, (image.id, image.label, image.split, pixels)
+            return beam.pvalue.TaggedOutput("rejected", (image.id, error.reason, error.detail))
+        return decoded.digest, (image.id, image.label, image.split, decoded.pixels)
 
     def _tell(self) -> None:
         self._done += 1

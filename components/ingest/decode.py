@@ -10,6 +10,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,6 +29,25 @@ DECODE_ERRORS = (
 )  # fmt: skip
 
 
+class Decoding(NamedTuple):
+    """What images are made into: their height and width, and 1 channel (grey) or 3 (RGB)."""
+
+    image_size: int
+    channels: int
+
+
+class Decoded(NamedTuple):
+    """A decoded image: digest of its pixels (16 bytes), its square as uint8 [size, size, channels] row by row, the size
+    of the source after EXIF rotation, and its perceptual hash (64 bits; 0: not made).
+    """
+
+    digest: bytes
+    pixels: bytes
+    height: int
+    width: int
+    look: int = 0
+
+
 class UnreadableImageError(Exception):
     """Why an image goes to quarantine: a short reason that never varies, and what was found."""
 
@@ -35,6 +55,13 @@ class UnreadableImageError(Exception):
         self.reason = reason
         self.detail = detail
         super().__init__(reason, detail)
+
+
+def decode(content: bytes, settings: Decoding) -> Decoded:
+    """Decode, check and resize an image file. Raises UnreadableImageError."""
+    image = decode_image(content, settings.channels)
+    digest, pixels = digest_and_square(image, settings.image_size)
+    return Decoded(digest, pixels, image.height, image.width)
 
 
 def decode_image(content: bytes, channels: int) -> Image.Image:

@@ -1,4 +1,8 @@
-"""Readers: each turns a source into a PCollection of encoded images; TensorFlow is imported for `tfds:` alone."""
+"""Sources as chunks: the main process lists a source as chunks of images, a worker reads the images of a chunk.
+
+A chunk is a tuple of plain values, which Beam encodes without pickle; its first item names its kind. Workers import no
+TensorFlow, whatever the source.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +15,38 @@ import numpy as np
 
 from components.errors import DataRejectedError
 from components.ingest.config import IngestConfig
-from components.ingest.quiet_beam import beam
 from components.ingest.sources import FileListing, list_image_files
-from components.records import NO_LABEL
+from components.records import NO_LABEL, parse_example, read_tfrecord_part
 
-FILES_PER_ELEMENT = 256
+FILES_PER_CHUNK = 256
+
+Chunk = tuple[Any, ...]
 
 
 class RawImage(NamedTuple):
-    """One image before decoding: id, label, the split it must go to ("" lets its hash decide), and its file's bytes.
-
-    Instead of `content`, `path` may name the file (as bytes: its name need not be UTF-8), to be read by the worker.
-    """
+    """One image before decoding: id, label, the split it must go to ("" lets its hash decide), and its file's bytes."""
 
     id: str
     label: int
     split: str
     content: bytes
-    path: bytes = b""
+
+
+class Unread(NamedTuple):
+    """An image that could not be read: a short reason that never varies, what was found, and its first bytes if any."""
+
+    id: str
+    reason: str
+    detail: str
+    head: bytes = b""
 
 
 class Reader(NamedTuple):
-    """A source that is ready to be read: its number of images, its label names, and how a pipeline reads it."""
+    """A source that is ready to be read: its number of images, its label names, and its chunks."""
 
     total: int
     label_names: tuple[str, ...]
-    read: Callable[[Any], Any]
+    chunks: list[Chunk]
 
 
 def open_source(config: IngestConfig) -> Reader:
@@ -51,14 +61,16 @@ def open_source(config: IngestConfig) -> Reader:
         return open_tfds(config, rest)
     if kind == "images":
         return _open_images(list_image_files(rest), config.labels_from_folders)
-    return Reader(1797, tuple("0123456789"), _read_digits)
+    return Reader(1797, tuple("0123456789"), [("digits",)])
 
 
-def _read_digits(pipeline: Any) -> Any:
-    return pipeline | "Name digits" >> beam.Create(["digits"]) | "Load digits" >> beam.FlatMap(load_digits)
+def read_chunk(chunk: Chunk) -> Iterator[RawImage | Unread]:
+    """Yield exactly one item for each image that the chunk lists; one that cannot be read is Unread, never an exception."""
+    kind, *rest = chunk
+    return KINDS[kind](*rest)
 
 
-def load_digits(name: str) -> Iterator[RawImage]:
+def load_digits() -> Iterator[RawImage]:
     """Yield scikit-learn's 1,797 handwritten digits, 8×8, their 17 grey levels spread over 0 to 255."""
     from sklearn import datasets
 
@@ -66,7 +78,7 @@ def load_digits(name: str) -> Iterator[RawImage]:
     levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     for index, (pixels, label) in enumerate(zip(levels, digits.target, strict=True)):
         # A PGM file is a header and the pixels, so digits take the same way as every other image at no cost.
-        yield RawImage(f"{name}/{index:05d}", int(label), "", b"P5 8 8 255\n" + pixels.tobytes())
+        yield RawImage(f"digits/{index:05d}", int(label), "", b"P5 8 8 255\n" + pixels.tobytes())
 
 
 def _open_images(listing: FileListing, labels_from_folders: bool) -> Reader:
@@ -80,12 +92,8 @@ def _open_images(listing: FileListing, labels_from_folders: bool) -> Reader:
         (file.id, label_of.get(PurePosixPath(file.relative).parent.name, NO_LABEL), bytes(listing.root / file.relative))
         for file in listing.files
     )
-    chunks = list(iter(lambda: list(islice(rows, FILES_PER_ELEMENT)), []))
-
-    def read(pipeline: Any) -> Any:
-        return pipeline | "List files" >> beam.Create(chunks) | "Name files" >> beam.FlatMap(name_files)
-
-    return Reader(len(listing.files), names, read)
+    chunks: list[Chunk] = [("files", part) for part in iter(lambda: tuple(islice(rows, FILES_PER_CHUNK)), ())]
+    return Reader(len(listing.files), names, chunks)
 
 
 def folder_names(listing: FileListing) -> tuple[str, ...]:
@@ -93,11 +101,30 @@ def folder_names(listing: FileListing) -> tuple[str, ...]:
     return tuple(sorted({PurePosixPath(file.relative).parent.name for file in listing.files} - {""}))
 
 
-def name_files(chunk: list[tuple[str, int, bytes]]) -> Iterator[RawImage]:
-    """Yield a chunk's files one by one, unread."""
-    return (RawImage(id, label, "", b"", path) for id, label, path in chunk)
+def read_files(files: tuple[tuple[str, int, bytes], ...]) -> Iterator[RawImage | Unread]:
+    """Read files: id, label and path (as bytes: a name need not be UTF-8)."""
+    for id, label, path in files:
+        try:
+            content = Path(path.decode(errors="surrogateescape")).read_bytes()
+        except OSError as error:
+            yield Unread(id, "unreadable file", error.strerror or str(error))
+        else:
+            yield RawImage(id, label, "", content)
 
 
-def read_content(image: RawImage) -> bytes:
-    """Return the bytes of an image's file. Raises OSError when it cannot be read."""
-    return Path(image.path.decode(errors="surrogateescape")).read_bytes() if image.path else image.content
+def read_tfds_part(
+    file: str, first_byte: int, first_number: int, count: int, split: str, name: str, labelled: bool
+) -> Iterator[RawImage | Unread]:
+    """Read `count` records of a TFDS file; ids are those that TFDS itself gives, file name and number in the file."""
+    for number, serialized in enumerate(read_tfrecord_part(Path(file), first_byte, count), start=first_number):
+        features = parse_example(serialized)
+        label = features["label"].int64_list.value[0] if labelled else NO_LABEL
+        content = features["image"].bytes_list.value[0]
+        yield RawImage(f"{name}/{Path(file).name}__{number}", int(label), split, content)
+
+
+KINDS: dict[str, Callable[..., Iterator[RawImage | Unread]]] = {
+    "digits": load_digits,
+    "files": read_files,
+    "tfds": read_tfds_part,
+}

@@ -7,8 +7,6 @@ import re
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,13 +19,12 @@ from tensorflow_datasets.core.download.extractor import ExtractError, UnsafeArch
 
 from components.errors import ConfigError
 from components.ingest.config import IngestConfig
-from components.ingest.quiet_beam import beam
-from components.ingest.readers import RawImage, Reader
+from components.ingest.readers import Chunk, Reader
 from components.ingest.sources import list_manual_dir
 from components.progress import say
-from components.records import NO_LABEL
+from components.records import HEADER_BYTES, record_places
 
-IMAGES_PER_BATCH = 256
+IMAGES_PER_CHUNK = 256
 CATALOG = "See https://www.tensorflow.org/datasets/catalog for the names."
 
 
@@ -53,7 +50,7 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
     label = features.get("label")
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
-    return Reader(total, names, partial(_read, builder=builder, splits=splits, labelled=labelled))
+    return Reader(total, names, _chunks(builder, splits, bool(labelled)))
 
 
 def find_builder(name: str, data_dir: str) -> Any:
@@ -140,32 +137,16 @@ def _count(builder: Any, name: str, split: str) -> int:
         ) from None
 
 
-def _read(pipeline: Any, *, builder: Any, splits: dict[str, str], labelled: bool) -> Any:
-    wanted = {"image": True, "label": True} if labelled else {"image": True}
-    # Images stay encoded: they are decoded and checked where those of every other source are.
-    decoders = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
-    parts = []
+def _chunks(builder: Any, splits: dict[str, str], labelled: bool) -> list[Chunk]:
+    parts: list[Chunk] = []
     for split, forced in splits.items():
-        instructions = builder.info.splits[split].file_instructions
-        whole = all(part.skip == 0 and part.takes_all for part in instructions)
-        examples = tfds.beam.ReadFromTFDS(
-            builder,
-            split=split,
-            batch_size=IMAGES_PER_BATCH if whole else None,  # ReadFromTFDS cannot batch a part of a file
-            decoders=decoders,
-            read_config=tfds.ReadConfig(add_tfds_id=True),
-            shuffle_files=False,
-        )
-        parts.append(pipeline | f"Read {split}" >> examples | f"Name {split}" >> beam.FlatMap(raw_images, builder.name, forced))
-    return parts | "All splits" >> beam.Flatten()
-
-
-def raw_images(batch: Any, name: str, split: str) -> Iterator[RawImage]:
-    """Yield the images of a batch of TFDS examples, or of a single example, still encoded."""
-    contents, ids = np.atleast_1d(batch["image"].numpy()), np.atleast_1d(batch["tfds_id"].numpy())
-    labels = np.atleast_1d(batch["label"].numpy()) if "label" in batch else np.full(len(ids), NO_LABEL)
-    for content, label, id in zip(contents, labels, ids, strict=True):
-        yield RawImage(f"{name}/{id.decode()}", int(label), split, content)
+        for part in builder.info.splits[split].file_instructions:
+            places = record_places(Path(part.filename))[part.skip : part.skip + part.take]
+            for first in range(0, len(places), IMAGES_PER_CHUNK):
+                count = min(IMAGES_PER_CHUNK, len(places) - first)
+                start = int(places[first, 0]) - HEADER_BYTES
+                parts.append(("tfds", str(part.filename), start, part.skip + first, count, forced, builder.name, labelled))
+    return parts
 
 
 def _words(error: BaseException) -> str:

@@ -19,8 +19,9 @@ from components.artifacts import read_manifest
 from components.errors import ConfigError
 from components.ingest import tfds_reader
 from components.ingest.config import IngestConfig
+from components.ingest.readers import RawImage, open_source, read_chunk
 from components.ingest.run import IngestSummary, run
-from components.records import NO_LABEL, read_split
+from components.records import read_split
 from tests.data.fashion_mnist import ORIGINALS
 
 KINDS = ("dark", "light")
@@ -114,13 +115,19 @@ def test_a_part_of_a_split_and_holding_out_by_hash(data_dir: str, tmp_path: Path
     assert read_manifest(tmp_path / "again").digest == read_manifest(tmp_path / "out").digest
 
 
-def test_one_example_and_a_batch_of_them_are_named_alike() -> None:
-    import tensorflow as tf
-
-    batch = {"image": tf.constant([b"a", b"b"]), "tfds_id": tf.constant([b"1", b"2"])}
-    both = list(tfds_reader.raw_images(batch, "d", "eval"))
-    assert both == [("d/1", NO_LABEL, "eval", b"a", b""), ("d/2", NO_LABEL, "eval", b"b", b"")]
-    assert list(tfds_reader.raw_images({key: value[1] for key, value in batch.items()}, "d", "eval")) == both[1:]
+def test_records_are_those_that_tfds_itself_reads(data_dir: str) -> None:
+    fields = {"tfds_data_dir": data_dir, "tfds_split": "train[5:35]", "tfds_eval_split": "test[50%:]"}
+    reader = open_source(IngestConfig(source="tfds:small_shapes", **fields))
+    ours = [image for chunk in reader.chunks for image in read_chunk(chunk)]
+    builder = tfds_reader.find_builder("small_shapes", data_dir)
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    theirs = []
+    for split, forced in (("train[5:35]", "train"), ("test[50%:]", "eval")):
+        read = builder.as_dataset(split=split, decoders=decoders, read_config=tfds.ReadConfig(add_tfds_id=True))
+        for row in read.as_numpy_iterator():
+            theirs.append(RawImage(f"small_shapes/{row['tfds_id'].decode()}", int(row["label"]), forced, row["image"]))
+    assert ours == theirs
+    assert reader.total == len(ours) == 37
 
 
 @pytest.mark.parametrize(

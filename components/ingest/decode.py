@@ -24,6 +24,8 @@ from components.ingest.square import REDUCED_TO, look_of, square_of
 # Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
 # would hand to Ghostscript, and TGA, which any text file may look like.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+# Opening and decoding of so little is over in a fraction of a second whatever it holds; watching a small PNG costs a tenth of it.
+UNWATCHED_BYTES, UNWATCHED_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
 # What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/test_ingest_decode.py).
 DECODE_ERRORS = (
@@ -136,8 +138,7 @@ def pillow_prepared(max_pixels: int) -> Iterator[None]:
 def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
     """Return the decoded image, turned as its EXIF says, and height and width that it has in full."""
     try:
-        image = Image.open(_Watched(content, settings.max_seconds), formats=FORMATS)
-        _refuse_bomb(image, settings.max_pixels)
+        image = _open(content, settings)
         width, height = image.size
         if image.format == "PNG":
             _check_png(content)
@@ -160,6 +161,16 @@ def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
         reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
         raise UnreadableImageError(reason, detail) from None
     return image, height, width
+
+
+def _open(content: bytes, settings: Decoding) -> Image.Image:
+    """Open an image, not yet decoded: one that may take long is watched while it is read."""
+    watched = len(content) > UNWATCHED_BYTES
+    image = Image.open(_Watched(content, settings.max_seconds) if watched else io.BytesIO(content), formats=FORMATS)
+    _refuse_bomb(image, settings.max_pixels)
+    if image.width * image.height <= UNWATCHED_PIXELS or watched:
+        return image
+    return Image.open(_Watched(content, settings.max_seconds), formats=FORMATS)
 
 
 def _reduce(image: Image.Image, settings: Decoding) -> None:

@@ -24,7 +24,7 @@ from components.ingest.square import REDUCED_TO, look_of, square_of
 # Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
 # would hand to Ghostscript, and TGA, which any text file may look like.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-# Opening and decoding of so little is over in a fraction of a second whatever it holds; watching a small PNG costs a tenth of it.
+# To open and decode so little takes a fraction of a second whatever it holds; to watch a small PNG costs a tenth of it.
 UNWATCHED_BYTES, UNWATCHED_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
 # What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/test_ingest_decode.py).

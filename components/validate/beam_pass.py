@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from components.artifacts import write_text
-from components.errors import ConfigError, PipelineError
-from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
-from components.ingest.worker_errors import unwrapped
+from components.ingest.quiet_beam import beam
+from components.ingest.runner import run_pipeline
 from components.validate.counting import Shard, tally_shard
 from components.validate.tally import Tally
-
-# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
-RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
 
 
 class MergeTallies(beam.CombineFn):  # type: ignore[misc]  # Beam ships no types
@@ -41,35 +35,19 @@ class MergeTallies(beam.CombineFn):  # type: ignore[misc]  # Beam ships no types
 
 
 def run_pass(options: tuple[str, ...], shards: list[Shard], folder: Path) -> None:
-    """Write the tally of each split as folder/SPLIT.json. Raises ConfigError for wrong options, PipelineError on failure."""
-    pipeline = new_pipeline(options)
-    tallies = (
-        pipeline
-        | "List shards" >> beam.Create(shards)
-        | "Spread shards" >> beam.Reshuffle()
-        | "Tally" >> beam.Map(_tallied).with_output_types(tuple[str, str])
-        | "Merge" >> beam.CombinePerKey(MergeTallies()).with_output_types(tuple[str, str])
-    )
-    _ = tallies | "Write" >> beam.Map(_written, str(folder))
-    try:
-        pipeline.run().wait_until_finish()
-    except (PipelineError, *RUNNER_ERRORS) as error:
-        raise unwrapped(error) from error
+    """Write the tally of each split as folder/SPLIT.json. Raises ConfigError for wrong options, else what a worker raised."""
 
+    def build(pipeline: Any) -> None:
+        tallies = (
+            pipeline
+            | "List shards" >> beam.Create(shards)
+            | "Spread shards" >> beam.Reshuffle()
+            | "Tally" >> beam.Map(_tallied).with_output_types(tuple[str, str])
+            | "Merge" >> beam.CombinePerKey(MergeTallies()).with_output_types(tuple[str, str])
+        )
+        _ = tallies | "Write" >> beam.Map(_written, str(folder))
 
-def new_pipeline(options: tuple[str, ...]) -> Any:
-    """Return an empty pipeline with validate.beam_options. Raises ConfigError in the words of Beam's own parser."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
-            parsed.get_all_options()
-            return beam.Pipeline(options=parsed)
-    except SystemExit:
-        problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
-    except (ValueError, ImportError, AttributeError) as error:  # no such runner
-        problem = str(error)
-    raise ConfigError(f"validate.beam_options: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
+    run_pipeline(options, build, "validate.beam_options")
 
 
 def _tallied(shard: Shard) -> tuple[str, str]:

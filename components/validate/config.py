@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 
 from components.section import FolderPath, Section
 
-LOCAL_RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-
 
 class ValidateConfig(Section):
     """What a dataset must be, by itself and beside the last one that was accepted. Drift that sampling explains passes."""
@@ -48,7 +46,9 @@ class ValidateConfig(Section):
         1e-3, gt=0.0, lt=0.5, description="Chance that any drift is reported for two samples of the same source."
     )
     beam_options: tuple[str, ...] = Field(
-        (LOCAL_RUNNER,), strict=False, description="Options handed to Beam unchanged; a small dataset needs no Beam by default."
+        (),
+        strict=False,
+        description="Options handed to Beam unchanged; none: small datasets need no Beam, others all cores.",
     )
 
     @model_validator(mode="after")

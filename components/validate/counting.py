@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from components.artifacts import Manifest
+from components.ingest.config import LOCAL_RUNNER
 from components.records import HEADER_BYTES, SPLITS, Record, decode_example, read_tfrecord
-from components.validate.config import LOCAL_RUNNER, ValidateConfig
+from components.validate.config import ValidateConfig
 from components.validate.tally import Batch, Place, Tally
 
 SMALL_BYTES = 64_000_000  # read here in a few seconds, which is what importing and starting Beam takes
@@ -32,9 +34,16 @@ def tally_dataset(config: ValidateConfig, dataset: Path, manifest: Manifest, scr
         if name.startswith(f"{split}-")
     ]
     bytes_ = sum(entry.bytes for entry in manifest.files.values())
-    here = config.beam_options == (LOCAL_RUNNER,) and bytes_ <= SMALL_BYTES
+    here = not config.beam_options and bytes_ <= SMALL_BYTES
     found = _tally_here(shards) if here else _tally_with_beam(config, shards, scratch)
     return {split: found.get(split, Tally(channels)) for split in SPLITS}
+
+
+def all_cores(shards: int) -> tuple[str, ...]:
+    """Return Beam's options for one process a core of this machine, as far as there are shards."""
+    workers = min(len(os.sched_getaffinity(0)), shards)
+    several = ("--direct_running_mode=multi_processing", f"--direct_num_workers={workers}") if workers > 1 else ()
+    return (LOCAL_RUNNER, *several)
 
 
 def tally_shard(shard: Shard) -> Tally:
@@ -64,7 +73,7 @@ def read_batches(file: Path, size: int, channels: int) -> Iterator[Batch]:
 
 def _batch(records: list[Record], places: list[Place]) -> Batch:
     images, labels, ids = (list(values) for values in zip(*((r.image, r.label, r.id) for r in records), strict=True))
-    heights, widths = ([int(getattr(record, name, 0)) for record in records] for name in ("height", "width"))
+    heights, widths = ([int(getattr(record, name)) for record in records] for name in ("height", "width"))
     return Batch(np.stack(images), labels, ids, places, heights, widths)
 
 
@@ -81,5 +90,5 @@ def _tally_with_beam(config: ValidateConfig, shards: list[Shard], scratch: Path)
 
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tally-") as folder:
-        run_pass(config.beam_options, shards, Path(folder))
+        run_pass(config.beam_options or all_cores(len(shards)), shards, Path(folder))
         return {file.stem: Tally.from_json(file.read_bytes()) for file in sorted(Path(folder).glob("*.json"))}

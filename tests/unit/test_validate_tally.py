@@ -17,16 +17,15 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.artifacts import Manifest, read_manifest
 from components.errors import ConfigError
+from components.ingest.config import LOCAL_RUNNER
 from components.validate import counting
-from components.validate.config import LOCAL_RUNNER, ValidateConfig
+from components.validate.config import ValidateConfig
 from components.validate.counting import tally_dataset
 from components.validate.run import run
 from components.validate.statistics import split_statistics
 from components.validate.tally import LOOK_BUCKETS, SAMPLED, WORST, Batch, Tally
 from components.validate.worst import most_unlike, worst_images
 from tests.data.snapshots import Images, digits, with_blanks, write_snapshot
-
-SEVERAL_PROCESSES = (LOCAL_RUNNER, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
 def batch(images: Images, first: int = 0, sizes: tuple[int, int] = (0, 0)) -> Batch:
@@ -94,7 +93,7 @@ def dataset(tmp_path: Path) -> tuple[Path, Manifest]:
     return folder, read_manifest(folder)
 
 
-@pytest.mark.parametrize("options", [(LOCAL_RUNNER,), (LOCAL_RUNNER, "--direct_num_workers=2"), SEVERAL_PROCESSES])
+@pytest.mark.parametrize("options", [(LOCAL_RUNNER,), (LOCAL_RUNNER, "--direct_num_workers=2"), ()])
 def test_beam_counts_what_this_process_counts(
     options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

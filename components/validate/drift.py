@@ -89,7 +89,8 @@ def pooled(before: Counts, now: Counts, least: float) -> tuple[Counts, Counts]:
             groups.append([])
             held = 0.0
     if len(groups) > 1:  # what is left over goes to the last full one
-        groups[-2] += groups.pop()
+        rest = groups.pop()
+        groups[-1] += rest
     a, b = (np.array([counts[group].sum() for group in groups]) for counts in (before, now))
     return a, b
 
@@ -115,7 +116,7 @@ def divergence_noise(weights: Floats, chance: float) -> float:
 
 
 def chi_squared_quantile(freedom: float, probability: float) -> float:
-    """Return the quantile of χ² by Wilson and Hilferty (1931): within 1 % from 3 degrees of freedom on, above it below."""
+    """Return the quantile of χ² by Wilson and Hilferty (1931): within 2 % from 3 degrees of freedom on."""
     z, ninth = NormalDist().inv_cdf(probability), 2 / (9 * freedom)
     return freedom * max(0.0, 1 - ninth + z * math.sqrt(ninth)) ** 3
 

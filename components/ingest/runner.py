@@ -37,10 +37,10 @@ def beam_options(given: tuple[str, ...], reader: Reader) -> tuple[str, ...]:
     return (LOCAL_RUNNER, MULTI_PROCESSING, f"--direct_num_workers={workers}")
 
 
-def run_pipeline(options: tuple[str, ...], build: Callable[[Any], None]) -> None:
-    """Build a pipeline and run it to its end. Raises ConfigError for wrong options, else what a worker raised."""
+def run_pipeline(options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options") -> None:
+    """Build a pipeline and run it to its end. Raises ConfigError for wrong options (of `key`), else what a worker raised."""
     with _beam_hushed(), _worker_processes_hushed(options):
-        pipeline = new_pipeline(options)
+        pipeline = new_pipeline(options, key)
         build(pipeline)
         try:
             pipeline.run().wait_until_finish()
@@ -48,8 +48,8 @@ def run_pipeline(options: tuple[str, ...], build: Callable[[Any], None]) -> None
             raise unwrapped(error) from error
 
 
-def new_pipeline(options: tuple[str, ...]) -> beam.Pipeline:
-    """Return an empty pipeline with ingest.beam_options. Raises ConfigError in the words of Beam's own parser."""
+def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> beam.Pipeline:
+    """Return an empty pipeline with these options. Raises ConfigError in the words of Beam's own parser."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -60,7 +60,7 @@ def new_pipeline(options: tuple[str, ...]) -> beam.Pipeline:
         problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
     except (ValueError, ImportError, AttributeError) as error:  # no such runner
         problem = str(error)
-    raise ConfigError(f"ingest.beam_options: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
+    raise ConfigError(f"{key}: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
 
 
 @contextlib.contextmanager

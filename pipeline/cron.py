@@ -8,6 +8,7 @@ fields and a time zone before them. Both get the fields spelled out as numbers: 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -73,12 +74,15 @@ def parse_cron(text: str, zone: str = "UTC") -> Cron:
 
 def _numbers(parsed: CronSim, text: str) -> str:
     """Return the fields as `*` or lists of numbers, which every platform reads alike."""
-    found = (parsed.minutes, parsed.hours, parsed.days, parsed.months, parsed.weekdays)
+    found: tuple[Iterable[object], ...] = (parsed.minutes, parsed.hours, parsed.days, parsed.months, parsed.weekdays)
     fields = []
     for values, full in zip(found, FULL, strict=True):
-        numbers = {value % 7 if full == FULL[4] else value for value in values if isinstance(value, int) and value >= 0}
-        if len(numbers) == 0 or any(not isinstance(value, int) or value < 0 for value in values):
+        plain = [
+            value for value in values if isinstance(value, int) and value >= 0
+        ]  # L, W and # are pairs and negative numbers
+        if plain != list(values):
             raise ConfigError(f"The schedule {text!r} uses L, W or #, which Kubeflow and Vertex do not know.", "Name the days.")
+        numbers = {value % 7 if full == FULL[4] else value for value in plain}
         fields.append("*" if numbers == set(full) else ",".join(str(number) for number in sorted(numbers)))
     if fields[2] != "*" and fields[4] != "*":
         raise ConfigError(

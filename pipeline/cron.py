@@ -79,7 +79,7 @@ def _numbers(parsed: CronSim, text: str) -> str:
     for values, full in zip(found, FULL, strict=True):
         plain = [
             value for value in values if isinstance(value, int) and value >= 0
-        ]  # L, W and # are pairs and negative numbers
+        ]
         if plain != list(values):
             raise ConfigError(f"The schedule {text!r} uses L, W or #, which Kubeflow and Vertex do not know.", "Name the days.")
         numbers = {value % 7 if full == FULL[4] else value for value in plain}

@@ -116,7 +116,7 @@ def divergence_noise(weights: Floats, chance: float) -> float:
 
 
 def chi_squared_quantile(freedom: float, probability: float) -> float:
-    """Return the quantile of χ² by Wilson and Hilferty (1931): within 3 % from 3 degrees of freedom on."""
+    """Return the quantile of χ² by Wilson and Hilferty (1931): within 4 % from 3 degrees of freedom on."""
     z, ninth = NormalDist().inv_cdf(probability), 2 / (9 * freedom)
     return freedom * max(0.0, 1 - ninth + z * math.sqrt(ninth)) ** 3
 

@@ -83,7 +83,7 @@ def test_quantiles_are_those_of_the_distributions() -> None:
     for freedom in (3.0, 7.5, 31.0, 63.0):
         for probability in (0.9, 0.999, 0.9999):
             exact = stats.chi2.ppf(probability, freedom)
-            assert chi_squared_quantile(freedom, probability) == pytest.approx(exact, rel=0.03)
+            assert chi_squared_quantile(freedom, probability) == pytest.approx(exact, rel=0.04)
     for draws, probability, chance in ((18, 0.5, 1e-4), (200, 0.3, 1e-3), (5, 0.5, 1e-4), (0, 0.5, 1e-3)):
         most = most_by_chance(draws, probability, chance)
         assert stats.binom.sf(most, draws, probability) <= chance

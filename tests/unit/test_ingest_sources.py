@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigError
-from components.ingest.config import IngestConfig
 from components.ingest.chunks import id_of
+from components.ingest.config import IngestConfig
 from components.ingest.sources import find_place, source_fingerprint
 
 

@@ -38,6 +38,24 @@ def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1, padding: i
     return canvas
 
 
+def cells(
+    laid_out: npt.NDArray[np.uint8], image_size: int, columns: int, scale: int, padding: int = 1
+) -> npt.NDArray[np.uint8]:
+    """Return the images of a grid, what `grid` was given and the white places that were left over: uint8 [N, H, W, C].
+
+    Raises ValueError when the array is no such grid.
+    """
+    pitch = image_size * scale + padding
+    rows, rest = divmod(laid_out.shape[0] - padding, pitch)
+    if laid_out.ndim != 3 or rest or laid_out.shape[1] != columns * pitch + padding:
+        raise ValueError(
+            f"{list(laid_out.shape)} is no grid of {columns} columns of {image_size}×{image_size} pixels × {scale}"
+        )
+    inner = laid_out[padding:, padding:].reshape(rows, pitch, columns, pitch, -1)
+    images = inner[:, : pitch - padding : scale, :, : pitch - padding : scale]
+    return images.swapaxes(1, 2).reshape(rows * columns, image_size, image_size, -1)
+
+
 def viewable_scale(image_size: int) -> int:
     """Return the whole number that makes an image of `image_size` pixels at least 48 pixels high: 6 for 8, 2 for 28."""
     return max(1, -(-48 // image_size))

@@ -1,8 +1,9 @@
 """Images as sharded TFRecords of tf.train.Example, written and read without TensorFlow.
 
-An example has `image` (bytes: uint8, height × width × channels, row-major), `label` (int64, -1 where there is none) and
-`id` (UTF-8). The two messages of tensorflow/core/example/example.proto that are needed are declared here in a descriptor
-pool of their own, so that the steps that only move bytes need not import TensorFlow.
+An example has `image` (bytes: uint8, height × width × channels, row-major), `label` (int64, -1 where there is none), `id`
+(UTF-8), `height` and `width` (int64, pixels of the image before it was resized). The two messages of
+tensorflow/core/example/example.proto that are needed are declared here in a descriptor pool of their own, so that the steps
+that only move bytes need not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ HEADER_BYTES = 12  # of a record in a TFRecord file: its length and a checksum o
 
 
 class Record(NamedTuple):
-    """One image: uint8 array [height, width, channels], label (NO_LABEL where there is none), id."""
+    """One image: uint8 array [size, size, channels], label (NO_LABEL where there is none), id, the source's size in pixels.
+
+    `height` and `width` are 0 where they are not known: datasets of older versions do not say.
+    """
 
     image: npt.NDArray[np.uint8]
     label: int
     id: str
+    height: int = 0
+    width: int = 0
 
 
 class ImageSet(NamedTuple):
@@ -51,11 +57,18 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 def encode_example(record: Record) -> bytes:
     """Serialise a record as tf.train.Example; the same record always gives the same bytes."""
+    return encode_pixels(record.image.tobytes(), record.label, record.id, record.height, record.width)
+
+
+def encode_pixels(pixels: bytes, label: int, id: str, height: int, width: int) -> bytes:
+    """Serialise an image whose pixels are bytes already, as `encode_example`."""
     example = _example_class()()
     feature = example.features.feature
-    feature["image"].bytes_list.value.append(record.image.tobytes())
-    feature["label"].int64_list.value.append(record.label)
-    feature["id"].bytes_list.value.append(record.id.encode())
+    feature["image"].bytes_list.value.append(pixels)
+    feature["label"].int64_list.value.append(label)
+    feature["id"].bytes_list.value.append(id.encode())
+    feature["height"].int64_list.value.append(height)
+    feature["width"].int64_list.value.append(width)
     return bytes(example.SerializeToString(deterministic=True))
 
 
@@ -68,7 +81,9 @@ def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
             f"A record holds {len(raw)} bytes, {image_size}×{image_size}×{channels} are expected.", "Run ingest again."
         )
     image = np.frombuffer(raw, np.uint8).reshape(image_size, image_size, channels)
-    return Record(image, int(feature["label"].int64_list.value[0]), feature["id"].bytes_list.value[0].decode())
+    label, id = int(feature["label"].int64_list.value[0]), feature["id"].bytes_list.value[0].decode()
+    height, width = (next(iter(feature[name].int64_list.value), 0) for name in ("height", "width"))
+    return Record(image, label, id, height, width)
 
 
 def parse_example(serialized: bytes) -> Any:
@@ -83,10 +98,22 @@ def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
     count = 0
     with file.open("wb") as stream:
         for data in serialized:
-            length = struct.pack("<Q", len(data))
-            stream.write(length + _masked_crc(length) + data + _masked_crc(data))
+            stream.write(framed(data))
             count += 1
     return count
+
+
+def framed(data: bytes) -> bytes:
+    """Return a record in TFRecord framing: length, its masked CRC-32C, data, its masked CRC-32C."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+
+
+def is_whole(frame: bytes) -> bool:
+    """Return whether a framed record has the length and the checksums that it says."""
+    header, data, crc = frame[:HEADER_BYTES], frame[HEADER_BYTES:-4], frame[-4:]
+    right_length = len(header) == HEADER_BYTES and header == struct.pack("<Q", len(data)) + _masked_crc(header[:8])
+    return right_length and crc == _masked_crc(data)
 
 
 def read_tfrecord(file: Path) -> Iterator[bytes]:
@@ -167,10 +194,10 @@ def record_places(file: Path) -> npt.NDArray[np.int64]:
     with reading(file), file.open("rb") as stream:
         end, size = 0, os.fstat(stream.fileno()).st_size
         while end < size:
-            header = os.pread(stream.fileno(), 12, end)
-            (length,) = struct.unpack("<Q", header[:8]) if len(header) == 12 else (0,)
-            start, end = end + 12, end + 12 + length + 4
-            if len(header) < 12 or _masked_crc(header[:8]) != header[8:] or end > size:
+            header = os.pread(stream.fileno(), HEADER_BYTES, end)
+            (length,) = struct.unpack("<Q", header[:8]) if len(header) == HEADER_BYTES else (0,)
+            start, end = end + HEADER_BYTES, end + HEADER_BYTES + length + 4
+            if len(header) < HEADER_BYTES or _masked_crc(header[:8]) != header[8:] or end > size:
                 raise _damaged(file, start)
             places.append((start, length))
     return np.array(places, np.int64).reshape(-1, 2)

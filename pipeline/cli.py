@@ -107,12 +107,18 @@ def runs(runs_dir: RunsDir = Path("runs")) -> None:
 @app.command()
 def report(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or latest.")] = "latest",
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="A B", help="Put two finished runs side by side on one page.")
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Say how a run ended and where its report is."""
+    """Say how a run ended and where its report is, or compare two runs."""
     from pipeline.targets import show
 
-    show.report(runs_dir / run_id)
+    if compare:
+        print(f"Comparison {show.comparison(runs_dir, *compare)}")
+    else:
+        show.report(runs_dir / run_id)
 
 
 @app.command()

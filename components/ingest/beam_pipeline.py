@@ -1,70 +1,95 @@
-"""The Beam pipeline: decode and check, drop duplicates, split and shard by hash, write; every image is counted.
+"""The Beam pipeline: read and decode chunks, drop duplicates, split and shard by hash, write; every image is counted.
 
-Beam's own file sinks are not used: they break on runners that evaluate the graph more than once. Each shard is written
-whole by one worker, under a temporary name, then renamed, so a repeated attempt changes nothing. Workers on other
-machines must see the output folder under the same path.
+Three things make the outcome the same on every runner, with any number of workers, however often an attempt is repeated:
+a chunk is made into one file whose name says what it depends on (spill.py); what is grouped is put into an order of its own
+before it is used; and each file appears whole under its final name. Beam's own file sinks are not used: they break on
+runners that evaluate the graph more than once. Workers on other machines must see the spill folder under the same path.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.artifacts import write_text
+from components.artifacts import digest_of, write_text
+from components.errors import PipelineError
 from components.ingest.config import IngestConfig
 from components.ingest.decode import Decoding, UnreadableImageError, decode, silence_pillow
+from components.ingest.near import LOOKS_ALIKE, find_alike
 from components.ingest.quiet_beam import beam
-from components.ingest.readers import Chunk, RawImage, Reader, Unread, read_chunk
-from components.ingest.worker_errors import writing
-from components.progress import tick
-from components.records import SPLITS, Record, encode_example, shard_name, write_tfrecord
+from components.ingest.readers import Chunk, Reader, Unread, read_chunk
+from components.ingest.shards import EVAL, Dropped, Shard, drop_equals, join_parts, write_shard
+from components.ingest.spill import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
+from components.records import SPLITS, encode_pixels, shard_name
 
 COUNTS_FILE = "counts.json"
 QUARANTINE_FILE = "quarantine.jsonl"
-SECONDS_BETWEEN_TICKS = 1.0
+DUPLICATES_FILE = "duplicates.jsonl"
+CHUNK_SUFFIX = ".chunk"
+NO_PART: Part = ("", b"", b"")
+HEAD_BYTES = 4096  # of a file that cannot be read: their digest tells equal ones
 
-# What crosses from worker to worker is made of plain tuples, which Beam encodes without pickling.
-Candidate = tuple[str, int, str, bytes]  # id, label, forced split or "", pixels
-Rejected = tuple[str, str, str]  # id, reason, detail
-ShardKey = tuple[str, int]  # split, index
-ShardItem = tuple[bytes, int, bytes]  # pixel digest, label, serialised example
-Count = tuple[str, int]  # what, how many
+Counts = dict[str, int]
+BALANCE = ("kept", "duplicate", "quarantined")
 
 
-def build(pipeline: Any, reader: Reader, config: IngestConfig, folder: Path) -> None:
-    """Add every step to `pipeline`; when it has run, `folder` holds the shards, quarantine.jsonl and counts.json."""
+class Place(NamedTuple):
+    """Where a pipeline keeps what it makes, and what it needs to know of the config; plain values."""
+
+    spill: str
+    key: str
+    image_size: int
+    channels: int
+    shards: int
+    eval_fraction: float
+
+    @property
+    def folder(self) -> Path:
+        """The spill folder."""
+        return Path(self.spill)
+
+    @property
+    def decoding(self) -> Decoding:
+        """What images are made into."""
+        return Decoding(self.image_size, self.channels)
+
+
+def place_of(config: IngestConfig, spill: Path, key: str) -> Place:
+    """Return what workers need to know."""
+    return Place(str(spill), key, config.image_size, config.channels, config.shards, config.eval_fraction)
+
+
+def build(pipeline: Any, reader: Reader, place: Place, near_duplicates: int = -1) -> None:
+    """Add every step to `pipeline`; when it has run, the spill folder holds shards, lists of what was left out, and counts.
+
+    Images whose perceptual hashes differ in at most `near_duplicates` bits count as duplicates too; -1: they do not.
+    """
     chunks = pipeline | "List chunks" >> beam.Create(reader.chunks) | "Spread chunks" >> beam.Reshuffle()
-    examine = beam.ParDo(Examine(config, reader.total)).with_output_types(tuple[bytes, Candidate])
-    examined = chunks | "Decode" >> examine.with_outputs("rejected", "read", main="candidates")
-    chosen = (
-        examined.candidates
-        | "Same pixels" >> beam.GroupByKey()
-        | "Drop duplicates"
-        >> beam.FlatMap(one_of_equals, config)
-        .with_output_types(tuple[ShardKey, ShardItem])
-        .with_outputs("duplicates", main="records")
-    )
-    keys = [(shard_key, (b"", 0, b"")) for shard_key in shard_keys(config.shards)]
-    shard_counts = (
-        (chosen.records, pipeline | "All shards" >> beam.Create(keys).with_output_types(tuple[ShardKey, ShardItem]))
-        | "Records and shards" >> beam.Flatten()
+    examine = beam.ParDo(Examine(place)).with_output_types(tuple[int, Part])
+    examined = chunks | "Decode" >> examine.with_outputs("rejected", "read", main="parts")
+    # Every shard is written, an empty one too.
+    no_part = beam.Create([(index, NO_PART) for index in range(place.shards)]).with_output_types(tuple[int, Part])
+    grouped = (
+        (examined.parts, pipeline | "All shards" >> no_part)
+        | "Parts and shards" >> beam.Flatten()
         | "Shard" >> beam.GroupByKey()
-        | "Write shards" >> beam.FlatMap(write_shard, folder, config.shards)
     )
-    rejected = _gathered(pipeline, examined.rejected, "rejected")
-    rejected_count = rejected | "Write quarantine" >> beam.FlatMap(write_quarantine, folder)
-    read_count = examined.read | "Count read" >> beam.CombineGlobally(sum) | "Name read" >> beam.Map(_named, "read")
-    dropped = chosen.duplicates | "Count duplicates" >> beam.CombineGlobally(sum)
-    duplicate_count = dropped | "Name duplicate" >> beam.Map(_named, "duplicate")
-    counts = (read_count, duplicate_count, rejected_count, shard_counts) | "All counts" >> beam.Flatten()
-    _ = _gathered(pipeline, counts, "counts") | "Write counts" >> beam.Map(write_counts, folder)
+    if near_duplicates >= 0:
+        looks = grouped | "Looks" >> beam.Map(looks_of_shard)
+        alike = _gathered(pipeline, looks, "looks") | "Find alike" >> beam.FlatMap(alike_of_shards, near_duplicates)
+        joined = {"parts": grouped, "alike": alike} | "Shards and alike" >> beam.CoGroupByKey()
+        written = joined | "Write shards" >> beam.ParDo(WriteShard(place)).with_outputs("dropped", main="counts")
+    else:
+        written = grouped | "Write shards" >> beam.ParDo(WriteShard(place)).with_outputs("dropped", main="counts")
+    quarantined = _gathered(pipeline, examined.rejected, "rejected") | "Write quarantine" >> beam.Map(write_quarantine, place)
+    duplicates = _gathered(pipeline, written.dropped, "dropped") | "Write duplicates" >> beam.Map(write_duplicates, place)
+    counts = (examined.read, written.counts, quarantined, duplicates) | "All counts" >> beam.Flatten()
+    _ = _gathered(pipeline, counts, "counts") | "Write counts" >> beam.Map(write_counts, place, reader.total)
 
 
 def _gathered(pipeline: Any, values: Any, name: str) -> Any:
@@ -74,110 +99,160 @@ def _gathered(pipeline: Any, values: Any, name: str) -> Any:
     return (nothing, some) | f"Flatten {name}" >> beam.Flatten() | f"Gather {name}" >> beam.GroupByKey()
 
 
-def _named(number: int, name: str) -> Count:
-    return name, number
-
-
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Read, decode, check and resize the images of a chunk: yields (pixel digest, Candidate), Rejected to `rejected`,
-    and to `read` the number of images.
-    """
+    """Decode a chunk into its file: yields (shard, Part), a list of Rejected to `rejected`, and counts to `read`."""
 
-    def __init__(self, config: IngestConfig, total: int) -> None:
-        self._settings, self._total = Decoding(config.image_size, config.channels), total
-        self._main_process = os.getpid()
-        self._done, self._next_tick = 0, 0.0
+    def __init__(self, place: Place) -> None:
+        self._place = place
 
     def setup(self) -> None:
         """Silence Pillow in this worker's process."""
         silence_pillow()
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
-        """Examine the images of a chunk. Resizing comes before the shuffle, which then moves small images only."""
-        count = 0
-        for image in read_chunk(chunk):
-            self._tell()
-            yield self._examine(image)
-            count += 1
-        yield beam.pvalue.TaggedOutput("read", count)
+        """Decode a chunk, unless that was done by an earlier attempt."""
+        found = examine(chunk, self._place)
+        yield from found.parts.items()
+        yield beam.pvalue.TaggedOutput("rejected", found.rejected)
+        yield beam.pvalue.TaggedOutput("read", {"read": found.read})
 
-    def _examine(self, image: RawImage | Unread) -> Any:
+
+def examine(chunk: Chunk, place: Place) -> ChunkFile:
+    """Read, decode, check and resize the images of a chunk; return what its chunk file says. Raises ArtifactError."""
+    file = place.folder / f"{chunk_name(chunk, place.key)}{CHUNK_SUFFIX}"
+    return read_chunk_file(file) or _decode_chunk(chunk, place, file)
+
+
+def chunk_name(chunk: Chunk, key: str) -> str:
+    """Return the name of a chunk's file: a digest of what it lists and of `key`, which stands for config and code."""
+    return hashlib.blake2b(repr((key, chunk)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
+
+
+def _decode_chunk(chunk: Chunk, place: Place, file: Path) -> ChunkFile:
+    settings, items, rejected = place.decoding, [], []
+    for image in read_chunk(chunk):
         if isinstance(image, Unread):
-            return beam.pvalue.TaggedOutput("rejected", (image.id, image.reason, image.detail))
+            rejected.append(_rejected(image.id, image.reason, image.detail, image.head))
+            continue
         try:
-            decoded = decode(image.content, self._settings)
+            found = decode(image.content, settings)
         except UnreadableImageError as error:
-            return beam.pvalue.TaggedOutput("rejected", (image.id, error.reason, error.detail))
-        return decoded.digest, (image.id, image.label, image.split, decoded.pixels)
-
-    def _tell(self) -> None:
-        self._done += 1
-        if time.monotonic() >= self._next_tick and os.getpid() == self._main_process:
-            if self._next_tick:
-                tick(min(self._done, self._total), self._total, "images decoded")
-            self._next_tick = time.monotonic() + SECONDS_BETWEEN_TICKS
+            rejected.append(_rejected(image.id, error.reason, error.detail, image.content))
+        else:
+            example = encode_pixels(found.pixels, image.label, image.id, found.height, found.width)
+            items.append(Item(found.digest, image.label, image.split, found.look, image.id, example))
+    return write_chunk(file, len(items) + len(rejected), items, rejected, place.shards)
 
 
-def one_of_equals(equals: tuple[bytes, Iterable[Candidate]], config: IngestConfig) -> Iterator[Any]:
-    """Keep one of equal images: yields (ShardKey, ShardItem), and the number of those dropped to `duplicates`."""
-    digest, candidates = equals
-    (id, label, forced, pixels), dropped = choose(candidates)
-    if dropped:
-        yield beam.pvalue.TaggedOutput("duplicates", dropped)
-    shape = (config.image_size, config.image_size, config.channels)
-    example = encode_example(Record(np.frombuffer(pixels, np.uint8).reshape(shape), label, id))
-    split = forced or split_of(digest, config.eval_fraction)
-    yield (split, shard_of(digest, config.shards)), (digest, label, example)
+def _rejected(id: str, reason: str, detail: str, head: bytes) -> Rejected:
+    return id, reason, detail, hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
 
 
-def choose(candidates: Iterable[Candidate]) -> tuple[Candidate, int]:
-    """Return the image to keep and the number of those dropped: one held out goes first, then the smallest id."""
-    # What is in both splits stays held out, or the model would be scored on images that it was trained on.
-    ordered = sorted(candidates, key=lambda candidate: (candidate[2] != "eval", candidate[0]))
-    return ordered[0], len(ordered) - 1
+def looks_of_shard(grouped: tuple[int, Iterable[Part]]) -> tuple[int, bytes, bytes, list[str]]:
+    """Return a shard's images after equal ones are dropped: index, perceptual hashes, which are held out by name, ids."""
+    index, parts = grouped
+    shard, _ = drop_equals(join_parts(in_order(parts)))
+    held_out = (shard.entries["split"] == EVAL).astype(np.uint8)
+    return index, shard.entries["look"].tobytes(), held_out.tobytes(), list(shard.ids)
 
 
-def split_of(digest: bytes, eval_fraction: float) -> str:
-    """Return the split of an image: a function of its pixels alone, so it never moves when others come or go."""
-    return "eval" if int.from_bytes(digest[:8], "big") < eval_fraction * 2**64 else "train"
+def alike_of_shards(gathered: tuple[int, Iterable[list[Any]]], most_bits: int) -> Iterator[tuple[int, Dropped]]:
+    """Yield (shard, Dropped) for each image that looks like one that is kept: held-out ones first, then the smallest id."""
+    shards = sorted(item for items in gathered[1] for item in items)
+    looks = np.frombuffer(b"".join(look for _, look, _, _ in shards), np.uint64)
+    held_out = np.frombuffer(b"".join(flags for _, _, flags, _ in shards), np.uint8)
+    ids = [id for _, _, _, names in shards for id in names]
+    owner = np.repeat([index for index, *_ in shards], [len(names) for *_, names in shards])
+    order = np.array(sorted(range(len(ids)), key=lambda at: (not held_out[at], ids[at])), np.int64)
+    alike = find_alike(looks[order], most_bits)
+    for dropped, kept in zip(order[alike.dropped].tolist(), order[alike.kept].tolist(), strict=True):
+        yield int(owner[dropped]), (ids[dropped], ids[kept], LOOKS_ALIKE)
 
 
-def shard_of(digest: bytes, shards: int) -> int:
-    """Return the index of an image's shard, from other bytes of the digest than its split."""
-    return int.from_bytes(digest[8:16], "big") % shards
+def in_order(parts: Iterable[Part]) -> list[Part]:
+    """Return the parts of a shard by the names of their chunk files; one that a repeated attempt sent again counts once."""
+    return sorted(set(parts) - {NO_PART})
 
 
-def shard_keys(shards: int) -> list[ShardKey]:
-    """Return split and index of every shard: all are written, an empty one too."""
-    return [(split, index) for split in SPLITS for index in range(shards)]
+class WriteShard(beam.DoFn):  # type: ignore[misc]
+    """Write a shard: yields its counts, and lists of Dropped to `dropped`."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def process(self, grouped: tuple[int, Any]) -> Iterator[Any]:
+        """Write one shard, unless that was done by an earlier attempt."""
+        index, found = grouped
+        if isinstance(found, dict):
+            parts = [part for many in found["parts"] for part in many]
+            alike = sorted(found["alike"])
+        else:
+            parts, alike = found, []
+        shard, dropped = drop_equals(join_parts(in_order(parts)))
+        gone = {id for id, _, _ in alike}
+        shard = shard.part(np.array([at for at, id in enumerate(shard.ids) if id not in gone], np.intp)) if gone else shard
+        yield once(shard, self._place, index)
+        yield beam.pvalue.TaggedOutput("dropped", [*dropped, *alike])
 
 
-def write_shard(shard: tuple[ShardKey, Iterable[ShardItem]], folder: Path, shards: int) -> Iterator[Count]:
-    """Write one shard in the order of the digests; yields the counts of its records, by split and by label."""
-    (split, index), unordered = shard
-    items = sorted(item for item in unordered if item[0])
-    file = folder / shard_name(split, index, shards)
-    with writing(file.name):
-        temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
-        written = write_tfrecord(temporary, (example for _, _, example in items))
-        temporary.replace(file)
-    yield split, written
-    for _, label, _ in items:
-        yield f"{split} label {label}", 1
+def once(shard: Shard, place: Place, index: int) -> Counts:
+    """Write a shard's files and then a note of it with its counts; where the note is there, return what it says."""
+    note = place.folder / f"shard-{index:05d}.json"
+    chunks = sorted(set(shard.chunks))
+    inputs = digest_of([hashlib.sha256(shard.entries.tobytes()).hexdigest(), chunks, place.key, place.eval_fraction])
+    files = [place.folder / shard_name(split, index, place.shards) for split in SPLITS]
+    try:
+        said = json.loads(note.read_bytes())
+        if said["inputs"] == inputs and [file.stat().st_size for file in files] == said["bytes"]:
+            return dict(said["counts"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    counts = write_shard(shard, place.folder, place.folder, index, place.shards, place.eval_fraction)
+    sizes = [file.stat().st_size for file in files]
+    write_text(note, json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}))
+    return counts
 
 
-def write_quarantine(gathered: tuple[int, Iterable[list[Rejected]]], folder: Path) -> Iterator[Count]:
-    """Write quarantine.jsonl, sorted by id; yields the number of its lines."""
-    rejected = sorted(item for items in gathered[1] for item in items)
-    entries = [{"id": id, "reason": reason, "detail": detail} for id, reason, detail in rejected]
-    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries]
-    write_text(folder / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines))
-    yield "quarantined", len(lines)
+def write_quarantine(gathered: tuple[int, Iterable[list[list[Rejected]]]], place: Place) -> Counts:
+    """Write quarantine.jsonl, sorted by id; return the number of its lines."""
+    rows = sorted(tuple(row) for lists in gathered[1] for rejected in lists for row in rejected)
+    return {"quarantined": write_lines(place.folder / QUARANTINE_FILE, ("id", "reason", "detail", "head"), rows)}
 
 
-def write_counts(gathered: tuple[int, Iterable[list[Count]]], folder: Path) -> None:
-    """Write the sum of all counts of the same name as counts.json, for the process that started the pipeline."""
-    sums: dict[str, int] = {}
-    for name, number in (count for counts in gathered[1] for count in counts):
-        sums[name] = sums.get(name, 0) + number
-    write_text(folder / COUNTS_FILE, json.dumps(sums))
+def write_duplicates(gathered: tuple[int, Iterable[list[list[Dropped]]]], place: Place) -> Counts:
+    """Write duplicates.jsonl, sorted by id; return the number of its lines."""
+    rows = sorted(tuple(row) for lists in gathered[1] for dropped in lists for row in dropped)
+    return {"duplicate": write_lines(place.folder / DUPLICATES_FILE, ("id", "of", "kind"), rows)}
+
+
+def write_lines(file: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Write rows as JSON Lines and return their number. Raises ArtifactError."""
+    lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
+    write_text(file, "".join(f"{line}\n" for line in lines))
+    return len(lines)
+
+
+def write_counts(gathered: tuple[int, Iterable[list[Counts]]], place: Place, total: int) -> None:
+    """Write the sum of all counts as counts.json. Raises PipelineError when an image was lost or appeared on the way."""
+    sums: Counts = {}
+    for counts in (counts for many in gathered[1] for counts in many):
+        for name, number in counts.items():
+            sums[name] = sums.get(name, 0) + number
+    write_text(place.folder / COUNTS_FILE, json.dumps(sums | balanced(sums, total)))
+
+
+def balanced(tally: Counts, total: int) -> Counts:
+    """Return read, kept, duplicate, quarantined, train, eval; each was counted where it happened.
+
+    Raises PipelineError when an image was lost or appeared on the way: read must be the `total` of the source, and
+    kept + duplicate + quarantined.
+    """
+    counts = {name: tally.get(name, 0) for name in ("read", "duplicate", "quarantined", *SPLITS)}
+    counts["kept"] = sum(counts[split] for split in SPLITS)
+    if not total == counts["read"] == sum(counts[name] for name in BALANCE):
+        parts = " + ".join(f"{counts[name]} {name}" for name in BALANCE)
+        raise PipelineError(
+            f"Images were lost or doubled on the way: {total} in the source, {counts['read']} read, but {parts}.",
+            "Run again; if it stays so, report it together with ingest.beam_options.",
+        )
+    return counts

@@ -31,7 +31,9 @@ class IngestConfig(Section):
         0.05, ge=0.0, le=1.0, description="Above this share of unreadable images the run ends with exit code 3."
     )
     beam_options: tuple[str, ...] = Field(
-        (LOCAL_RUNNER,), strict=False, description="Options handed to Beam unchanged. The runner is named: see facts."
+        (),
+        strict=False,
+        description="Options handed to Beam unchanged; none: this machine, all its cores where that pays.",
     )
 
     @field_validator("source")

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.artifacts import new_artifact, write_text
-from components.errors import ConfigError, DataRejectedError, PipelineError
-from components.ingest.beam_pipeline import COUNTS_FILE, QUARANTINE_FILE, build
+import filelock
+
+from components.artifacts import ArtifactWriter, code_digest, digest_of, new_artifact, remove_directory, write_text
+from components.errors import ArtifactError, DataRejectedError
+from components.ingest.beam_pipeline import (
+    CHUNK_SUFFIX,
+    COUNTS_FILE,
+    DUPLICATES_FILE,
+    QUARANTINE_FILE,
+    Counts,
+    Place,
+    build,
+    chunk_name,
+    place_of,
+)
 from components.ingest.config import IngestConfig
 from components.ingest.decode import RESIZE, pillow_silenced
-from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.readers import Reader, open_source
-from components.ingest.worker_errors import unwrapped
-from components.progress import say
-from components.records import NO_LABEL, SPLITS
+from components.ingest.runner import beam_options, run_pipeline
+from components.ingest.sources import source_fingerprint
+from components.progress import say, tick
+from components.records import NO_LABEL, SPLITS, shard_name
 from components.section import Summary
 
-BALANCE = ("kept", "duplicate", "quarantined")
-# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
-RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
-BEAM_ERROR_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
+SECONDS_BETWEEN_TICKS = 1.0
+SPILL_FOLDER = "ingest"
+NOT_OF_A_CHUNK = {"max_quarantine_fraction", "beam_options", "eval_fraction", "near_duplicates", "tfds_data_dir"}
 
 
 class IngestSummary(Summary):
@@ -40,19 +51,25 @@ class IngestSummary(Summary):
     source: str
 
 
-def run(config: IngestConfig, *, out: Path) -> IngestSummary:
+def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> IngestSummary:
     """Read images from config.source and write them as the dataset artifact `out`.
 
-    Raises ConfigError when the source does not exist or Beam's options are wrong, DataRejectedError when no image or
-    too few can be read, ArtifactError when `out` cannot be written.
+    What is decoded is kept under `work_dir` (beside `out` when None) until the artifact is whole, so that a run after one that
+    was killed repeats no finished chunk and no finished shard. Raises ConfigError when the source does not exist or Beam's
+    options are wrong, DataRejectedError when no image or too few can be read, ArtifactError when `out` cannot be written.
     """
     reader = open_source(config)
     say(f"Reading {reader.total:,} images from {config.source}")
-    with new_artifact(out, "dataset", config=config) as artifact:
-        tally = run_pipeline(config, reader, artifact.path)
-        counts = balanced(tally, reader.total)
-        refuse_unreadable(config, counts, artifact.path / QUARANTINE_FILE, out)
+    with spill_folder(config, out, work_dir) as spill, new_artifact(out, "dataset", config=config) as artifact:
+        place = place_of(config, spill, spill.name)
+        options = beam_options(config.beam_options, reader)
+        with pillow_silenced(), _told(reader, place):
+            run_pipeline(options, lambda pipeline: build(pipeline, reader, place))
+        tally: Counts = json.loads((spill / COUNTS_FILE).read_text())
+        refuse_unreadable(config, tally, spill / QUARANTINE_FILE, out)
+        move_in(spill, artifact, config.shards)
         histogram = {split: label_histogram(tally, split, reader.label_names) for split in SPLITS}
+        counts = {name: tally[name] for name in ("read", "kept", "duplicate", "quarantined", *SPLITS)}
         artifact.counts |= counts
         artifact.details |= {
             "image_size": config.image_size,
@@ -70,67 +87,74 @@ def run(config: IngestConfig, *, out: Path) -> IngestSummary:
     return IngestSummary(**counts, labels=len(labels), source=config.source)
 
 
-def run_pipeline(config: IngestConfig, reader: Reader, folder: Path) -> dict[str, int]:
-    """Run the Beam pipeline into `folder` and return what it counted, by name. Raises PipelineError."""
-    with pillow_silenced(), _beam_hushed():
-        pipeline = new_pipeline(config.beam_options)
-        build(pipeline, reader, config, folder)
-        try:
-            pipeline.run().wait_until_finish()
-        except (PipelineError, *RUNNER_ERRORS) as error:
-            raise unwrapped(error) from error
-    for left_over in folder.glob(".*.tmp"):  # of an attempt that the runner repeated
-        left_over.unlink()
-    file = folder / COUNTS_FILE
-    tally: dict[str, int] = json.loads(file.read_text())
-    file.unlink()
-    return tally
-
-
-def new_pipeline(options: tuple[str, ...]) -> beam.Pipeline:
-    """Return an empty pipeline with ingest.beam_options. Raises ConfigError in the words of Beam's own parser."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
-            parsed.get_all_options()
-            return beam.Pipeline(options=parsed)
-    except SystemExit:
-        problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
-    except (ValueError, ImportError, AttributeError) as error:  # no such runner
-        problem = str(error)
-    raise ConfigError(f"ingest.beam_options: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
+def spill_key(config: IngestConfig) -> str:
+    """Return a digest of everything that chunk files depend on: the source as it is now, how images are made, the code."""
+    made = config.model_dump(mode="json", exclude=NOT_OF_A_CHUNK)
+    return digest_of([made, source_fingerprint(config), code_digest("ingest")])
 
 
 @contextlib.contextmanager
-def _beam_hushed() -> Iterator[None]:
-    """Keep Beam from logging a traceback for each layer that an exception passes: it is raised as well."""
-    loggers = [logging.getLogger(name) for name in BEAM_ERROR_LOGGERS]
-    levels = [logger.level for logger in loggers]
+def spill_folder(config: IngestConfig, out: Path, work_dir: Path | None) -> Iterator[Path]:
+    """Yield the folder for chunk files of this config, which nobody else uses meanwhile; what a killed run left is in it.
+
+    It is kept when the run fails in the middle, and removed when the data is found unfit. Raises ArtifactError when it cannot
+    be written.
+    """
+    parent = work_dir / SPILL_FOLDER if work_dir else out.parent / f".{out.name}.{SPILL_FOLDER}"
+    folder = parent / spill_key(config)[:16]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ArtifactError(f"Another ingest of the same source works in {folder}.", "Wait until it is done.") from None
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {out}: {error.strerror}.", "Name a writable folder.") from error
+    try:
+        yield folder
+        remove_directory(folder)
+    except DataRejectedError:
+        remove_directory(folder)
+        raise
+    except BaseException:
+        if not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+            remove_directory(folder)
+        raise
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: others work there
+            parent.rmdir()
+
+
+def move_in(spill: Path, artifact: ArtifactWriter, shards: int) -> None:
+    """Move the finished files from the spill folder into the artifact."""
+    names = [shard_name(split, index, shards) for split in SPLITS for index in range(shards)]
+    for name in (*names, QUARANTINE_FILE, DUPLICATES_FILE):
+        shutil.move(spill / name, artifact.path / name)
+
+
+@contextlib.contextmanager
+def _told(reader: Reader, place: Place) -> Iterator[None]:
+    """Tell from time to time how many chunks are done, on whatever machine: their files are there to be counted."""
+    names = {f"{chunk_name(chunk, place.key)}{CHUNK_SUFFIX}" for chunk in reader.chunks}
+    done_before = len(names & {file.name for file in place.folder.iterdir()})
+    if done_before:
+        say(f"Going on from an earlier run: {done_before} of {len(names)} chunks are done")
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(SECONDS_BETWEEN_TICKS):
+            done = sum(file.suffix == CHUNK_SUFFIX for file in place.folder.iterdir())
+            tick(min(done, len(names)), len(names), f"chunks of {reader.total:,} images decoded")
+
+    thread = threading.Thread(target=watch, name="ingest progress", daemon=True)
+    thread.start()
+    try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def balanced(tally: dict[str, int], total: int) -> dict[str, int]:
-    """Return read, kept, duplicate, quarantined, train, eval; each was counted where it happened.
-
-    Raises PipelineError when an image was lost or appeared on the way: read must be the `total` of the source, and
-    kept + duplicate + quarantined.
-    """
-    counts = {name: tally.get(name, 0) for name in ("read", "duplicate", "quarantined", *SPLITS)}
-    counts["kept"] = sum(counts[split] for split in SPLITS)
-    if not total == counts["read"] == sum(counts[name] for name in BALANCE):
-        parts = " + ".join(f"{counts[name]} {name}" for name in BALANCE)
-        raise PipelineError(
-            f"Images were lost or doubled on the way: {total} in the source, {counts['read']} read, but {parts}.",
-            "Run again; if it stays so, report it together with ingest.beam_options.",
-        )
-    return counts
+        over.set()
+        thread.join()
 
 
 def refuse_unreadable(config: IngestConfig, counts: dict[str, int], quarantine: Path, out: Path) -> None:

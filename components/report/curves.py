@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26  # margins for the axes' labels
@@ -27,6 +27,8 @@ class Chart:
     zero: float | None
     resumed: float | None
     clipped: int
+    other: str = ""  # the same column of another run, on the same axes
+    best: tuple[float, float, str] | None = None  # where the lowest value lies, and what to say of it
 
 
 PLOTS = (
@@ -60,29 +62,64 @@ SCORE_PLOTS = (
     (
         "kid",
         "KID while training",
-        "Of the moving average against held-out images, on fixed random features; lower is better. It tells moments of this "
-        "training apart, and is no score of the model.",
+        "Of the generator's moving average (EMA), which is what becomes the model, against held-out images, on fixed random "
+        "features; lower is better. It tells moments of this training apart, and is no score of the model.",
     ),
 )
 
 
 def draw_charts(
-    metrics: Sequence[dict[str, Any]], resumed_from_round: int = 0, plots: tuple[tuple[str, str, str], ...] = PLOTS
+    metrics: Sequence[dict[str, Any]],
+    resumed_from_round: int = 0,
+    plots: tuple[tuple[str, str, str], ...] = PLOTS,
+    other: Sequence[dict[str, Any]] = (),
 ) -> tuple[Chart, ...]:
-    """Return the charts of metrics.jsonl's lines; a column without a finite value is left out."""
-    rounds = [float(line["round"]) for line in metrics]
+    """Return the charts of metrics.jsonl's lines; a column without a finite value is left out.
+
+    `other` are the lines of another run, drawn on the same axes.
+    """
     charts = []
     for name, title, meaning in plots:
-        column = [_number(line.get(name)) for line in metrics]
-        if any(value is not None for value in column):
-            charts.append(_chart(title, meaning, rounds, column, float(resumed_from_round)))
+        curve, beside = _curve(metrics, name), _curve(other, name)
+        if curve.known:
+            charts.append(_chart(title, meaning, curve, beside, float(resumed_from_round)))
     return tuple(charts)
 
 
-def _chart(title: str, meaning: str, rounds: list[float], column: list[float | None], resumed: float) -> Chart:
-    known = [(place, value) for place, value in zip(rounds, column, strict=True) if value is not None]
-    low, high = visible_range([value for _, value in known])
-    first, last = min(rounds), max(rounds)
+def mark_best(chart: Chart, metrics: Sequence[dict[str, Any]], name: str, exported_round: int | None) -> Chart:
+    """Return the chart with its lowest value marked, and whether the model that was kept is the one of that round."""
+    curve = _curve(metrics, name)
+    at, value = min(curve.known, key=lambda point: (point[1], point[0]))
+    x, y = _axes([curve])[:2]
+    words = f"best, {value:.4g} at round {at:,.0f}" + (": this is the model" if exported_round == at else "")
+    return replace(chart, best=(x(at), y(value), words), description=f"{chart.description} The {words}.")
+
+
+class _Curve(NamedTuple):
+    rounds: list[float]
+    column: list[float | None]
+
+    @property
+    def known(self) -> list[tuple[float, float]]:
+        return [(place, value) for place, value in zip(self.rounds, self.column, strict=True) if value is not None]
+
+
+def _curve(metrics: Sequence[dict[str, Any]], name: str) -> _Curve:
+    return _Curve([float(line["round"]) for line in metrics], [_number(line.get(name)) for line in metrics])
+
+
+class _Axes(NamedTuple):
+    x: Callable[[float], float]
+    y: Callable[[float], float]
+    rounds: tuple[float, float]
+    values: tuple[float, float]
+
+
+def _axes(curves: Sequence[_Curve]) -> _Axes:
+    """Return what turns rounds and values into pixels, for axes that hold all curves."""
+    low, high = visible_range([value for curve in curves for _, value in curve.known])
+    first = min(min(curve.rounds) for curve in curves)
+    last = max(max(curve.rounds) for curve in curves)
     right = last if last > first else first + 1
 
     def x(value: float) -> float:
@@ -91,19 +128,31 @@ def _chart(title: str, meaning: str, rounds: list[float], column: list[float | N
     def y(value: float) -> float:
         return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    (start, began), (end, ended) = known[0], known[-1]
+    return _Axes(x, y, (first, right), (low, high))
+
+
+def _chart(title: str, meaning: str, curve: _Curve, other: _Curve, resumed: float) -> Chart:
+    axes = _axes([curve, other] if other.known else [curve])
+    (first, right), (low, high) = axes.rounds, axes.values
+    (start, began), (end, ended) = curve.known[0], curve.known[-1]
     return Chart(
         title=title,
         meaning=meaning,
         description=f"{title} from {began:.4g} at round {start:,.0f} to {ended:.4g} at round {end:,.0f}.",
-        path=svg_path([(x(at), None if value is None else y(value)) for at, value in thinned(rounds, column)]),
+        path=_path(curve, axes),
         last=ended,
-        x_ticks=tuple((x(tick), f"{tick:,.0f}") for tick in nice_ticks(first, right, 4) if tick == int(tick)),
-        y_ticks=tuple((y(tick), f"{tick:.4g}") for tick in nice_ticks(low, high, 4)),
-        zero=y(0.0) if low < 0.0 < high else None,
-        resumed=x(resumed) if first < resumed < last else None,
-        clipped=sum(not low <= value <= high for _, value in known),
+        x_ticks=tuple((axes.x(tick), f"{tick:,.0f}") for tick in nice_ticks(first, right, 4) if tick == int(tick)),
+        y_ticks=tuple((axes.y(tick), f"{tick:.4g}") for tick in nice_ticks(low, high, 4)),
+        zero=axes.y(0.0) if low < 0.0 < high else None,
+        resumed=axes.x(resumed) if first < resumed < max(curve.rounds) else None,
+        clipped=sum(not low <= value <= high for _, value in curve.known),
+        other=_path(other, axes),
     )
+
+
+def _path(curve: _Curve, axes: _Axes) -> str:
+    points = thinned(curve.rounds, curve.column)
+    return svg_path([(axes.x(at), None if value is None else axes.y(value)) for at, value in points])
 
 
 def visible_range(values: Sequence[float]) -> tuple[float, float]:

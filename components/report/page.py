@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.report.blind import BlindTest, blind_test
+from components.report.champion import Champion, describe_champion
 from components.report.data_in import Data, describe_data
 from components.report.description import RunDescription
 from components.report.figures import Figure
 from components.report.lineage import Graph, Made, draw_graph, list_made
-from components.report.opened import open_outcome, open_unfinished_training
+from components.report.opened import Opened, open_outcome, open_unfinished_training
 from components.report.outcomes import BROKEN, Failure, Outcome
+from components.report.scale import Scale, list_scales
 from components.report.scores import Evaluation, describe_evaluation
 from components.report.summary import RunSummary
 from components.report.training import Training, describe_training
@@ -51,6 +55,9 @@ class Page:
     elsewhere: str
     training: Training
     evaluation: Evaluation
+    scales: tuple[Scale, ...]
+    champion: Champion | None
+    blind: BlindTest | None
     data: Data
     made: tuple[Made, ...]
     graph: Graph | None
@@ -87,6 +94,8 @@ def gather_page(
     model = opened["train"]
     if any(outcome.step == "train" and outcome.status in BROKEN for outcome in outcomes):
         model = open_unfinished_training(Path(description.work_dir), description.config.get("train", {}))
+    evaluated, dataset = opened["evaluate"], opened["ingest"]
+    champion = describe_champion(opened["push"], evaluated.summary, registry_of(description))
     made = list_made(outcomes, {step: artifact.manifest for step, artifact in opened.items()})
     return Page(
         run=description,
@@ -96,13 +105,28 @@ def gather_page(
         timings=list_timings(outcomes),
         elsewhere=duration(max(0.0, summary.seconds - sum(outcome.seconds for outcome in outcomes))),
         training=describe_training(model),
-        evaluation=describe_evaluation(opened["evaluate"]),
-        data=describe_data(opened["ingest"], opened["validate"]),
+        evaluation=describe_evaluation(evaluated),
+        scales=evaluated.attempt("Floor and ceiling", lambda: _scales(evaluated, champion)) or (),
+        champion=champion,
+        blind=evaluated.attempt("The blind test", lambda: blind_test(dataset, evaluated, description.run_id)),
+        data=describe_data(dataset, opened["validate"]),
         made=made,
         graph=draw_graph(made),
         config=config_tables(description.config),
         notes=(*notes, *opened["push"].notes),
     )
+
+
+def registry_of(description: RunDescription) -> Path | None:
+    """Return the registry of a run, None where it is no folder of this machine."""
+    named = description.config.get("push", {}).get("registry") or Path(description.config["run"]["dir"]) / "registry"
+    return Path(named) if Path(named).is_dir() else None
+
+
+def _scales(evaluated: Opened, champion: Champion | None) -> tuple[Scale, ...]:
+    if evaluated.manifest is None:
+        return ()
+    return list_scales(json.loads(evaluated.content("scores.json")), champion.scores if champion else None)
 
 
 def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:

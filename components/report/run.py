@@ -37,11 +37,12 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
 
 def render(page: Page) -> str:
     """Return the page as one HTML document that refers to nothing outside itself; every value is escaped."""
-    return _environment().get_template(TEMPLATE).render(page=page, style=_style(), words=words)
+    return environment().get_template(TEMPLATE).render(page=page, style=style(), words=words)
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return what loads this folder's templates; every value they show is escaped."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -52,5 +53,6 @@ def _environment() -> jinja2.Environment:
 
 
 @cache
-def _style() -> str:
+def style() -> str:
+    """Return the style sheet of all pages."""
     return (Path(__file__).parent / STYLE).read_text()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from components.report.curves import SCORE_PLOTS, Chart, draw_charts
+from components.report.curves import SCORE_PLOTS, Chart, draw_charts, mark_best
 from components.report.figures import Figure, figure
 from components.report.opened import Opened, UnfinishedTraining
 
@@ -42,8 +43,15 @@ def describe_training(model: Opened) -> Training:
 
 def _charts(model: Opened) -> tuple[Chart, ...]:
     resumed = int(model.summary.get("resumed_from_round") or 0)
-    scores = model.lines("scores.jsonl") if model.names("scores", ".jsonl") else []
-    return draw_charts(scores, resumed, SCORE_PLOTS) + draw_charts(model.lines("metrics.jsonl"), resumed)
+    scores = score_lines(model)
+    judged = draw_charts(scores, resumed, SCORE_PLOTS)
+    marked = tuple(mark_best(chart, scores, "kid", model.summary.get("exported_round")) for chart in judged)
+    return marked + draw_charts(model.lines("metrics.jsonl"), resumed)
+
+
+def score_lines(model: Opened) -> list[dict[str, Any]]:
+    """Return the lines of scores.jsonl, none where the training was not scored. Raises as Opened.lines."""
+    return model.lines("scores.jsonl") if model.names("scores", ".jsonl") else []
 
 
 def pick_rounds(names: Sequence[str], most: int = MAX_SAMPLES_OVER_TIME) -> list[str]:

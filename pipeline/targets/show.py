@@ -98,3 +98,13 @@ def report(folder: Path) -> None:
 
         write_report(description, folder=folder, status="failed", message="The run itself was killed, or still goes on.")
     outcome(json.loads((folder / "summary.json").read_text()), folder)
+
+
+def comparison(runs_dir: Path, first: str, second: str) -> Path:
+    """Write the page that puts two runs side by side and return where it is. Raises ConfigError where one is no run."""
+    from components.report.comparison import write_comparison
+
+    ours, theirs = ((runs_dir / name).resolve() for name in (first, second))  # `latest` under its own name
+    out = runs_dir / f"compare-{ours.name}-{theirs.name}.html"
+    write_comparison(ours, theirs, out)
+    return out

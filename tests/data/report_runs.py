@@ -51,6 +51,12 @@ SCORES = {
     },
 }  # fmt: skip
 MODES = {"covered": 10, "of": 10, "shares": {str(digit): 0.1 + (digit - 4.5) / 100 for digit in range(10)}}
+BETWEEN = {
+    "floor": {"fid": 0.9, "kid": 0.0002, "precision": 0.95, "recall": 0.94, "density": 1.0, "coverage": 0.97},
+    "ceiling": {"fid": 310.0, "kid": 1.9, "precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0},
+    "intervals": {"fid": [11.6, 13.2], "kid": [0.0101, 0.0146]},
+}
+CHAMPION_SCORES = {"fid": 19.9, "kid": 0.0211, "kid_std": 0.0014, "precision": 0.74, "recall": 0.6, "coverage": 0.71}
 DECISION = {
     "decision": "published",
     "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018.",
@@ -208,7 +214,7 @@ class Run:
         def body() -> Summary:
             inputs = {"dataset": self.out("ingest"), "model": self.out("train")}
             with artifact(self.out("evaluate"), "evaluation", config=CONFIGS["evaluate"], inputs=inputs) as writer:
-                write_json(writer.path / "scores.json", SCORES | {"modes": MODES})
+                write_json(writer.path / "scores.json", SCORES | BETWEEN | {"modes": MODES})
                 scale = viewable_scale(self.images.shape[1])
                 write_bytes(writer.path / "samples.png", png_bytes(grid(noisy(self.images[64:128], 0.06), 8, scale)))
                 rows = self.images[:48].copy()
@@ -226,6 +232,7 @@ class Run:
             inputs = {"model": self.out("train"), "evaluation": self.out("evaluate")}
             with artifact(self.out("push"), "push", config=CONFIGS["push"], inputs=inputs) as writer:
                 write_json(writer.path / "decision.json", decision)
+                writer.details = {"champion_scores": CHAMPION_SCORES} if decision["champion"] else {}
             return AnySummary(**decision)
 
         self.record("push", body, "train", "evaluate")

@@ -115,7 +115,7 @@ def test_page_fits_the_window_and_shows_its_images(
     measured = json.loads(title[1])
     assert measured["window"] == width
     assert measured["content"] <= width
-    assert measured["loaded"] == measured["images"] == (0 if name == "rejected" else 1 if name == "killed" else 10)
+    assert measured["loaded"] == measured["images"] == (0 if name == "rejected" else 1 if name == "killed" else 12)
 
 
 @pytest.fixture

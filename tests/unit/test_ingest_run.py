@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -23,9 +24,11 @@ from sklearn.datasets import load_digits
 from components.artifacts import read_manifest
 from components.errors import ArtifactError, ConfigError, DataRejectedError, InterruptedStepError, PipelineError
 from components.ingest import beam_pipeline
-from components.ingest.beam_pipeline import choose, shard_of, split_of
+from components.ingest.beam_pipeline import balanced
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.run import IngestSummary, balanced, run
+from components.ingest.run import IngestSummary, run
+from components.ingest.shards import drop_equals
+from components.ingest.worker_errors import writing
 from components.records import read_split, read_tfrecord
 from tests.data.image_folder import write_broken_images, write_digit_images
 
@@ -90,7 +93,7 @@ def test_worker_threads_change_nothing(digits: Path, tmp_path: Path) -> None:
 def test_other_shards_hold_the_same_splits(digits: Path, tmp_path: Path) -> None:
     ingest(tmp_path / "one", shards=1)
     assert sorted(digests(tmp_path / "one")) == [
-        "eval-00000-of-00001.tfrecord", "quarantine.jsonl", "train-00000-of-00001.tfrecord",
+        "duplicates.jsonl", "eval-00000-of-00001.tfrecord", "quarantine.jsonl", "train-00000-of-00001.tfrecord",
     ]  # fmt: skip
     for split in ("train", "eval"):
         assert set(read_split(tmp_path / "one", split).ids) == set(read_split(digits, split).ids)
@@ -99,7 +102,7 @@ def test_other_shards_hold_the_same_splits(digits: Path, tmp_path: Path) -> None
 def test_more_shards_than_images_are_all_written(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 3, broken=False)
     ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}", shards=5)
-    assert len(digests(tmp_path / "out")) == 11
+    assert len(digests(tmp_path / "out")) == 12
     assert len(all_ids(tmp_path / "out")) == 3
 
 
@@ -166,6 +169,7 @@ def test_an_unreadable_file_and_one_with_a_strange_name(tmp_path: Path) -> None:
     assert (summary.kept, summary.quarantined) == (9, 1)
     assert json.loads((tmp_path / "out" / "quarantine.jsonl").read_text()) == {
         "id": "gone.png", "reason": "unreadable file", "detail": "No such file or directory",
+        "head": hashlib.sha256(b"").hexdigest(),
     }  # fmt: skip
     assert f"{digit.parent.name}/caf\\xe9 €.png" in all_ids(tmp_path / "out")
 
@@ -179,6 +183,8 @@ def test_equal_pixels_in_other_files_are_duplicates(tmp_path: Path) -> None:
     summary = ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
     assert (summary.read, summary.kept, summary.duplicate) == (4, 2, 2)
     assert all_ids(tmp_path / "out") == {"a.bmp", "other.png"}, "the smallest id is kept"
+    listed = [json.loads(line) for line in (tmp_path / "out" / "duplicates.jsonl").read_text().splitlines()]
+    assert listed == [{"id": id, "of": "a.bmp", "kind": "same pixels"} for id in ("b.png", "c.png")]
 
 
 FILES: dict[str, Callable[[int], bytes]] = {
@@ -224,34 +230,11 @@ def test_a_lost_image_is_an_error() -> None:
 
 
 def test_an_image_lost_inside_the_pipeline_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beam_pipeline, "choose", lambda candidates: (sorted(candidates)[0], 0))
+    monkeypatch.setattr(beam_pipeline, "drop_equals", lambda shard: (drop_equals(shard)[0], []))
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     Image.new("L", (8, 8)).save(tmp_path / "2.png")
     with pytest.raises(PipelineError, match="2 read, but 1 kept \\+ 0 duplicate \\+ 0 quarantined"):
         ingest(tmp_path / "out", source=f"images:{tmp_path}/*.png")
-
-
-CANDIDATES = st.lists(
-    st.tuples(st.text(max_size=3), st.integers(0, 9), st.sampled_from(["train", "eval"]), st.just(b"")), min_size=1
-)
-
-
-@given(CANDIDATES, st.randoms())
-def test_which_duplicate_is_kept_does_not_depend_on_the_order(candidates: list[Any], random: Any) -> None:
-    shuffled = random.sample(candidates, len(candidates))
-    (kept, dropped), (again, _) = choose(candidates), choose(shuffled)
-    assert (kept[2], kept[0]) == (again[2], again[0])
-    assert dropped == len(candidates) - 1
-    held_out = [candidate for candidate in candidates if candidate[2] == "eval"]
-    assert (kept[2] == "eval") == bool(held_out), "what is held out is never trained on"
-    assert kept[0] == min(candidate[0] for candidate in held_out or candidates)
-
-
-@given(st.binary(min_size=16, max_size=16), st.floats(0.01, 0.99), st.integers(1, 50))
-def test_split_and_shard_are_functions_of_the_digest(digest: bytes, fraction: float, shards: int) -> None:
-    assert 0 <= shard_of(digest, shards) < shards
-    if split_of(digest, fraction) == "eval":
-        assert split_of(digest, min(0.99, fraction * 1.5)) == "eval", "a larger share holds out what the smaller one did"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +262,7 @@ def test_beam_does_not_read_our_command_line(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("raised", "expected", "said"),
     [
-        (OSError(28, "No space left on device"), ArtifactError, "Cannot write train-00000-of-00001.tfrecord: No space left"),
+        (OSError(28, "No space left on device"), ArtifactError, "Cannot write shard 0: No space left"),
         (ArtifactError("A problem.", "A cure."), ArtifactError, "A problem. A cure."),
         (InterruptedStepError("Gone.", "Run again."), InterruptedStepError, "Gone. Run again."),
         (ValueError("a bug"), PipelineError, "The Beam pipeline failed: ValueError: a bug [while running"),
@@ -290,15 +273,17 @@ def test_what_a_worker_raises_reaches_the_user_in_one_line(
     raised: BaseException, expected: type[BaseException], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> int:
-        raise raised
+        with writing("shard 0"):
+            raise raised
 
-    monkeypatch.setattr(beam_pipeline, "write_tfrecord", fail)
+    monkeypatch.setattr(beam_pipeline, "write_shard", fail)
     write_digit_images(tmp_path / "in", 2, broken=False)
     with pytest.raises(expected) as caught:
         ingest(tmp_path / "out" / "dataset", source=f"images:{tmp_path / 'in'}", shards=1, eval_fraction=1e-9)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "out").iterdir()) == [], "no half-written artifact is left"
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert left == [".dataset.ingest"], "no half-written artifact is left, only what a next run need not repeat"
     if isinstance(raised, PipelineError):
         assert isinstance(caught.value, PipelineError)
         assert (caught.value.problem, caught.value.cure) == (raised.problem, raised.cure)
@@ -310,7 +295,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
         ingest(tmp_path / "file" / "out")
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing_but_what_is_decoded(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 1000, broken=False)
     (tmp_path / "config.toml").write_text(f'[ingest]\nsource = "images:{tmp_path / "in"}"\nimage_size = 128\n')
     command = [sys.executable, "-m", "components.ingest", "--config", str(tmp_path / "config.toml")]
@@ -318,12 +303,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         [*command, "--out", str(tmp_path / "out" / "dataset")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.dataset.*.tmp")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("out/.dataset.ingest/*/*.chunk")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".dataset.ingest"]
 
 
 def test_without_tfds_no_tensorflow_is_imported_and_stdout_is_ours(tmp_path: Path) -> None:

@@ -45,13 +45,17 @@ def test_a_record_comes_back_as_it_was(seed: int, channels: int, label: int, id:
 def test_tensorflow_has_the_same_message() -> None:
     import tensorflow as tf
 
-    ours = record(0, label=NO_LABEL)
+    ours = record(0, label=NO_LABEL)._replace(height=480, width=640)
     theirs = tf.train.Example()
     theirs.features.feature["image"].bytes_list.value.append(ours.image.tobytes())
     theirs.features.feature["label"].int64_list.value.append(ours.label)
     theirs.features.feature["id"].bytes_list.value.append(ours.id.encode())
+    older = theirs.SerializeToString()
+    theirs.features.feature["height"].int64_list.value.append(480)
+    theirs.features.feature["width"].int64_list.value.append(640)
     assert tf.train.Example.FromString(encode_example(ours)) == theirs
     assert same(decode_example(theirs.SerializeToString(), 4, 3), ours)
+    assert decode_example(older, 4, 3)[1:] == (ours.label, ours.id, 0, 0), "a dataset of an older version does not say"
 
 
 def test_tf_data_reads_our_file_and_we_read_tensorflow_s(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from components.report.summary import RunSummary
 from tests.data.report_runs import DECISION, HOSTILE, SCORES, Parsed, Run, again
 
 TOP_LEVEL = "run_id status exit_code started_at finished_at seconds error steps ingest validate train evaluate push artifacts"
-SECTIONS = ("samples", "scores", "training", "neighbours", "data", "lineage", "timings", "configuration")
+SECTIONS = ("samples", "champion", "scores", "training", "neighbours", "data", "lineage", "timings", "configuration")
 
 
 def page_of(run: Run, status: str = "succeeded", message: str = "") -> tuple[dict[str, Any], Parsed, str]:
@@ -102,11 +102,11 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     ):
         assert words in page.text, words
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 10  # samples, real, six rounds, neighbours, the data
+    assert len(images) == 12  # samples, real, blind test and answer, six rounds, neighbours, the data
     assert all(image["alt"] and image["width"] and image["height"] for image in images)
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(charts) == 7  # six curves and the lineage
-    assert all(chart["role"] == "img" and chart["aria-labelledby"] for chart in charts)
+    assert len(charts) == 13  # six scores between floor and ceiling, six curves and the lineage
+    assert all(chart["role"] == "img" and (chart.get("aria-labelledby") or chart.get("aria-label")) for chart in charts)
     headings = [int(tag[1]) for tag, _ in page.elements if tag in {"h1", "h2", "h3", "h4"}]
     assert headings.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
@@ -127,7 +127,7 @@ def test_page_refers_to_nothing_outside_itself(finished: Run) -> None:
 def test_heavy_images_keep_the_page_under_3_megabytes(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 128, 128, 3)).astype(np.uint8)
     _, page, html = page_of(Run(tmp_path, noise).all())
-    assert sum(tag == "img" for tag, _ in page.elements) == 10
+    assert sum(tag == "img" for tag, _ in page.elements) == 12
     assert len(html.encode()) < 3_000_000
 
 
@@ -157,7 +157,7 @@ def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     assert [summary["steps"][step]["seconds"] for step in STEPS[:4]] == [0.0] * 4
     assert summary["train"]["rounds"] == 1000
     assert "5 of 5 steps" in page.text
-    assert sections(page) == list(SECTIONS)
+    assert sections(page) == [name for name in SECTIONS if name != "champion"]  # it is the champion itself
 
 
 def test_rejected_data(tmp_path: Path) -> None:

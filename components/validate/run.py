@@ -175,9 +175,10 @@ def _summary(statistics: Mapping[str, SplitStatistics], entry: history.Acceptanc
 
 
 def _in_words(entry: history.Acceptance) -> str:
-    beside = f"compared with {entry.against}" if entry.against else "there is none to compare it with"
-    warnings = f", {len(entry.anomalies)} anomalies" if entry.anomalies else ", no anomaly"
-    return f"Snapshot {entry.snapshot}, {beside}: accepted ({entry.why}){warnings}"
+    beside = f", compared with {entry.against}" if entry.against else ""
+    count = len(entry.anomalies)
+    found = f"{count} anomal{'y' if count == 1 else 'ies'}" if count else "no anomaly"
+    return f"Snapshot {entry.snapshot}{beside}: accepted ({entry.why}), {found}"
 
 
 def _levels(values: list[float] | tuple[float, ...]) -> str:

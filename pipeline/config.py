@@ -15,6 +15,7 @@ from components.artifacts import digest_of
 from components.command import explain
 from components.errors import ConfigError
 from components.evaluate.config import EvaluateConfig
+from components.ingest.addresses import is_address, local_path
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.section import FolderPath, Section
@@ -151,8 +152,9 @@ def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
 def resolve_paths(config: RunConfig) -> RunConfig:
     """Return the config with every local path absolute, so that a step run in another folder means the same."""
     source = config.ingest.source
-    if source.startswith("images:"):
-        source = f"images:{_absolute(source.removeprefix('images:'))}"
+    place = source.removeprefix("images:")
+    if place != source and not is_address(place):
+        source = f"images:{_absolute(local_path(place))}"
     paths = {name: _absolute(getattr(config.ingest, name)) for name in ("tfds_manual_dir", "tfds_data_dir")}
     ingest = config.ingest.model_copy(update={"source": source, **paths})
     folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}

@@ -1,4 +1,4 @@
-"""What a source consists of, found without importing Beam, TensorFlow or scikit-learn: its files, and a fingerprint."""
+"""What a source consists of, found without importing Beam, TensorFlow or scikit-learn: its kind, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -7,118 +7,119 @@ import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterator
-from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 from components.artifacts import digest_of
 from components.errors import ConfigError
+from components.ingest.addresses import ARCHIVES, MANIFESTS, OTHER_ARCHIVES, is_address, local_path, suffix_in
+from components.ingest.archives import archive_opened
 from components.ingest.config import IngestConfig
-
-
-class SourceFile(NamedTuple):
-    """One file of a source: its path relative to the source's root, size in bytes, modification time in nanoseconds."""
-
-    relative: str
-    size: int
-    mtime_ns: int
-
-    @property
-    def id(self) -> str:
-        """The relative path with forward slashes; bytes that are not UTF-8 are spelled \\xNN."""
-        return os.fsencode(Path(self.relative).as_posix()).decode(errors="backslashreplace")
-
-
-class FileListing(NamedTuple):
-    """The files of a source in a fixed order, and the folder that their paths are relative to."""
-
-    root: Path
-    files: tuple[SourceFile, ...]
+from components.ingest.listing import Listed, LocalTree, Place, find_local, find_remote, walk
+from components.ingest.manifests import read_manifest_file, sized_lines
 
 
 def source_fingerprint(config: IngestConfig) -> str:
     """Return a digest that changes when the content of the source changes; quick, reads no image.
 
-    Sizes and modification times stand for the content of files. Raises ConfigError when the source does not exist.
+    Sizes and modification times stand for the content of files, behind an address what it tells (generation, ETag …).
+    Raises ConfigError when the source does not exist.
     """
     kind, _, rest = config.source.partition(":")
     if kind == "images":
-        listing = list_image_files(rest)
-        return _listing_digest(kind, listing.files)
+        return _digest(kind, _image_parts(rest))
     if kind == "tfds":
-        manual = list_manual_dir(config.tfds_manual_dir) if config.tfds_manual_dir else ()
+        manual = list_manual_dir(config.tfds_manual_dir) if config.tfds_manual_dir else iter(())
         name = f"{rest} {config.tfds_split} {config.tfds_eval_split} {importlib.metadata.version('tensorflow-datasets')}"
-        return _listing_digest(name, manual)
+        return _digest(name, manual)
     return digest_of([kind, importlib.metadata.version("scikit-learn")])
 
 
-def list_image_files(location: str) -> FileListing:
-    """Return every file below the folder `location`, or every file that matches it as a pattern; no hidden files.
+def kind_of(location: str) -> str:
+    """Return what an images: location is: archive, manifest or files (a folder, a file or a pattern).
 
-    Raises ConfigError when there is no such folder and nothing matches.
+    Raises ConfigError for an archive of another kind.
     """
-    path = Path(location).expanduser()
-    if path.is_dir():
-        return FileListing(path, tuple(sorted(_walk(path, "", set()))))
-    parts = path.parts[:-1]  # the last part is a file's name or a pattern of it, never part of the root
-    root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
-    pattern = str(path.relative_to(root)) if root != Path() else str(path)
-    # glob.glob, unlike Path.glob, leaves hidden files out, as the shell does
-    names = glob.glob(pattern, root_dir=root, recursive=True)  # noqa: PTH207
-    files = tuple(sorted(_source_file(root / name, name) for name in set(names) if not (root / name).is_dir()))
-    if not files:
-        raise ConfigError(
-            f'ingest.source = "images:{location}": {path.absolute()} is no folder, and no file matches it.',
-            'Name a folder, or a pattern such as "images:/data/**/*.png".',
-        )
-    return FileListing(root, files)
+    if not is_address(location) and Path(local_path(location)).expanduser().is_dir():
+        return "files"
+    if suffix_in(location, OTHER_ARCHIVES):
+        raise _wrong(location, "is an archive of a kind that is not read", f"Use {', '.join(ARCHIVES)}, or unpack it.")
+    for kind, suffixes in (("archive", ARCHIVES), ("manifest", MANIFESTS)):
+        if suffix_in(location, suffixes):
+            if has_pattern(location):
+                raise _wrong(location, f"is a pattern, and only one {kind} can be read", "Name one.")
+            return kind
+    return "files"
 
 
-def list_manual_dir(location: str) -> tuple[SourceFile, ...]:
-    """Return the files of ingest.tfds_manual_dir. Raises ConfigError when there is no such folder."""
+def has_pattern(location: str) -> bool:
+    """Say whether a location is a pattern, not the name of something that exists."""
+    if is_address(location):
+        return "*" in location
+    return glob.has_magic(location) and not os.path.lexists(Path(local_path(location)).expanduser())
+
+
+def expanded(location: str) -> str:
+    """Return a location as it is opened: an address as it is, a path without file:// and ~."""
+    return location if is_address(location) else str(Path(local_path(location)).expanduser())
+
+
+def find_place(location: str) -> Place:
+    """Return the root and pattern of a folder, a file or a pattern. Raises ConfigError when there is no such thing."""
+    if is_address(location):
+        return find_remote(location)
+    place = find_local(local_path(location))
+    if not os.path.isdir(place.root):  # bytes
+        raise nothing_there(location)
+    return place
+
+
+def nothing_there(location: str) -> ConfigError:
+    """Return the error of a location that is no folder and matches nothing."""
+    where = location if is_address(location) else Path(local_path(location)).expanduser().absolute()
+    return _wrong(
+        location,
+        f"{where} is no folder, and no file matches it",
+        'Name a folder, or a pattern such as "images:/data/**/*.png".',
+    )
+
+
+def list_manual_dir(location: str) -> Iterator[Listed]:
+    """Yield the files of ingest.tfds_manual_dir. Raises ConfigError when there is no such folder."""
     folder = Path(location).expanduser()
     if not folder.is_dir():
         raise ConfigError(
             f'ingest.tfds_manual_dir = "{location}": there is no such folder.',
             "Name the folder that holds the dataset's original files, or leave it empty to let TFDS download them.",
         )
-    return tuple(sorted(_walk(folder, "", set())))
+    return walk(LocalTree(os.fsencode(folder)))
 
 
-def _walk(root: Path, below: str, seen: set[tuple[int, int]]) -> Iterator[SourceFile]:
-    """Yield the files below a folder, also behind symbolic links; `seen` keeps links from leading in circles."""
-    folder = root / below
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be listed: {error.strerror}.",
-            "Make it readable, or name another folder.",
-        ) from None
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        name = f"{below}/{entry.name}" if below else entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(root, name, seen)
-        elif entry.is_file() or entry.is_symlink():
-            yield _source_file(entry, name)
+def _image_parts(location: str) -> Iterator[Listed]:
+    kind = kind_of(location)
+    if kind == "archive":
+        with archive_opened(expanded(location)) as (_, size, stamp):
+            yield Listed(b"", size, stamp)
+    elif kind == "manifest":
+        content = read_manifest_file(expanded(location))
+        yield Listed(hashlib.sha256(content).digest(), len(content), 0)
+        for line in sized_lines(expanded(location), content):
+            yield Listed(os.fsencode(line.path), line.size, line.stamp)
+    else:
+        place = find_place(location)
+        empty = True
+        for file in place.listed():
+            empty = False
+            yield file
+        if empty and place.pattern != ("**", "*"):
+            raise nothing_there(location)
 
 
-def _source_file(entry: os.DirEntry[str] | Path, name: str) -> SourceFile:
-    try:
-        status = entry.stat()
-    except OSError:  # a link to nothing: it counts as read, and decoding it says why it went to quarantine
-        return SourceFile(name, 0, 0)
-    return SourceFile(name, status.st_size, status.st_mtime_ns)
-
-
-def _listing_digest(name: str, files: tuple[SourceFile, ...]) -> str:
+def _digest(name: str, files: Iterator[Listed]) -> str:
     digest = hashlib.sha256(name.encode())
     for file in files:
-        digest.update(b"\0" + os.fsencode(file.relative) + f"\0{file.size}\0{file.mtime_ns}".encode())
+        digest.update(b"\0" + file.name + f"\0{file.size}\0{file.stamp}".encode())
     return digest.hexdigest()
+
+
+def _wrong(location: str, problem: str, cure: str) -> ConfigError:
+    return ConfigError(f'ingest.source = "images:{location}": {problem}.', cure)

@@ -17,14 +17,14 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.core.download.extractor import ExtractError, UnsafeArchiveError
 
-from components.errors import ConfigError
+from components.errors import ArtifactError, ConfigError
+from components.ingest.chunks import Chunk, ChunkPacker, Reader
 from components.ingest.config import IngestConfig
-from components.ingest.readers import Chunk, Reader
 from components.ingest.sources import list_manual_dir
 from components.progress import say
 from components.records import HEADER_BYTES, record_places
 
-IMAGES_PER_CHUNK = 256
+FORMATS = ("tfrecord", "array_record")
 CATALOG = "See https://www.tensorflow.org/datasets/catalog for the names."
 
 
@@ -38,6 +38,7 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
     _prepare(builder, name, config.tfds_manual_dir)
     features = dict(builder.info.features)
     _refuse_without_images(features, name)
+    _refuse_other_formats(builder, name)
     splits = {config.tfds_split: "train" if config.tfds_eval_split else ""}  # "": held out by hash
     if config.tfds_eval_split:
         if config.tfds_eval_split == config.tfds_split:
@@ -56,7 +57,8 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
 def find_builder(name: str, data_dir: str) -> Any:
     """Return TFDS's builder of a dataset. Raises ConfigError when there is none of that name, config or version."""
     try:
-        return tfds.builder(name, data_dir=str(Path(data_dir).expanduser()) if data_dir else None)
+        # TFDS itself writes name/config:version
+        return tfds.builder(name.replace("@", ":"), data_dir=str(Path(data_dir).expanduser()) if data_dir else None)
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(f'ingest.source = "tfds:{name}": TFDS has no dataset of this name.', CATALOG) from None
     except (ValueError, AssertionError, ImportError) as error:  # no such config or version, or not a name at all
@@ -137,16 +139,45 @@ def _count(builder: Any, name: str, split: str) -> int:
         ) from None
 
 
+def _refuse_other_formats(builder: Any, name: str) -> None:
+    found = builder.info.file_format.value
+    if found not in FORMATS:
+        raise ConfigError(
+            f"tfds:{name} is prepared as {found} files in {builder.data_dir}; {' and '.join(FORMATS)} can be read.",
+            "Name another folder in ingest.tfds_data_dir, so that TFDS prepares it anew.",
+        )
+
+
 def _chunks(builder: Any, splits: dict[str, str], labelled: bool) -> list[Chunk]:
-    parts: list[Chunk] = []
+    chunks: list[Chunk] = []
     for split, forced in splits.items():
         for part in builder.info.splits[split].file_instructions:
-            places = record_places(Path(part.filename))[part.skip : part.skip + part.take]
-            for first in range(0, len(places), IMAGES_PER_CHUNK):
-                count = min(IMAGES_PER_CHUNK, len(places) - first)
-                start = int(places[first, 0]) - HEADER_BYTES
-                parts.append(("tfds", str(part.filename), start, part.skip + first, count, forced, builder.name, labelled))
-    return parts
+            places = _places(builder, Path(part.filename))
+            packer = ChunkPacker(builder.info.file_format.value, str(part.filename), forced, labelled)
+            take = len(places) if part.take < 0 else part.take
+            for number in range(part.skip, min(part.skip + take, len(places))):
+                place, length = places[number]
+                # The id is the one that TFDS itself gives: file name and number in the file.
+                packer.add(f"{builder.name}/{Path(part.filename).name}__{number}".encode(), length, (place,))
+            chunks += packer.reader().chunks
+    return chunks
+
+
+def _places(builder: Any, file: Path) -> list[tuple[int, int]]:
+    """Return where each record of a prepared file is found, and its length in bytes (0: not known)."""
+    try:
+        if builder.info.file_format.value == "tfrecord":
+            return [(start - HEADER_BYTES, length) for start, length in record_places(file).tolist()]
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        reader = ArrayRecordReader(str(file))
+        size = file.stat().st_size // max(reader.num_records(), 1)
+        return [(number, size) for number in range(reader.num_records())]
+    except (ArtifactError, RuntimeError, ValueError, OSError) as error:
+        problem = error.problem.rstrip(".") if isinstance(error, ArtifactError) else _words(error).rstrip(".")
+        raise ConfigError(
+            f"What TFDS has prepared cannot be read: {problem}.", f"Remove {builder.data_dir}, so that TFDS prepares it anew."
+        ) from None
 
 
 def _words(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from kfp import compiler, dsl
 
 from components.artifacts import write_bytes
 from components.errors import ConfigError
+from components.ingest.addresses import is_address, local_path
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, with_history
 from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
@@ -37,8 +38,8 @@ def tpu_row(config: RunConfig, platform: Platform) -> TpuRow | None:
 def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> None:
     """Write the pipeline as `out`, its arguments' defaults taken from `config`; needs no account and no network.
 
-    Raises ConfigError for a file name KFP does not know or a run.dir that steps cannot share, ArtifactError when the file
-    cannot be written.
+    Raises ConfigError for a file name KFP does not know, a run.dir that steps cannot share or a source that they cannot see,
+    ArtifactError when the file cannot be written.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out} does not end in .yaml, which is what KFP reads.", f"Use -o {out.with_suffix('.yaml')}.")
@@ -47,6 +48,7 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
             f"run.dir = {config.run.dir!r} is a folder of this machine, and remote steps share none with it.",
             "Name a mounted one, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
         )
+    _refuse_local_source(config.ingest.source)
     config = with_history(config)
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
@@ -65,3 +67,16 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)
         write_bytes(out, file.read_bytes())
+
+
+def _refuse_local_source(source: str) -> None:
+    """Refuse images that no remote step can see: an address or a path that is mounted there is needed. Raises ConfigError."""
+    place = source.removeprefix("images:")
+    seen = place == source or (
+        not place.startswith("memory://") if is_address(place) else Path(local_path(place)).is_absolute()
+    )
+    if not seen:
+        raise ConfigError(
+            f'ingest.source = "{source}" lies on this machine, and remote steps do not see it.',
+            "Name an address such as images:gs://BUCKET/FOLDER, or the absolute path of a mounted folder.",
+        )

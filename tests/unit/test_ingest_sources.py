@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import ConfigError
+from components.ingest.chunks import id_of
 from components.ingest.config import IngestConfig
-from components.ingest.sources import list_image_files, source_fingerprint
+from components.ingest.sources import find_place, source_fingerprint
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -23,7 +24,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def names_below(location: str) -> list[str]:
-    return [file.relative for file in list_image_files(location).files]
+    return [id_of(file.name) for file in find_place(location).listed()]
 
 
 def fingerprint(location: object) -> str:
@@ -64,8 +65,7 @@ def test_links_are_followed_once_and_a_link_to_nothing_is_listed(tmp_path: Path)
 
 def test_a_name_that_is_not_utf8_has_an_id_that_is(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
-    (file,) = list_image_files(str(tmp_path)).files
-    assert file.id == r"caf\xe9.png"
+    assert names_below(str(tmp_path)) == [r"caf\xe9.png"]
 
 
 def test_a_source_that_does_not_exist(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_fingerprint_imports_nothing_heavy(tmp_path: Path) -> None:
         "from components.ingest.sources import source_fingerprint\n"
         "from components.ingest.config import IngestConfig\n"
         f"for source in ('digits', 'images:{tmp_path}', 'tfds:mnist'): source_fingerprint(IngestConfig(source=source))\n"
-        "print([name for name in ('tensorflow', 'apache_beam', 'sklearn', 'PIL', 'numpy') if name in sys.modules])"
+        "print([name for name in ('tensorflow', 'apache_beam', 'sklearn', 'PIL', 'numpy', 'fsspec') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

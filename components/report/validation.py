@@ -94,12 +94,12 @@ def headline(comparison: Mapping[str, Any]) -> str:
 
 def measure_rows(measures: list[Mapping[str, Any]]) -> tuple[tuple[str, str, str, str], ...]:
     """Return the distances as rows: feature, distance, what sampling explains, and from where on it is an error."""
-    kinds = {"COMPARATOR_L_INFTY_HIGH": "label shares", "CUSTOM_VALIDATION": "near-blank share"}
+    names = {"label_name": "label shares", "image": "near-blank share", "features": "features of an extractor"}
     rows = []
     for found in measures:
-        name = kinds.get(found["reason"], _title(str(found["feature"]))[0])
-        limit = max(found["noise"], found["most"])
-        rows.append((name, f"{found['value']:.4f}", f"{found['noise']:.4f}", f"{limit:.4f}"))
+        name = names.get(found["feature"]) or _title(str(found["feature"]))[0]
+        limit = "—" if found["most"] is None else f"{max(found['noise'], found['most']):.4f}"
+        rows.append((name, f"{found['value']:.4f}", f"{found['noise']:.4f}", limit))
     return tuple(rows)
 
 

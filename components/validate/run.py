@@ -13,7 +13,7 @@ from components.errors import DataRejectedError
 from components.progress import say
 from components.records import SPLITS
 from components.section import Summary
-from components.validate import findings, history
+from components.validate import drift, features, findings, history
 from components.validate.anomalies import Anomaly, errors_of, rejection
 from components.validate.config import ValidateConfig
 from components.validate.counting import tally_dataset
@@ -43,9 +43,10 @@ class ValidateSummary(Summary):
     anomalies: list[dict[str, Any]]
 
 
-def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
+def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | None = None) -> ValidateSummary:
     """Check the dataset artifact `dataset`, by itself and beside its history, and write the validation artifact `out`.
 
+    Where an evaluation has left an extractor in `work_dir`, its features are compared too.
     Raises ArtifactError when a file of the dataset or the history is missing or damaged, DataRejectedError when the dataset's
     counts do not match its records, when a split is too small or constant, and when it breaks the schema or has drifted.
     """
@@ -53,7 +54,7 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
     place = Path(config.history) if config.history else None
     entry = history.find(history.read_accepted(place), manifest.digest) if place else None
     if place is None or entry is None:
-        statistics, entry = _judge(config, place, dataset, manifest, out)
+        statistics, entry = _judge(config, place, dataset, manifest, out, work_dir)
     else:
         statistics = _accepted_before(config, history.snapshot_folder(place, entry), dataset, out)
     summary = _summary(statistics, entry)
@@ -66,7 +67,7 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
 
 
 def _judge(
-    config: ValidateConfig, place: Path | None, dataset: Path, manifest: Manifest, out: Path
+    config: ValidateConfig, place: Path | None, dataset: Path, manifest: Manifest, out: Path, work_dir: Path | None
 ) -> tuple[dict[str, SplitStatistics], history.Acceptance]:
     """Return the statistics and the acceptance of a dataset that is not in the history yet; both are written."""
     tallies = tally_dataset(config, dataset, manifest, out.parent)
@@ -81,8 +82,15 @@ def _judge(
         if place:
             stack.enter_context(history.locked(place))
         accepted = history.read_accepted(place) if place else []
-        before = findings.read_before(history.snapshot_folder(place, accepted[-1])) if place and accepted else None
+        last = history.snapshot_folder(place, accepted[-1]) if place and accepted else None
+        before = findings.read_before(last) if last else None
         found = findings.compare(config, findings.together(tallies, statistics), before)
+        features.write_sample(artifact.path, dataset, found.now.tally)
+        if last and found.measures:
+            chance = drift.chance_of_each(config, found.now.tally.channels)
+            form = (size, found.now.tally.channels)
+            measure = features.feature_distance(work_dir, last, artifact.path, *form, chance)
+            found = findings.with_features(found, measure)
         found = found._replace(anomalies=[*constant_splits(config, statistics), *found.anomalies])
         why = decide(config, found.anomalies, snapshot, first=before is None)
         against = accepted[-1].snapshot if accepted else ""

@@ -19,7 +19,7 @@ import numpy as np
 from components.artifacts import digest_of, write_text
 from components.errors import PipelineError
 from components.ingest.config import IngestConfig
-from components.ingest.decode import Decoding, UnreadableImageError, decode, silence_pillow
+from components.ingest.decode import Decoding, UnreadableImageError, decode, prepare_pillow
 from components.ingest.near import LOOKS_ALIKE, find_alike
 from components.ingest.quiet_beam import beam
 from components.ingest.readers import Chunk, Reader, Unread, read_chunk
@@ -43,8 +43,7 @@ class Place(NamedTuple):
 
     spill: str
     key: str
-    image_size: int
-    channels: int
+    decoding: Decoding
     shards: int
     eval_fraction: float
 
@@ -53,15 +52,14 @@ class Place(NamedTuple):
         """The spill folder."""
         return Path(self.spill)
 
-    @property
-    def decoding(self) -> Decoding:
-        """What images are made into."""
-        return Decoding(self.image_size, self.channels)
-
 
 def place_of(config: IngestConfig, spill: Path, key: str) -> Place:
     """Return what workers need to know."""
-    return Place(str(spill), key, config.image_size, config.channels, config.shards, config.eval_fraction)
+    decoding = Decoding(
+        config.image_size, config.channels, config.resize, config.fit, config.max_pixels, config.max_seconds_per_image,
+        looks=config.near_duplicates >= 0,
+    )  # fmt: skip
+    return Place(str(spill), key, decoding, config.shards, config.eval_fraction)
 
 
 def build(pipeline: Any, reader: Reader, place: Place, near_duplicates: int = -1) -> None:
@@ -106,8 +104,8 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         self._place = place
 
     def setup(self) -> None:
-        """Silence Pillow in this worker's process."""
-        silence_pillow()
+        """Prepare Pillow in this worker's process."""
+        prepare_pillow(self._place.decoding.max_pixels)
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
         """Decode a chunk, unless that was done by an earlier attempt."""

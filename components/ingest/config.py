@@ -25,6 +25,16 @@ class IngestConfig(Section):
     max_bytes: int = Field(2**28, ge=1, lt=2**40, description="A file of more bytes goes to quarantine unread.")
     image_size: Literal[8, 16, 28, 32, 64, 128] = Field(8, description="Height and width in pixels after resizing.")
     channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB.")
+    resize: Literal["lanczos", "area"] = Field("lanczos", description="How images become smaller, both antialiased.")
+    fit: Literal["crop", "pad"] = Field("crop", description="Keep the centre square, or the whole image padded with black.")
+    max_pixels: int = Field(89_478_485, ge=1, description="An image that says it has more is refused before it is decoded.")
+    max_seconds_per_image: float = Field(30.0, gt=0.0, description="An image that takes longer to decode is refused.")
+    near_duplicates: int = Field(
+        -1,
+        ge=-1,
+        le=16,
+        description="Images are duplicates if their perceptual hashes differ in at most so many of 64 bits; -1: off.",
+    )
     eval_fraction: float = Field(0.2, gt=0.0, lt=1.0, description="Share of images held out, chosen by hash.")
     shards: int = Field(4, ge=1, le=10_000, description="Files per split.")
     max_quarantine_fraction: float = Field(

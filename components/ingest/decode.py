@@ -1,4 +1,7 @@
-"""From the bytes of an image file to square uint8 pixels, or to the reason why that cannot be done."""
+"""From the bytes of an image file to square uint8 pixels, or to the reason why that cannot be done.
+
+Colour profiles (ICC) are not applied: pixels are taken as the file has them. CMYK becomes RGB by Pillow's plain formula.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import hashlib
 import io
 import re
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -15,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from components.ingest.square import REDUCED_TO, look_of, square_of
+
 # Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
 # would hand to Ghostscript, and TGA, which any text file may look like.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+# To open and decode so little takes a fraction of a second whatever it holds; to watch a small PNG costs a tenth of it.
+UNWATCHED_BYTES, UNWATCHED_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
-RESIZE = (
-    "EXIF rotation applied, transparency on white, grey as ITU-R 601-2 luma, centre square, then Pillow LANCZOS (antialiased)"
-)
 # What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/test_ingest_decode.py).
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
@@ -30,15 +35,22 @@ DECODE_ERRORS = (
 
 
 class Decoding(NamedTuple):
-    """What images are made into: their height and width, and 1 channel (grey) or 3 (RGB)."""
+    """What images are made into: their height and width, 1 channel (grey) or 3 (RGB), how; and what one may cost."""
 
     image_size: int
     channels: int
+    resize: str = "lanczos"
+    fit: str = "crop"
+    max_pixels: int = 89_478_485
+    max_seconds: float = 30.0
+    looks: bool = False  # whether perceptual hashes are made
 
 
 class Decoded(NamedTuple):
     """A decoded image: digest of its pixels (16 bytes), its square as uint8 [size, size, channels] row by row, the size
     of the source after EXIF rotation, and its perceptual hash (64 bits; 0: not made).
+
+    The digest is of the pixels as decoded: for a JPEG that was made smaller while decoding (`provenance`), of those.
     """
 
     digest: bytes
@@ -57,79 +69,117 @@ class UnreadableImageError(Exception):
         super().__init__(reason, detail)
 
 
+class _TooSlowError(Exception):
+    pass
+
+
+class _Watched(io.BytesIO):
+    """A file in memory whose read() fails after a while: decoders that read block by block can be stopped in any thread."""
+
+    def __init__(self, content: bytes, seconds: float) -> None:
+        super().__init__(content)
+        self._end = time.monotonic() + seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as BytesIO does. Raises _TooSlowError."""
+        if time.monotonic() > self._end:
+            raise _TooSlowError
+        return super().read(size)
+
+
 def decode(content: bytes, settings: Decoding) -> Decoded:
     """Decode, check and resize an image file. Raises UnreadableImageError."""
-    image = decode_image(content, settings.channels)
-    digest, pixels = digest_and_square(image, settings.image_size)
-    return Decoded(digest, pixels, image.height, image.width)
+    image, height, width = open_image(content, settings)
+    pixels = image.tobytes()
+    digest = hashlib.blake2b(b"%b %d %d " % (image.mode.encode(), image.width, image.height), digest_size=16)
+    digest.update(pixels)
+    size = settings.image_size
+    square = image if image.size == (size, size) else square_of(image, settings, height, width)
+    look = look_of(square) if settings.looks else 0
+    return Decoded(digest.digest(), pixels if square is image else square.tobytes(), height, width, look)
 
 
-def decode_image(content: bytes, channels: int) -> Image.Image:
-    """Decode an image file to 8 bits a channel: mode L for 1 channel, RGB for 3.
+def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
+    """Decode an image file to 8 bits a channel, mode L for 1 channel, RGB for 3; return it with its full height and width.
 
     EXIF rotation is applied, transparency is laid on white, 16 bits are scaled to 8, of an animation the first frame is
-    taken. Raises UnreadableImageError.
+    taken. A large JPEG comes smaller than it is. Raises UnreadableImageError.
     """
     if not content:
         raise UnreadableImageError("empty file", "0 bytes")
-    image = _load(content)
+    image, height, width = _load(content, settings)
     try:
-        return _to_mode(image, MODES[channels])
+        return _to_mode(image, MODES[settings.channels]), height, width
     except (ValueError, MemoryError) as error:
         raise UnreadableImageError("unsupported pixels", _first_line(error)) from None
 
 
-def digest_and_square(image: Image.Image, size: int) -> tuple[bytes, bytes]:
-    """Return the digest of all pixels of an image (16 bytes), and its centre square as uint8 [size, size, channels].
+def prepare_pillow(max_pixels: int) -> None:
+    """Let Pillow's warnings about odd files go unseen in this process, and set its own limit of pixels to ours.
 
-    Digests are equal for images of the same mode, size and pixels, and differ for all others. The square is resized
-    with antialiasing, and comes as bytes, row by row.
+    What cannot be decoded is quarantined with its reason; the limit also holds for images inside of images, as in an ICO.
     """
-    pixels = image.tobytes()
-    header = f"{image.mode} {image.width} {image.height} ".encode()
-    digest = hashlib.blake2b(header + pixels, digest_size=16).digest()
-    return digest, pixels if image.size == (size, size) else _centre_square(image, size).tobytes()
-
-
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped first: resize(box=…) would let pixels from outside the square bleed into its edges.
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def silence_pillow() -> None:
-    """Let Pillow's warnings about odd files go unseen; what cannot be decoded is quarantined with its reason."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.MAX_IMAGE_PIXELS = max_pixels
 
 
 @contextlib.contextmanager
-def pillow_silenced() -> Iterator[None]:
-    """Silence Pillow's warnings in this process while the block runs, worker threads included."""
-    with warnings.catch_warnings():
-        silence_pillow()
-        yield
-
-
-def _load(content: bytes) -> Image.Image:
+def pillow_prepared(max_pixels: int) -> Iterator[None]:
+    """Prepare Pillow in this process while the block runs, worker threads included."""
+    before = Image.MAX_IMAGE_PIXELS
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        _refuse_bomb(image)
+        with warnings.catch_warnings():
+            prepare_pillow(max_pixels)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
+    """Return the decoded image, turned as its EXIF says, and height and width that it has in full."""
+    try:
+        image = _open(content, settings)
+        width, height = image.size
         if image.format == "PNG":
             _check_png(content)
+        elif image.format == "JPEG":
+            _reduce(image, settings)
         image.load()
         if image.info or image.format == "TIFF":  # the places where a rotation may be noted
+            before = image.size
             ImageOps.exif_transpose(image, in_place=True)
+            if image.size != before:
+                width, height = height, width
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image", f"not one of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError("too large", _first_line(error)) from None
+    except _TooSlowError:
+        raise UnreadableImageError("too slow", f"not decoded within {settings.max_seconds:g} s") from None
     except DECODE_ERRORS as error:
         detail = _first_line(error)
         reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
         raise UnreadableImageError(reason, detail) from None
-    return image
+    return image, height, width
+
+
+def _open(content: bytes, settings: Decoding) -> Image.Image:
+    """Open an image, not yet decoded: one that may take long is watched while it is read."""
+    watched = len(content) > UNWATCHED_BYTES
+    image = Image.open(_Watched(content, settings.max_seconds) if watched else io.BytesIO(content), formats=FORMATS)
+    _refuse_bomb(image, settings.max_pixels)
+    if image.width * image.height <= UNWATCHED_PIXELS or watched:
+        return image
+    return Image.open(_Watched(content, settings.max_seconds), formats=FORMATS)
+
+
+def _reduce(image: Image.Image, settings: Decoding) -> None:
+    """Let a large JPEG be decoded at a half, a quarter or an eighth of its size, at least REDUCED_TO times the target."""
+    least = REDUCED_TO * settings.image_size
+    if min(image.size) >= 2 * least:
+        short = min(image.size)
+        # draft() takes the largest reduction that is not smaller than what it is asked for, on both sides
+        image.draft(None, (image.width * least // short, image.height * least // short))
 
 
 def _check_png(content: bytes) -> None:
@@ -145,10 +195,9 @@ def _check_png(content: bytes) -> None:
             raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS  # Pillow itself only warns up to twice this
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels, {limit} are allowed")
+def _refuse_bomb(image: Image.Image, limit: int) -> None:
+    if image.width * image.height > limit:  # Pillow itself only warns up to twice its own limit
+        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels, {limit:,} are allowed (ingest.max_pixels)")
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -25,17 +25,18 @@ from components.ingest.beam_pipeline import (
     place_of,
 )
 from components.ingest.config import IngestConfig
-from components.ingest.decode import RESIZE, pillow_silenced
+from components.ingest.decode import pillow_prepared
 from components.ingest.readers import Reader, open_source
 from components.ingest.runner import beam_options, run_pipeline
 from components.ingest.sources import source_fingerprint
+from components.ingest.square import provenance
 from components.progress import say, tick
 from components.records import NO_LABEL, SPLITS, shard_name
 from components.section import Summary
 
 SECONDS_BETWEEN_TICKS = 1.0
 SPILL_FOLDER = "ingest"
-NOT_OF_A_CHUNK = {"max_quarantine_fraction", "beam_options", "eval_fraction", "near_duplicates", "tfds_data_dir"}
+NOT_OF_A_CHUNK = {"max_quarantine_fraction", "beam_options", "eval_fraction", "tfds_data_dir"}
 
 
 class IngestSummary(Summary):
@@ -63,8 +64,8 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
     with spill_folder(config, out, work_dir) as spill, new_artifact(out, "dataset", config=config) as artifact:
         place = place_of(config, spill, spill.name)
         options = beam_options(config.beam_options, reader)
-        with pillow_silenced(), _told(reader, place):
-            run_pipeline(options, lambda pipeline: build(pipeline, reader, place))
+        with pillow_prepared(config.max_pixels), _told(reader, place):
+            run_pipeline(options, lambda pipeline: build(pipeline, reader, place, config.near_duplicates))
         tally: Counts = json.loads((spill / COUNTS_FILE).read_text())
         refuse_unreadable(config, tally, spill / QUARANTINE_FILE, out)
         move_in(spill, artifact, config.shards)
@@ -75,7 +76,7 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
             "image_size": config.image_size,
             "channels": config.channels,
             "source": config.source,
-            "resize": RESIZE,
+            "resize": provenance(place.decoding),
             "label_names": list(reader.label_names),
             "label_histogram": histogram,
         }

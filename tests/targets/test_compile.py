@@ -57,11 +57,11 @@ def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
     assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
 
 
-def test_push_report_and_ingest_always_run(spec: dict[str, Any]) -> None:
-    """Push looks at the registry, ingest at a source whose content the key does not know; the report is of this run."""
+def test_push_report_ingest_and_validate_always_run(spec: dict[str, Any]) -> None:
+    """Push looks at the registry, ingest at a source, validate at a history, which no key knows; the report is of this run."""
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
-    assert cached & set(STEPS) == {"validate", "train", "evaluate"}
+    assert cached & set(STEPS) == {"train", "evaluate"}
     assert "report" not in cached
 
 
@@ -138,6 +138,21 @@ def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot place train on train\.devices = 'tpu' yet"):
         compiled("vertex", tmp_path, "train.devices=tpu")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+@pytest.mark.parametrize("place", ["in/*.png", "~/in", "memory://in", "x.zip"])
+def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"):
+        compiled(target, tmp_path, f"ingest.source=images:{place}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
+def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str, tmp_path: Path) -> None:
+    (spec,) = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
+    written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
+    assert json.loads(written)["source"] == f"images:{place}"
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])

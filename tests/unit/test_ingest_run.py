@@ -90,6 +90,17 @@ def test_worker_threads_change_nothing(digits: Path, tmp_path: Path) -> None:
     assert digests(tmp_path / "threads") == digests(digits)
 
 
+def test_worker_processes_change_nothing_and_say_nothing(
+    digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    processes = (LOCAL_RUNNER, "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    ingest(tmp_path / "processes", beam_options=processes)
+    assert digests(tmp_path / "processes") == digests(digits)
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert all(line.startswith(("» ", "… ")) for line in said.out.splitlines())
+
+
 def test_other_shards_hold_the_same_splits(digits: Path, tmp_path: Path) -> None:
     ingest(tmp_path / "one", shards=1)
     assert sorted(digests(tmp_path / "one")) == [

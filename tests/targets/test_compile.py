@@ -143,7 +143,9 @@ def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 @pytest.mark.parametrize("place", ["in/*.png", "~/in", "memory://in", "x.zip"])
 def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"):
+    with pytest.raises(
+        ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"
+    ):
         compiled(target, tmp_path, f"ingest.source=images:{place}")
     assert list(tmp_path.iterdir()) == []
 

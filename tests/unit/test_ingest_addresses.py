@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib
 import importlib.util
 import io
 import os
+import sys
 import threading
 import time
 import zipfile
@@ -158,7 +160,9 @@ def test_a_folder_of_nothing(memory: Any) -> None:
 
 @pytest.mark.parametrize(("address", "package"), [("gs://bucket/in", "gcsfs"), ("s3://bucket/in", "s3fs")])
 def test_a_package_that_is_missing_is_named(address: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, package, None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    imported = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(imported, address.partition(":")[0], raising=False)
     with pytest.raises(ConfigError, match=rf'"{address}" needs a package that is not installed: .*pip install {package}\.$'):
         open_images(address)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import os
 import re
 import zlib
@@ -96,7 +97,8 @@ class _Names:
     """Gives each member its name in a dataset: without "./", and unlike that of any member before it."""
 
     def __init__(self, labels_from_folders: bool) -> None:
-        self._labels_from_folders, self._seen = labels_from_folders, set[bytes]()
+        self._labels_from_folders = labels_from_folders
+        self._seen: set[int] = set()  # of digests: half the memory of the names
 
     def of(self, told: bytes) -> tuple[bytes, bool] | None:
         """Return the name and whether it is safe; None for a hidden member."""
@@ -106,10 +108,12 @@ class _Names:
             return None
         name = told if unsafe else b"/".join(parts)
         unique, number = name, 1
-        while unique in self._seen:  # a later member of the same name is listed too: nothing is lost unseen
+        while (
+            digest := _digest(unique)
+        ) in self._seen:  # a later member of the same name is listed too: nothing is lost unseen
             number += 1
             unique = name + b"#%d" % number
-        self._seen.add(unique)
+        self._seen.add(digest)
         return unique, not unsafe
 
     def label(self, name: bytes) -> str:
@@ -165,6 +169,10 @@ def _list_zip(location: str, stream: Any, size: int, stamp: int, max_bytes: int,
             work = 0 if fault else min(member.size, max_bytes)
             packer.add(name, work, (*member[1:6], int(member.encrypted), fault), names.label(name))
     return packer
+
+
+def _digest(name: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def _twice(starts: array[int], offset: int) -> bool:

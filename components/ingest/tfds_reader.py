@@ -154,8 +154,10 @@ def _chunks(builder: Any, splits: dict[str, str], labelled: bool) -> list[Chunk]
         for part in builder.info.splits[split].file_instructions:
             places = _places(builder, Path(part.filename))
             packer = ChunkPacker(builder.info.file_format.value, str(part.filename), forced, labelled)
-            take = len(places) if part.take < 0 else part.take
-            for number in range(part.skip, min(part.skip + take, len(places))):
+            end = part.skip + (part.take if part.take >= 0 else len(places) - part.skip)
+            if end > len(places):
+                raise _cannot_read(builder, f"{part.filename} holds {len(places)} records, TFDS wrote {end} or more")
+            for number in range(part.skip, end):
                 place, length = places[number]
                 # The id is the one that TFDS itself gives: file name and number in the file.
                 packer.add(f"{builder.name}/{Path(part.filename).name}__{number}".encode(), length, (place,))
@@ -174,10 +176,14 @@ def _places(builder: Any, file: Path) -> list[tuple[int, int]]:
         size = file.stat().st_size // max(reader.num_records(), 1)
         return [(number, size) for number in range(reader.num_records())]
     except (ArtifactError, RuntimeError, ValueError, OSError) as error:
-        problem = error.problem.rstrip(".") if isinstance(error, ArtifactError) else _words(error).rstrip(".")
-        raise ConfigError(
-            f"What TFDS has prepared cannot be read: {problem}.", f"Remove {builder.data_dir}, so that TFDS prepares it anew."
-        ) from None
+        raise _cannot_read(builder, error.problem if isinstance(error, ArtifactError) else _words(error)) from None
+
+
+def _cannot_read(builder: Any, problem: str) -> ConfigError:
+    return ConfigError(
+        f"What TFDS has prepared cannot be read: {problem.rstrip('.')}.",
+        f"Remove {builder.data_dir}, so that TFDS prepares it anew.",
+    )
 
 
 def _words(error: BaseException) -> str:

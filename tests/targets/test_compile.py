@@ -143,6 +143,23 @@ def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+@pytest.mark.parametrize("place", ["in/*.png", "~/in", "memory://in", "x.zip"])
+def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"
+    ):
+        compiled(target, tmp_path, f"ingest.source=images:{place}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
+def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str, tmp_path: Path) -> None:
+    (spec,) = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
+    written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
+    assert json.loads(written)["source"] == f"images:{place}"
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
     words = ["compile", str(QUICKSTART), "--target", target, "-o", str(tmp_path / "p.yaml"), "--set", "run.dir=/mnt/wgan"]
     script = (

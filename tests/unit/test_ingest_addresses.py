@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib
 import importlib.util
 import io
 import os
+import sys
 import threading
 import time
 import zipfile
@@ -25,6 +27,7 @@ from components.ingest.readers import RawImage
 from components.ingest.run import run
 from components.ingest.sources import source_fingerprint
 from pipeline.config import load_config, resolve_paths
+from tests.data.bucket_server import bucket_served
 from tests.data.image_folder import write_digit_images
 from tests.data.source_items import contents, items_of, labels, open_images, reasons
 from tests.unit.test_ingest_archives import FILES, write_archive
@@ -157,7 +160,9 @@ def test_a_folder_of_nothing(memory: Any) -> None:
 
 @pytest.mark.parametrize(("address", "package"), [("gs://bucket/in", "gcsfs"), ("s3://bucket/in", "s3fs")])
 def test_a_package_that_is_missing_is_named(address: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, package, None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    imported = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(imported, address.partition(":")[0], raising=False)
     with pytest.raises(ConfigError, match=rf'"{address}" needs a package that is not installed: .*pip install {package}\.$'):
         open_images(address)
 
@@ -192,11 +197,15 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def need(package: str, address: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        reason = f"fsspec reads {address} with the package {package}, which is not installed"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    if importlib.util.find_spec("aiohttp") is None:
-        reason = "fsspec reads http:// with the package aiohttp, which is not installed"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    need("aiohttp", "http://")
     (tmp_path / "www").mkdir()
     handler = functools.partial(Quiet, directory=str(tmp_path / "www"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
@@ -231,6 +240,50 @@ def test_images_from_a_server_of_http(server: str, tmp_path: Path) -> None:
     assert reasons(reader)["a/2.jpg"][0] == "unreadable file"
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, bytes], set[str]]]:
+    need("gcsfs", "gs://")
+    with bucket_served() as (address, objects, broken):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs then asks there, and for no account
+        fsspec.get_filesystem_class("gs").clear_instance_cache()
+        yield objects, broken
+    fsspec.get_filesystem_class("gs").clear_instance_cache()
+
+
+@pytest.mark.heavy
+def test_images_from_a_bucket(bucket: tuple[dict[str, bytes], set[str]], tmp_path: Path) -> None:
+    objects, broken = bucket
+    objects |= {f"in/{name}": content * 1000 for name, content in TREE.items()} | {"in/": b""}  # consoles make such "folders"
+    expected = {name: content * 1000 for name, content in SEEN.items()}
+    reader = open_images("gs://bucket/in", labels_from_folders=True)
+    assert contents(reader) == expected
+    assert reader.label_names == ("a", "deep")
+    assert set(contents(open_images("gs://bucket/**/*.png"))) == {f"in/{name}" for name in SEEN if name.endswith("png")}
+    assert contents(open_images("gs://bucket/in/a/1.png")) == {"1.png": expected["a/1.png"]}
+    first = source_fingerprint(IngestConfig(source="images:gs://bucket/in"))
+    assert source_fingerprint(IngestConfig(source="images:gs://bucket/in")) == first
+    objects["in/a/1.png"] = b"eno" * 1000
+    assert source_fingerprint(IngestConfig(source="images:gs://bucket/in")) != first
+    del objects["in/root.png"]
+    broken.add("in/b/deep/3.png")
+    found = {name: reason for name, (reason, _) in reasons(reader).items()}
+    assert found == {"a/1.png": "changed while reading", "root.png": "unreadable file", "b/deep/3.png": "unreadable file"}
+
+
+@pytest.mark.heavy
+def test_archives_and_manifests_in_a_bucket(bucket: tuple[dict[str, bytes], set[str]], tmp_path: Path) -> None:
+    objects, _ = bucket
+    for kind in (".zip", ".tar", ".tar.gz"):
+        objects[f"x{kind}"] = write_archive(tmp_path / f"x{kind}", FILES).read_bytes()
+        assert contents(open_images(f"gs://bucket/x{kind}")) == FILES
+    objects |= {"lists/x.csv": b"path,label\na.png,cat\n", "lists/a.png": b"a"}
+    assert labels(open_images("gs://bucket/lists/x.csv")) == {"a.png": "cat"}
+    for place in ("nowhere", "*.gif", "x.csv", "no.zip"):
+        with pytest.raises(ConfigError) as caught:
+            open_images(f"gs://bucket/{place}")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.heavy
 def test_what_a_server_of_http_does_not_have(server: str) -> None:
     with pytest.raises(ConfigError, match=r"nowhere is no folder, and no file matches it"):
@@ -242,7 +295,7 @@ def test_what_a_server_of_http_does_not_have(server: str) -> None:
 
 
 @pytest.mark.heavy
-def test_a_manifest_on_a_server_of_http(server: str, tmp_path: Path) -> None:
+def test_a_manifest_and_an_archive_on_a_server_of_http(server: str, tmp_path: Path) -> None:
     (tmp_path / "www" / "a.png").write_bytes(b"a")
     (tmp_path / "www" / "x.csv").write_bytes(b"path,label\na.png,cat\n")
     assert labels(open_images(f"{server}/x.csv")) == {"a.png": "cat"}
@@ -250,3 +303,4 @@ def test_a_manifest_on_a_server_of_http(server: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.png", b"a")
     (tmp_path / "www" / "x.zip").write_bytes(stream.getvalue())
+    assert contents(open_images(f"{server}/x.zip")) == {"a.png": b"a"}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -19,12 +22,14 @@ from components.artifacts import read_manifest
 from components.errors import ConfigError
 from components.ingest import tfds_reader
 from components.ingest.config import IngestConfig
-from components.ingest.readers import RawImage, open_source, read_chunk
+from components.ingest.readers import RawImage, Unread, open_source, read_chunk
 from components.ingest.run import IngestSummary, run
-from components.records import read_split
+from components.records import read_split, read_tfrecord, record_places, write_tfrecord
 from tests.data.fashion_mnist import ORIGINALS
+from tests.data.source_items import items_of
 
 KINDS = ("dark", "light")
+TAILS = ("", "@1.0.0", ":1.0.0")
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning"),  # protobuf's, used by TFDS
 ]
@@ -130,6 +135,98 @@ def test_records_are_those_that_tfds_itself_reads(data_dir: str) -> None:
     assert reader.total == len(ours) == 37
 
 
+def prepared_copy(data_dir: str, folder: Path) -> tuple[IngestConfig, Path]:
+    """Copy the small dataset as TFDS has prepared it; return a config for it, and its file of training records."""
+    open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir))
+    shutil.copytree(Path(data_dir) / "small_shapes", folder / "small_shapes")
+    (file,) = (folder / "small_shapes").rglob("*train.tfrecord*")
+    return IngestConfig(source="tfds:small_shapes", tfds_data_dir=str(folder)), file
+
+
+def test_a_version_is_named_with_either_sign(data_dir: str) -> None:
+    readers = [open_source(IngestConfig(source=f"tfds:small_shapes{tail}", tfds_data_dir=data_dir)) for tail in TAILS]
+    assert readers[0].total == 40
+    assert readers == readers[:1] * 3
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [("train[:80%]", 32), ("train+test", 55), ("train[10:13]+test[-2:]", 5), ("all", 55)]
+)
+def test_splits_are_tfds_own_expressions(data_dir: str, split: str, count: int) -> None:
+    reader = open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir, tfds_split=split))
+    assert len(items_of(reader)) == reader.total == count
+
+
+def test_damaged_records_are_unread_and_the_others_are_not_lost(data_dir: str, tmp_path: Path) -> None:
+    config, file = prepared_copy(data_dir, tmp_path)
+    before = items_of(open_source(config))
+    reader = open_source(config)
+    raw = bytearray(file.read_bytes())
+    for number in (4, 5, 39):
+        start, length = record_places(file)[number].tolist()
+        raw[start + length // 2] ^= 1
+    file.write_bytes(raw)
+    after = items_of(reader)
+    assert [item.id for item in after] == [item.id for item in before]
+    damaged = [index for index, item in enumerate(after) if item != before[index]]
+    assert damaged == [4, 5, 39]
+    assert {item.reason for item in after if isinstance(item, Unread)} == {"damaged record"}
+    file.unlink()
+    assert [item[1:3] for item in items_of(reader)] == [("damaged record", "No such file or directory")] * 40
+
+
+def test_records_without_an_image_are_unread(data_dir: str, tmp_path: Path) -> None:
+    config, file = prepared_copy(data_dir, tmp_path)
+    good = next(read_tfrecord(file))
+    write_tfrecord(file, [b"", good, b"\xff\xff no message"] + [good] * 37)
+    found = {index: item.reason for index, item in enumerate(items_of(open_source(config))) if isinstance(item, Unread)}
+    assert found == {0: "damaged record", 2: "damaged record"}
+
+
+def test_a_prepared_file_that_is_cut_off_or_gone(data_dir: str, tmp_path: Path) -> None:
+    config, file = prepared_copy(data_dir, tmp_path)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: .* is damaged at byte \d+\. Remove "):
+        open_source(config)
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: Cannot read .*: No such file"):
+        open_source(config)
+
+
+def test_array_records_are_read_and_other_formats_are_refused(data_dir: str, tmp_path: Path) -> None:
+    builder = SmallShapes(data_dir=str(tmp_path), file_format="array_record")
+    builder.download_and_prepare()
+    config = IngestConfig(source="tfds:small_shapes", tfds_data_dir=str(tmp_path), tfds_split="train[5:35]+test")
+    as_tfrecord = config.model_copy(update={"tfds_data_dir": data_dir})
+    ours, same = (items_of(open_source(one)) for one in (config, as_tfrecord))
+    assert [item[1:] for item in ours] == [item[1:] for item in same]
+    assert ours[0].id == "small_shapes/small_shapes-train.array_record-00000-of-00001__5"
+    files = [str(file) for file in tmp_path.rglob("*array_record-0*")]
+    for file in files:
+        Path(file).write_bytes(b"no records")
+    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: .*holds 0 records, TFDS wrote 35 or more"):
+        open_source(config)
+    for info in tmp_path.rglob("dataset_info.json"):
+        info.write_text(info.read_text().replace("array_record", "riegeli"))
+    with pytest.raises(ConfigError, match=r"prepared as riegeli files in .*; tfrecord and array_record can be read\. Name an"):
+        open_source(config)
+
+
+def test_a_worker_reads_without_tensorflow(data_dir: str) -> None:
+    reader = open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir))
+    program = (
+        "import ast, sys\n"
+        "from components.ingest.readers import read_chunk\n"
+        "chunks = ast.literal_eval(sys.stdin.read())\n"
+        "count = sum(1 for chunk in chunks for item in read_chunk(chunk))\n"
+        "print(count, [name for name in ('tensorflow', 'tensorflow_datasets', 'apache_beam') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=repr(reader.chunks), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "40 []"
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -186,6 +283,12 @@ def test_fashion_mnist_through_tfds(fashion_mnist: Path, tmp_path: Path) -> None
         tmp_path / "out", source="tfds:fashion_mnist", tfds_manual_dir=str(fashion_mnist),
         tfds_data_dir=str(tmp_path / "data"), tfds_eval_split="test", image_size=28,
     )  # fmt: skip
+    reader = open_source(IngestConfig(source="tfds:fashion_mnist", tfds_data_dir=str(tmp_path / "data"), tfds_split="test"))
+    read = tfds_reader.find_builder("fashion_mnist", str(tmp_path / "data")).as_dataset(
+        split="test", decoders={"image": tfds.decode.SkipDecoding()}, read_config=tfds.ReadConfig(add_tfds_id=True)
+    )
+    for item, row in zip(items_of(reader), read.as_numpy_iterator(), strict=True):
+        assert item == RawImage(f"fashion_mnist/{row['tfds_id'].decode()}", int(row["label"]), "", row["image"])
     raw, labels = {}, {}
     for split, name in (("train", "train"), ("eval", "t10k")):
         images = gzip.decompress((fashion_mnist / f"{name}-images-idx3-ubyte.gz").read_bytes())[16:]

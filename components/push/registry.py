@@ -55,9 +55,9 @@ class Champion(BaseModel):
 
 
 class Decision(BaseModel):
-    """What was decided on a model, and what the decision rests on."""
+    """What was decided on a model, and what the decision rests on: its scores, the champion, the rule."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # an older record without a rule is read, and decided on again
     decision: Literal["published", "kept"]
     reason: str
     version: str
@@ -66,8 +66,7 @@ class Decision(BaseModel):
     champion_kid: float | None
     model_digest: str
     evaluation_digest: str
-    noise_sigmas: float
-    max_memorization: float
+    rule: dict[str, float] = {}
     decided_at: str
 
 

@@ -25,6 +25,9 @@ from components.push import run as push
 from components.push.config import PushConfig
 from components.push.evidence import Evidence
 from components.push.gate import Opponent, judge
+from components.train.config import TrainConfig
+from components.train.export import Generator
+from components.train.networks import ImageShape
 from tests.data.push_bench import SCORES, Bench, rescored
 from tests.data.tiny_artifacts import (
     LATENTS,
@@ -421,6 +424,8 @@ class TestLoadTest:
             ("random", "generate gives different images for the same seed."),
             ("constant", "generate gives the same images for different seeds."),
             ("latents", "It has no signature generate_from_latents."),
+            ("dark", "generate returns values from 0 to 1; images have values of 0 to 255."),
+            ("one", "generate returns uint8 [2, 8, 8, 1] instead of uint8 [1, 8, 8, 1]."),
             ("", ""),
         ],
     )
@@ -428,6 +433,19 @@ class TestLoadTest:
         save_generator(tmp_path / "model", part("rest").images, fault=fault)
         faults = load_test.faults(tf.saved_model.load(str(tmp_path / "model")), 8, 1, LATENTS)
         assert faults[:1] == ([sentence] if sentence else [])
+
+    def test_a_model_with_labels_is_tested_on_labels_it_knows(self, tmp_path: Path) -> None:
+        """As train makes it: without labels its signatures would not even run."""
+        made = Generator(ImageShape(8, 1, 3), TrainConfig(conditional=True, latents=4, generator_channels=2), [5, 0, 5])
+        made.save(tmp_path / "model")
+        loaded = tf.saved_model.load(str(tmp_path / "model"))
+        assert load_test.takes_labels(loaded)
+        assert load_test._labels(loaded) == [0, 2]
+        assert load_test.faults(loaded, 8, 1, 4) == []
+        del made.functions["generate_labels"]
+        made.save(tmp_path / "without")
+        without = tf.saved_model.load(str(tmp_path / "without"))
+        assert load_test.faults(without, 8, 1, 4) == ["It has no signature generate_labels."]
 
     def test_a_model_that_fails_is_not_published(self, bench: Bench) -> None:
         """In the real, fresh process."""

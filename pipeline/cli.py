@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from components.errors import ConfigError, PipelineError
+from pipeline import models
 from pipeline.config import load_config
 
 QUICKSTART = "quickstart.toml"
@@ -23,6 +24,9 @@ app = typer.Typer(
 Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; without it configs/quickstart.toml.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (run.dir).")]
+
+
+app.add_typer(models.app, name="registry")
 
 
 @app.callback()

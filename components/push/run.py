@@ -20,6 +20,8 @@ from components.push.registry import (
     point_to,
     read_champion,
     read_decision,
+    read_pointer,
+    remove_what_was_cut_off,
     version_of_model,
     write_decision,
 )
@@ -50,6 +52,7 @@ def run(config: PushConfig, *, registry: Path, model: Path, evaluation: Path, va
     manifests = {name: read_manifest(path, name) for name, path in inputs.items()}
     _check_they_belong_together(manifests)
     with locked(registry):
+        remove_what_was_cut_off(registry)
         champion = read_champion(registry)
         if champion is not None:
             check_image_size(champion, *(manifests["model"].details[name] for name in ("image_size", "channels")))
@@ -164,7 +167,7 @@ def _publish(
         from components.push.publish import write_version
 
         version = write_version(config, registry, inputs, model, evaluation, scores, reason)
-    point_to(registry, version)
+    point_to(registry, version, read_pointer(registry))
     return version
 
 

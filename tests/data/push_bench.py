@@ -89,8 +89,8 @@ class Bench:
             w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
         return path
 
-    def push(self, inputs: dict[str, Path], **config: float) -> PushSummary:
-        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=self.root / "push")
+    def push(self, inputs: dict[str, Path], out: Path | None = None, **config: float) -> PushSummary:
+        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=out or self.root / "push")
 
     def files(self) -> dict[str, bytes]:
         """Everything in the registry, to show that nothing changed."""

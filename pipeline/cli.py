@@ -93,11 +93,18 @@ def generate(
     label: Annotated[
         int | None, typer.Option(min=0, help="Only images of this label, of a model trained with train.conditional.")
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Draw latent values beyond ± this again: more typical, less varied (Brock et al. 2019)."),
+    ] = None,
+    interpolate: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Also draw rows of so many images from one latent to the next.")
+    ] = 0,
 ) -> None:
     """Draw images with a generator: one PNG each and a grid."""
     from pipeline import drawing
 
-    print(drawing.draw(model, out, count, seed, label))
+    print(drawing.draw(model, out, count, seed, label, truncation=truncation, steps=interpolate))
 
 
 @app.command()

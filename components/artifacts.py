@@ -264,12 +264,11 @@ def code_digest(component: str) -> str:
     """Return a digest of a component's source, of the modules that all components share, and of the libraries under it.
 
     KFP's cache key does not see imported code, so this digest is part of it. `push` and `train` score with `evaluate`, so
-    they depend on that too.
+    they depend on that too, as `validate` does on what `ingest` runs Beam with.
     """
     root = Path(__file__).parent
-    folders = {"push": ("push", "evaluate"), "train": ("train", "evaluate"), "tpu_check": ("tpu_check", "train")}.get(
-        component, (component,)
-    )
+    others = {"push": "evaluate", "train": "evaluate", "tpu_check": "train", "validate": "ingest"}
+    folders = (component, *([others[component]] if component in others else []))
     files = sorted(root.glob("*.py"))
     for folder in folders:
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in {".py", ".j2", ".css"})

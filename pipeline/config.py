@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from components.artifacts import digest_of
 from components.command import explain
 from components.errors import ConfigError
 from components.evaluate.config import EvaluateConfig
@@ -118,6 +120,11 @@ class RunConfig(Section):
         """Where versions and the champion pointer live."""
         return Path(self.push.registry or Path(self.run.dir) / "registry")
 
+    @property
+    def history(self) -> Path:
+        """Where the accepted snapshots of this source live: another source is no drift."""
+        return Path(self.validation.history or Path(self.run.dir) / "snapshots" / _folder_name(self.ingest.source))
+
 
 def _check_tpu_trains(deploy: DeploySection) -> None:
     """Refuse a slice on which training is known to fail, before it is paid for. Raises ValueError."""
@@ -152,7 +159,20 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     ingest = config.ingest.model_copy(update={"source": source, **paths})
     folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}
     push = config.push.model_copy(update={"registry": _absolute(str(config.registry))})
-    return config.model_copy(update={"ingest": ingest, "run": RunSection(**folders), "push": push})
+    resolved = config.model_copy(update={"ingest": ingest, "run": RunSection(**folders), "push": push})
+    return with_history(resolved)
+
+
+def with_history(config: RunConfig) -> RunConfig:
+    """Return the config with the folder of its history named, as the validate step needs it."""
+    validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
+    return config.model_copy(update={"validation": validation})
+
+
+def _folder_name(source: str) -> str:
+    """Return a source as the name of a folder: readable, and another one for each source."""
+    name = re.sub(r"[^a-z0-9_.]+", "-", source.lower()).strip("-.")[-40:]
+    return name if name == source else f"{name}-{digest_of(source)[:8]}"
 
 
 def _absolute(path: str) -> str:

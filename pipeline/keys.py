@@ -6,6 +6,8 @@ source's name; and it names the step's entry in the journal.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from components.artifacts import code_digest, digest_of
 from pipeline.config import RunConfig
 
@@ -19,11 +21,19 @@ UPSTREAM = {
 }
 
 
-def step_keys(config: RunConfig, source_fingerprint: str) -> dict[str, str]:
-    """Return the key of every step of this config; `source_fingerprint` changes when the content of the source does."""
+# What says how a dataset is judged beside others changes nothing of what is made of a dataset that was accepted.
+HISTORY_FIELDS = {"history", "accept"}
+
+
+def step_keys(config: RunConfig, source_fingerprint: str, history_state: Sequence[str] = ()) -> dict[str, str]:
+    """Return the key of every step of this config; `source_fingerprint` changes when the content of the source does.
+
+    `history_state` is what the outcome of validate rests on besides (components.validate.history.state).
+    """
     keys: dict[str, str] = {}
     for step, section in config.sections().items():
         upstream = [keys[name] for name in UPSTREAM[step]]
-        values = section.model_dump(mode="json")
+        values = section.model_dump(mode="json", exclude=HISTORY_FIELDS if step == "validate" else None)
         keys[step] = digest_of([step, values, code_digest(step), upstream or source_fingerprint])
-    return keys
+    judged = [config.validation.history, config.validation.accept, *history_state]
+    return keys | {"validate": digest_of([keys["validate"], judged])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib
 import re
@@ -93,8 +94,13 @@ def remote_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 def stamp_of(info: dict[str, Any]) -> int:
     """Return a number (63 bits) that changes with the content that fsspec's info tells of; 0 where it tells nothing."""
-    found = [f"{key}={info[key]}" for key in STAMPS if info.get(key) is not None]
-    return int.from_bytes(hashlib.blake2b(found[0].encode(), digest_size=8).digest(), "big") >> 1 if found else 0
+    key = next((key for key in STAMPS if info.get(key) is not None), None)
+    if key is None:
+        return 0
+    value = info[key]
+    if isinstance(value, datetime.datetime):  # the same time may come as a number in a listing
+        value = value.timestamp()
+    return int.from_bytes(hashlib.blake2b(f"{key}={value}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def size_of(info: dict[str, Any]) -> int:

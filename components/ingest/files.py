@@ -116,13 +116,15 @@ def _read_patiently(filesystem: Any, path: str, numbers: tuple[int, ...], max_by
 def _read_remote(filesystem: Any, path: str, numbers: tuple[int, ...], max_bytes: int) -> bytes:
     size, stamp = numbers
     with filesystem.open(path, "rb") as file:
-        info = getattr(file, "details", None) or filesystem.info(path)
+        info = getattr(file, "details", None) or {}
+        if not stamp_of(info):  # HTTP tells size alone when it opens a file
+            info = filesystem.info(path)
         now = size_of(info)
         refuse_size(now, max_bytes, file)
         content = read_up_to(file, (max_bytes if now < 0 else now) + 1)
     refuse_size(len(content), max_bytes)
     if UNKNOWN in (size, now):
         size = now = len(content)
-    if size != now or len(content) != now or (stamp > 0 and stamp != stamp_of(info)):
+    if size != now or len(content) != now or (min(stamp, stamp_of(info)) > 0 and stamp != stamp_of(info)):
         raise changed(size, len(content), content)
     return content

@@ -104,8 +104,8 @@ def _attributes(content: bytes, position: int) -> dict[bytes, bytes]:
     while content:
         digits = content.partition(b" ")[0]
         length = _decimal(digits, position)
-        key, equals, value = content[len(digits) + 1 : length - 1].partition(b"=")
-        if not equals or length > len(content):
+        key, equals, value = content[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
+        if not equals or length > len(content):  # so a length of 0, which would go in circles, is none either
             raise DamagedArchiveError(f"attributes that cannot be read at byte {position:,}")
         found[key] = value
         content = content[length:]

@@ -140,8 +140,8 @@ def _refuse(member: ZipMember, max_bytes: int) -> None:
         raise CannotReadError("encrypted", "only the owner of the password can read it")
     if member.method not in (STORED, DEFLATED):
         raise CannotReadError("unsupported compression", f"method {member.method} of zip, 0 and 8 can be read")
-    if (largest := max(member.size, member.packed)) > max_bytes:
-        raise CannotReadError("too large", f"{largest:,} bytes, ingest.max_bytes = {max_bytes:,}")
+    if member.size > max_bytes or member.packed > 2 * max_bytes + HEAD_BYTES:  # what cannot be packed grows a little
+        raise CannotReadError("too large", f"{member.size:,} bytes, ingest.max_bytes = {max_bytes:,}")
     if member.size > UNSUSPECTED_BYTES and member.size > MAX_RATIO * member.packed:
         times = member.size // max(member.packed, 1)
         raise CannotReadError("unpacks too much", f"{times:,} times its packed size, {MAX_RATIO} are allowed")

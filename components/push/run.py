@@ -150,7 +150,7 @@ def _data_errors(validation: Manifest) -> list[str]:
         return []
     found = [each for each in validation.details.get("anomalies", []) if isinstance(each, dict)]
     errors = [each for each in found if str(each.get("severity", "")).lower() == "error"]
-    return [str(each.get("description") or each.get("problem") or each.get("name") or "an anomaly") for each in errors]
+    return [str(each.get("text") or each.get("description") or "an anomaly").rstrip(".") for each in errors]
 
 
 def _publish(

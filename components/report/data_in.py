@@ -12,6 +12,7 @@ from components.images import grid, png_bytes
 from components.report.bars import Bars, to_bars
 from components.report.figures import Figure, figure
 from components.report.opened import Opened
+from components.report.validation import Validation, describe_validation
 from components.report.words import number, percent
 
 SHOWN_IMAGES, GRID_COLUMNS = 64, 16
@@ -30,7 +31,9 @@ class Data:
     labels: Bars
     statistics: tuple[tuple[str, ...], ...]
     quarantine: tuple[tuple[str, str, str], ...]
+    quarantine_reasons: Bars
     real: Figure | None
+    validation: Validation
     notes: tuple[str, ...]
 
     @property
@@ -48,6 +51,8 @@ def describe_data(dataset: Opened, validation: Opened) -> Data:
         "The statistics", lambda: statistics_rows(validation.content("statistics.json"))
     )
     quarantine = dataset.manifest and dataset.attempt("The quarantine", lambda: _quarantine(dataset))
+    reasons = dataset.manifest and dataset.attempt("The reasons of the quarantine", lambda: _quarantine_reasons(dataset))
+    found = describe_validation(validation)
     real = dataset.manifest and dataset.attempt("Real images", lambda: _real_images(dataset))
     return Data(
         source=str(details.get("source", "")),
@@ -57,7 +62,9 @@ def describe_data(dataset: Opened, validation: Opened) -> Data:
         labels=labels,
         statistics=statistics or (),
         quarantine=quarantine or (),
+        quarantine_reasons=reasons or Bars(),
         real=real or None,
+        validation=found,
         notes=(*dataset.notes, *validation.notes),
     )
 
@@ -92,6 +99,11 @@ def statistics_rows(content: bytes) -> tuple[tuple[str, ...], ...]:
 def _quarantine(dataset: Opened) -> tuple[tuple[str, str, str], ...]:
     lines = dataset.lines("quarantine.jsonl", SHOWN_QUARANTINE)
     return tuple((str(line["id"]), str(line["reason"]), str(line.get("detail", ""))) for line in lines)
+
+
+def _quarantine_reasons(dataset: Opened) -> Bars:
+    reasons = Counter(str(line["reason"]) for line in dataset.lines("quarantine.jsonl"))
+    return to_bars(reasons.most_common(), number)
 
 
 def _real_images(dataset: Opened) -> Figure:

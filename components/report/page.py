@@ -20,6 +20,7 @@ from components.report.scale import Scale, list_scales
 from components.report.scores import Evaluation, describe_evaluation
 from components.report.summary import RunSummary
 from components.report.training import Training, describe_training
+from components.report.validation import open_refused
 from components.report.verdict import Verdict, reach_verdict
 from components.report.words import duration, moment, number, plain
 
@@ -95,6 +96,9 @@ def gather_page(
     if any(outcome.step == "train" and outcome.status in BROKEN for outcome in outcomes):
         model = open_unfinished_training(Path(description.work_dir), description.config.get("train", {}))
     evaluated, dataset = opened["evaluate"], opened["ingest"]
+    validation = opened["validate"]
+    if any(outcome.step == "validate" and outcome.status in BROKEN for outcome in outcomes):
+        validation = open_refused(description.config.get("validate", {}), dataset)
     champion = describe_champion(opened["push"], evaluated.summary, registry_of(description))
     made = list_made(outcomes, {step: artifact.manifest for step, artifact in opened.items()})
     return Page(
@@ -109,7 +113,7 @@ def gather_page(
         scales=evaluated.attempt("Floor and ceiling", lambda: _scales(evaluated, champion)) or (),
         champion=champion,
         blind=evaluated.attempt("The blind test", lambda: blind_test(dataset, evaluated, description.run_id)),
-        data=describe_data(dataset, opened["validate"]),
+        data=describe_data(dataset, validation),
         made=made,
         graph=draw_graph(made),
         config=config_tables(description.config),

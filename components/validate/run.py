@@ -1,23 +1,33 @@
-"""The validate step: refuse a dataset that is not fit to train on, and record its statistics."""
+"""The validate step: refuse a dataset that is not fit to train on or not what it was, and record its statistics."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
-from components.artifacts import Manifest, new_artifact, read_manifest, write_json
+from components.artifacts import Manifest, new_artifact, read_manifest
 from components.errors import DataRejectedError
 from components.progress import say
-from components.records import SPLITS, read_split, read_tfrecord
+from components.records import SPLITS
 from components.section import Summary
+from components.validate import findings, history
+from components.validate.anomalies import Anomaly, errors_of, rejection
 from components.validate.config import ValidateConfig
+from components.validate.counting import tally_dataset
 from components.validate.statistics import SplitStatistics, split_statistics
 
-STATISTICS_FILE = "statistics.json"
+Why = Literal["first snapshot", "no error", "validate.accept"]
 
 
 class ValidateSummary(Summary):
-    """What the dataset is: mean, deviation, minimum and maximum are those of the training split, in grey levels."""
+    """What the dataset is: mean, deviation, minimum and maximum are those of the training split, in grey levels.
+
+    `snapshot` is the dataset's id, `accepted_against` the snapshot it was compared with, empty for the first; `anomalies`
+    are those it was accepted with.
+    """
 
     train_images: int
     eval_images: int
@@ -28,41 +38,87 @@ class ValidateSummary(Summary):
     minimum: int
     maximum: int
     labels: int
+    snapshot: str
+    accepted_against: str
+    anomalies: list[dict[str, Any]]
 
 
 def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
-    """Check the dataset artifact `dataset` and write its statistics as the artifact `out`.
+    """Check the dataset artifact `dataset`, by itself and beside its history, and write the validation artifact `out`.
 
-    Raises ArtifactError when a file of the dataset is missing or damaged, DataRejectedError when its counts do
-    not match its records, and when a split is empty, too small or constant.
+    Raises ArtifactError when a file of the dataset or the history is missing or damaged, DataRejectedError when the dataset's
+    counts do not match its records, when a split is too small or constant, and when it breaks the schema or has drifted.
     """
     manifest = read_manifest(dataset, "dataset")
-    refuse_miscounted(manifest.counts, count_records(dataset, manifest))
-    refuse_small(config, manifest.counts)
-    names = [str(name) for name in manifest.details["label_names"]]
-    statistics = {}
-    for split in SPLITS:
-        images, labels, _ = read_split(dataset, split)
-        statistics[split] = split_statistics(images, labels, names)
-    refuse_constant(config, statistics)
-    with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
-        values = {split: part.model_dump(mode="json") for split, part in statistics.items()}
-        write_json(artifact.path / STATISTICS_FILE, values)
-        artifact.counts |= {split: part.count for split, part in statistics.items()}
-    summary = _summary(statistics)
+    place = Path(config.history) if config.history else None
+    entry = history.find(history.read_accepted(place), manifest.digest) if place else None
+    if place is None or entry is None:
+        statistics, entry = _judge(config, place, dataset, manifest, out)
+    else:
+        statistics = _accepted_before(config, history.snapshot_folder(place, entry), dataset, out)
+    summary = _summary(statistics, entry)
     say(
         f"{summary.train_images:,} images to train and {summary.eval_images:,} held out are fit: {summary.image_size}×"
         f"{summary.image_size}×{summary.channels}, mean {_levels(summary.mean)}, deviation {_levels(summary.deviation)}"
     )
+    say(_in_words(entry))
     return summary
 
 
-def count_records(dataset: Path, manifest: Manifest) -> dict[str, int]:
-    """Return the number of records in the files of each split."""
-    return {
-        split: sum(1 for name in manifest.files if name.startswith(f"{split}-") for _ in read_tfrecord(dataset / name))
-        for split in SPLITS
-    }
+def _judge(
+    config: ValidateConfig, place: Path | None, dataset: Path, manifest: Manifest, out: Path
+) -> tuple[dict[str, SplitStatistics], history.Acceptance]:
+    """Return the statistics and the acceptance of a dataset that is not in the history yet; both are written."""
+    tallies = tally_dataset(config, dataset, manifest, out.parent)
+    refuse_miscounted(manifest.counts, {split: tally.count for split, tally in tallies.items()})
+    refuse_small(config, manifest.counts)  # before all else: an empty split has no statistics
+    size, names = int(manifest.details["image_size"]), [str(name) for name in manifest.details["label_names"]]
+    statistics = {split: split_statistics(tally, size, names) for split, tally in tallies.items()}
+    snapshot = history.snapshot_id(manifest.digest)
+    with contextlib.ExitStack() as stack:
+        artifact = stack.enter_context(new_artifact(out, "validation", config=config, inputs={"dataset": dataset}))
+        artifact.counts |= {split: part.count for split, part in statistics.items()}
+        if place:
+            stack.enter_context(history.locked(place))
+        accepted = history.read_accepted(place) if place else []
+        before = findings.read_before(history.snapshot_folder(place, accepted[-1])) if place and accepted else None
+        found = findings.compare(config, findings.together(tallies, statistics), before)
+        found = found._replace(anomalies=[*constant_splits(config, statistics), *found.anomalies])
+        why = decide(config, found.anomalies, snapshot, first=before is None)
+        against = accepted[-1].snapshot if accepted else ""
+        entry = history.new_acceptance(snapshot, manifest.digest, against, why or "no error", found.anomalies, out, config)
+        findings.write_findings(
+            artifact.path, dataset, manifest, tallies, statistics, found, entry, config, accepted=why is not None
+        )
+        if why is None:
+            if place:
+                history.refuse(place, snapshot, config, artifact.path, dataset)
+            raise rejection(found.anomalies, snapshot, against, config.accept)
+        if place:
+            history.accept(place, entry, config, artifact.path, dataset)
+    return statistics, entry
+
+
+def decide(config: ValidateConfig, anomalies: list[Anomaly], snapshot: str, *, first: bool) -> Why | None:
+    """Return why a dataset is accepted, or None where it is not."""
+    errors = errors_of(anomalies)
+    if not errors:
+        return "first snapshot" if first else "no error"
+    acceptable = all(anomaly.acceptable for anomaly in errors)
+    return "validate.accept" if acceptable and config.accept == snapshot else None
+
+
+def _accepted_before(config: ValidateConfig, folder: Path, dataset: Path, out: Path) -> dict[str, SplitStatistics]:
+    """Write the validation of a dataset that was accepted before from what was kept then; return its statistics."""
+    statistics = findings.read_statistics(folder)
+    refuse_small(config, {split: part.count for split, part in statistics.items()})
+    if constant := constant_splits(config, statistics):
+        raise rejection(constant, "", "", "")
+    with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
+        for name in read_manifest(folder, verify=False).files:
+            shutil.copy(folder / name, artifact.path / name)
+        artifact.counts |= {split: part.count for split, part in statistics.items()}
+    return statistics
 
 
 def refuse_miscounted(claimed: Mapping[str, int], found: Mapping[str, int]) -> None:
@@ -83,18 +139,21 @@ def refuse_small(config: ValidateConfig, counts: Mapping[str, int]) -> None:
         raise DataRejectedError(f"The dataset is too small: {parts}.", f"Name a larger source, or lower {keys}.")
 
 
-def refuse_constant(config: ValidateConfig, statistics: Mapping[str, SplitStatistics]) -> None:
-    """Raise DataRejectedError when in all channels of a split the pixels deviate less than validate.min_deviation."""
-    for split, part in statistics.items():
-        if max(part.deviation) < config.min_deviation:
-            raise DataRejectedError(
-                f"The {split} images are constant: pixels deviate by {_levels(part.deviation)} grey levels from their"
-                f" mean {_levels(part.mean)}, at least {config.min_deviation:g} is needed.",
-                "Look at the source's images; if they are meant to be so, lower validate.min_deviation.",
-            )
+def constant_splits(config: ValidateConfig, statistics: Mapping[str, SplitStatistics]) -> list[Anomaly]:
+    """Return an anomaly for each split whose pixels deviate less than validate.min_deviation in all channels."""
+    return [
+        Anomaly(
+            feature="image", reason="CUSTOM_VALIDATION", severity="error", short="Constant images", acceptable=False,
+            text=f"The {split} images are constant: pixels deviate by {_levels(part.deviation)} grey levels from their"
+            f" mean {_levels(part.mean)}, at least {config.min_deviation:g} is needed.",
+            cure="Look at the source's images; if they are meant to be so, lower validate.min_deviation.",
+        )
+        for split, part in statistics.items()
+        if max(part.deviation) < config.min_deviation
+    ]  # fmt: skip
 
 
-def _summary(statistics: Mapping[str, SplitStatistics]) -> ValidateSummary:
+def _summary(statistics: Mapping[str, SplitStatistics], entry: history.Acceptance) -> ValidateSummary:
     train, held_out = statistics["train"], statistics["eval"]
     labels = {label for part in statistics.values() for label in part.label_histogram} - {"unlabelled"}
     return ValidateSummary(
@@ -107,7 +166,18 @@ def _summary(statistics: Mapping[str, SplitStatistics]) -> ValidateSummary:
         minimum=train.minimum,
         maximum=train.maximum,
         labels=len(labels),
+        snapshot=entry.snapshot,
+        accepted_against=entry.against,
+        anomalies=[
+            anomaly.model_dump(include={"feature", "severity", "text", "value", "limit"}) for anomaly in entry.anomalies
+        ],
     )
+
+
+def _in_words(entry: history.Acceptance) -> str:
+    beside = f"compared with {entry.against}" if entry.against else "there is none to compare it with"
+    warnings = f", {len(entry.anomalies)} anomalies" if entry.anomalies else ", no anomaly"
+    return f"Snapshot {entry.snapshot}, {beside}: accepted ({entry.why}){warnings}"
 
 
 def _levels(values: list[float] | tuple[float, ...]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from components.artifacts import now, write_json
@@ -22,6 +23,7 @@ from components.journal import read_entry
 from components.push.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.tpu_runtime import check_machine
+from components.validate.history import state
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import step_keys
@@ -35,18 +37,28 @@ STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 def check_before_running(config: RunConfig) -> dict[str, str]:
     """Refuse what can be known to fail before any step starts; return the keys of the steps.
 
-    Raises ConfigError for a source that does not exist, a place that cannot be written, or a champion of another image size,
+    Raises ConfigError for a source that does not exist, a place that cannot be written, a champion of another image size,
     and DeviceError where a TPU is asked for that is not here.
     """
     if config.train.devices == "tpu":
         check_machine(os.environ)
     fingerprint = source_fingerprint(config.ingest)
-    for folder in (Path(config.run.dir), config.work_dir, config.registry):
+    for folder in (Path(config.run.dir), config.work_dir, config.registry, config.history):
         _check_writable(folder)
     champion = read_champion(config.registry)
     if champion is not None:
         check_image_size(champion, config.ingest.image_size, config.ingest.channels)
-    return step_keys(config, fingerprint)
+    ingest_key = step_keys(config, fingerprint)["ingest"]
+    return step_keys(config, fingerprint, state(config.history, _known_dataset(config.work_dir, ingest_key)))
+
+
+def _known_dataset(work_dir: Path, ingest_key: str) -> str:
+    """Return the digest of the dataset that ingest has made of this source before, empty where it has not."""
+    try:
+        entry = read_entry(work_dir, "ingest", ingest_key)
+    except (OSError, ValidationError):  # the report says so; here it only means that the dataset is not known
+        return ""
+    return entry.artifact.digest if entry and entry.artifact else ""
 
 
 def run_locally(config: RunConfig, console: Console) -> dict[str, Any]:

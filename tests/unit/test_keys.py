@@ -13,7 +13,7 @@ CHANGES = [
     ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "push"}),
     ("train.seed=1", {"train", "evaluate", "push"}),
     ("evaluate.seed=1", {"evaluate", "push"}),
-    ("push.noise_sigmas=2.0", {"push"}),
+    ("push.confidence=0.9", {"push"}),
     ("run.dir=elsewhere", set()),
 ]
 

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import filelock
 
-from components.artifacts import ArtifactWriter, code_digest, digest_of, new_artifact, remove_directory, write_text
+from components.artifacts import (
+    ArtifactWriter,
+    code_digest,
+    digest_of,
+    new_artifact,
+    remove_directory,
+    remove_leftovers,
+    write_text,
+)
 from components.errors import ArtifactError, DataRejectedError
 from components.ingest.beam_pipeline import (
     CHUNK_SUFFIX,
@@ -112,6 +120,7 @@ def spill_folder(config: IngestConfig, out: Path, work_dir: Path | None) -> Iter
     except OSError as error:
         raise ArtifactError(f"Cannot write {out}: {error.strerror}.", "Name a writable folder.") from error
     try:
+        remove_leftovers(out.parent, out.name)  # of a run that was killed: the lock says that nobody else writes there now
         yield folder
         remove_directory(folder)
     except DataRejectedError:

@@ -111,6 +111,22 @@ def test_a_worker_killed_at_any_moment_never_makes_wrong_counts(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no strays"
 
 
+def test_worker_processes_load_no_tensorflow(pictures: Path, tmp_path: Path) -> None:
+    process = start(pictures, tmp_path / "dataset", engine_options("processes"))
+    seen: dict[int, str] = {}
+    try:
+        while process.poll() is None:
+            for worker in workers(process):
+                with contextlib.suppress(OSError):
+                    seen[worker] = Path(f"/proc/{worker}/maps").read_text() or seen.get(worker, "")
+            time.sleep(0.02)
+    finally:
+        kill_all(process)
+    assert process.returncode == 0, said(tmp_path / "dataset")
+    assert sum("_imaging" in maps for maps in seen.values()) == 2, "both had loaded Pillow, so they decoded"
+    assert not any("tensorflow" in line for maps in seen.values() for line in maps.splitlines() if "metadata" not in line)
+
+
 def wait_for_workers(process: subprocess.Popen[str]) -> bool:
     while process.poll() is None:
         if workers(process):

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -26,10 +23,10 @@ from components.errors import ArtifactError, ConfigError, DataRejectedError, Int
 from components.ingest import beam_pipeline
 from components.ingest.beam_pipeline import balanced
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.run import IngestSummary, run
+from components.ingest.run import IngestSummary, run, spill_folder
 from components.ingest.shards import drop_equals
 from components.ingest.worker_errors import writing
-from components.records import read_split, read_tfrecord
+from components.records import read_split
 from tests.data.image_folder import write_broken_images, write_digit_images
 
 
@@ -198,37 +195,6 @@ def test_equal_pixels_in_other_files_are_duplicates(tmp_path: Path) -> None:
     assert listed == [{"id": id, "of": "a.bmp", "kind": "same pixels"} for id in ("b.png", "c.png")]
 
 
-FILES: dict[str, Callable[[int], bytes]] = {
-    "image": lambda number: f"P2 2 2 255 {number} 1 2 3".encode(),
-    "empty": lambda _: b"",
-    "text": lambda number: f"text {number}".encode(),
-    "cut": lambda number: f"P2 9 9 255 {number} 1".encode(),
-}
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(st.lists(st.tuples(st.sampled_from(sorted(FILES)), st.integers(0, 3)), min_size=1, max_size=30), st.integers(1, 3))
-def test_whatever_is_mixed_every_file_is_accounted_for(mixture: list[tuple[str, int]], shards: int) -> None:
-    expected = Counter(kind for kind, _ in mixture)
-    kept = len({number for kind, number in mixture if kind == "image"})
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "in").mkdir()
-        for index, (kind, number) in enumerate(mixture):
-            (folder / "in" / f"{index}.pgm").write_bytes(FILES[kind](number))
-        fields: dict[str, Any] = {"source": f"images:{folder / 'in'}", "shards": shards, "max_quarantine_fraction": 1.0}
-        if not kept:
-            with pytest.raises(DataRejectedError, match="None of the"):
-                ingest(folder / "out", **fields)
-            return
-        summary = ingest(folder / "out", **fields)
-        records = sum(1 for file in (folder / "out").glob("*.tfrecord") for _ in read_tfrecord(file))
-        lines = (folder / "out" / "quarantine.jsonl").read_text().count("\n")
-    assert summary.read == len(mixture) == summary.kept + summary.duplicate + summary.quarantined
-    assert summary.kept == kept == records == summary.train + summary.eval
-    assert summary.quarantined == lines == len(mixture) - expected["image"]
-
-
 def test_a_lost_image_is_an_error() -> None:
     tally = {"read": 10, "train": 6, "eval": 2, "duplicate": 1, "quarantined": 1}
     assert balanced(tally, 10)["kept"] == 8
@@ -320,6 +286,100 @@ def test_ctrl_c_leaves_nothing_but_what_is_decoded(tmp_path: Path) -> None:
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".dataset.ingest"]
+
+
+def chunk_files(out: Path) -> list[Path]:
+    return list(out.parent.glob(f".{out.name}.ingest/*/*.chunk"))
+
+
+def test_a_run_after_one_that_was_killed_repeats_no_finished_chunk(tmp_path: Path) -> None:
+    write_digit_images(tmp_path / "in", 1500, broken=True)
+    write_config(tmp_path, tmp_path / "in")
+    whole, out = tmp_path / "whole" / "dataset", tmp_path / "out" / "dataset"
+    by_hand(tmp_path, whole).communicate(timeout=120)
+    killed = by_hand(tmp_path, out)
+    deadline = time.monotonic() + 60
+    while len(chunk_files(out)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.kill()
+    killed.communicate(timeout=30)
+    done = {file.name: file.stat().st_mtime_ns for file in chunk_files(out)}
+    assert 2 <= len(done) < 6, "it was killed in the middle"
+    again = by_hand(tmp_path, out)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert f"Going on from an earlier run: {len(done)} of 6 chunks are done".encode() in said
+    assert read_manifest(out).digest == read_manifest(whole).digest
+    assert [path.name for path in out.parent.iterdir() if path.name != "dataset"] == [], "no strays"
+
+
+def test_a_changed_source_is_not_taken_from_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_digit_images(tmp_path / "in", 20, broken=False)
+    monkeypatch.setattr(beam_pipeline, "write_counts", FailOnce(tmp_path / "failed", beam_pipeline.write_counts))
+    with pytest.raises(PipelineError, match="first time"):
+        ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
+    assert len(chunk_files(tmp_path / "out")) == 1
+    Image.new("L", (9, 9), 77).save(next((tmp_path / "in").glob("*/*.png")))
+    assert ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}").kept == 20
+    images = np.concatenate([read_split(tmp_path / "out", split).images for split in ("train", "eval")])
+    assert (images == 77).all(axis=(1, 2, 3)).sum() == 1, "the new content is in"
+
+
+def test_a_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_digit_images(tmp_path / "in", 20, broken=False)
+    monkeypatch.setattr(beam_pipeline, "write_shard", Noted(tmp_path / "written", beam_pipeline.write_shard))
+    monkeypatch.setattr(beam_pipeline, "write_counts", FailOnce(tmp_path / "failed", beam_pipeline.write_counts))
+    with pytest.raises(PipelineError, match="first time"):
+        ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
+    assert (tmp_path / "written").read_text() == "x" * 4
+    assert ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}").kept == 20
+    assert (tmp_path / "written").read_text() == "x" * 4, "all four were done"
+
+
+def test_two_ingests_of_the_same_source_do_not_meet(tmp_path: Path) -> None:
+    config = IngestConfig()
+    with spill_folder(config, tmp_path / "out", None):  # noqa: SIM117
+        with (
+            pytest.raises(ArtifactError, match="Another ingest of the same source works in"),
+            spill_folder(config, tmp_path / "out", None),
+        ):
+            pass
+
+
+class FailOnce:
+    """A function that fails the first time it is called; Beam hands copies to its workers, so a file remembers."""
+
+    def __init__(self, failed: Path, function: Callable[..., Any]) -> None:
+        self.failed, self.function = failed, function
+
+    def __call__(self, *given: Any) -> Any:
+        if not self.failed.exists():
+            self.failed.touch()
+            raise PipelineError("The first time.", "Run again.")
+        return self.function(*given)
+
+
+class Noted:
+    """A function that leaves an x in a file for each call."""
+
+    def __init__(self, note: Path, function: Callable[..., Any]) -> None:
+        self.note, self.function = note, function
+
+    def __call__(self, *given: Any) -> Any:
+        with self.note.open("a") as file:
+            file.write("x")
+        return self.function(*given)
+
+
+def write_config(folder: Path, source: Path) -> None:
+    (folder / "config.toml").write_text(
+        f'[ingest]\nsource = "images:{source}"\nimage_size = 128\nmax_quarantine_fraction = 0.2\n'
+    )
+
+
+def by_hand(folder: Path, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "components.ingest", "--config", str(folder / "config.toml"), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def test_without_tfds_no_tensorflow_is_imported_and_stdout_is_ours(tmp_path: Path) -> None:

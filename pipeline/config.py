@@ -158,15 +158,14 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     paths = {name: _absolute(getattr(config.ingest, name)) for name in ("tfds_manual_dir", "tfds_data_dir")}
     ingest = config.ingest.model_copy(update={"source": source, **paths})
     folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}
-    push = config.push.model_copy(update={"registry": _absolute(str(config.registry))})
-    resolved = config.model_copy(update={"ingest": ingest, "run": RunSection(**folders), "push": push})
-    return with_history(resolved)
+    return with_folders(config.model_copy(update={"ingest": ingest, "run": RunSection(**folders)}))
 
 
-def with_history(config: RunConfig) -> RunConfig:
-    """Return the config with the folder of its history named, as the validate step needs it."""
+def with_folders(config: RunConfig) -> RunConfig:
+    """Return the config with the folders of history and registry named, as the steps need them."""
     validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
-    return config.model_copy(update={"validation": validation})
+    push = config.push.model_copy(update={"registry": _absolute(str(config.registry))})
+    return config.model_copy(update={"validation": validation, "push": push})
 
 
 def _folder_name(source: str) -> str:

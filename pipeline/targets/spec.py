@@ -11,7 +11,7 @@ from components.artifacts import write_bytes
 from components.errors import ConfigError
 from components.ingest.addresses import is_address, local_path
 from pipeline.arguments import describe_run, pipeline_arguments
-from pipeline.config import RunConfig, with_history
+from pipeline.config import RunConfig, with_folders
 from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
@@ -49,7 +49,7 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
             "Name a mounted one, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
         )
     _refuse_local_source(config.ingest.source)
-    config = with_history(config)
+    config = with_folders(config)
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
         task.set_container_image(config.deploy.tpu_check_image if step == "tpu_check" else config.deploy.image)

@@ -56,6 +56,7 @@ def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
     assert parameters["train_key"]["defaultValue"] == step_keys(config, "known when it runs")["train"]
     assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
     assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "/mnt/wgan/snapshots/digits"
+    assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "/mnt/wgan/registry"
     assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
 
 

@@ -1,0 +1,224 @@
+"""Ingest against the plain ways to do the same, each pair in one run; one JSON line.
+
+small: 60,000 Fashion-MNIST images as PNG files of 28×28 (--images N for fewer)
+  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, at whichever worker setting is faster for it
+  bare loop: a pool of as many processes as cores, each only reads, decodes, serialises and writes
+photos: JPEG files of 500×400 to 64×64 RGB, against a pool that only decodes and resizes with Pillow
+Start-up (Beam's imports, worker processes, an empty folder's ingest) is measured apart and taken off the Beam pipelines, as the
+pools' start-up is off theirs.
+
+    python benchmarks/ingest.py [--images 60000] [--photos 3000] [--pairs 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_image
+
+LOCAL = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+CORES = len(os.sched_getaffinity(0))
+WORKERS = ("--direct_running_mode=multi_processing", f"--direct_num_workers={CORES}")
+FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
+
+
+def write_small(folder: Path, count: int) -> None:
+    """Write `count` PNG files of 28×28: Fashion-MNIST where Debian's package is there, else digits with a little noise."""
+    if FASHION.exists():
+        pixels = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
+    else:
+        digits = (load_digits().images * 15).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)[:, 2:30, 2:30]
+        rng = np.random.default_rng(0)
+        pixels = np.stack([digits[at % len(digits)] ^ rng.integers(0, 2, (28, 28), np.uint8) for at in range(count)])
+    for at in range(count):
+        place = folder / f"{at % 10}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(place / f"{at:07d}.png")
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Write `count` JPEG files of 500×400: parts of scikit-learn's two photos, mirrored and moved."""
+    folder.mkdir(parents=True)
+    photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
+    rng = np.random.default_rng(0)
+    for at in range(count):
+        left, top = int(rng.integers(0, 141)), int(rng.integers(0, 28))
+        part = photos[at % 2].crop((left, top, left + 500, top + 400))
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if at % 3 else part
+        part.point(lambda level, shift=at % 17: min(255, level + shift)).save(folder / f"{at:05d}.jpg", quality=90)
+
+
+def ours(source: Path, out: Path, options: tuple[str, ...], **fields: Any) -> None:
+    from components.ingest.config import IngestConfig
+    from components.ingest.run import run
+
+    run(IngestConfig(source=f"images:{source}", beam_options=options, **fields), out=out)
+
+
+def plain_beam(source: Path, out: Path, options: tuple[str, ...]) -> None:
+    """The pipeline that anyone would write first."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    out.mkdir(parents=True)
+    files = [str(file) for file in sorted(source.rglob("*.png"))]
+    with beam.Pipeline(options=PipelineOptions(flags=list(options))) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(files)
+            | beam.Reshuffle()
+            | beam.Map(plain_example)
+            | beam.io.WriteToTFRecord(str(out / "train"), num_shards=4)
+        )
+
+
+def plain_example(file: str) -> bytes:
+    import tensorflow as tf
+
+    pixels = np.asarray(Image.open(file)).tobytes()
+    image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels]))
+    name = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.encode()]))
+    return bytes(tf.train.Example(features=tf.train.Features(feature={"image": image, "id": name})).SerializeToString())
+
+
+def bare_part(given: tuple[list[str], str]) -> int:
+    from components.records import encode_pixels, write_tfrecord
+
+    files, out = given
+    return write_tfrecord(
+        Path(out), (encode_pixels(Image.open(io.BytesIO(Path(file).read_bytes())).tobytes(), 0, file, 28, 28) for file in files)
+    )
+
+
+def resize_part(given: tuple[list[str], str]) -> int:
+    for file in given[0]:
+        image = Image.open(io.BytesIO(Path(file).read_bytes())).convert("RGB")
+        image.crop((50, 0, 450, 400)).resize((64, 64), Image.Resampling.LANCZOS).tobytes()
+    return len(given[0])
+
+
+def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> float:
+    """Return the seconds that a pool of one process a core takes for all files; its start is not counted."""
+    files = [str(file) for file in sorted(source.rglob("*.*"))]
+    out.mkdir(parents=True)
+    parts = [(files[start : start + 256], str(out / f"{start}.tfrecord")) for start in range(0, len(files), 256)]
+    with multiprocessing.get_context("fork").Pool(CORES) as pool:
+        pool.map(len, [[]] * CORES)
+        started = time.perf_counter()
+        assert sum(pool.imap_unordered(work, parts)) == len(files)
+        return time.perf_counter() - started
+
+
+def child(what: str, *given: str) -> dict[str, float]:
+    """Run a part of this file in a fresh process; return its seconds, and the peak memory of the largest process in MB."""
+    done = subprocess.run([sys.executable, __file__, "--child", what, *given], check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_child(what: str, source: str, out: str) -> None:
+    workers = {"1": (LOCAL,), "2": (LOCAL, *WORKERS[:1], "--direct_num_workers=2"), "all": (LOCAL, *WORKERS)}
+    kind, _, setting = what.partition("-")
+    started = time.perf_counter()
+    if kind == "plain":
+        plain_beam(Path(source), Path(out), workers[setting])
+    elif kind == "photos":
+        ours(Path(source), Path(out), workers[setting], image_size=64, channels=3)
+    else:
+        ours(Path(source), Path(out), workers[setting], image_size=28, labels_from_folders=True)
+    seconds = time.perf_counter() - started
+    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(json.dumps({"seconds": seconds, "peak_mb": max(peaks)}))
+
+
+def median(values: list[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
+def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any]:
+    small, few, many, empty = (folder / name for name in ("small", "few", "photos", "one"))
+    write_small(small, images)
+    write_small(few, max(images // 10, 300))
+    write_photos(many, photos)
+    write_small(empty, 1)
+    attempts = iter(range(10**6))
+
+    def timed(what: str, source: Path) -> float:
+        out = folder / f"out{next(attempts)}"
+        seconds = child(what, str(source), str(out))["seconds"]
+        shutil.rmtree(out)
+        return seconds
+
+    def pool(work: Callable[[tuple[list[str], str]], int], source: Path) -> float:
+        out = folder / f"out{next(attempts)}"
+        seconds = pooled(work, source, out)
+        shutil.rmtree(out)
+        return seconds
+
+    starts = {what: median([timed(what, empty) for _ in range(3)]) for what in ("ours-1", "ours-2", "ours-all", "plain-1")}
+    plain_setting = min(("plain-1", "plain-all"), key=lambda what: timed(what, few))
+    start_of_plain = (
+        starts["plain-1"] if plain_setting == "plain-1" else median([timed(plain_setting, empty) for _ in range(3)])
+    )
+    rows: dict[str, list[float]] = {name: [] for name in ("plain", "bare", "two", "photos")}
+    whole: list[float] = []
+    for _ in range(pairs):
+        all_cores = timed("ours-all", small)
+        plain = timed(plain_setting, small)
+        rows["plain"].append((plain - start_of_plain) / (all_cores - starts["ours-all"]))
+        whole.append(plain / all_cores)
+        rows["bare"].append(pool(bare_part, small) / (all_cores - starts["ours-all"]))
+        rows["two"].append((timed("ours-1", small) - starts["ours-1"]) / (timed("ours-2", small) - starts["ours-2"]))
+        rows["photos"].append((timed("photos-all", many) - starts["ours-all"]) / pool(resize_part, many))
+    memory = [child("ours-all", str(source), str(folder / f"out{next(attempts)}"))["peak_mb"] for source in (few, small)]
+    return {
+        "benchmark": "ingest",
+        "images": images,
+        "photos": photos,
+        "pairs": pairs,
+        "cores": CORES,
+        "ours_over_plain_beam": median(rows["plain"]),
+        "ours_over_plain_beam_with_start": median(whole),
+        "plain_beam_setting": plain_setting,
+        "share_of_bare_loop": median(rows["bare"]),
+        "two_workers_over_one": median(rows["two"]),
+        "photos_time_over_pillow": median(rows["photos"]),
+        "start_seconds": {name: round(seconds, 2) for name, seconds in starts.items()},
+        "peak_mb_tenth": round(memory[0]),
+        "peak_mb": round(memory[1]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--photos", type=int, default=3_000)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        run_child(*arguments.child)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder), arguments.images, arguments.photos, arguments.pairs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy lint format types imports check bench locks images clean
+.PHONY: help setup run test test-heavy lint format types imports check bench locks engines images clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ locks: $(STAMP)  ## make the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --extra tpu-check -c requirements/run.lock pyproject.toml -o requirements/tpu-check.lock
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
+
+engines: ## Beam's job server for Flink and its runner Prism into .engines, for the tests of ingest (needs mvn, java, go)
+	deploy/engines/get .engines
 
 images:  ## build deploy/images/train-tpu, data and tpu-check with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
 	deploy/images/build train-tpu $(BASE_IMAGE)

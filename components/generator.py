@@ -1,26 +1,33 @@
 """Images from a trained generator: a SavedModel that plain TensorFlow loads, none of our code in its graph.
 
-`python -m components.generator MODEL --count N --seed S [--label L] --out FILE.npy` draws them in a process of its own.
+`python -m components.generator MODEL --count N --seed S [--label L] [--truncation T] --out FILE.npy` draws them in a process
+of its own; `--interpolate STEPS --strip FILE.npy` also draws what lies between latents.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from components.errors import ArtifactError, ConfigError, PipelineError
+from components.latents import Latents, interpolated, truncated
+
+Images = npt.NDArray[np.uint8]
 
 SAVED_MODEL = "saved_model"
 BATCH_SIZE = 500
+STRIP_ROWS = 4
 # What TensorFlow would print otherwise is its start-up noise; and a step that samples must not take the whole GPU.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
@@ -51,30 +58,109 @@ def load(saved_model: Path) -> Any:
     return model
 
 
-def sample(model: Any, count: int, seed: int, batch_size: int = BATCH_SIZE, label: int | None = None) -> npt.NDArray[np.uint8]:
-    """Return `count` images of a loaded model, uint8 [count, H, W, C]; of one label, where `label` names it.
+def sample(model: Any, count: int, seed: int, batch_size: int = BATCH_SIZE, label: int | None = None) -> Images:
+    """Return `count` images of a loaded model, uint8 [count, H, W, C]; see `sample_batches`."""
+    return np.concatenate(list(sample_batches(model, count, seed, batch_size, label)))
+
+
+def sample_batches(
+    model: Any,
+    count: int,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
+    label: int | None = None,
+    truncation: float | None = None,
+) -> Iterator[Images]:
+    """Yield `count` images of a loaded model in batches, uint8 [n, H, W, C]; of one label, where `label` names it.
 
     Every batch is drawn whole, from a seed that is a function of (seed, index of the batch), and the last one is cut:
-    so the first n images are the same whatever the count. Another `batch_size` gives other images. Raises
-    ArtifactError when the model returns anything but uint8 images, ConfigError when it does not know the label.
+    so the first n images are the same whatever the count. Another `batch_size` gives other images. `truncation` bounds the
+    latents (see `truncated`). Raises ArtifactError when the model returns anything but uint8 images, ConfigError when it
+    does not know the label.
     """
-    import tensorflow as tf
-
-    generate, given = model.signatures["generate"], {"count": tf.constant(batch_size, tf.int32)}
     if label is not None:
         check_label(model, label)
-        generate, given = model.signatures["generate_labels"], {"labels": tf.fill([batch_size], tf.constant(label, tf.int32))}
-    batches = []
     for index in range(-(-count // batch_size)):
-        batch_seed = tf.constant(seed_of_batch(seed, index), tf.int64)
-        batch = generate(seed=batch_seed, **given)["images"].numpy()
-        if batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != batch_size:
-            raise ArtifactError(
-                f"The generator returned {batch.dtype} {list(batch.shape)}, uint8 [{batch_size}, H, W, C] is needed.",
-                "Run train again.",
-            )
-        batches.append(batch)
-    images: npt.NDArray[np.uint8] = np.concatenate(batches)[:count]
+        batch_seed = seed_of_batch(seed, index)
+        if truncation is None:
+            batch = _from_seed(model, batch_seed, batch_size, label)
+        else:
+            generator = np.random.default_rng(batch_seed)
+            latents = truncated(generator, batch_size, latents_width(model), truncation)
+            batch = from_latents(model, latents, None if label is None else np.full(batch_size, label), generator)
+        yield _checked(batch, batch_size)[: count - index * batch_size]
+
+
+def _from_seed(model: Any, seed: int, count: int, label: int | None) -> Any:
+    import tensorflow as tf
+
+    at = tf.constant(seed, tf.int64)
+    if label is None:
+        return model.signatures["generate"](seed=at, count=tf.constant(count, tf.int32))["images"].numpy()
+    labels = tf.fill([count], tf.constant(label, tf.int32))
+    return model.signatures["generate_labels"](seed=at, labels=labels)["images"].numpy()
+
+
+def strip(model: Any, steps: int, seed: int, label: int | None = None, truncation: float | None = None) -> Images:
+    """Return STRIP_ROWS × steps images on the way between latents, uint8: each row goes on where the one before ended.
+
+    All are of one label in a model that knows labels: `label`, else one drawn by `seed`. Raises as `sample_batches` does.
+    """
+    if label is not None:
+        check_label(model, label)
+    generator = np.random.default_rng(seed_of_batch(seed, -1))
+    shape = (STRIP_ROWS + 1, latents_width(model))
+    ends = generator.standard_normal(shape) if truncation is None else truncated(generator, *shape, truncation)
+    latents = interpolated(ends, steps)
+    if label is None and takes_labels(model):
+        label = int(_drawn_labels(model, 1, generator)[0])
+    labels = None if label is None else np.full(len(latents), label)
+    return _checked(from_latents(model, latents, labels, generator), len(latents))
+
+
+def from_latents(model: Any, latents: Latents, labels: Any, generator: np.random.Generator) -> Any:
+    """Return what the signature generate_from_latents makes of latents [n, L]; labels that it needs are drawn if None."""
+    import tensorflow as tf
+
+    given = {"latents": tf.constant(latents)}
+    if takes_labels(model):
+        labels = _drawn_labels(model, len(latents), generator) if labels is None else labels
+        given["labels"] = tf.constant(labels, tf.int32)
+    return model.signatures["generate_from_latents"](**given)["images"].numpy()
+
+
+def latents_width(model: Any) -> int:
+    """Return how many values a latent of a loaded model has. Raises ArtifactError when it takes none."""
+    if "generate_from_latents" not in model.signatures:
+        raise ArtifactError(
+            "The model has no signature generate_from_latents, so its latents cannot be chosen.",
+            "Leave --truncation and --interpolate out.",
+        )
+    return int(_inputs(model)["latents"].shape[1])
+
+
+def takes_labels(model: Any) -> bool:
+    """Return whether the latents of a loaded model come with labels."""
+    return "generate_from_latents" in model.signatures and "labels" in _inputs(model)
+
+
+def _inputs(model: Any) -> dict[str, Any]:
+    return dict(model.signatures["generate_from_latents"].structured_input_signature[1])
+
+
+def _drawn_labels(model: Any, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Labels in the shares of the training images, as `generate` draws them."""
+    counts = label_counts(model)
+    return generator.choice(len(counts), count, p=counts / counts.sum())
+
+
+def _checked(batch: Any, count: int) -> Images:
+    if batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) != count:
+        raise ArtifactError(
+            f"The generator returned {batch.dtype} {list(batch.shape)}, uint8 [{count}, H, W, C] is needed.",
+            "Run train again.",
+        )
+    images: Images = batch
     return images
 
 
@@ -88,7 +174,7 @@ def check_label(model: Any, label: int) -> None:
             f"The model was trained without labels, so there is no label {label}.",
             "Leave --label out, or train with train.conditional = true.",
         )
-    counts = model.label_counts.numpy()
+    counts = label_counts(model)
     known = np.flatnonzero(counts)
     if label not in known:
         raise ConfigError(
@@ -97,27 +183,68 @@ def check_label(model: Any, label: int) -> None:
         )
 
 
+def label_counts(model: Any) -> npt.NDArray[np.int64]:
+    """Return the training images by label of a loaded model. Raises ConfigError when it does not tell."""
+    if not hasattr(model, "label_counts"):
+        raise ConfigError(
+            "The model does not tell which labels it was trained on: it has no label_counts.",
+            "Export it with this program's train, or draw without --label, --truncation and --interpolate.",
+        )
+    counts: npt.NDArray[np.int64] = model.label_counts.numpy()
+    return counts
+
+
 def seed_of_batch(seed: int, index: int) -> int:
     """Return the seed of one batch, 63 bits: a hash, so that no two (seed, index) share a batch by plain arithmetic."""
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def sample_in_fresh_process(model_dir: Path, count: int, seed: int, label: int | None = None) -> npt.NDArray[np.uint8]:
+class Drawn(NamedTuple):
+    """What a fresh process has drawn: arrays that are read from a file as they are used, uint8 [N, H, W, C]."""
+
+    images: Images
+    strip: Images | None
+
+
+def sample_in_fresh_process(model_dir: Path, count: int, seed: int, label: int | None = None) -> Images:
     """Return what `sample` returns, from a process that has nothing but the SavedModel. Raises ArtifactError, ConfigError."""
+    with drawn_in_fresh_process(model_dir, count, seed, label) as drawn:
+        return np.array(drawn.images)
+
+
+@contextlib.contextmanager
+def drawn_in_fresh_process(
+    model_dir: Path,
+    count: int,
+    seed: int,
+    label: int | None = None,
+    *,
+    truncation: float | None = None,
+    steps: int = 0,
+) -> Iterator[Drawn]:
+    """Yield images, and a strip where `steps` asks for one; they are on the disk, so memory does not grow with the count.
+
+    Raises ArtifactError, ConfigError.
+    """
     saved_model = find_saved_model(model_dir)
     with tempfile.TemporaryDirectory(prefix="wgan-samples-") as folder:
-        file = Path(folder) / "images.npy"
+        file, strip_file = Path(folder) / "images.npy", Path(folder) / "strip.npy"
         command = [sys.executable, "-m", "components.generator", str(saved_model)]
         command += ["--count", str(count), "--seed", str(seed), "--out", str(file)]
         command += [] if label is None else ["--label", str(label)]
+        command += [] if truncation is None else ["--truncation", str(truncation)]
+        command += ["--interpolate", str(steps), "--strip", str(strip_file)] if steps else []
         result = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
         if result.returncode == ConfigError.exit_code:
             raise ConfigError(last_line(result))
         if result.returncode or not file.is_file():
             raise ArtifactError(f"Sampling {saved_model} failed: {last_line(result)}", "Run train again.")
-        images: npt.NDArray[np.uint8] = np.load(file, allow_pickle=False)
-        return images
+        images, between = (
+            np.load(each, mmap_mode="r", allow_pickle=False) if each.is_file() else None for each in (file, strip_file)
+        )
+        assert images is not None
+        yield Drawn(images, between)
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -146,18 +273,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, required=True, help="images to draw")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--label", type=int, help="only images of this label")
+    parser.add_argument("--truncation", type=float, help="draw values of latents beyond ± this again (Brock et al. 2019)")
+    parser.add_argument("--interpolate", type=int, default=0, metavar="STEPS", help="images from one latent to the next")
+    parser.add_argument("--strip", type=Path, help=".npy file for --interpolate: uint8 [4 × STEPS, H, W, C]")
     parser.add_argument("--out", type=Path, required=True, help=".npy file to write: uint8 [count, H, W, C]")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error(f"--count {arguments.count}: at least 1 is needed")
     try:
-        images = sample(load(find_saved_model(arguments.model)), arguments.count, arguments.seed, label=arguments.label)
+        _draw_into_files(arguments)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    with arguments.out.open("wb") as stream:
-        np.save(stream, images, allow_pickle=False)
     return 0
+
+
+def _draw_into_files(arguments: argparse.Namespace) -> None:
+    model = load(find_saved_model(arguments.model))
+    given = {"label": arguments.label, "truncation": arguments.truncation}
+    write_batches(arguments.out, sample_batches(model, arguments.count, arguments.seed, **given), arguments.count)
+    if arguments.strip and arguments.interpolate:
+        with arguments.strip.open("wb") as stream:
+            np.save(stream, strip(model, arguments.interpolate, arguments.seed, **given), allow_pickle=False)
+
+
+def write_batches(file: Path, batches: Iterable[Images], count: int) -> None:
+    """Write batches that are `count` images together as one .npy file, without holding more than one of them."""
+    with file.open("wb") as stream:
+        for index, batch in enumerate(batches):
+            if not index:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *batch.shape[1:])}
+                np.lib.format.write_array_header_1_0(stream, header)  # the file is read by np.load
+            stream.write(batch.tobytes())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from components.errors import ConfigError, PipelineError
+from pipeline import models
 from pipeline.config import load_config
 
 QUICKSTART = "quickstart.toml"
@@ -23,6 +24,9 @@ app = typer.Typer(
 Config = Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; without it configs/quickstart.toml.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (run.dir).")]
+
+
+app.add_typer(models.app, name="registry")
 
 
 @app.callback()
@@ -89,11 +93,18 @@ def generate(
     label: Annotated[
         int | None, typer.Option(min=0, help="Only images of this label, of a model trained with train.conditional.")
     ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Draw latent values beyond ± this again: more typical, less varied (Brock et al. 2019)."),
+    ] = None,
+    interpolate: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Also draw rows of so many images from one latent to the next.")
+    ] = 0,
 ) -> None:
     """Draw images with a generator: one PNG each and a grid."""
     from pipeline import drawing
 
-    print(drawing.draw(model, out, count, seed, label))
+    print(drawing.draw(model, out, count, seed, label, truncation=truncation, steps=interpolate))
 
 
 @app.command()

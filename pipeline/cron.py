@@ -77,9 +77,7 @@ def _numbers(parsed: CronSim, text: str) -> str:
     found: tuple[Iterable[object], ...] = (parsed.minutes, parsed.hours, parsed.days, parsed.months, parsed.weekdays)
     fields = []
     for values, full in zip(found, FULL, strict=True):
-        plain = [
-            value for value in values if isinstance(value, int) and value >= 0
-        ]
+        plain = [value for value in values if isinstance(value, int) and value >= 0]
         if plain != list(values):
             raise ConfigError(f"The schedule {text!r} uses L, W or #, which Kubeflow and Vertex do not know.", "Name the days.")
         numbers = {value % 7 if full == FULL[4] else value for value in plain}

@@ -7,25 +7,58 @@ from pathlib import Path
 
 from components.artifacts import atomic_directory
 from components.errors import ConfigError
-from components.images import grid, write_png
+from components.images import grid, png_bytes
+
+GRID_IMAGES = 400  # more are too small to see and too large to open
 
 
-def draw(model: Path, out: Path, count: int, seed: int, label: int | None = None) -> str:
+def draw(
+    model: Path,
+    out: Path,
+    count: int,
+    seed: int,
+    label: int | None = None,
+    *,
+    truncation: float | None = None,
+    steps: int = 0,
+) -> str:
     """Write `count` PNGs, of one label if it is given, and grid.png into the new folder `out`; return a sentence.
 
-    Raises ConfigError if `out` exists or the model does not know the label.
+    With `steps`, interpolation.png has rows of so many images from one latent to the next. Raises ConfigError if `out`
+    exists or the model does not know the label.
     """
-    from components.generator import sample_in_fresh_process
+    from components.generator import STRIP_ROWS, drawn_in_fresh_process
     from components.push.registry import read_champion
 
+    _check(out, truncation, steps)
+    champion = read_champion(model) if (model / "champion.json").is_file() else None
+    source = champion.path if champion else model
+    digits = len(str(count - 1))
+    with drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=steps) as drawn:
+        images = drawn.images
+        with atomic_directory(out) as folder:  # it is on the disk as a whole before it appears: no file needs to be by itself
+            for index, image in enumerate(images):
+                (folder / f"{index:0{digits}d}.png").write_bytes(png_bytes(image))
+            scale, shown = max(1, 64 // images.shape[1]), images[:GRID_IMAGES]
+            (folder / "grid.png").write_bytes(png_bytes(grid(shown, math.ceil(math.sqrt(len(shown))), scale=scale)))
+            if drawn.strip is not None:
+                columns = len(drawn.strip) // STRIP_ROWS
+                (folder / "interpolation.png").write_bytes(png_bytes(grid(drawn.strip, columns, scale=scale)))
+    return _sentence(out, count, label, truncation, steps)
+
+
+def _check(out: Path, truncation: float | None, steps: int) -> None:
     if out.exists():
         raise ConfigError(f"{out} already exists.", "Name a new folder: nothing is overwritten.")
-    champion = read_champion(model) if (model / "champion.json").is_file() else None
-    images = sample_in_fresh_process(champion.path if champion else model, count, seed, label)
-    digits = len(str(count - 1))
-    with atomic_directory(out) as folder:
-        for index, image in enumerate(images):
-            write_png(folder / f"{index:0{digits}d}.png", image)
-        scale = max(1, 64 // images.shape[1])
-        write_png(folder / "grid.png", grid(images, math.ceil(math.sqrt(count)), scale=scale))
-    return f"Wrote {count} images{'' if label is None else f' of label {label}'} and grid.png to {out}."
+    if truncation is not None and not truncation >= 0.01:
+        raise ConfigError(f"--truncation {truncation:g} leaves no latents to draw.", "Use 0.01 or more; 2 changes little.")
+    if steps == 1:
+        raise ConfigError("--interpolate 1 has no way to go.", "Use 2 steps or more.")
+
+
+def _sentence(out: Path, count: int, label: int | None, truncation: float | None, steps: int) -> str:
+    of_label = "" if label is None else f" of label {label}"
+    bounded = "" if truncation is None else f", latents within ±{truncation:g},"
+    grid_of = "grid.png" if count <= GRID_IMAGES else f"grid.png of the first {GRID_IMAGES}"
+    files = [grid_of, *(["interpolation.png"] if steps else [])]
+    return f"Wrote {count} images{of_label}{bounded} and {' and '.join(files)} to {out}."

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from components.errors import ConfigError, PipelineError
 from components.ingest.config import LOCAL_RUNNER
 from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.readers import Reader
-from components.ingest.worker_errors import unwrapped
+from components.ingest.worker_errors import WORKER_GONE, unwrapped, worker_gone
 
 # What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
 RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
@@ -23,6 +24,7 @@ BEAM_ERROR_LOGGERS = (
     "apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker", "apache_beam.runners.portability.local_job_service",
 )  # fmt: skip
 MULTI_PROCESSING = "--direct_running_mode=multi_processing"
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_NOTICE = 0.05, 5.0
 LAST_WORDS_BYTES = 10_000
 IMAGES_THAT_PAY = 20_000  # for the start of worker processes, about two seconds each
 
@@ -43,9 +45,45 @@ def run_pipeline(options: tuple[str, ...], build: Callable[[Any], None], key: st
         pipeline = new_pipeline(options, key)
         build(pipeline)
         try:
-            pipeline.run().wait_until_finish()
+            _run_watched(pipeline) if MULTI_PROCESSING in options else pipeline.run().wait_until_finish()
         except (PipelineError, *RUNNER_ERRORS) as error:
             raise unwrapped(error) from error
+
+
+def _run_watched(pipeline: Any) -> None:
+    """Run a pipeline on worker processes, and raise when one of them has ended and the runner waits for it for ever.
+
+    The runner notices a worker's end only while that works on something. The thread that starts a worker process raises when
+    it ends with an error, which would be heard by nobody.
+    """
+    worker_died = threading.Event()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            pipeline.run().wait_until_finish()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            raised.append(error)
+
+    def hear(arguments: threading.ExceptHookArgs) -> None:
+        if WORKER_GONE.search(str(arguments.exc_value)):
+            worker_died.set()
+        else:
+            before(arguments)
+
+    before, threading.excepthook = threading.excepthook, hear
+    try:
+        thread = threading.Thread(target=run, name="Beam pipeline", daemon=True)
+        thread.start()
+        while thread.is_alive() and not worker_died.wait(SECONDS_BETWEEN_LOOKS):
+            pass
+        thread.join(SECONDS_TO_NOTICE if worker_died.is_set() else None)
+    finally:
+        threading.excepthook = before
+    if raised:
+        raise raised[0]
+    if thread.is_alive():
+        raise worker_gone()
 
 
 def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> beam.Pipeline:

@@ -13,6 +13,11 @@ from components.errors import ArtifactError, PipelineError
 # Beam appends this to the first argument of an exception: in ours, it stands between the problem and the cure.
 WHILE_RUNNING = re.compile(r" \[while running '[^']*'\] ?")
 
+# What runners say when a worker's process is gone: Beam's own and Flink's.
+WORKER_GONE = re.compile(
+    r"Channel closed prematurely|client cancelled|Worker subprocess exited|StatusCode\.UNAVAILABLE|Process died"
+)
+
 
 @contextlib.contextmanager
 def writing(file: str) -> Iterator[None]:
@@ -41,6 +46,16 @@ def unwrapped(error: BaseException) -> BaseException:
         problem, _, cure = WHILE_RUNNING.sub("\0", said).partition("\0")
         kind: type[PipelineError] = getattr(errors, name)
         return kind(problem, cure)
+    if WORKER_GONE.search(text):
+        return worker_gone()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if "[while running" in line), lines[-1])
     return PipelineError(f"The Beam pipeline failed: {line[:400].rstrip('.')}.", "Run with --debug for the traceback.")
+
+
+def worker_gone() -> PipelineError:
+    """Return the error of a run whose worker process ended before its work was done."""
+    return PipelineError(
+        "A worker of the Beam pipeline ended in the middle: it was killed, or the machine had no memory left.",
+        "Run again: what is decoded is kept.",
+    )

@@ -12,38 +12,106 @@ import numpy as np
 
 OUR_PACKAGES = ("components", "pipeline")
 COUNT = 4
+COUNTS = (1, 3)  # a server asks for one image, and no batch is even
 
 
 def faults(model: Any, image_size: int, channels: int, latents: int) -> list[str]:
-    """Return what is wrong with a loaded SavedModel, a sentence each; empty when nothing is."""
-    missing = sorted({"generate", "generate_from_latents"} - set(model.signatures))
+    """Return what is wrong with a loaded SavedModel, a sentence each; empty when nothing is.
+
+    A model that was trained with labels (`generate_from_latents` takes them) must have the signature generate_labels too.
+    """
+    needed = {"generate", "generate_from_latents"}
+    if takes_labels(model):
+        needed.add("generate_labels")
+    missing = sorted(needed - set(model.signatures))
     if missing:
         return [f"It has no signature {' and no signature '.join(missing)}."]
+    shape = (image_size, image_size, channels)
+    found = _faults_of_generate(model, shape)
+    if not found:
+        found = _faults_of_latents(model, shape, latents)
+    if not found and takes_labels(model):
+        found = _faults_of_labels(model, shape)
+    return found
+
+
+def takes_labels(model: Any) -> bool:
+    """Return whether the networks see labels, by what the signatures ask for."""
+    if "generate_labels" in model.signatures:
+        return True
+    signatures = [model.signatures[name] for name in ("generate_from_latents",) if name in model.signatures]
+    return any("labels" in signature.structured_input_signature[1] for signature in signatures)
+
+
+def _faults_of_generate(model: Any, shape: tuple[int, ...]) -> list[str]:
     import tensorflow as tf
 
-    def generate(seed: int) -> Any:
-        outputs = model.signatures["generate"](seed=tf.constant(seed, tf.int64), count=tf.constant(COUNT, tf.int32))
+    def generate(seed: int, count: int = COUNT) -> Any:
+        outputs = model.signatures["generate"](seed=tf.constant(seed, tf.int64), count=tf.constant(count, tf.int32))
         return outputs["images"].numpy()
 
-    shape = (COUNT, image_size, image_size, channels)
-    found = _misshaped("generate", generate(1), shape)
+    found = [fault for count in (COUNT, *COUNTS) for fault in _misshaped("generate", generate(1, count), (count, *shape))][:1]
+    if not found:
+        found = _of_no_range("generate", generate(1))
     if not found and not np.array_equal(generate(1), generate(1)):
         found.append("generate gives different images for the same seed.")
     if not found and np.array_equal(generate(1), generate(2)):
         found.append("generate gives the same images for different seeds.")
-    drawn = tf.constant(np.random.default_rng(0).standard_normal((COUNT, latents)), tf.float32)
+    return found
+
+
+def _faults_of_latents(model: Any, shape: tuple[int, ...], latents: int) -> list[str]:
+    import tensorflow as tf
+
     from_latents = model.signatures["generate_from_latents"]
-    first, second = (from_latents(latents=drawn)["images"].numpy() for _ in range(2))
-    found += _misshaped("generate_from_latents", first, shape)
-    if not np.array_equal(first, second):
+    drawn = np.random.default_rng(0).standard_normal((COUNT, latents))
+
+    def images(count: int) -> Any:
+        given = {"latents": tf.constant(drawn[:count], tf.float32)}
+        if takes_labels(model):
+            given["labels"] = tf.fill([count], tf.constant(_labels(model)[0], tf.int32))
+        return from_latents(**given)["images"].numpy()
+
+    found = [
+        fault for count in (COUNT, *COUNTS) for fault in _misshaped("generate_from_latents", images(count), (count, *shape))
+    ][:1]
+    if not found and not np.array_equal(images(COUNT), images(COUNT)):
         found.append("generate_from_latents gives different images for the same latents.")
     return found
+
+
+def _faults_of_labels(model: Any, shape: tuple[int, ...]) -> list[str]:
+    import tensorflow as tf
+
+    known = _labels(model)
+    labels = tf.constant([known[0], known[-1], known[0]], tf.int32)  # an odd number, of both ends
+
+    def images() -> Any:
+        return model.signatures["generate_labels"](seed=tf.constant(1, tf.int64), labels=labels)["images"].numpy()
+
+    found = _misshaped("generate_labels", images(), (3, *shape))
+    if not found and not np.array_equal(images(), images()):
+        found.append("generate_labels gives different images for the same seed.")
+    return found
+
+
+def _labels(model: Any) -> list[int]:
+    counts = getattr(model, "label_counts", None)
+    known = [] if counts is None else np.flatnonzero(counts.numpy()).tolist()
+    return known or [0]
 
 
 def _misshaped(signature: str, images: Any, shape: tuple[int, ...]) -> list[str]:
     if images.dtype == np.uint8 and images.shape == shape:
         return []
     return [f"{signature} returns {images.dtype} {list(images.shape)} instead of uint8 {list(shape)}."]
+
+
+def _of_no_range(signature: str, images: Any) -> list[str]:
+    low, high = int(images.min()), int(images.max())
+    if high > 1 and low < high:
+        return []
+    return [f"{signature} returns values from {low} to {high}; images have values of 0 to 255."]
 
 
 def main(argv: list[str]) -> int:

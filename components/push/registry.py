@@ -1,8 +1,9 @@
 """A registry: versions, the pointer to the one in service (the champion), and a record of every decision.
 
     versions/v0001/{saved_model/, scores.json, samples.png, model_card.md, manifest.json}
-    champion.json         names the version in service; replaced atomically
+    champion.json         names the version in service and the one before it; replaced atomically
     decisions/DIGEST.json one for each model that was decided on
+    moves/TIME.json       one for each time the pointer was moved, by a push or a rollback
     .lock                 held while a push decides and publishes
 
 Order makes it safe: a version is complete before the pointer names it, and the decision is recorded after both.
@@ -21,10 +22,10 @@ from typing import Any, Literal
 import filelock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.artifacts import MANIFEST, now, read_manifest, write_json, write_text
+from components.artifacts import MANIFEST, now, read_manifest, remove_leftovers, write_json, write_text
 from components.errors import ArtifactError, ConfigError
 
-VERSIONS, CHAMPION, DECISIONS, LOCK = "versions", "champion.json", "decisions", ".lock"
+VERSIONS, CHAMPION, DECISIONS, MOVES, LOCK = "versions", "champion.json", "decisions", "moves", ".lock"
 SCORES_FILE = "scores.json"
 LOCK_SECONDS = 60.0
 VERSION_NAME = r"v\d{4,}"
@@ -38,6 +39,7 @@ class Pointer(BaseModel):
     digest: str
     model_digest: str
     published_at: str
+    previous: str = ""  # the version that was in service before; retention keeps it
 
 
 class Champion(BaseModel):
@@ -49,15 +51,16 @@ class Champion(BaseModel):
     digest: str
     model_digest: str
     published_at: str
+    previous: str
     image_size: int
     channels: int
     scores: dict[str, Any]
 
 
 class Decision(BaseModel):
-    """What was decided on a model, and what the decision rests on."""
+    """What was decided on a model, and what the decision rests on: its scores, the champion, the rule."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # an older record without a rule is read, and decided on again
     decision: Literal["published", "kept"]
     reason: str
     version: str
@@ -66,8 +69,7 @@ class Decision(BaseModel):
     champion_kid: float | None
     model_digest: str
     evaluation_digest: str
-    noise_sigmas: float
-    max_memorization: float
+    rule: dict[str, float] = {}
     decided_at: str
 
 
@@ -99,13 +101,9 @@ def read_champion(registry: Path) -> Champion | None:
     Raises ArtifactError when the pointer cannot be read or the version it names is missing or damaged.
     """
     file = registry / CHAMPION
-    try:
-        pointer = Pointer.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
+    pointer = read_pointer(registry)
+    if pointer is None:
         return None
-    except (OSError, ValidationError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise _broken(file, f"it cannot be read ({first_line})") from error
     folder = registry / VERSIONS / pointer.version
     if not re.fullmatch(VERSION_NAME, pointer.version) or not folder.is_dir():
         raise _broken(file, f"it names {pointer.version!r}, which is not in {registry / VERSIONS}")
@@ -126,10 +124,25 @@ def read_champion(registry: Path) -> Champion | None:
     )
 
 
+def read_pointer(registry: Path) -> Pointer | None:
+    """Return what champion.json says, or None where nothing was published yet; the version is not looked at.
+
+    Raises ArtifactError when it cannot be read.
+    """
+    file = registry / CHAMPION
+    try:
+        return Pointer.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        first_line = str(error).splitlines()[0].rstrip(".")
+        raise _broken(file, f"it cannot be read ({first_line})") from error
+
+
 def _broken(file: Path, why: str) -> ArtifactError:
     return ArtifactError(
         f"The champion pointer {file} is broken: {why}.",
-        "Restore the file and the version from a backup, or name another push.registry.",
+        "Point to a whole version with wgan-pipeline registry rollback VERSION, or name another push.registry.",
     )
 
 
@@ -147,7 +160,7 @@ def check_image_size(champion: Champion, image_size: int, channels: int) -> None
 
 def version_of_model(registry: Path, model_digest: str, evaluation_digest: str) -> str | None:
     """Return the version made from this very model and evaluation, or None: a push may have been cut off after it."""
-    for folder in _versions(registry):
+    for folder in complete_versions(registry):
         manifest = read_manifest(folder, "version", verify=False)
         if (manifest.inputs["model"], manifest.inputs["evaluation"]) == (model_digest, evaluation_digest):
             return folder.name
@@ -156,20 +169,38 @@ def version_of_model(registry: Path, model_digest: str, evaluation_digest: str) 
 
 def next_version(registry: Path) -> str:
     """Return the name after the highest there is; numbers are never used twice."""
-    numbers = [int(folder.name[1:]) for folder in _versions(registry)]
+    numbers = [int(folder.name[1:]) for folder in complete_versions(registry)]
     return f"v{max(numbers, default=0) + 1:04d}"
 
 
-def _versions(registry: Path) -> list[Path]:
+def complete_versions(registry: Path) -> list[Path]:
+    """Return the folders of the versions that have a manifest, oldest first."""
     complete = [file.parent for file in (registry / VERSIONS).glob(f"v*/{MANIFEST}")]
     return sorted(folder for folder in complete if re.fullmatch(VERSION_NAME, folder.name))
 
 
-def point_to(registry: Path, version: str) -> None:
-    """Make a complete version the champion. Raises ArtifactError when it is damaged."""
+def point_to(registry: Path, version: str, before: Pointer | None, why: Literal["push", "rollback"] = "push") -> None:
+    """Make a complete version the champion, and record the move from `before`. Raises ArtifactError when it is damaged."""
     manifest = read_manifest(registry / VERSIONS / version, "version")
-    pointer = Pointer(version=version, digest=manifest.digest, model_digest=manifest.inputs["model"], published_at=now())
+    previous = "" if before is None else before.previous if before.version == version else before.version
+    pointer = Pointer(
+        version=version,
+        digest=manifest.digest,
+        model_digest=manifest.inputs["model"],
+        published_at=now(),
+        previous=previous,
+    )
     write_json(registry / CHAMPION, pointer.model_dump())
+    # After the pointer, and saying nothing that the pointer does not: a move without a record is no fault.
+    move = {"at": pointer.published_at, "version": version, "previous": previous, "why": why}
+    write_json(registry / MOVES / f"{pointer.published_at.replace(':', '')}.json", move)
+
+
+def remove_what_was_cut_off(registry: Path) -> None:
+    """Remove what a push that was killed left behind; only while the lock is held."""
+    for folder in (registry, registry / VERSIONS, registry / DECISIONS, registry / MOVES):
+        remove_leftovers(folder)
+        remove_leftovers(folder, ending="old")
 
 
 def read_decision(registry: Path, model_digest: str) -> Decision | None:

@@ -20,6 +20,8 @@ from components.push.registry import (
     point_to,
     read_champion,
     read_decision,
+    read_pointer,
+    remove_what_was_cut_off,
     version_of_model,
     write_decision,
 )
@@ -50,16 +52,18 @@ def run(config: PushConfig, *, registry: Path, model: Path, evaluation: Path, va
     manifests = {name: read_manifest(path, name) for name, path in inputs.items()}
     _check_they_belong_together(manifests)
     with locked(registry):
+        remove_what_was_cut_off(registry)
         champion = read_champion(registry)
         if champion is not None:
             check_image_size(champion, *(manifests["model"].details[name] for name in ("image_size", "channels")))
+        evidence: dict[str, Any] = {}
         summary = _earlier(config, registry, champion, manifests)
         if summary is None:
-            summary = _decide(config, registry, champion, inputs, manifests)
+            summary, evidence = _decide(config, registry, champion, inputs, manifests)
     say(f"{summary.decision}: {summary.reason}")
     with new_artifact(out, "push", config=config, inputs=inputs) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
-        writer.details = summary.model_dump(mode="json")
+        writer.details = summary.model_dump(mode="json") | evidence
     return summary
 
 
@@ -88,9 +92,9 @@ def _earlier(
             return None  # someone has removed the pointer or the version: decide again
         reason = f"{earlier.version} is already published; {champion.version} has replaced it."
         return _summary("unchanged", reason, registry, earlier.version, champion)
-    rests_on = (earlier.evaluation_digest, earlier.champion_digest, earlier.noise_sigmas, earlier.max_memorization)
+    rests_on = (earlier.evaluation_digest, earlier.champion_digest, earlier.rule)
     champion_digest = champion.digest if champion else ""
-    if rests_on != (manifests["evaluation"].digest, champion_digest, config.noise_sigmas, config.max_memorization):
+    if rests_on != (manifests["evaluation"].digest, champion_digest, config.rule()):
         return None
     return _summary("unchanged", f"Already decided: {earlier.reason}", registry, "", champion, earlier.champion_kid)
 
@@ -101,54 +105,52 @@ def _decide(
     champion: Champion | None,
     inputs: dict[str, Path],
     manifests: dict[str, Manifest],
-) -> PushSummary:
-    from components.push.gate import judge
+) -> tuple[PushSummary, dict[str, Any]]:
+    """Decide, publish and record; return the outcome and what it rests on."""
+    from components.push.gate import Opponent, judge
 
     scores = json.loads((inputs["evaluation"] / SCORES_FILE).read_bytes())
-    champion_scores, note = _champion_scores(champion, scores, inputs["evaluation"])
-    publish, reason = judge(config, scores, champion_scores, champion.version if champion else "")
-    reason += note
-    version = _publish(config, registry, inputs, manifests, scores, reason) if publish else ""
-    champion_kid = champion_scores["kid"] if champion_scores else None
-    decision: Literal["published", "kept"] = "published" if publish else "kept"
+    opponent = None
+    if champion is not None:
+        from components.push.measure import measure_champion
+
+        say(f"scoring {champion.version} beside this model, by the same measure")
+        opponent = Opponent(champion.version, *measure_champion(inputs, scores["provenance"], champion.path))
+    verdict = judge(config, scores, opponent, _data_errors(manifests["validation"]))
+    version = _publish(config, registry, inputs, manifests, scores, verdict.reason) if verdict.publish else ""
+    champion_kid = opponent.scores["kid"] if opponent else None
+    decision: Literal["published", "kept"] = "published" if verdict.publish else "kept"
     # Last of all: a record that says published means that version and pointer are both there.
     write_decision(
         registry,
         Decision(
             decision=decision,
-            reason=reason,
+            reason=verdict.reason,
             version=version,
             champion=champion.version if champion else "",
             champion_digest=champion.digest if champion else "",
             champion_kid=champion_kid,
             model_digest=manifests["model"].digest,
             evaluation_digest=manifests["evaluation"].digest,
-            noise_sigmas=config.noise_sigmas,
-            max_memorization=config.max_memorization,
+            rule=config.rule(),
             decided_at=now(),
         ),
     )
-    return _summary(decision, reason, registry, version, champion, champion_kid)
+    evidence = {
+        "champion_scores": opponent.scores if opponent else None,
+        "evidence": opponent.evidence._asdict() if opponent else None,
+        "checks": [check._asdict() for check in verdict.checks],
+    }
+    return _summary(decision, verdict.reason, registry, version, champion, champion_kid), evidence
 
 
-def _champion_scores(champion: Champion | None, scores: dict[str, Any], evaluation: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return the champion's scores by the candidate's measure, measured now where its own are of another provenance."""
-    if champion is None:
-        return None, ""
-    from components.evaluate.provenance import comparable
-    from components.evaluate.run import rescore
-
-    differs = comparable(scores["provenance"], champion.scores["provenance"])
-    if not differs:
-        return champion.scores, ""
-    say(f"scoring {champion.version} again by this run's measure: its scores differ in {', '.join(differs)}")
-    again = rescore(evaluation, champion.path).model_dump(mode="json")
-    if still := comparable(scores["provenance"], again["provenance"]):
-        raise ArtifactError(
-            f"The evaluation was made by another program than this one: {', '.join(still)} differ.",
-            "Run evaluate again.",
-        )
-    return again, f" ({champion.version} was scored again by the same measure.)"
+def _data_errors(validation: Manifest) -> list[str]:
+    """Return the anomalies that make the data unfit, unless somebody has accepted them knowingly."""
+    if validation.details.get("accepted"):
+        return []
+    found = [each for each in validation.details.get("anomalies", []) if isinstance(each, dict)]
+    errors = [each for each in found if str(each.get("severity", "")).lower() == "error"]
+    return [str(each.get("text") or each.get("description") or "an anomaly").rstrip(".") for each in errors]
 
 
 def _publish(
@@ -165,7 +167,7 @@ def _publish(
         from components.push.publish import write_version
 
         version = write_version(config, registry, inputs, model, evaluation, scores, reason)
-    point_to(registry, version)
+    point_to(registry, version, read_pointer(registry))
     return version
 
 

@@ -21,10 +21,10 @@ TITLES = {
     "contrast": ("Contrast of images", "Images by how much their grey levels deviate from their mean."),
 }
 WORST = {
-    "blankest": "Least contrast first.",
-    "darkest": "Darkest first.",
-    "brightest": "Brightest first.",
-    "most unlike": "Fewest others have their brightness and contrast.",
+    "blankest": "Blankest, that of least contrast first",
+    "darkest": "Darkest",
+    "brightest": "Brightest",
+    "most unlike": "Most unlike the others, of which few have their brightness and contrast",
 }
 
 
@@ -94,19 +94,19 @@ def headline(comparison: Mapping[str, Any]) -> str:
 
 def measure_rows(measures: list[Mapping[str, Any]]) -> tuple[tuple[str, str, str, str], ...]:
     """Return the distances as rows: feature, distance, what sampling explains, and from where on it is an error."""
-    kinds = {"COMPARATOR_L_INFTY_HIGH": "label shares", "CUSTOM_VALIDATION": "near-blank share"}
+    names = {"label_name": "label shares", "image": "near-blank share", "features": "features of an extractor"}
     rows = []
     for found in measures:
-        name = kinds.get(found["reason"], _title(str(found["feature"]))[0])
-        limit = max(found["noise"], found["most"])
-        rows.append((name, f"{found['value']:.4f}", f"{found['noise']:.4f}", f"{limit:.4f}"))
+        name = names.get(found["feature"]) or _title(str(found["feature"]))[0]
+        limit = "—" if found["most"] is None else f"{max(found['noise'], found['most']):.4f}"
+        rows.append((name, f"{found['value']:.4f}", f"{found['noise']:.4f}", limit))
     return tuple(rows)
 
 
 def label_rows(labels: Mapping[str, Any]) -> tuple[tuple[str, str, str, float, float], ...]:
     """Return each label with its share now and before; of many, those that changed most come first."""
     now, before = labels["now"], labels["before"] or {}
-    names = list(dict.fromkeys([*now, *before]))
+    names = list(dict.fromkeys([*before, *now]))
     if set(names) <= {"unlabelled"}:
         return ()
     shares = [(name, _share(now, name), _share(before, name)) for name in names]
@@ -149,6 +149,6 @@ def _worst(validation: Opened) -> tuple[Figure, ...]:
         name = f"worst-{kind.replace(' ', '-')}.png"
         if name in validation.names():
             listed = ", ".join(str(id) for id in ids[kind])
-            caption = f"{kind.capitalize()}. {meaning} {listed}"
+            caption = f"{meaning}: {listed}."
             figures.append(figure(validation.content(name), f"The {len(ids[kind])} {kind} images", caption))
     return tuple(figures)

@@ -34,7 +34,7 @@ class Measure(NamedTuple):
 
 def measure(before: Tally, now: Tally, labels: tuple[dict[str, int], dict[str, int]], config: ValidateConfig) -> list[Measure]:
     """Return every distance of two tallies (both splits together) of images of one size, `labels` those before and now."""
-    chance = config.false_alarms / (4 + now.channels)
+    chance = chance_of_each(config, now.channels)
     found = [label_distance(*labels, chance, config), blank_rise(before, now, chance, config)]
     for name in ("brightness", "contrast"):
         a, b = pooled(getattr(before, name), getattr(now, name), MIN_IMAGES_A_BUCKET)
@@ -43,6 +43,11 @@ def measure(before: Tally, now: Tally, labels: tuple[dict[str, int], dict[str, i
     for channel in range(now.channels):
         found.append(channel_distance(before, now, channel, chance, config))
     return found
+
+
+def chance_of_each(config: ValidateConfig, channels: int) -> float:
+    """Return the chance of a false alarm of one distance: of labels, blank, brightness, contrast, features, each channel."""
+    return config.false_alarms / (5 + channels)
 
 
 def to_anomalies(measures: list[Measure]) -> list[Anomaly]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,6 +101,13 @@ def compare(config: ValidateConfig, now: Snapshot, before: Before | None) -> Fin
     return Findings([*anomalies, *drift.to_anomalies(measures)], measures, now, before)
 
 
+def with_features(found: Findings, measure: drift.Measure | None) -> Findings:
+    """Return the findings with one more distance, where there is one."""
+    if measure is None:
+        return found
+    return found._replace(anomalies=[*found.anomalies, *drift.to_anomalies([measure])], measures=[*found.measures, measure])
+
+
 def _fewer(config: ValidateConfig, before: Tally, now: Tally) -> list[Anomaly]:
     share = now.count / before.count
     if share >= config.min_images_share:
@@ -154,7 +162,7 @@ def comparison(found: Findings) -> dict[str, Any]:
     histograms = _histograms(found.now.tally)
     earlier = _histograms(before.tally) if before else {}
     return {
-        "measures": [{name: getattr(measure, name) for name in MEASURE_KEYS} for measure in found.measures],
+        "measures": [_plain(measure) for measure in found.measures],
         "images": {"now": found.now.tally.count, "before": before.tally.count if before else None},
         "blank": {"now": found.now.tally.blank, "before": before.tally.blank if before else None},
         "labels": {"now": found.now.labels, "before": before.labels if before else None},
@@ -163,6 +171,12 @@ def comparison(found: Findings) -> dict[str, Any]:
             for name, (bucket, counts) in histograms.items()
         },
     }
+
+
+def _plain(measure: drift.Measure) -> dict[str, Any]:
+    """Return a distance as JSON values; without a limit that makes an error of it, that is null."""
+    values = {name: getattr(measure, name) for name in MEASURE_KEYS}
+    return values | {"most": measure.most if math.isfinite(measure.most) else None}
 
 
 def _histograms(tally: Tally) -> dict[str, tuple[float, list[int]]]:

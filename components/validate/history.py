@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -17,13 +17,14 @@ from uuid import uuid4
 import filelock
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from components.artifacts import new_artifact, now, read_manifest, write_json, write_text
+from components.artifacts import new_artifact, now, read_manifest, remove_leftovers, write_json, write_text
 from components.errors import ArtifactError
 from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig
 
 IDENTITY, ACCEPTED, LOCK, SNAPSHOTS, REFUSED = "history.json", "accepted.json", ".lock", "snapshots", "refused"
 LOCK_SECONDS = 60.0
+NOT_SHOWN = ("sample.tfrecord", "tally-train.json", "tally-eval.json")  # large, and for the next snapshot only
 
 
 class Acceptance(BaseModel):
@@ -122,12 +123,15 @@ def accept(history: Path, entry: Acceptance, config: ValidateConfig, validation:
 
 def refuse(history: Path, snapshot: str, config: ValidateConfig, validation: Path, dataset: Path) -> None:
     """Keep the files of a validation that stopped a run, for its report. Raises ArtifactError."""
-    _keep(history / REFUSED / snapshot, "validation", config, validation, dataset)
+    _keep(history / REFUSED / snapshot, "validation", config, validation, dataset, NOT_SHOWN)
 
 
-def _keep(folder: Path, kind: str, config: ValidateConfig, validation: Path, dataset: Path) -> None:
+def _keep(
+    folder: Path, kind: str, config: ValidateConfig, validation: Path, dataset: Path, without: Sequence[str] = ()
+) -> None:
+    remove_leftovers(folder.parent)  # the history's lock is held
     with new_artifact(folder, kind, config=config, inputs={"dataset": dataset}) as artifact:
-        for file in sorted(file for file in validation.iterdir() if file.is_file()):
+        for file in sorted(file for file in validation.iterdir() if file.is_file() and file.name not in without):
             shutil.copy(file, artifact.path / file.name)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from components.artifacts import Manifest, new_artifact, read_manifest
 from components.errors import DataRejectedError
@@ -14,12 +12,11 @@ from components.progress import say
 from components.records import SPLITS
 from components.section import Summary
 from components.validate import findings, history
-from components.validate.anomalies import Anomaly, errors_of, rejection
+from components.validate.anomalies import Anomaly, rejection
 from components.validate.config import ValidateConfig
 from components.validate.counting import tally_dataset
+from components.validate.judging import Counted, copy_files, judge
 from components.validate.statistics import SplitStatistics, split_statistics
-
-Why = Literal["first snapshot", "no error", "validate.accept"]
 
 
 class ValidateSummary(Summary):
@@ -43,9 +40,10 @@ class ValidateSummary(Summary):
     anomalies: list[dict[str, Any]]
 
 
-def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
+def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | None = None) -> ValidateSummary:
     """Check the dataset artifact `dataset`, by itself and beside its history, and write the validation artifact `out`.
 
+    Where an evaluation has left an extractor in `work_dir`, its features are compared too.
     Raises ArtifactError when a file of the dataset or the history is missing or damaged, DataRejectedError when the dataset's
     counts do not match its records, when a split is too small or constant, and when it breaks the schema or has drifted.
     """
@@ -53,7 +51,8 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
     place = Path(config.history) if config.history else None
     entry = history.find(history.read_accepted(place), manifest.digest) if place else None
     if place is None or entry is None:
-        statistics, entry = _judge(config, place, dataset, manifest, out)
+        counted = count(config, dataset, manifest, out.parent)
+        statistics, entry = counted.statistics, judge(config, place, counted, out, work_dir)
     else:
         statistics = _accepted_before(config, history.snapshot_folder(place, entry), dataset, out)
     summary = _summary(statistics, entry)
@@ -65,47 +64,14 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path) -> ValidateSummary:
     return summary
 
 
-def _judge(
-    config: ValidateConfig, place: Path | None, dataset: Path, manifest: Manifest, out: Path
-) -> tuple[dict[str, SplitStatistics], history.Acceptance]:
-    """Return the statistics and the acceptance of a dataset that is not in the history yet; both are written."""
-    tallies = tally_dataset(config, dataset, manifest, out.parent)
+def count(config: ValidateConfig, dataset: Path, manifest: Manifest, scratch: Path) -> Counted:
+    """Return a dataset after the pass over it. Raises DataRejectedError when it is miscounted or too small."""
+    tallies = tally_dataset(config, dataset, manifest, scratch)
     refuse_miscounted(manifest.counts, {split: tally.count for split, tally in tallies.items()})
     refuse_small(config, manifest.counts)  # before all else: an empty split has no statistics
     size, names = int(manifest.details["image_size"]), [str(name) for name in manifest.details["label_names"]]
     statistics = {split: split_statistics(tally, size, names) for split, tally in tallies.items()}
-    snapshot = history.snapshot_id(manifest.digest)
-    with contextlib.ExitStack() as stack:
-        artifact = stack.enter_context(new_artifact(out, "validation", config=config, inputs={"dataset": dataset}))
-        artifact.counts |= {split: part.count for split, part in statistics.items()}
-        if place:
-            stack.enter_context(history.locked(place))
-        accepted = history.read_accepted(place) if place else []
-        before = findings.read_before(history.snapshot_folder(place, accepted[-1])) if place and accepted else None
-        found = findings.compare(config, findings.together(tallies, statistics), before)
-        found = found._replace(anomalies=[*constant_splits(config, statistics), *found.anomalies])
-        why = decide(config, found.anomalies, snapshot, first=before is None)
-        against = accepted[-1].snapshot if accepted else ""
-        entry = history.new_acceptance(snapshot, manifest.digest, against, why or "no error", found.anomalies, out, config)
-        findings.write_findings(
-            artifact.path, dataset, manifest, tallies, statistics, found, entry, config, accepted=why is not None
-        )
-        if why is None:
-            if place:
-                history.refuse(place, snapshot, config, artifact.path, dataset)
-            raise rejection(found.anomalies, snapshot, against, config.accept)
-        if place:
-            history.accept(place, entry, config, artifact.path, dataset)
-    return statistics, entry
-
-
-def decide(config: ValidateConfig, anomalies: list[Anomaly], snapshot: str, *, first: bool) -> Why | None:
-    """Return why a dataset is accepted, or None where it is not."""
-    errors = errors_of(anomalies)
-    if not errors:
-        return "first snapshot" if first else "no error"
-    acceptable = all(anomaly.acceptable for anomaly in errors)
-    return "validate.accept" if acceptable and config.accept == snapshot else None
+    return Counted(dataset, manifest, tallies, statistics, constant_splits(config, statistics))
 
 
 def _accepted_before(config: ValidateConfig, folder: Path, dataset: Path, out: Path) -> dict[str, SplitStatistics]:
@@ -115,8 +81,7 @@ def _accepted_before(config: ValidateConfig, folder: Path, dataset: Path, out: P
     if constant := constant_splits(config, statistics):
         raise rejection(constant, "", "", "")
     with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
-        for name in read_manifest(folder, verify=False).files:
-            shutil.copy(folder / name, artifact.path / name)
+        copy_files(folder, artifact.path)
         artifact.counts |= {split: part.count for split, part in statistics.items()}
     return statistics
 
@@ -175,9 +140,10 @@ def _summary(statistics: Mapping[str, SplitStatistics], entry: history.Acceptanc
 
 
 def _in_words(entry: history.Acceptance) -> str:
-    beside = f"compared with {entry.against}" if entry.against else "there is none to compare it with"
-    warnings = f", {len(entry.anomalies)} anomalies" if entry.anomalies else ", no anomaly"
-    return f"Snapshot {entry.snapshot}, {beside}: accepted ({entry.why}){warnings}"
+    beside = f", compared with {entry.against}" if entry.against else ""
+    count = len(entry.anomalies)
+    found = f"{count} anomal{'y' if count == 1 else 'ies'}" if count else "no anomaly"
+    return f"Snapshot {entry.snapshot}{beside}: accepted ({entry.why}), {found}"
 
 
 def _levels(values: list[float] | tuple[float, ...]) -> str:

@@ -23,7 +23,8 @@ CHANNEL_BUCKETS = 32  # of pixels, 8 grey levels each
 SIZE_BUCKETS_PER_OCTAVE = 8
 WORST = 8  # images kept of each kind
 SAMPLED = 512  # images of a snapshot that are kept for the distance of features
-CELL = 8  # brightness and contrast buckets a side of a cell, of which one image is kept for «most unlike»
+CELL = 2  # brightness and contrast buckets a side of a cell, of which one image is kept for «most unlike»
+CELLS_A_SIDE = LOOK_BUCKETS // CELL
 
 Ints = npt.NDArray[np.int64]
 Place = tuple[str, int]  # a file of the dataset, and the byte in it where the record begins
@@ -90,7 +91,7 @@ class Tally:
         self.brightness += np.bincount(bright, minlength=LOOK_BUCKETS)
         self.contrast += np.bincount(contrast, minlength=LOOK_BUCKETS)
         self._add_sizes(batch)
-        self._add_worst(batch, looks, bright // CELL * CELL + contrast // CELL)
+        self._add_worst(batch, looks, bright // CELL * CELLS_A_SIDE + contrast // CELL)
 
     def _add_sizes(self, batch: Batch) -> None:
         known = [(height, width) for height, width in zip(batch.heights, batch.widths, strict=True) if height and width]

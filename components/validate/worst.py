@@ -10,10 +10,9 @@ import numpy as np
 from components.artifacts import write_json
 from components.images import grid, viewable_scale, write_png
 from components.records import decode_example, read_tfrecord_part
-from components.validate.tally import CELL, LOOK_BUCKETS, WORST, Tally
+from components.validate.tally import CELL, CELLS_A_SIDE, WORST, Tally
 
 FILE = "worst.json"
-CELLS_A_SIDE = LOOK_BUCKETS // CELL
 
 
 class Found(NamedTuple):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from components.artifacts import new_artifact, read_manifest, write_bytes, write_json
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.scores import Reference
 from components.push import run as push
 from components.push.config import PushConfig
 from components.push.run import PushSummary
@@ -25,6 +31,25 @@ SCORES = {
         "code": "ef" * 32, "tensorflow": "2.20.0",
     },
 }  # fmt: skip
+
+
+REAL_IMAGES, SAMPLES, WIDTH = 200, 150, 8
+
+
+def features(count: int, shift: float, seed: int) -> npt.NDArray[np.float32]:
+    """Made-up features, further from the real ones (shift 0) the larger the shift."""
+    return (np.random.default_rng(seed).standard_normal((count, WIDTH)) + shift).astype(np.float32)
+
+
+def sample_features(kid: float) -> npt.NDArray[np.float32]:
+    """Features of a model whose scores say this KID: the larger it is, the further from the real ones."""
+    return features(SAMPLES, 10.0 * abs(kid), 3)
+
+
+def rescored(_: Path, model: Path) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Stands for the measuring of a champion: its scores as they are, and features that go with them."""
+    scores = json.loads((model / "scores.json").read_bytes())
+    return scores, sample_features(scores["kid"])
 
 
 class Bench:
@@ -54,13 +79,18 @@ class Bench:
         with new_artifact(path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}) as w:
             write_json(w.path / "scores.json", SCORES | scores)
             write_bytes(w.path / "samples.png", b"a grid")
+            Reference(features(REAL_IMAGES, 0.0, 1), features(50, 0.0, 2), REAL_IMAGES).save(w.path)
+            stream = io.BytesIO()
+            np.save(stream, sample_features((SCORES | scores)["kid"]), allow_pickle=False)
+            write_bytes(w.path / "sample_features.npy", stream.getvalue())
+            w.counts = {"real": REAL_IMAGES}
             data = read_manifest(dataset)
             counts = {"counts": data.counts, "digest": data.digest, "source": "digits"}
             w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
         return path
 
-    def push(self, inputs: dict[str, Path], **config: float) -> PushSummary:
-        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=self.root / "push")
+    def push(self, inputs: dict[str, Path], out: Path | None = None, **config: float) -> PushSummary:
+        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=out or self.root / "push")
 
     def files(self) -> dict[str, bytes]:
         """Everything in the registry, to show that nothing changed."""

@@ -80,7 +80,8 @@ def save_generator(folder: Path, bank: Images, *, noise: int = 0, fault: str = "
     """Save a generator that returns images of `bank` plus uniform noise of up to ± `noise` grey levels.
 
     fault: "float" returns float32; "random" ignores the seed; "constant" ignores it too, the other way; "size" returns
-    images one column short; "latents" has no signature for latents.
+    images one column short; "latents" has no signature for latents; "dark" returns values of 0 and 1; "one" gives two images
+    where one is asked for.
     """
     import tensorflow as tf
 
@@ -91,9 +92,12 @@ def save_generator(folder: Path, bank: Images, *, noise: int = 0, fault: str = "
         images = tf.cast(tf.gather(module.bank, rows), tf.int32) + added
         images = tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8)
         images = tf.cast(images, tf.float32) if fault == "float" else images
+        images = images // 255 if fault == "dark" else images
         return {"images": images[:, :, :-1] if fault == "size" else images}
 
     def from_seed(seed: Any, count: Any) -> dict[str, Any]:
+        if fault == "one":
+            count = tf.maximum(count, 2)
         if fault == "random":
             seed = tf.random.uniform([], maxval=2**31, dtype=tf.int64)
         pair = tf.stack([tf.zeros_like(seed) if fault == "constant" else seed, tf.zeros_like(seed)])

@@ -17,9 +17,13 @@ import pytest
 from PIL import Image
 
 from components.report.run import run as report
+from tests.data.judged_runs import judged
 from tests.data.report_runs import Run, again
 
 pytestmark = pytest.mark.heavy
+
+NAMES = ("succeeded", "cached", "rejected", "killed", "drifted")
+IMAGES = {"rejected": 0, "killed": 1, "drifted": 5}
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -65,7 +69,7 @@ def console(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four reports: of a run that succeeded, of its cached repetition, of rejected data and of a killed step."""
+    """Reports: of a run that succeeded, of its cached repetition, of rejected data, of a killed step and of drift."""
     root = tmp_path_factory.mktemp("reports")
     succeeded, rejected, killed = Run(root / "a").all(), Run(root / "b"), Run(root / "c")
     report(succeeded.description, folder=root / "succeeded", status="succeeded")
@@ -77,10 +81,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     killed.ingest()
     killed.write_entry("validate", "running", killed.started_at)
     report(killed.description, folder=root / "killed", status="failed")
-    return {name: root / name / "report.html" for name in ("succeeded", "cached", "rejected", "killed")}
+    report(judged(root / "d", changed=True)[1], folder=root / "drifted", status="failed")
+    return {name: root / name / "report.html" for name in NAMES}
 
 
-@pytest.mark.parametrize("name", ["succeeded", "cached", "rejected", "killed"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("width", "height"), [(1200, 1600), (390, 1600)])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_page_is_drawn_without_console_errors(
@@ -97,7 +102,7 @@ def test_page_is_drawn_without_console_errors(
     assert pixels.std() > 10
 
 
-@pytest.mark.parametrize("name", ["succeeded", "cached", "rejected", "killed"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [1200, 700, 390])
 def test_page_fits_the_window_and_shows_its_images(
     chromium: str, pages: dict[str, Path], tmp_path: Path, name: str, width: int
@@ -115,7 +120,7 @@ def test_page_fits_the_window_and_shows_its_images(
     measured = json.loads(title[1])
     assert measured["window"] == width
     assert measured["content"] <= width
-    assert measured["loaded"] == measured["images"] == (0 if name == "rejected" else 1 if name == "killed" else 12)
+    assert measured["loaded"] == measured["images"] == IMAGES.get(name, 12)
 
 
 @pytest.fixture

@@ -55,6 +55,8 @@ def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
     assert json.loads(parameters["train_config"]["defaultValue"]) == config.train.model_dump(mode="json")
     assert parameters["train_key"]["defaultValue"] == step_keys(config, "known when it runs")["train"]
     assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
+    assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "/mnt/wgan/snapshots/digits"
+    assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
 
 
 def test_push_report_ingest_and_validate_always_run(spec: dict[str, Any]) -> None:

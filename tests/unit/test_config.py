@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,15 @@ def test_configs_that_ship_are_right_and_say_what_they_cost(file: Path) -> None:
     head = file.read_text().split("\n\n")[0]
     assert head.startswith("# ")
     assert "wgan-pipeline run" in head
+
+
+def test_each_source_has_a_history_of_its_own() -> None:
+    def place(*overrides: str) -> str:
+        return str(resolve_paths(load_config(None, ["run.dir=/runs", *overrides])).validation.history)
+
+    assert place() == "/runs/snapshots/digits"
+    names = {place(f"ingest.source={source}") for source in ("images:/a/b", "images:/a-b", "tfds:a/b", "images:/A/b")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"/runs/snapshots/[a-z0-9_.-]+-[0-9a-f]{8}", name) for name in names)
+    assert place("ingest.source=images:x") == place(f"ingest.source=images:{Path('x').absolute()}")
+    assert place("validate.history=/kept") == "/kept"

@@ -13,7 +13,7 @@ CHANGES = [
     ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "push"}),
     ("train.seed=1", {"train", "evaluate", "push"}),
     ("evaluate.seed=1", {"evaluate", "push"}),
-    ("push.noise_sigmas=2.0", {"push"}),
+    ("push.confidence=0.9", {"push"}),
     ("run.dir=elsewhere", set()),
 ]
 
@@ -31,6 +31,18 @@ def test_other_content_of_the_source_is_another_key() -> None:
     assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None), "g")) == set(keys.UPSTREAM) - {
         "tpu_check"
     }
+
+
+@pytest.mark.parametrize("override", ["validate.accept=s0123456789ab", "validate.history=/elsewhere"])
+def test_how_a_dataset_is_judged_changes_nothing_of_what_is_made_of_it(override: str) -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == {"validate"}
+
+
+def test_another_snapshot_to_compare_with_is_another_key_of_validate_alone() -> None:
+    config = load_config(None)
+    known = [keys.step_keys(config, "f", state) for state in (["id", ""], ["id", "s1"], ["other", ""])]
+    assert changed(known[0], known[1]) == changed(known[0], known[2]) == {"validate"}
+    assert keys.step_keys(config, "f", ["id", ""]) == known[0]
 
 
 def test_other_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:

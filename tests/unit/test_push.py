@@ -20,11 +20,15 @@ from components.artifacts import read_manifest
 from components.errors import ArtifactError, ConfigError
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
-from components.push import load_test, publish, registry
+from components.push import load_test, measure, publish, registry
 from components.push import run as push
 from components.push.config import PushConfig
-from components.push.gate import judge
-from tests.data.push_bench import SCORES, Bench
+from components.push.evidence import Evidence
+from components.push.gate import Opponent, judge
+from components.train.config import TrainConfig
+from components.train.export import Generator
+from components.train.networks import ImageShape
+from tests.data.push_bench import SCORES, Bench, rescored
 from tests.data.tiny_artifacts import (
     LATENTS,
     part,
@@ -47,6 +51,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(tmp_path: Path, shared: Path) -> Bench:
     return Bench(tmp_path, shared)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what follows from the champion's scores; TestMeasure has a real evaluation."""
+    monkeypatch.setattr(measure, "rescored", rescored)
 
 
 @pytest.fixture
@@ -74,7 +84,10 @@ class TestDecisions:
         version = read_manifest(champion.path, "version")
         assert version.inputs["model"] == champion.model_digest == read_manifest(inputs["model"]).digest
         assert {"scores.json", "model_card.md", "samples.png", "saved_model/saved_model.pb"} <= version.files.keys()
-        assert read_manifest(bench.root / "push", "push").details == summary.model_dump()
+        details = read_manifest(bench.root / "push", "push").details
+        assert details.items() >= summary.model_dump().items()
+        assert details["champion_scores"] is None
+        assert [check["name"] for check in details["checks"]] == ["data", "memorization", "first"]
         assert json.loads((bench.root / "push" / "decision.json").read_bytes()) == summary.model_dump()
 
     def test_the_same_model_again_changes_nothing(self, bench: Bench, no_load_test: None) -> None:
@@ -86,16 +99,20 @@ class TestDecisions:
         assert (summary.version, summary.champion, summary.champion_kid) == ("v0001", "v0001", 0.06)
         assert bench.files() == before
 
-    def test_a_better_one_replaces_the_champion(self, bench: Bench, no_load_test: None) -> None:
+    def test_a_better_one_replaces_the_champion(self, bench: Bench, no_load_test: None, measured: None) -> None:
         first = bench.candidate()
         bench.push(first)
         summary = bench.push(bench.candidate(kid=0.04, kid_std=0.008))
         assert (summary.decision, summary.version) == ("published", "v0002")
         assert (summary.champion, summary.champion_kid) == ("v0001", 0.06)
         assert summary.reason == (
-            "KID 0.0400 ± 0.0080 is lower than v0001's 0.0600 ± 0.0060 by more than 0.0100, "
-            "1 × the standard error of the difference."
+            "Its KID 0.0400 ± 0.0080 is lower than v0001's 0.0600 ± 0.0060 in 100.0% of 1,000 resamplings of the same real "
+            "images and of the samples; 95.0% are needed (push.confidence). "
+            "Its coverage 0.600 is not below v0001's 0.600 by more than 0.05 (push.coverage_margin)."
         )
+        details = read_manifest(bench.root / "push", "push").details
+        assert details["champion_scores"]["kid"] == 0.06
+        assert details["evidence"]["share_better"] == 1.0
         champion = registry.read_champion(bench.registry)
         assert champion is not None
         assert champion.version == "v0002"
@@ -103,20 +120,23 @@ class TestDecisions:
         assert again.decision == "unchanged"
         assert again.reason == "v0001 is already published; v0002 has replaced it."
 
-    def test_one_that_is_not_better_beyond_noise_is_kept_out(self, bench: Bench, no_load_test: None) -> None:
+    def test_one_that_is_not_better_beyond_noise_is_kept_out(self, bench: Bench, no_load_test: None, measured: None) -> None:
         bench.push(bench.candidate())
-        inputs = bench.candidate(kid=0.0501, kid_std=0.008)
+        inputs = bench.candidate(kid=0.0597)
         summary = bench.push(inputs)
         assert (summary.decision, summary.version, summary.uri) == ("kept", "", "")
-        assert "is not lower than v0001's" in summary.reason
+        assert "% are needed (push.confidence)" in summary.reason
+        assert "coverage" not in summary.reason, "only what failed is a reason"
         assert not (bench.registry / "versions" / "v0002").exists()
         again = bench.push(inputs)
         assert again.decision == "unchanged"
         assert again.reason == f"Already decided: {summary.reason}"
         # What the decision rests on is not the same any more: decide again.
-        assert bench.push(inputs, noise_sigmas=0.5).decision == "published"
+        assert bench.push(inputs, confidence=0.5).decision == "published"
 
-    def test_a_new_champion_or_a_new_evaluation_reopens_the_case(self, bench: Bench, no_load_test: None) -> None:
+    def test_a_new_champion_or_a_new_evaluation_reopens_the_case(
+        self, bench: Bench, no_load_test: None, measured: None
+    ) -> None:
         bench.push(bench.candidate())
         inputs = bench.candidate(kid=0.07)
         assert bench.push(inputs).decision == "kept"
@@ -134,19 +154,88 @@ class TestDecisions:
         assert registry.read_champion(bench.registry) is None
         assert bench.push(inputs).decision == "unchanged"
 
+    def test_a_record_of_the_earlier_rule_is_decided_on_again(self, bench: Bench, no_load_test: None, measured: None) -> None:
+        bench.push(bench.candidate())
+        inputs = bench.candidate(kid=0.07)
+        bench.push(inputs)
+        file = bench.registry / "decisions" / f"{read_manifest(inputs['model']).digest}.json"
+        record = json.loads(file.read_bytes())
+        del record["rule"]
+        file.write_text(json.dumps(record | {"noise_sigmas": 1.0}))
+        assert bench.push(inputs).decision == "kept"
+        assert json.loads(file.read_bytes())["rule"]["confidence"] == 0.95
+
+
+BETTER = Evidence(0.02, 0.99, 0.01, 0.03, 1000)
+
+
+class TestGate:
+    """Each condition alone decides, and says so."""
+
+    @pytest.mark.parametrize(
+        ("change", "share_better", "errors", "sentence"),
+        [
+            ({}, 0.949, [], "in 94.9% of 1,000 resamplings"),
+            ({"coverage": 0.54}, 0.99, [], "coverage 0.540 is below v0001's 0.600 by more than 0.05 (push.coverage_margin)"),
+            ({"memorization": 0.26}, 0.99, [], "26% of its samples lie nearer to a training image"),
+            ({}, 0.99, ["label 7 is gone"], "Its data were not accepted: label 7 is gone."),
+            ({}, 0.95, [], ""),
+            ({"coverage": 0.56}, 0.99, [], ""),
+        ],
+    )
+    def test_beside_a_champion(self, change: dict[str, float], share_better: float, errors: list[str], sentence: str) -> None:
+        opponent = Opponent("v0001", SCORES, BETTER._replace(share_better=share_better))
+        verdict = judge(PushConfig(), SCORES | {"kid": 0.04} | change, opponent, errors)
+        assert verdict.publish == (not sentence)
+        assert sentence in verdict.reason
+        assert [check.passed for check in verdict.checks].count(False) == bool(sentence)
+
     def test_equal_models_do_not_take_turns(self) -> None:
-        assert not judge(PushConfig(noise_sigmas=0.0), SCORES, SCORES, "v0001").publish
-        lower = SCORES | {"kid": 0.06 - 1e-9}
-        assert judge(PushConfig(noise_sigmas=0.0), lower, SCORES, "v0001").publish
-        assert not judge(PushConfig(), lower, SCORES, "v0001").publish
+        equal = Opponent("v0001", SCORES, Evidence(0.0, 0.6, -0.01, 0.01, 1000))
+        assert not judge(PushConfig(confidence=0.5), SCORES, equal).publish
+
+    @pytest.mark.parametrize(
+        ("kid", "publish", "words"),
+        [(0.06, True, "94% of the way"), (0.51, False, "49% of the way"), (2.0, False, "-100% of the way")],
+    )
+    def test_the_first_model_is_held_against_floor_and_ceiling(self, kid: float, publish: bool, words: str) -> None:
+        bounds = {"floor": {"kid": 0.0}, "ceiling": {"kid": 1.0}}
+        verdict = judge(PushConfig(), SCORES | bounds | {"kid": kid}, None)
+        assert verdict.publish == publish
+        assert words in verdict.reason
+        assert "50% are needed (push.first_share)" in verdict.reason
+
+    @pytest.mark.parametrize(
+        "bounds", [{}, {"floor": {"kid": 0.1}, "ceiling": None}, {"floor": {"kid": 1.0}, "ceiling": {"kid": 1.0}}]
+    )
+    def test_without_bounds_it_says_so(self, bounds: dict[str, Any]) -> None:
+        verdict = judge(PushConfig(), SCORES | bounds, None)
+        assert verdict.publish
+        assert "no floor and ceiling are known" in verdict.reason
 
 
-class TestChampionOfAnotherProvenance:
-    def test_it_is_scored_again_by_the_candidates_measure(
+class TestDataErrors:
+    @pytest.mark.parametrize(
+        ("details", "found"),
+        [
+            ({"anomalies": []}, []),
+            ({"anomalies": [{"severity": "warning", "description": "a"}]}, []),
+            ({"anomalies": [{"severity": "ERROR", "description": "a"}]}, ["a"]),
+            ({"accepted": True, "anomalies": [{"severity": "error", "description": "a"}]}, []),
+        ],
+    )
+    def test_only_errors_that_nobody_accepted_count(self, bench: Bench, details: dict[str, Any], found: list[str]) -> None:
+        validation = read_manifest(bench.shared / "validation").model_copy(update={"details": details})
+        assert push._data_errors(validation) == found
+
+
+class TestMeasure:
+    def test_the_champion_is_scored_again_by_the_candidates_measure(
         self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With a real evaluation: the made-up 0.0001 of the champion must give way to what it really scores."""
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
+        monkeypatch.setattr(measure, "sample_in_fresh_process", sample_here)
         noisy = write_model(bench.root / "noisy", part("rest").images, noise=90)
         inputs = {
             "model": noisy,
@@ -162,19 +251,29 @@ class TestChampionOfAnotherProvenance:
         assert summary.decision == "published"
         assert summary.champion_kid is not None
         assert summary.champion_kid > scores.kid + 0.05
-        assert "v0001 was scored again by the same measure" in summary.reason
+        details = read_manifest(bench.root / "push", "push").details
+        assert details["evidence"]["difference"] == pytest.approx(summary.champion_kid - scores.kid, rel=1e-6)
 
-    def test_an_evaluation_by_another_program_is_refused(
-        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_evaluation_by_another_program_is_refused(self, bench: Bench, no_load_test: None, measured: None) -> None:
         bench.push(bench.candidate())
         before = bench.files()
         elsewhere = SCORES["provenance"] | {"code": "00"}  # type: ignore[operator]
-        again = evaluate.EvaluateSummary.model_validate({k: v for k, v in SCORES.items() if k != "modes"})
-        monkeypatch.setattr(evaluate, "rescore", lambda *_: again)
         with pytest.raises(ArtifactError, match="made by another program than this one: code differ"):
             bench.push(bench.candidate(kid=0.01, provenance=elsewhere))
         assert bench.files() == before
+
+    def test_damaged_features_get_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "sample_features.npy").write_bytes(b"nothing")
+        with pytest.raises(ArtifactError, match=r"sample_features\.npy cannot be read: .* Run evaluate again"):
+            measure.candidate_features(tmp_path, tmp_path)
+
+    def test_features_of_another_width_get_a_sentence(
+        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench.push(bench.candidate())
+        monkeypatch.setattr(measure, "rescored", lambda *_: (SCORES, np.zeros((10, 3), np.float32)))
+        with pytest.raises(ArtifactError, match=r"features differ in width: real 8, candidate 8, champion 3\. Run evaluate"):
+            bench.push(bench.candidate(kid=0.01))
 
 
 class TestRefusals:
@@ -251,7 +350,7 @@ class TestRefusals:
         with pytest.raises(ArtifactError, match=r"cannot be locked: .* Name a writable folder with push.registry"):
             bench.push(bench.candidate())
 
-    def test_an_unreadable_decision_gets_a_sentence(self, bench: Bench, no_load_test: None) -> None:
+    def test_an_unreadable_decision_gets_a_sentence(self, bench: Bench, no_load_test: None, measured: None) -> None:
         bench.push(bench.candidate())
         inputs = bench.candidate(kid=0.07)
         bench.push(inputs)
@@ -271,7 +370,7 @@ class TestInterruption:
 
     @pytest.mark.parametrize("where", ["new_artifact", "write_json", "write_decision"])
     def test_the_old_champion_stays_and_the_next_push_goes_on(
-        self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch, where: str
+        self, bench: Bench, no_load_test: None, measured: None, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
         bench.push(bench.candidate())
         inputs = bench.candidate(kid=0.01)
@@ -325,6 +424,8 @@ class TestLoadTest:
             ("random", "generate gives different images for the same seed."),
             ("constant", "generate gives the same images for different seeds."),
             ("latents", "It has no signature generate_from_latents."),
+            ("dark", "generate returns values from 0 to 1; images have values of 0 to 255."),
+            ("one", "generate returns uint8 [2, 8, 8, 1] instead of uint8 [1, 8, 8, 1]."),
             ("", ""),
         ],
     )
@@ -332,6 +433,19 @@ class TestLoadTest:
         save_generator(tmp_path / "model", part("rest").images, fault=fault)
         faults = load_test.faults(tf.saved_model.load(str(tmp_path / "model")), 8, 1, LATENTS)
         assert faults[:1] == ([sentence] if sentence else [])
+
+    def test_a_model_with_labels_is_tested_on_labels_it_knows(self, tmp_path: Path) -> None:
+        """As train makes it: without labels its signatures would not even run."""
+        made = Generator(ImageShape(8, 1, 3), TrainConfig(conditional=True, latents=4, generator_channels=2), [5, 0, 5])
+        made.save(tmp_path / "model")
+        loaded = tf.saved_model.load(str(tmp_path / "model"))
+        assert load_test.takes_labels(loaded)
+        assert load_test._labels(loaded) == [0, 2]
+        assert load_test.faults(loaded, 8, 1, 4) == []
+        del made.functions["generate_labels"]
+        made.save(tmp_path / "without")
+        without = tf.saved_model.load(str(tmp_path / "without"))
+        assert load_test.faults(without, 8, 1, 4) == ["It has no signature generate_labels."]
 
     def test_a_model_that_fails_is_not_published(self, bench: Bench) -> None:
         """In the real, fresh process."""

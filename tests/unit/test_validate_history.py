@@ -299,3 +299,50 @@ def test_the_state_is_what_a_dataset_was_compared_with(place: Place) -> None:
     (place.history / "history.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"history\.json is broken"):
         state(place.history, first)
+
+
+def test_a_snapshot_that_another_run_accepted_meanwhile_is_accepted_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = digits()[0][5:], digits()[1][5:]
+    counting = run_module.tally_dataset
+    place.validate("scratch", images, labels)
+    shutil.rmtree(place.history)
+    place.validate("first", *digits())
+
+    def slow(*arguments: Any) -> Any:
+        monkeypatch.setattr(run_module, "tally_dataset", counting)
+        place.validate("scratch", images, labels)
+        return counting(*arguments)
+
+    monkeypatch.setattr(run_module, "tally_dataset", slow)
+    summary = place.validate("second", images, labels)
+    assert place.id("second") == place.id("scratch")
+    assert [entry.snapshot for entry in read_accepted(place.history)] == [place.id("first"), place.id("second")]
+    assert summary.accepted_against == place.id("first")
+    both = [read_manifest(place.root / f"out-{name}").digest for name in ("scratch", "second")]
+    assert both[0] == both[1]
+
+
+def test_a_run_that_ends_between_snapshot_and_list_is_done_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = digits()[0][5:], digits()[1][5:]
+
+    def full_disk(*_: object) -> None:
+        raise ArtifactError("Cannot write: no space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history_module, "write_text", full_disk)
+        with pytest.raises(ArtifactError, match="no space left"):
+            place.validate("second", images, labels)
+    assert [entry.snapshot for entry in read_accepted(place.history)] == [place.id("first")]
+    assert not (place.root / "out-second").exists()
+    leftover = place.history / "snapshots" / ".s0123456789ab.01234567.tmp"
+    leftover.mkdir()  # of a process that was killed
+    place.validate("second", images, labels)
+    assert [entry.snapshot for entry in read_accepted(place.history)] == [place.id("first"), place.id("second")]
+    assert not leftover.exists()
+
+
+def test_what_only_the_next_snapshot_needs_is_not_kept_of_a_refused_one(place: Place) -> None:
+    stopped(place, brighter(digits()[0]), digits()[1])
+    kept = {file.name for file in (place.history / "refused" / place.id("next")).iterdir()}
+    assert {"comparison.json", "anomalies.json", "worst.json", "statistics.json"} < kept
+    assert not {"sample.tfrecord", "tally-train.json", "tally-eval.json"} & kept

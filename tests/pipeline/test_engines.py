@@ -1,0 +1,143 @@
+"""Ingest on other runners: the same bytes from one process, threads, processes, Apache Flink and Prism; never wrong counts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.artifacts import read_manifest
+from tests.data.engines import EngineMissingError, can_be_had, engine_options
+from tests.data.image_folder import write_digit_images
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+WORKERS = ("apache_beam.runners.worker.sdk_worker_main", "wgan-beam-worker")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some 1,500 images in six chunks, with broken ones and equal ones in different chunks."""
+    folder = tmp_path_factory.mktemp("engines") / "pictures"
+    write_digit_images(folder, 1400, broken=True)
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        pixels = Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8))
+        for place, suffix in (("0", "png"), ("z", "bmp")):
+            (folder / place).mkdir(exist_ok=True)
+            pixels.save(folder / place / f"twice{index}.{suffix}")
+    return folder
+
+
+def start(pictures: Path, out: Path, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Start ingest as a user would by hand; its output goes to a file beside `out`."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    config = {"source": f"images:{pictures}", "labels_from_folders": True, "image_size": 32, "beam_options": list(options)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
+    (out.parent / "config.toml").write_text("\n".join(["[ingest]", *lines]))
+    command = [sys.executable, "-m", "components.ingest", "--config", str(out.parent / "config.toml"), "--out", str(out)]
+    with (out.parent / "said").open("w") as said:
+        return subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def said(out: Path) -> str:
+    return (out.parent / "said").read_text()
+
+
+def ingest(pictures: Path, out: Path, options: tuple[str, ...] = ()) -> str:
+    """Ingest and return the digest of the dataset."""
+    process = start(pictures, out, options)
+    assert process.wait(timeout=300) == 0, said(out)
+    return read_manifest(out, "dataset").digest
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("reference") / "dataset"
+    digest = ingest(pictures, out)
+    counts = read_manifest(out).counts
+    assert (counts["read"], counts["quarantined"]) == (1484, 4)
+    assert counts["duplicate"] >= 40
+    return digest
+
+
+def options_of(engine: str, in_ci: bool) -> tuple[str, ...]:
+    try:
+        return engine_options(engine)
+    except EngineMissingError as error:
+        if in_ci and can_be_had(engine):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("engine", ["threads", "processes", "flink", "flink-processes", "prism"])
+def test_every_engine_gives_the_same_bytes(engine: str, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool) -> None:
+    assert ingest(pictures, tmp_path / "dataset", options_of(engine, in_ci)) == undisturbed
+    assert "Read 1,484 = " in said(tmp_path / "dataset")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no strays"
+
+
+@pytest.mark.parametrize(("engine", "seed"), [("processes", 0), ("processes", 1), ("processes", 2), ("flink-processes", 3)])
+def test_a_worker_killed_at_any_moment_never_makes_wrong_counts(
+    engine: str, seed: int, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool
+) -> None:
+    out = tmp_path / "dataset"
+    process = start(pictures, out, options_of(engine, in_ci))
+    try:
+        time.sleep(random.Random(seed).uniform(0.0, 2.0) if wait_for_workers(process) else 0.0)
+        victims = workers(process)
+        for victim in victims[:1]:
+            os.kill(victim, signal.SIGKILL)
+        code = process.wait(timeout=120)  # it must not hang
+    finally:
+        kill_all(process)
+    if code == 0:
+        assert read_manifest(out, "dataset").digest == undisturbed
+    else:
+        assert not out.exists()
+        assert said(out).count("ingest: ") == 1, "one sentence"
+        assert "A worker of the Beam pipeline" in said(out)
+        assert "what is decoded is kept" in said(out)
+    assert ingest(pictures, out) == undisturbed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no strays"
+
+
+def wait_for_workers(process: subprocess.Popen[str]) -> bool:
+    while process.poll() is None:
+        if workers(process):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Return the pids of the Python processes that work for a run: those of its session."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes().split(b"\0")
+                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+            except (OSError, ValueError):
+                continue
+            words = [word.decode(errors="replace") for word in command]
+            is_python = "python" in words[0]
+            if session == process.pid and is_python and any(name in word for word in words for name in WORKERS):
+                found.append(int(folder.name))
+    return sorted(found)
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """End what is left of a run's session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -62,9 +62,8 @@ class _Names:
             return None
         name = told if unsafe else b"/".join(parts)
         unique, number = name, 1
-        while (
-            digest := digest_number(unique)
-        ) in self._seen:  # a later member of the same name is listed too: nothing is lost unseen
+        # A later member of the same name is listed too: nothing is lost unseen.
+        while (digest := digest_number(unique)) in self._seen:
             number += 1
             unique = name + b"#%d" % number
         self._seen.add(digest)

@@ -86,7 +86,7 @@ class ChunkPacker:
 
     def add(self, name: bytes, size: int, numbers: tuple[int, ...], label: str = "", split: str = "") -> None:
         """Add an image: its name, the bytes that reading it takes, what its kind needs, label ("" for none) and split."""
-        self._names.append(name)
+        self._names.append(name.replace(b"\0", b"?"))  # no file has such a name; an archive may claim it
         self._numbers.extend(numbers)
         self._label_of.append(self._labels.setdefault(label, len(self._labels)) if label else NO_LABEL)
         self._splits.append(SPLIT_CODES.index(split))

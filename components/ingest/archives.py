@@ -6,41 +6,25 @@ is one chunk, for one worker.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import hashlib
-import os
 import re
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from components.errors import ConfigError, DataRejectedError
-from components.ingest.addresses import find_filesystem, first_line, is_address, remote_errors, size_of, stamp_of, suffix_in
-from components.ingest.chunks import HEAD_BYTES, CannotReadError, ChunkPacker, RawImage, Reader, Row, Unread, folder_label, rows
-from components.ingest.files import OPEN_FLAGS, changed, read_up_to, refuse_irregular, refuse_size
+from components.errors import DataRejectedError
+from components.ingest.addresses import first_line, remote_errors, suffix_in
+from components.ingest.archive_members import KINDS, OVERLAPPING, UNSAFE, archive_opened, cannot_open
+from components.ingest.chunks import ChunkPacker, Reader, digest_number, folder_label
 from components.ingest.tar_archive import DamagedArchiveError, TarMember, tar_members
-from components.ingest.zip_archive import LOCAL, ZipMember, find_directory, read_member, zip_members
+from components.ingest.zip_archive import LOCAL, find_directory, zip_members
 from components.progress import say
 
 MAX_GZIP_RATIO = 200
 UNSUSPECTED_BYTES = 64 * 2**20
-# Why a member is not read, by its number in a chunk; 0: it is.
-FAULTS = (
-    CannotReadError("", ""),
-    CannotReadError("link", "links in archives are not followed"),
-    CannotReadError("not a regular file", "a pipe or device"),
-    CannotReadError("unsupported archive member", "a file with holes (sparse)"),
-    CannotReadError("unsafe name", "it would lead out of the archive"),
-    CannotReadError("overlapping members", "it shares bytes with another member"),
-)
-KINDS = ("file", "link", "special", "sparse")
-UNSAFE, OVERLAPPING = 4, 5
-
-Opened = tuple[Any, int, int]  # a stream that can seek, size and stamp of the archive
 
 
 def open_archive(location: str, max_bytes: int, labels_from_folders: bool) -> Reader:
@@ -59,38 +43,8 @@ def open_archive(location: str, max_bytes: int, labels_from_folders: bool) -> Re
                 f"{location} is damaged: {first_line(error)}.", "Make or fetch it again: images could be missing."
             ) from None
         except remote_errors() as error:
-            raise _cannot_open(location, error) from None
+            raise cannot_open(location, error) from None
     return packer.reader()
-
-
-@contextlib.contextmanager
-def archive_opened(location: str) -> Iterator[Opened]:
-    """Open an archive; gives the stream, its size and its stamp. Raises ConfigError."""
-    try:
-        stream, size, stamp = _open_remote(location) if is_address(location) else _open_local(location)
-    except CannotReadError as error:
-        raise ConfigError(f"{location} is {error.detail}, no archive.", "Name an archive, a folder or a pattern.") from None
-    except remote_errors() as error:
-        raise _cannot_open(location, error) from None
-    with stream:
-        yield stream, size, stamp
-
-
-def _open_local(path: str) -> Opened:
-    refuse_irregular(os.stat(path))
-    stream = open(os.open(path, OPEN_FLAGS), "rb")  # noqa: SIM115  # the caller closes it
-    status = os.fstat(stream.fileno())
-    return stream, status.st_size, status.st_mtime_ns
-
-
-def _open_remote(address: str) -> Opened:
-    filesystem, path = find_filesystem(address)
-    info = filesystem.info(path)
-    return filesystem.open(path, "rb"), size_of(info), stamp_of(info)
-
-
-def _cannot_open(location: str, error: BaseException) -> ConfigError:
-    return ConfigError(f"{location} cannot be read: {first_line(error)}.", "See that it is there and yours to read.")
 
 
 class _Names:
@@ -108,9 +62,8 @@ class _Names:
             return None
         name = told if unsafe else b"/".join(parts)
         unique, number = name, 1
-        while (
-            digest := _digest(unique)
-        ) in self._seen:  # a later member of the same name is listed too: nothing is lost unseen
+        # A later member of the same name is listed too: nothing is lost unseen.
+        while (digest := digest_number(unique)) in self._seen:
             number += 1
             unique = name + b"#%d" % number
         self._seen.add(digest)
@@ -171,90 +124,6 @@ def _list_zip(location: str, stream: Any, size: int, stamp: int, max_bytes: int,
     return packer
 
 
-def _digest(name: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
-
-
 def _twice(starts: array[int], offset: int) -> bool:
     place = bisect_right(starts, offset)
     return place > 1 and starts[place - 2] == offset
-
-
-def read_tar_members(location: str, size: int, stamp: int, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
-    """Read the members of a chunk of a .tar; a row's numbers are offset, size and fault."""
-
-    def content(stream: Any, row: Row) -> bytes:
-        offset, length, _ = row.numbers
-        stream.seek(offset)
-        refuse_size(length, max_bytes, stream)
-        return _exactly(stream, length)
-
-    return _read_members(location, size, stamp, packed, content)
-
-
-def read_tar_gz_members(location: str, size: int, stamp: int, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
-    """Read all members of a .tar.gz, one after the other; a row's numbers are offset, size and fault."""
-    unpacked: list[gzip.GzipFile] = []
-
-    def content(stream: Any, row: Row) -> bytes:
-        if not unpacked:
-            unpacked.append(gzip.GzipFile(fileobj=stream))
-        offset, length, _ = row.numbers
-        unpacked[0].seek(offset)
-        refuse_size(length, max_bytes, unpacked[0])
-        return _exactly(unpacked[0], length)
-
-    return _read_members(location, size, stamp, packed, content)
-
-
-def read_zip_members(location: str, size: int, stamp: int, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
-    """Read the members of a chunk of a .zip; a row's numbers are those of ZipMember, and its fault."""
-
-    def content(stream: Any, row: Row) -> bytes:
-        offset, packed_size, length, crc, method, encrypted, _ = row.numbers
-        member = ZipMember(row.name, offset, packed_size, length, crc, method, bool(encrypted), "file")
-        return read_member(stream, member, max_bytes)
-
-    return _read_members(location, size, stamp, packed, content)
-
-
-def _exactly(stream: Any, length: int) -> bytes:
-    content = read_up_to(stream, length)
-    if len(content) < length:
-        raise CannotReadError("damaged archive member", f"{len(content):,} of {length:,} bytes", content[:HEAD_BYTES])
-    return content
-
-
-def _read_members(
-    location: str, size: int, stamp: int, packed: tuple[bytes, ...], content: Callable[[Any, Row], bytes]
-) -> Iterator[RawImage | Unread]:
-    """Yield an item for each row; when the archive is gone or another than was listed, all rows are Unread."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stream, size_now, stamp_now = stack.enter_context(archive_opened(location))
-            if (size_now, stamp_now) != (size, stamp):
-                raise changed(size, size_now, b"")
-        except (ConfigError, CannotReadError) as error:
-            gone = CannotReadError("unreadable file", error.problem) if isinstance(error, ConfigError) else error
-            yield from (row.unread(gone) for row in rows(*packed))
-            return
-        for row in rows(*packed):
-            try:
-                if row.numbers[-1]:
-                    raise FAULTS[row.numbers[-1]]
-                item = RawImage(row.id, row.label, row.split, content(stream, row))
-                _refuse_changed(stream, size, stamp)
-            except CannotReadError as error:
-                yield row.unread(error)
-            except remote_errors(EOFError, zlib.error) as error:
-                yield row.unread(CannotReadError("damaged archive member", first_line(error)))
-            else:
-                yield item
-
-
-def _refuse_changed(stream: Any, size: int, stamp: int) -> None:
-    """Raise CannotReadError when a local archive was written to while a member was read; addresses are asked only once."""
-    with contextlib.suppress(AttributeError, OSError):  # what fsspec opens has no descriptor
-        status = os.fstat(stream.fileno())
-        if (status.st_size, status.st_mtime_ns) != (size, stamp):
-            raise changed(size, status.st_size, b"")

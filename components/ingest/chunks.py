@@ -6,6 +6,7 @@ are packed, so that ten million files stay small in the main process. What a chu
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from array import array
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ class ChunkPacker:
 
     def add(self, name: bytes, size: int, numbers: tuple[int, ...], label: str = "", split: str = "") -> None:
         """Add an image: its name, the bytes that reading it takes, what its kind needs, label ("" for none) and split."""
-        self._names.append(name)
+        self._names.append(name.replace(b"\0", b"?"))  # no file has such a name; an archive may claim it
         self._numbers.extend(numbers)
         self._label_of.append(self._labels.setdefault(label, len(self._labels)) if label else NO_LABEL)
         self._splits.append(SPLIT_CODES.index(split))
@@ -126,6 +127,11 @@ def rows(names: bytes, numbers: bytes, labels: bytes, splits: bytes) -> Iterator
 def id_of(name: bytes) -> str:
     """Return a name as text; bytes that are not UTF-8 are spelled \\xNN."""
     return name.decode(errors="backslashreplace")
+
+
+def digest_number(name: bytes) -> int:
+    """Return a digest of a name in 64 bits, which takes less memory than the name."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def folder_label(name: bytes) -> str:

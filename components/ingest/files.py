@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from components.ingest.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
@@ -97,7 +98,13 @@ def read_remote_files(root: str, max_bytes: int, *packed: bytes) -> Iterator[Raw
         return RawImage(row.id, row.label, row.split, content)
 
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        yield from pool.map(read, rows(*packed))
+        waiting: deque[Future[RawImage | Unread]] = deque()
+        for row in rows(*packed):  # no more at once: what has come waits in memory
+            waiting.append(pool.submit(read, row))
+            if len(waiting) == REQUESTS_AT_ONCE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _read_patiently(filesystem: Any, path: str, numbers: tuple[int, ...], max_bytes: int) -> bytes:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from components.errors import ConfigError
 from components.ingest.addresses import find_filesystem, first_line, is_address, remote_errors, suffix_in
-from components.ingest.chunks import IMAGES_PER_CHUNK, SPLIT_CODES, ChunkPacker, Reader
-from components.ingest.files import REQUESTS_AT_ONCE
+from components.ingest.chunks import IMAGES_PER_CHUNK, SPLIT_CODES, CannotReadError, ChunkPacker, Reader, digest_number
+from components.ingest.files import REQUESTS_AT_ONCE, refuse_irregular
 from components.ingest.listing import local_status, remote_status
 
 COLUMNS = ("path", "label", "split")
@@ -46,8 +46,11 @@ def read_manifest_file(location: str) -> bytes:
         if is_address(location):
             filesystem, path = find_filesystem(location)
             return bytes(filesystem.cat_file(path))
+        refuse_irregular(os.stat(location))  # a pipe would keep us waiting
         with open(location, "rb") as file:
             return file.read()
+    except CannotReadError as error:
+        raise ConfigError(f"The manifest {location} is {error.detail}.", "Name a file.") from None
     except remote_errors() as error:
         raise ConfigError(f"The manifest {location} cannot be read: {first_line(error)}.", "Name one that can.") from None
 
@@ -74,17 +77,34 @@ def _folder(location: str) -> str:
 
 
 def _lines(location: str, content: bytes) -> Iterator[Line]:
-    seen: dict[str, int] = {}
-    records = _csv_records if suffix_in(location, (".csv",)) else _json_records
-    for number, record in records(location, content):
-        line = _line(location, number, record)
-        if (first := seen.setdefault(line.path, number)) != number:
-            raise _wrong(location, number, f"{line.path} is on line {first} already")
-        yield line
+    seen: set[int] = set()  # of digests: a third of the memory of the paths
+    try:
+        for number, record in _records(location, content):
+            line = _line(location, number, record)
+            if (digest := digest_number(os.fsencode(line.path))) in seen:
+                before = next(number for number, record in _records(location, content) if str(record["path"]) == line.path)
+                raise _wrong(location, number, f"{line.path} is on line {before} already")
+            seen.add(digest)
+            yield line
+    except UnicodeDecodeError:
+        raise _wrong(location, _undecodable_line(content), "it is not UTF-8") from None
 
 
-def _csv_records(location: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(_text(location, content), newline=""), strict=True)
+def _records(location: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline="")
+    return _csv_records(location, text) if suffix_in(location, (".csv",)) else _json_records(location, text)
+
+
+def _undecodable_line(content: bytes) -> int:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1
+    return 1
+
+
+def _csv_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(text, strict=True)
     try:
         heading = next(reader, [])
         if "path" not in heading:
@@ -98,23 +118,16 @@ def _csv_records(location: str, content: bytes) -> Iterator[tuple[int, dict[str,
         raise _wrong(location, reader.line_num, str(error)) from None
 
 
-def _json_records(location: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, text in enumerate(_text(location, content).split("\n"), start=1):
-        if text.strip():
+def _json_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
             try:
-                record = json.loads(text)
+                record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise _wrong(location, number, f"no JSON: {first_line(error)}") from None
             if not isinstance(record, dict):
                 raise _wrong(location, number, "no JSON object")
             yield number, record
-
-
-def _text(location: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _wrong(location, content.count(b"\n", 0, error.start) + 1, "it is not UTF-8") from None
 
 
 def _line(location: str, number: int, record: dict[str, Any]) -> Line:

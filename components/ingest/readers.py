@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from components.errors import DataRejectedError
-from components.ingest.archives import open_archive, read_tar_gz_members, read_tar_members, read_zip_members
+from components.ingest.archive_members import read_tar_gz_members, read_tar_members, read_zip_members
+from components.ingest.archives import open_archive
 from components.ingest.chunks import Chunk, ChunkPacker, RawImage, Reader, Unread, folder_label
 from components.ingest.config import IngestConfig
 from components.ingest.files import read_local_files, read_remote_files

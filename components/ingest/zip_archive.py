@@ -89,7 +89,7 @@ def zip_members(stream: Any, directory: ZipDirectory) -> Iterator[ZipMember]:
             raise DamagedArchiveError(f"its directory names impossible sizes before byte {position:,}")
         if not name.endswith(b"/"):
             yield ZipMember(
-                name.replace(b"\0", b"?"),
+                name,
                 offset + directory.shift,
                 packed,
                 size,

@@ -328,6 +328,13 @@ def test_headers_made_to_harm(tmp_path: Path, first: bytes, said: str) -> None:
         open_images(tmp_path / "x.tar")
 
 
+def test_names_that_hold_what_separates_names(tmp_path: Path) -> None:
+    attributes = b"14 path=a\0b\0c\n"
+    first = header(size=b"%011o\0" % len(attributes), type=b"x") + attributes.ljust(512, b"\0")
+    (tmp_path / "x.tar").write_bytes(first + header() + header() + bytes(1024))
+    assert [item.id for item in items_of(open_images(tmp_path / "x.tar"))] == ["a?b?c", "a.png"]
+
+
 def test_a_name_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x.tar").open("wb") as file:
         file.write(header(size=b"10000000000\0", type=b"L"))

@@ -152,3 +152,9 @@ def test_a_dataset_of_a_manifest(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("\n".join(["path,label,split", *lines, "gone.png,1,train"]))
     summary = run(IngestConfig(source=f"images:{tmp_path}/x.csv"), out=tmp_path / "out")
     assert (summary.read, summary.train, summary.eval, summary.quarantined) == (61, 40, 20, 1)
+
+
+def test_a_pipe_named_like_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(ConfigError, match=r"The manifest .*/x\.csv is a pipe\. Name a file\."):
+        open_images(tmp_path / "x.csv")

@@ -216,17 +216,18 @@ class TestGate:
 
 class TestDataErrors:
     @pytest.mark.parametrize(
-        ("details", "found"),
-        [
-            ({"anomalies": []}, []),
-            ({"anomalies": [{"severity": "warning", "description": "a"}]}, []),
-            ({"anomalies": [{"severity": "ERROR", "description": "a"}]}, ["a"]),
-            ({"accepted": True, "anomalies": [{"severity": "error", "description": "a"}]}, []),
-        ],
+        ("severity", "why", "found"),
+        [("warning", "", []), ("error", "", ["Label 7 is gone"]), ("error", "validate.accept", [])],
     )
-    def test_only_errors_that_nobody_accepted_count(self, bench: Bench, details: dict[str, Any], found: list[str]) -> None:
-        validation = read_manifest(bench.shared / "validation").model_copy(update={"details": details})
-        assert push._data_errors(validation) == found
+    def test_only_errors_that_nobody_accepted_count(self, tmp_path: Path, severity: str, why: str, found: list[str]) -> None:
+        (tmp_path / "anomalies.json").write_text(json.dumps([{"severity": severity, "text": "Label 7 is gone."}]))
+        (tmp_path / "comparison.json").write_text(json.dumps({"why": why}))
+        assert push._data_errors(tmp_path) == found
+
+    def test_files_that_cannot_be_read_get_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "anomalies.json").write_text("[]")
+        with pytest.raises(ArtifactError, match=r"cannot be read: .*comparison\.json.* Run validate again"):
+            push._data_errors(tmp_path)
 
 
 class TestMeasure:

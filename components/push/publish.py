@@ -13,7 +13,7 @@ from components.artifacts import Manifest, new_artifact, write_bytes, write_json
 from components.errors import ArtifactError
 from components.generator import ENVIRONMENT, SAVED_MODEL, find_saved_model, last_line
 from components.progress import say
-from components.push.card import model_card
+from components.push.card import model_card, model_card_html
 from components.push.config import PushConfig
 from components.push.registry import SCORES_FILE, VERSIONS, next_version
 
@@ -41,8 +41,11 @@ def write_version(
         say(f"testing {version} in a fresh process, without this program's code")
         check_loads(saved_model, model)
         write_json(writer.path / SCORES_FILE, scores)
+        samples = (inputs["evaluation"] / "samples.png").read_bytes()
+        write_bytes(writer.path / "samples.png", samples)
         write_text(writer.path / "model_card.md", model_card(version, model, evaluation, scores, reason))
-        write_bytes(writer.path / "samples.png", (inputs["evaluation"] / "samples.png").read_bytes())
+        page = model_card_html(version, model, evaluation, scores, reason, samples)
+        write_text(writer.path / "model_card.html", page)
         writer.details = {name: model.details[name] for name in ("image_size", "channels", "latents")}
     return version
 

@@ -1,6 +1,6 @@
 """A registry: versions, the pointer to the one in service (the champion), and a record of every decision.
 
-    versions/v0001/{saved_model/, scores.json, samples.png, model_card.md, manifest.json}
+    versions/v0001/{saved_model/, scores.json, samples.png, model_card.{md,html}, manifest.json}
     champion.json         names the version in service and the one before it; replaced atomically
     decisions/DIGEST.json one for each model that was decided on
     moves/TIME.json       one for each time the pointer was moved, by a push or a rollback

@@ -116,7 +116,7 @@ def _decide(
 
         say(f"scoring {champion.version} beside this model, by the same measure")
         opponent = Opponent(champion.version, *measure_champion(inputs, scores["provenance"], champion.path))
-    verdict = judge(config, scores, opponent, _data_errors(manifests["validation"]))
+    verdict = judge(config, scores, opponent, _data_errors(inputs["validation"]))
     version = _publish(config, registry, inputs, manifests, scores, verdict.reason) if verdict.publish else ""
     champion_kid = opponent.scores["kid"] if opponent else None
     decision: Literal["published", "kept"] = "published" if verdict.publish else "kept"
@@ -144,13 +144,20 @@ def _decide(
     return _summary(decision, verdict.reason, registry, version, champion, champion_kid), evidence
 
 
-def _data_errors(validation: Manifest) -> list[str]:
-    """Return the anomalies that make the data unfit, unless somebody has accepted them knowingly."""
-    if validation.details.get("accepted"):
+def _data_errors(validation: Path) -> list[str]:
+    """Return the anomalies that make the data unfit, unless the validation says why they were accepted.
+
+    Raises ArtifactError when its files cannot be read.
+    """
+    if not (validation / "anomalies.json").exists():
         return []
-    found = [each for each in validation.details.get("anomalies", []) if isinstance(each, dict)]
-    errors = [each for each in found if str(each.get("severity", "")).lower() == "error"]
-    return [str(each.get("text") or each.get("description") or "an anomaly").rstrip(".") for each in errors]
+    try:
+        anomalies = json.loads((validation / "anomalies.json").read_bytes())
+        accepted = json.loads((validation / "comparison.json").read_bytes())["why"]
+        errors = [str(anomaly["text"]).rstrip(".") for anomaly in anomalies if anomaly["severity"] == "error"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{validation} cannot be read: {error}.", "Run validate again.") from error
+    return [] if accepted else errors
 
 
 def _publish(

@@ -27,6 +27,7 @@ from components.validate.history import state
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import step_keys
+from pipeline.targets import process
 from pipeline.targets.terminal import shown_on
 
 WAIT_FOR_STEP_SECONDS = 60.0
@@ -67,6 +68,7 @@ def run_locally(config: RunConfig, console: Console) -> dict[str, Any]:
     keys = check_before_running(config)
     started_at = now()
     folder = _new_run_folder(Path(config.run.dir))
+    process.mark(folder)
     write_json(folder / "config.json", config.as_dict())
     description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
     write_json(folder / "run.json", description.model_dump(mode="json"))

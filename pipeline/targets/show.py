@@ -15,6 +15,7 @@ from components.errors import ConfigError
 from components.report.description import RunDescription
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import UPSTREAM
+from pipeline.targets import process
 
 
 def console() -> Console:
@@ -66,9 +67,17 @@ def runs(runs_dir: Path) -> None:
         table.add_column(heading, justify="right" if heading in {"rounds", "FID", "KID", "seconds"} else "left")
     folders = sorted(file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink())
     for folder in reversed(folders):
-        summary = folder / "summary.json"
-        table.add_row(*(_row(json.loads(summary.read_text())) if summary.is_file() else (folder.name, "running or killed")))
+        table.add_row(*_row_of(folder))
     console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
+
+
+def _row_of(folder: Path) -> list[str]:
+    try:
+        return _row(json.loads((folder / "summary.json").read_bytes()))
+    except FileNotFoundError:
+        return [folder.name, process.state(folder)]
+    except (OSError, ValueError, KeyError):
+        return [folder.name, "damaged"]
 
 
 def _row(summary: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.push import load_test, measure, publish, registry
 from components.push import run as push
+from components.push.card import model_card_html
 from components.push.config import PushConfig
 from components.push.evidence import Evidence
 from components.push.gate import Opponent, judge
@@ -216,17 +218,18 @@ class TestGate:
 
 class TestDataErrors:
     @pytest.mark.parametrize(
-        ("details", "found"),
-        [
-            ({"anomalies": []}, []),
-            ({"anomalies": [{"severity": "warning", "description": "a"}]}, []),
-            ({"anomalies": [{"severity": "ERROR", "description": "a"}]}, ["a"]),
-            ({"accepted": True, "anomalies": [{"severity": "error", "description": "a"}]}, []),
-        ],
+        ("severity", "why", "found"),
+        [("warning", "", []), ("error", "", ["Label 7 is gone"]), ("error", "validate.accept", [])],
     )
-    def test_only_errors_that_nobody_accepted_count(self, bench: Bench, details: dict[str, Any], found: list[str]) -> None:
-        validation = read_manifest(bench.shared / "validation").model_copy(update={"details": details})
-        assert push._data_errors(validation) == found
+    def test_only_errors_that_nobody_accepted_count(self, tmp_path: Path, severity: str, why: str, found: list[str]) -> None:
+        (tmp_path / "anomalies.json").write_text(json.dumps([{"severity": severity, "text": "Label 7 is gone."}]))
+        (tmp_path / "comparison.json").write_text(json.dumps({"why": why}))
+        assert push._data_errors(tmp_path) == found
+
+    def test_files_that_cannot_be_read_get_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "anomalies.json").write_text("[]")
+        with pytest.raises(ArtifactError, match=r"cannot be read: .*comparison\.json.* Run validate again"):
+            push._data_errors(tmp_path)
 
 
 class TestMeasure:
@@ -490,6 +493,28 @@ class TestModelCard:
             assert text in card
         assert "{{" not in card
         assert "None" not in card
+
+    def test_the_page_has_the_same_fields_and_needs_nothing_else(self, bench: Bench, no_load_test: None) -> None:
+        summary = bench.push(bench.candidate())
+        page, card = ((Path(summary.uri) / f"model_card.{ending}").read_text() for ending in ("html", "md"))
+        for heading in ("Model details", "Model parameters", "Quantitative analysis", "Considerations"):
+            assert f"<h2>{heading}</h2>" in page
+            assert f"## {heading}\n" in card
+        assert f'src="data:image/png;base64,{base64.b64encode(b"a grid").decode()}"' in page
+        assert '<th scope="row">KID</th><td>0.06000 ± 0.00600</td><td>0</td>' in page
+        assert "http" not in page
+        assert "None" not in page
+
+    def test_names_in_the_page_are_no_markup(self, bench: Bench) -> None:
+        inputs = bench.candidate()
+        evaluation = read_manifest(inputs["evaluation"])
+        hostile = evaluation.details["dataset"] | {"label_names": ["<script>alert(1)</script>"], "source": "images:<b>"}
+        named = evaluation.model_copy(update={"details": {"dataset": hostile}})
+        page = model_card_html("v0001", read_manifest(inputs["model"]), named, SCORES, "<i>", b"")
+        assert "&lt;script&gt;" in page
+        assert "<script>" not in page
+        assert "<b>" not in page
+        assert "<i>" not in page
 
     def test_it_serves_data_without_labels(self, bench: Bench, no_load_test: None) -> None:
         extractor = {"kind": "random", "digest": "ab" * 32, "accuracy": None, "features": 64}

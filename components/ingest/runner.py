@@ -14,7 +14,7 @@ from typing import Any
 
 from components.errors import ConfigError, PipelineError
 from components.ingest.config import LOCAL_RUNNER
-from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
+from components.ingest.quiet_beam import BeamError, PipelineOptions, StandardOptions, beam, grpc
 from components.ingest.readers import Reader
 from components.ingest.worker_errors import WORKER_GONE, unwrapped, worker_gone
 
@@ -87,18 +87,28 @@ def _run_watched(pipeline: Any) -> None:
 
 
 def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> beam.Pipeline:
-    """Return an empty pipeline with these options. Raises ConfigError in the words of Beam's own parser."""
+    """Return an empty pipeline with these options. Raises ConfigError: in Beam's words, or for a runner that cannot work."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
             parsed.get_all_options()
+            refuse_dataflow(parsed.view_as(StandardOptions).runner or "", key)
             return beam.Pipeline(options=parsed)
     except SystemExit:
         problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
     except (ValueError, ImportError, AttributeError) as error:  # no such runner
         problem = str(error)
     raise ConfigError(f"{key}: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
+
+
+def refuse_dataflow(runner: str, key: str) -> None:
+    """Raise ConfigError for Google Cloud Dataflow, before a job is submitted and paid for; see docs/operations.md."""
+    if runner.lower().endswith("dataflowrunner"):
+        raise ConfigError(
+            f"{key} names {runner}, whose workers cannot see the folder that this process reads and writes.",
+            "Use a runner whose workers share that folder, such as Flink (docs/operations.md).",
+        )
 
 
 @contextlib.contextmanager

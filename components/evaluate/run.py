@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,22 @@ import numpy.typing as npt
 from components.artifacts import Manifest, new_artifact, read_manifest, write_json
 from components.errors import ArtifactError
 from components.evaluate import extractor as extractors
+from components.evaluate.bounds import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Extractor, Floats32
 from components.evaluate.extractor_training import extractor_for
 from components.evaluate.products import as_features, nearest_indices
 from components.evaluate.provenance import program, provenance
-from components.evaluate.scores import EvaluateSummary, Reference, check_counts, load_reference, modes, score
+from components.evaluate.scores import (
+    SAMPLE_FEATURES_FILE,
+    EvaluateSummary,
+    Reference,
+    check_counts,
+    load_reference,
+    modes,
+    save_array,
+    score,
+)
 from components.generator import sample_in_fresh_process
 from components.images import grid, viewable_scale, write_png
 from components.progress import say
@@ -51,20 +61,29 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
         samples = drawing.result()
     fake_features = extractor.features(samples)
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    summary = score(reference, fake_features, config, origin)
+    bounds = floor_and_ceiling(config, reference, extractor, data.digest, work_dir)
+    summary = score(reference, fake_features, config, origin, bounds)
     say(f"KID {summary.kid:.4f} ± {summary.kid_std:.4f}, FID {summary.fid:.3f}, coverage {summary.coverage:.2f}")
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
         scores = summary.model_dump(mode="json") | _modes(extractor, train, fake_features, data)
         write_json(writer.path / SCORES_FILE, scores)
         extractor.save(writer.path / EXTRACTOR_FOLDER)
         reference.save(writer.path)
+        save_array(writer.path / SAMPLE_FEATURES_FILE, fake_features)
         _write_grids(writer.path, config, samples, fake_features, train.images, reference.train)
         writer.counts = {"samples": len(samples), "real": real_count, **data.counts}
         writer.details = {**_description(data), "scores": scores}
     return summary
 
 
-def rescore(evaluation: Path, model: Path) -> EvaluateSummary:
+class Rescored(NamedTuple):
+    """The scores of another model by the measure of an evaluation, and its samples' features [M, D]."""
+
+    summary: EvaluateSummary
+    features: Floats32
+
+
+def rescore(evaluation: Path, model: Path) -> Rescored:
     """Score another model exactly as the evaluation artifact's own was: same extractor, real features, counts, seeds.
 
     `model` is anything that holds a SavedModel: a model artifact or a version of a registry. Raises ArtifactError.
@@ -74,9 +93,10 @@ def rescore(evaluation: Path, model: Path) -> EvaluateSummary:
     extractor = extractors.load(evaluation / EXTRACTOR_FOLDER)
     reference = load_reference(evaluation, manifest.counts["real"])
     size, channels = extractor.settings.image_size, extractor.settings.channels
-    samples = _draw(model, config, (size, size, channels))
-    origin = {**manifest.details["scores"]["provenance"], **program()}
-    return score(reference, extractor.features(samples), config, origin)
+    features = extractor.features(_draw(model, config, (size, size, channels)))
+    scores = manifest.details["scores"]
+    bounds = {name: scores.get(name) for name in ("floor", "ceiling")}
+    return Rescored(score(reference, features, config, {**scores["provenance"], **program()}, bounds), features)
 
 
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,14 @@ import numpy.typing as npt
 
 from components.artifacts import write_bytes
 from components.errors import ArtifactError, ConfigError, DataRejectedError
-from components.evaluate import fid, kid, memorization, prdc
+from components.evaluate import bootstrap, fid, kid, memorization, prdc
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Floats32
 from components.section import Summary
 
 TRAIN_FILE = "train_features.npy"
 HELD_OUT_FILE = "held_out_features.npy"
+SAMPLE_FEATURES_FILE = "sample_features.npy"
 MIN_TRAIN_IMAGES = 20  # two subsets of kid_subset_size's minimum
 MIN_HELD_OUT_IMAGES = 10
 
@@ -25,7 +27,8 @@ MIN_HELD_OUT_IMAGES = 10
 class EvaluateSummary(Summary):
     """The scores of a generator. FID, KID: 0 is best. The others are shares; memorization of an honest one is 0.01.
 
-    `kid_std` is the standard error of KID over the samples, the real images held fixed.
+    `kid_std` is the standard error of KID over the samples, the real images held fixed; `intervals` are 95 % bootstrap
+    intervals of FID and KID over both. `floor` and `ceiling` are the scores of real images and of noise.
     """
 
     fid: float
@@ -37,6 +40,9 @@ class EvaluateSummary(Summary):
     coverage: float
     memorization: float
     provenance: dict[str, Any]
+    floor: dict[str, float] | None = None
+    ceiling: dict[str, float] | None = None
+    intervals: dict[str, tuple[float, float] | None] | None = None
 
 
 class Reference(NamedTuple):
@@ -54,9 +60,14 @@ class Reference(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write the two arrays as .npy files. Raises ArtifactError."""
         for name, array in ((TRAIN_FILE, self.train), (HELD_OUT_FILE, self.held_out)):
-            stream = io.BytesIO()
-            np.save(stream, array, allow_pickle=False)
-            write_bytes(folder / name, stream.getvalue())
+            save_array(folder / name, array)
+
+
+def save_array(file: Path, array: Floats32) -> None:
+    """Write an array as a .npy file. Raises ArtifactError."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    write_bytes(file, stream.getvalue())
 
 
 def load_reference(folder: Path, real_count: int) -> Reference:
@@ -69,7 +80,13 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     return Reference(train, held_out, real_count)
 
 
-def score(reference: Reference, fake_features: Floats32, config: EvaluateConfig, provenance: dict[str, Any]) -> EvaluateSummary:
+def score(
+    reference: Reference,
+    fake_features: Floats32,
+    config: EvaluateConfig,
+    provenance: dict[str, Any],
+    bounds: Mapping[str, Any] | None = None,
+) -> EvaluateSummary:
     """Return all scores of fake features [M, D] against the reference."""
     real = reference.real
     shares = prdc.compute(real, fake_features, config.neighbours_k)
@@ -83,7 +100,18 @@ def score(reference: Reference, fake_features: Floats32, config: EvaluateConfig,
         **shares._asdict(),
         memorization=memorization.compute(reference.train, reference.held_out, fake_features),
         provenance=provenance,
+        intervals={
+            "fid": bootstrap.fid_interval(real, fake_features, config.seed),
+            "kid": bootstrap.kid_interval(real, fake_features, config.seed),
+        },
+        **(bounds or {}),
     )
+
+
+def measure(real_features: Floats32, fake_features: Floats32, k: int) -> dict[str, float]:
+    """Return the scores that have a floor and a ceiling: FID, KID, precision, recall, density and coverage."""
+    shares = prdc.compute(real_features, fake_features, k)._asdict()
+    return {"fid": fid.compute(real_features, fake_features), "kid": kid.compute(real_features, fake_features), **shares}
 
 
 def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int) -> None:

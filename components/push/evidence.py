@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.kid import kernel
-from components.evaluate.products import Floats, as_features, inner_products
+from components.evaluate.bootstrap import mean_over_pairs, quadratic_form, weights
+from components.evaluate.products import Floats, as_features
 
 
 class Evidence(NamedTuple):
@@ -48,7 +48,7 @@ def compare(
     if min(len(candidate), len(champion)) < 2:
         raise ValueError(f"KID needs at least 2 images of each kind; got {len(candidate)} and {len(champion)}")
     generator = np.random.default_rng(seed)
-    of_real, of_candidate, of_champion = (_weights(generator, len(each), replicates) for each in (real, candidate, champion))
+    of_real, of_candidate, of_champion = (weights(generator, len(each), replicates) for each in (real, candidate, champion))
     differences = _kid_but_for_real(champion, real, of_champion, of_real) - _kid_but_for_real(
         candidate, real, of_candidate, of_real
     )
@@ -57,30 +57,8 @@ def compare(
     return Evidence(float(differences[0]), float((drawn > 0).mean()), float(low), float(high), replicates)
 
 
-def _weights(generator: np.random.Generator, count: int, replicates: int) -> Floats:
-    """How often each image is drawn, float64 [1 + replicates, count]; the first row is the sample itself."""
-    drawn = generator.multinomial(count, np.full(count, 1.0 / count), size=replicates)
-    return np.concatenate([np.ones((1, count)), drawn])
-
-
 def _kid_but_for_real(fake: Floats, real: Floats, of_fake: Floats, of_real: Floats) -> Floats:
     """Return KID without its term of real pairs, which cancels in a difference: float64 [replicates]."""
-    # An image drawn twice is no pair of different images: such pairs would bring the bias back that KID is free of.
-    pairs = of_fake.sum(axis=1) ** 2 - (of_fake**2).sum(axis=1)
-    within = _quadratic_form(fake, fake, of_fake, of_fake, without_diagonal=True) / pairs
-    mixed = _quadratic_form(fake, real, of_fake, of_real) / (of_fake.sum(axis=1) * of_real.sum(axis=1))
-    difference: Floats = within - 2.0 * mixed
+    mixed = quadratic_form(fake, real, of_fake, of_real) / (of_fake.sum(axis=1) * of_real.sum(axis=1))
+    difference: Floats = mean_over_pairs(fake, of_fake) - 2.0 * mixed
     return difference
-
-
-def _quadratic_form(
-    left: Floats, right: Floats, of_left: Floats, of_right: Floats, *, without_diagonal: bool = False
-) -> Floats:
-    """Return Σᵢⱼ uᵢ k(xᵢ, yⱼ) vⱼ for every row u of `of_left` and v of `of_right`, a block of the kernel at a time."""
-    total = np.zeros(len(of_left))
-    for rows, products in inner_products(left, right):
-        block = kernel(products, left.shape[1])
-        if without_diagonal:
-            block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0.0
-        total += np.einsum("bn,bn->b", of_left[:, rows] @ block, of_right)
-    return total

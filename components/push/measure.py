@@ -9,16 +9,11 @@ import numpy as np
 
 from components.artifacts import read_manifest
 from components.errors import ArtifactError
-from components.evaluate import extractor as extractors
 from components.evaluate import run as evaluate
-from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Floats32
 from components.evaluate.provenance import comparable
-from components.evaluate.scores import load_reference
-from components.generator import sample_in_fresh_process
+from components.evaluate.scores import SAMPLE_FEATURES_FILE, load_reference
 from components.push.evidence import Evidence, compare
-
-SAMPLE_FEATURES = "sample_features.npy"
 
 
 def measure_champion(inputs: dict[str, Path], provenance: dict[str, Any], champion: Path) -> tuple[dict[str, Any], Evidence]:
@@ -36,36 +31,23 @@ def measure_champion(inputs: dict[str, Path], provenance: dict[str, Any], champi
     manifest = read_manifest(evaluation, "evaluation", verify=False)
     real = load_reference(evaluation, manifest.counts["real"]).real
     try:
-        return scores, compare(real, candidate_features(evaluation, inputs["model"]), features)
+        return scores, compare(real, candidate_features(evaluation), features)
     except ValueError as error:
         raise ArtifactError(f"{evaluation} cannot be compared: {error}.", "Run evaluate again.") from error
 
 
 def rescored(evaluation: Path, model: Path) -> tuple[dict[str, Any], Floats32]:
     """Return scores and sample features of another model by the measure of `evaluation`. Raises ArtifactError."""
-    result: Any = evaluate.rescore(evaluation, model)
-    summary = getattr(result, "summary", result)
-    features = getattr(result, "features", None)
-    return summary.model_dump(mode="json"), _draw_features(evaluation, model) if features is None else features
+    found = evaluate.rescore(evaluation, model)
+    return found.summary.model_dump(mode="json"), found.features
 
 
-def candidate_features(evaluation: Path, model: Path) -> Floats32:
-    """Return the features of the samples that were scored, [M, D]; drawn again where they were not kept.
-
-    Raises ArtifactError.
-    """
-    file = evaluation / SAMPLE_FEATURES
-    if not file.exists():
-        return _draw_features(evaluation, model)
+def candidate_features(evaluation: Path) -> Floats32:
+    """Return the features of the samples that were scored, [M, D]. Raises ArtifactError."""
+    file = evaluation / SAMPLE_FEATURES_FILE
     try:
         features: Floats32 = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0].rstrip(".")
         raise ArtifactError(f"{file} cannot be read: {first_line}.", "Run evaluate again.") from error
     return features
-
-
-def _draw_features(evaluation: Path, model: Path) -> Floats32:
-    config = EvaluateConfig.model_validate(read_manifest(evaluation, "evaluation", verify=False).config)
-    samples = sample_in_fresh_process(model, config.samples, config.seed)
-    return extractors.load(evaluation / evaluate.EXTRACTOR_FOLDER).features(samples)

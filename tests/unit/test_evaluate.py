@@ -13,7 +13,7 @@ from PIL import Image
 
 from components.artifacts import read_manifest
 from components.errors import ArtifactError, ConfigError, DataRejectedError
-from components.evaluate import extractor, extractor_training
+from components.evaluate import bounds, extractor, extractor_training
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Extractor
@@ -122,6 +122,34 @@ class TestPlantedFaults:
             assert better.kid < worse.kid
             assert better.fid < worse.fid
 
+    def test_a_score_stands_between_its_floor_and_its_ceiling(self, evaluated: Evaluated) -> None:
+        summary = evaluated.summary
+        floor, ceiling, intervals = summary.floor, summary.ceiling, summary.intervals
+        assert floor is not None
+        assert ceiling is not None
+        assert intervals is not None
+        assert floor["images"] == len(evaluated.reference.held_out)
+        assert ceiling["images"] == CONFIG.samples
+        assert abs(floor["kid"]) < 0.02
+        assert ceiling["kid"] > 20 * abs(summary.kid)
+        assert ceiling["fid"] > 20 * max(floor["fid"], summary.fid)
+        assert ceiling["precision"] == ceiling["coverage"] == 0.0
+        assert min(floor["precision"], floor["recall"]) > 0.9
+        for name, value in (("fid", summary.fid), ("kid", summary.kid)):
+            found = intervals[name]
+            assert found is not None
+            assert found[0] <= value <= found[1]
+            assert found[1] - found[0] < 0.1 * (ceiling[name] - floor[name])
+        assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
+
+    def test_floor_and_ceiling_are_kept_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bounds, "measure", lambda *_: pytest.fail("measured again"))
+        digest = read_manifest(evaluated.dataset).digest
+        kept = bounds.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
+        assert kept == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            bounds.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, "other data", evaluated.work_dir)
+
     def test_a_constant_generator_is_scored_not_refused(self, evaluated: Evaluated) -> None:
         constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))
         assert constant.recall == constant.coverage == 0.0
@@ -137,7 +165,9 @@ class TestPlantedFaults:
 class TestRescore:
     def test_the_same_model_gets_the_same_scores(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
-        assert evaluate.rescore(evaluated.out, evaluated.model) == evaluated.summary
+        again = evaluate.rescore(evaluated.out, evaluated.model)
+        assert again.summary == evaluated.summary
+        np.testing.assert_array_equal(again.features, np.load(evaluated.out / "sample_features.npy"))
 
     def test_a_model_of_other_images_is_refused(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", lambda *_: np.zeros((600, 16, 16, 1), np.uint8))
@@ -257,4 +287,6 @@ class TestRefusals:
         features = np.random.default_rng(0).standard_normal((130, 64)).astype(np.float32)
         reference = Reference(features[:20], features[20:30], 20)
         summary = score(reference, features[30:], EvaluateConfig(samples=100), {})
-        assert np.isfinite(list(summary.model_dump(exclude={"provenance"}).values())).all()
+        assert np.isfinite([value for value in summary.model_dump().values() if isinstance(value, float)]).all()
+        assert summary.intervals is not None
+        assert np.isfinite(list(summary.intervals.values())).all()

@@ -238,7 +238,6 @@ class TestMeasure:
     ) -> None:
         """With a real evaluation: the made-up 0.0001 of the champion must give way to what it really scores."""
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
-        monkeypatch.setattr(measure, "sample_in_fresh_process", sample_here)
         noisy = write_model(bench.root / "noisy", part("rest").images, noise=90)
         inputs = {
             "model": noisy,
@@ -268,7 +267,7 @@ class TestMeasure:
     def test_damaged_features_get_a_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "sample_features.npy").write_bytes(b"nothing")
         with pytest.raises(ArtifactError, match=r"sample_features\.npy cannot be read: .* Run evaluate again"):
-            measure.candidate_features(tmp_path, tmp_path)
+            measure.candidate_features(tmp_path)
 
     def test_features_of_another_width_get_a_sentence(
         self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.products import Floats, as_features
+from components.evaluate.products import Floats, check_features, check_widths
+
+ROWS_AT_ONCE = 2048  # so that float64 is never needed of all features at once
 
 
 class Statistics(NamedTuple):
@@ -23,22 +25,25 @@ class Statistics(NamedTuple):
 
 def features_to_statistics(features: npt.ArrayLike) -> Statistics:
     """Return mean and unbiased covariance of features [N, D] with N ≥ 2; sums are float64. Raises ValueError."""
-    array = as_features(features)
+    array = check_features(features, "given")
     if len(array) < 2:
-        raise ValueError("a covariance needs at least 2 rows of features")
-    mean = array.mean(axis=0)
-    centred = array - mean
-    return Statistics(mean, centred.T @ centred / (len(array) - 1))
+        raise ValueError(f"a covariance needs at least 2 images; got {len(array)}")
+    mean = array.mean(axis=0, dtype=np.float64)
+    sums = np.zeros((array.shape[1], array.shape[1]))
+    for start in range(0, len(array), ROWS_AT_ONCE):
+        centred = array[start : start + ROWS_AT_ONCE] - mean
+        sums += centred.T @ centred
+    return Statistics(mean, sums / (len(array) - 1))
 
 
-def statistics_to_metric(real: Statistics, fake: Statistics) -> float:
+def statistics_to_metric(real: Statistics, fake: Statistics, real_root: Floats | None = None) -> float:
     """Return |μ_r − μ_f|² + tr(C_r) + tr(C_f) − 2 tr((C_r C_f)^½), in squared units of the features; never below zero.
 
     The eigenvalues of C_r C_f are those of the symmetric matrix C_r^½ C_f C_r^½, so the trace is a sum of roots of
     real, non-negative eigenvalues: no square root of a nonsymmetric matrix, no imaginary part to drop, and no offset
-    where a covariance is singular.
+    where a covariance is singular. `real_root` is C_r^½, for callers that have kept it.
     """
-    root = _symmetric_root(real.covariance)
+    root = symmetric_root(real.covariance) if real_root is None else real_root
     eigenvalues = np.linalg.eigvalsh(root @ fake.covariance @ root)
     trace_of_root = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     difference = real.mean - fake.mean
@@ -48,10 +53,12 @@ def statistics_to_metric(real: Statistics, fake: Statistics) -> float:
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float:
     """Return the FID of fake features [M, D] against real features [N, D]; 0 is best. Raises ValueError."""
+    check_widths(check_features(real_features, "real"), check_features(fake_features, "fake"))
     return statistics_to_metric(features_to_statistics(real_features), features_to_statistics(fake_features))
 
 
-def _symmetric_root(covariance: Floats) -> Floats:
+def symmetric_root(covariance: Floats) -> Floats:
+    """Return the symmetric, non-negative C^½ of a covariance [D, D]."""
     eigenvalues, vectors = np.linalg.eigh(covariance)
     root: Floats = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
     return root

@@ -19,6 +19,29 @@ def as_features(features: npt.ArrayLike) -> Floats:
     return array
 
 
+def check_features(features: npt.ArrayLike, kind: str) -> npt.NDArray[np.floating]:
+    """Return features [N, D] as they are, or as float64 where they are no floats. Raises ValueError, naming the kind."""
+    array = np.asarray(features)
+    array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{kind} features must be [N, D] with N, D ≥ 1; got {list(array.shape)}")
+    if bad := int((~np.isfinite(array)).any(axis=1).sum()):
+        raise ValueError(f"{bad} of {len(array)} {kind} images have features that are not finite")
+    return array
+
+
+def check_widths(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating]) -> None:
+    """Raise ValueError when real [N, D] and fake [M, D] features differ in D."""
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"real images have {real.shape[1]} features, fake ones {fake.shape[1]}: use one extractor for both")
+
+
+def check_enough(count: int, k: int, kind: str) -> None:
+    """Raise ValueError when `count` images have no k-th neighbour, or no covariance."""
+    if count <= max(k, 1):
+        raise ValueError(f"k = {k} neighbours need at least {max(k + 1, 2)} {kind} images; got {count}")
+
+
 def inner_products(left: Floats, right: Floats) -> Iterator[tuple[slice, Floats]]:
     """Yield (rows, left[rows] @ right.T) over all rows of `left` [N, D]; a block is float64 [rows, len(right)]."""
     height = max(1, BLOCK_BYTES // (8 * len(right)))

@@ -71,7 +71,7 @@ def plain(real: Floats, fake: Floats) -> tuple[dict[str, float], dict[str, float
 def plain_fid(real: Floats, fake: Floats) -> dict[str, float]:
     from scipy.linalg import sqrtm
 
-    ours, theirs = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    ours, theirs = (np.cov(each, rowvar=False, dtype=np.float32) for each in (real, fake))
     difference = real.mean(axis=0) - fake.mean(axis=0)
     root = sqrtm(ours @ theirs)
     return {"fid": float(difference @ difference + np.trace(ours) + np.trace(theirs) - 2 * np.trace(root).real)}

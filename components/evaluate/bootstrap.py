@@ -20,10 +20,22 @@ Interval = tuple[float, float]
 def kid_interval(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, seed: int) -> Interval:
     """Return the ends of KID's 95 % interval, real [N, D] and fake [M, D] features both resampled; percentiles."""
     real, fake = as_features(real_features), as_features(fake_features)
+    of_real, of_fake = both_weights(len(real), len(fake), seed)
+    real_sums = quadratic_form(real, real, of_real, of_real, without_diagonal=True)
+    fake_sums = quadratic_form(fake, fake, of_fake, of_fake, without_diagonal=True)
+    return interval_of_sums(real_sums, fake_sums, quadratic_form(fake, real, of_fake, of_real), of_real, of_fake)
+
+
+def both_weights(real_count: int, fake_count: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the weights of real and of fake images; those of real ones are the same whatever the number of fake ones."""
     generator = np.random.default_rng(seed)
-    of_real, of_fake = (weights(generator, len(each), REPLICATES) for each in (real, fake))
-    mixed = quadratic_form(fake, real, of_fake, of_real) / (of_fake.sum(axis=1) * of_real.sum(axis=1))
-    drawn = mean_over_pairs(real, of_real) + mean_over_pairs(fake, of_fake) - 2.0 * mixed
+    return weights(generator, real_count, REPLICATES), weights(generator, fake_count, REPLICATES)
+
+
+def interval_of_sums(real_sums: Floats, fake_sums: Floats, mixed_sums: Floats, of_real: Floats, of_fake: Floats) -> Interval:
+    """Return the ends of KID's interval from the kernel's sums over real, fake and mixed pairs under the weights."""
+    mixed = mixed_sums / (of_fake.sum(axis=1) * of_real.sum(axis=1))
+    drawn = real_sums / _pairs(of_real) + fake_sums / _pairs(of_fake) - 2.0 * mixed
     low, high = np.quantile(drawn[1:], ENDS)
     return float(low), float(high)
 
@@ -57,8 +69,7 @@ def mean_over_pairs(features: Floats, drawn: Floats) -> Floats:
 
     An image drawn twice is no pair of different images: such pairs would bring the bias back that KID is free of.
     """
-    pairs = drawn.sum(axis=1) ** 2 - (drawn**2).sum(axis=1)
-    mean: Floats = quadratic_form(features, features, drawn, drawn, without_diagonal=True) / pairs
+    mean: Floats = quadratic_form(features, features, drawn, drawn, without_diagonal=True) / _pairs(drawn)
     return mean
 
 
@@ -71,3 +82,8 @@ def quadratic_form(left: Floats, right: Floats, of_left: Floats, of_right: Float
             block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0.0
         total += np.einsum("bn,bn->b", of_left[:, rows] @ block, of_right)
     return total
+
+
+def _pairs(drawn: Floats) -> Floats:
+    pairs: Floats = drawn.sum(axis=1) ** 2 - (drawn**2).sum(axis=1)
+    return pairs

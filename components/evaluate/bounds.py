@@ -11,6 +11,7 @@ import numpy as np
 from components.artifacts import code_digest, digest_of, write_json
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Extractor
+from components.evaluate.one_pass import RealSide
 from components.evaluate.scores import Reference, measure
 from components.progress import say
 
@@ -19,13 +20,19 @@ Bounds = dict[str, dict[str, float] | None]
 
 
 def floor_and_ceiling(
-    config: EvaluateConfig, reference: Reference, extractor: Extractor, data_digest: str, work_dir: Path
+    config: EvaluateConfig,
+    reference: Reference,
+    extractor: Extractor,
+    data_digest: str,
+    work_dir: Path,
+    side: RealSide | None = None,
 ) -> Bounds:
     """Return `floor` and `ceiling`, each FID, KID, precision, recall, density, coverage and the number of images.
 
     The floor is of held-out images against the training images that samples are scored against, None where there are too few of
     them for neighbours_k; FID and coverage are worse the fewer images there are, so its number of images stands beside it.
-    The ceiling is of images of uniform noise. Kept under `work_dir` by digest. Raises ArtifactError.
+    The ceiling is of images of uniform noise. `side` is what `one_pass.real_side` returned of the reference. Kept under
+    `work_dir` by digest. Raises ArtifactError.
     """
     made = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
     key = digest_of([data_digest, extractor.digest, made, code_digest("evaluate")])
@@ -33,21 +40,22 @@ def floor_and_ceiling(
     kept = _read(file)
     if kept is None:
         say("scoring real images and noise the same way, for comparison")
-        kept = _measured(config, reference, extractor)
+        kept = _measured(config, reference, extractor, side)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, kept)
     return kept
 
 
-def _measured(config: EvaluateConfig, reference: Reference, extractor: Extractor) -> Bounds:
+def _measured(config: EvaluateConfig, reference: Reference, extractor: Extractor, side: RealSide | None) -> Bounds:
     held_out = reference.held_out[: config.samples]
     settings = extractor.settings
     shape = (config.samples, settings.image_size, settings.image_size, settings.channels)
     noise = extractor.features(np.random.default_rng(config.seed).integers(0, 256, shape, np.uint8))
     enough = len(held_out) > config.neighbours_k
+    k = config.neighbours_k
     return {
-        "floor": measure(reference.real, held_out, config.neighbours_k) | {"images": len(held_out)} if enough else None,
-        "ceiling": measure(reference.real, noise, config.neighbours_k) | {"images": len(noise)},
+        "floor": measure(reference.real, held_out, k, side) | {"images": len(held_out)} if enough else None,
+        "ceiling": measure(reference.real, noise, k, side) | {"images": len(noise)},
     }
 
 

@@ -39,12 +39,12 @@ def features_to_statistics(features: npt.ArrayLike) -> Statistics:
 def statistics_to_metric(real: Statistics, fake: Statistics, real_root: Floats | None = None) -> float:
     """Return |μ_r − μ_f|² + tr(C_r) + tr(C_f) − 2 tr((C_r C_f)^½), in squared units of the features; never below zero.
 
-    The eigenvalues of C_r C_f are those of the symmetric matrix C_r^½ C_f C_r^½, so the trace is a sum of roots of
-    real, non-negative eigenvalues: no square root of a nonsymmetric matrix, no imaginary part to drop, and no offset
-    where a covariance is singular. `real_root` is C_r^½, for callers that have kept it.
+    With C_r = R Rᵀ the eigenvalues of C_r C_f are those of the symmetric matrix Rᵀ C_f R, so the trace is a sum of roots
+    of real, non-negative eigenvalues: no square root of a nonsymmetric matrix, no imaginary part to drop, and no offset
+    where a covariance is singular. `real_root` is R, for callers that have kept it.
     """
-    root = symmetric_root(real.covariance) if real_root is None else real_root
-    eigenvalues = np.linalg.eigvalsh(root @ fake.covariance @ root)
+    factor = root(real.covariance) if real_root is None else real_root
+    eigenvalues = np.linalg.eigvalsh(factor.T @ fake.covariance @ factor)
     trace_of_root = np.sqrt(np.maximum(eigenvalues, 0.0)).sum()
     difference = real.mean - fake.mean
     distance = difference @ difference + np.trace(real.covariance) + np.trace(fake.covariance) - 2.0 * trace_of_root
@@ -57,8 +57,11 @@ def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float
     return statistics_to_metric(features_to_statistics(real_features), features_to_statistics(fake_features))
 
 
-def symmetric_root(covariance: Floats) -> Floats:
-    """Return the symmetric, non-negative C^½ of a covariance [D, D]."""
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    root: Floats = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
-    return root
+def root(covariance: Floats) -> Floats:
+    """Return some R with R Rᵀ = C of a covariance [D, D]: Cholesky's, or C^½ by eigenvalues where C is singular."""
+    try:
+        factor: Floats = np.linalg.cholesky(covariance).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        factor = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+    return factor

@@ -7,12 +7,13 @@ scatters around 0, so may be below 0, when real and fake features have the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.products import Floats, as_features, inner_products, squared_norms
+from components.evaluate.products import Floats, as_features, check_widths, inner_products, squared_norms
 
 
 class KernelSums(NamedTuple):
@@ -40,6 +41,7 @@ def kernel(products: Floats, dimensions: int) -> Floats:
 def features_to_statistics(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> KernelSums:
     """Return the sums of the kernel for features [N, D] (real) and [M, D] (fake). Raises ValueError."""
     real, fake = as_features(real_features), as_features(fake_features)
+    check_widths(real, fake)
     if min(len(real), len(fake)) < 2:
         raise ValueError(f"KID needs at least 2 images of each kind; got {len(real)} real and {len(fake)} fake")
     return KernelSums(float(_sums_over_others(real).sum()), _sums_over_others(fake), _row_sums(fake, real), len(real))
@@ -64,17 +66,27 @@ def statistics_to_standard_error(
     print is the plain standard deviation over small subsets of both sets: a multiple of this.)
     """
     fake = as_features(fake_features)
-    left_out = min(subset_size, len(fake) // 2)
+    left_out = rows_left_out(len(fake), subsets=subsets, subset_size=subset_size, seed=seed)
+    return standard_error(sums, left_out, [float(_sums_over_others(fake[rows]).sum()) for rows in left_out])
+
+
+def rows_left_out(samples: int, *, subsets: int, subset_size: int, seed: int) -> list[npt.NDArray[np.intp]]:
+    """Return the samples that each subset leaves out: `subset_size` of them, half at most."""
     generator = np.random.default_rng(seed)
-    estimates = np.empty(subsets)
-    for index in range(subsets):
-        rows = generator.choice(len(fake), left_out, replace=False)
+    return [generator.choice(samples, min(subset_size, samples // 2), replace=False) for _ in range(subsets)]
+
+
+def standard_error(sums: KernelSums, left_out: Sequence[npt.NDArray[np.intp]], pairs_left_out: Sequence[float]) -> float:
+    """Return what `statistics_to_standard_error` does, from the kernel's sum over the pairs of samples left out together."""
+    samples, size = len(sums.fake_rows), len(left_out[0])
+    remaining = samples - size
+    estimates = np.empty(len(left_out))
+    for index, (rows, pairs) in enumerate(zip(left_out, pairs_left_out, strict=True)):
         # Each pair of remaining images counts twice in all rows; pairs with one image left out are in the rows of both.
-        kept = np.delete(sums.fake_rows, rows).sum() - (sums.fake_rows[rows].sum() - _sums_over_others(fake[rows]).sum())
-        remaining = len(fake) - left_out
+        kept = np.delete(sums.fake_rows, rows).sum() - (sums.fake_rows[rows].sum() - pairs)
         within = kept / (remaining * (remaining - 1))
         estimates[index] = within - 2.0 * np.delete(sums.mixed_rows, rows).sum() / (sums.real_count * remaining)
-    return float(estimates.std(ddof=1) * np.sqrt((len(fake) - left_out) / left_out))
+    return float(estimates.std(ddof=1) * np.sqrt(remaining / size))
 
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float:

@@ -34,7 +34,7 @@ Features = npt.NDArray[np.floating]
 
 
 class Within(NamedTuple):
-    """Of one set of N images: each one's kernel with all others [N], squared radius [N], and Σᵢⱼ uᵢ k(xᵢ, xⱼ) uⱼ, i ≠ j, [B]."""
+    """Of one set of N images: the kernel with all others [N], squared radii [N], and Σᵢⱼ uᵢ k(xᵢ, xⱼ) uⱼ, i ≠ j, [B]."""
 
     kernel_rows: Floats
     radii: Floats
@@ -54,7 +54,7 @@ class RealSide(NamedTuple):
 class Pairs(NamedTuple):
     """What one pass finds: FID, the sums of KID, the four shares, and the nearest real image of each fake one [M].
 
-    `fake_drawn` and `mixed_drawn` [B] are the quadratic forms of the weights over pairs of fake, and of fake and real.
+    `fake_drawn` [B + S] and `mixed_drawn` [B] are the kernel's sums over pairs of fake, and of fake and real, as weighted.
     """
 
     fid: float
@@ -71,8 +71,10 @@ def real_side(real_features: Features, k: int, weights: Floats | None = None) ->
     real = check_features(real_features, "real")
     check_enough(len(real), k, "real")
     statistics = fid.features_to_statistics(real)
+    if (real == real[:1]).all():
+        raise ValueError(f"all {len(real)} real images have the same features, so no score means anything")
     found = within(centre(real, statistics.mean), k, _or_none(weights, len(real)))
-    return RealSide(statistics, fid.symmetric_root(statistics.covariance), *found)
+    return RealSide(statistics, fid.root(statistics.covariance), *found)
 
 
 def compare(
@@ -81,11 +83,13 @@ def compare(
     k: int,
     side: RealSide | None = None,
     weights: tuple[Floats, Floats] | None = None,
+    of_fake_alone: Floats | None = None,
 ) -> Pairs:
     """Return all of one pass over real [N, D] and fake [M, D] features.
 
     `side` is what `real_side` returned for the same real features, k and weights; `weights` are those of real [B, N] and of
-    fake [B, M] images. Raises ValueError for too few images, features that are not finite, or of unequal width.
+    fake [B, M] images, `of_fake_alone` [S, M] more of them for pairs of fake images only. Raises ValueError for too few
+    images, features that are not finite, or of unequal width.
     """
     real, fake = check_features(real_features, "real"), check_features(fake_features, "fake")
     check_widths(real, fake)
@@ -93,7 +97,7 @@ def compare(
     side = side or real_side(real, k, weights[0] if weights else None)
     of_real, of_fake = weights or (np.empty((0, len(real))), np.empty((0, len(fake))))
     left, right = centre(real, side.statistics.mean), centre(fake, side.statistics.mean)
-    ours = within(right, k, of_fake)
+    ours = within(right, k, of_fake if of_fake_alone is None else np.concatenate([of_fake, of_fake_alone]))
     shares = _Between(left, right, side.radii, ours.radii)
     mixed_rows, mixed_drawn = np.zeros(len(fake)), np.zeros(len(of_fake))
     nearest = Nearest(len(fake), 1)
@@ -133,7 +137,7 @@ def within(features: Centred, k: int, weights: Floats) -> Within:
         if diagonal is None:
             kernel_rows[columns] += kernel.sum(axis=0, dtype=np.float64)
             nearest.look_at(columns, rows, np.ascontiguousarray(distances.T))
-    return Within(kernel_rows, _exact_radii(features, nearest.indices, k), drawn)
+    return Within(kernel_rows, _exact_radii(features, nearest, k), drawn)
 
 
 def nearest_of(from_features: Features, to_features: Features) -> tuple[Indices, Floats]:
@@ -182,18 +186,26 @@ class _Between:
         )
 
 
-def _exact_radii(features: Centred, candidates: Indices, k: int) -> Floats:
-    count = candidates.shape[1]
-    rows = np.repeat(np.arange(len(candidates)), count)
-    distances = exact_distances(features, features, rows, candidates.ravel()).reshape(-1, count)
-    radii: Floats = np.partition(distances, k - 1, axis=1)[:, k - 1]
+def _exact_radii(features: Centred, nearest: Nearest, k: int) -> Floats:
+    order = np.argsort(nearest.distances, axis=1)
+    found = np.take_along_axis(nearest.distances, order, axis=1)
+    who = np.take_along_axis(nearest.indices, order, axis=1)
+    rows = np.arange(len(who))
+    radii = exact_distances(features, features, rows, who[:, k - 1])
+    # Where another neighbour is as near as float32 can tell, the k-th is found among all of them.
+    slack = slack_of(features.norms, features.norms)
+    close = (np.abs(found - found[:, k - 1 : k]) <= slack).sum(axis=1) > 1
+    again, count = rows[close], who.shape[1]
+    distances = exact_distances(features, features, np.repeat(again, count), who[again].ravel()).reshape(-1, count)
+    radii[again] = np.partition(distances, k - 1, axis=1)[:, k - 1]
     return radii
 
 
 def _quadratic(of_rows: Floats, kernel: npt.NDArray[np.float32], of_columns: Floats) -> Floats:
     if not len(of_rows):
         return np.zeros(0)
-    return np.einsum("bn,bn->b", of_rows.astype(np.float32) @ kernel, of_columns, dtype=np.float64, casting="same_kind")
+    sums: Floats = np.einsum("bn,bn->b", of_rows.astype(np.float32) @ kernel, of_columns, dtype=np.float64, casting="same_kind")
+    return sums
 
 
 def _or_none(weights: Floats | None, count: int) -> Floats:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.products import Floats, as_features, inner_products, squared_distances, squared_norms
+from components.evaluate.products import Floats, as_features, check_widths, inner_products, squared_distances, squared_norms
 
 
 class Prdc(NamedTuple):
@@ -50,6 +50,7 @@ def statistics_to_metric(
     fake image, by k; coverage: of real balls with some fake image.
     """
     real, fake = as_features(real_features), as_features(fake_features)
+    check_widths(real, fake)
     real_norms, fake_norms = squared_norms(real), squared_norms(fake)
     balls_around_fake = np.zeros(len(fake), np.int64)
     recalled = covered = 0

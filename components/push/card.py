@@ -50,6 +50,14 @@ def score_rows(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("Coverage", f"{scores['coverage']:.3f}", "1"),
         ("Memorization", f"{scores['memorization']:.3f}", "0.01"),
     ]
+    for key, name, best in (
+        ("memorization_nearer", "Nearer to training images than held-out ones", "0.5"),
+        ("class_score", "Class score", "the number of classes"),
+        ("sharpness_ratio", "Sharpness by that of real images", "1"),
+        ("colour_distance", "Colour distance, in real deviations", "0"),
+    ):
+        if scores.get(key) is not None:
+            rows.append((name, f"{scores[key]:.3f}", best))
     if modes := scores.get("modes"):
         rows.append(("Classes reached", f"{modes['covered']} of {modes['of']}", str(modes["of"])))
     return rows

@@ -18,6 +18,11 @@ NEIGHBOURS_ALT = "Rows of one sample and the training images nearest to it"
 NEIGHBOURS_CAPTION = (
     "Each row: one sample, then the training images nearest to it. Alike is good, the very same would be memorised."
 )
+WORST_PAIRS_ALT = "Pairs of a sample and the training image nearest to it, the nearest pairs of all first"
+WORST_PAIRS_CAPTION = (
+    "Of all samples those nearest to a training image, four pairs a row: the sample left, the training image right. "
+    "The very same twice is memorised."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Evaluation:
     modes_in_words: str
     samples: Figure | None
     neighbours: Figure | None
+    worst_pairs: Figure | None
     notes: tuple[str, ...]
 
 
@@ -58,15 +64,27 @@ MEANINGS = (
         "0.01 is honest",
         "Share of samples nearer to a training image than 99 % of held-out images are.",
     ),
+    (
+        "memorization_nearer",
+        "Nearer than held-out",
+        "0.5 is honest, above 0.9 copied",
+        "Of a sample and a held-out image, how often the sample is nearer to the training images (Mann-Whitney).",
+    ),
+    ("class_score", "Class score", "more is better", "Classes seen in samples, each clearly; at most the number of classes."),
+    ("classes_covered", "Classes reached", "all is best", "Classes with at least a tenth of their real share."),
+    ("sharpness_ratio", "Sharpness", "1 is best", "Variance of the Laplacian by that of real images; below 1 is blurred."),
+    ("colour_distance", "Colours", "0 is best", "Largest distance of brightness, contrast and saturation, in real deviations."),
 )
 
 
 def describe_evaluation(artifact: Opened) -> Evaluation:
     """Return the section from an evaluation artifact and the step's summary."""
-    samples = neighbours = modes = None
+    samples = neighbours = worst_pairs = modes = None
     if artifact.manifest is not None:
         samples = show_image(artifact, "samples.png", "Grid of final samples", "Samples of the finished model.")
         neighbours = show_image(artifact, "neighbours.png", NEIGHBOURS_ALT, NEIGHBOURS_CAPTION)
+        if "worst_pairs.png" in artifact.manifest.files:  # evaluations of earlier versions have none
+            worst_pairs = show_image(artifact, "worst_pairs.png", WORST_PAIRS_ALT, WORST_PAIRS_CAPTION)
         modes = artifact.attempt("Mode coverage", lambda: _modes(json.loads(artifact.content("scores.json"))))
     origin = artifact.summary.get("provenance") or {}
     return Evaluation(
@@ -77,6 +95,7 @@ def describe_evaluation(artifact: Opened) -> Evaluation:
         modes_in_words=modes[1] if modes else "",
         samples=samples,
         neighbours=neighbours,
+        worst_pairs=worst_pairs,
         notes=tuple(artifact.notes),
     )
 
@@ -97,8 +116,15 @@ def list_scores(evaluate: Mapping[str, Any]) -> tuple[Score, ...]:
             value, error = number(evaluate[key], 3), ""
             if key == "kid" and evaluate.get("kid_std") is not None:
                 value, error = f"{evaluate['kid']:.4f}", f"{evaluate['kid_std']:.4f}"  # the same digits for both
+            if key == "memorization_nearer" and evaluate.get("memorization_p") is not None:
+                meaning = f"{meaning} {p_value_text(evaluate['memorization_p'])}."
             scores.append(Score(name, value, error, better, meaning))
     return tuple(scores)
+
+
+def p_value_text(p_value: float) -> str:
+    """Return a p-value in words: three digits, or that it is smaller."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def provenance_sentence(provenance: Mapping[str, Any]) -> str:

@@ -41,7 +41,9 @@ CONFIGS = {
 }
 SCORES = {
     "fid": 12.345678, "kid": 0.0123, "kid_std": 0.0011, "precision": 0.81, "recall": 0.64, "density": 1.02,
-    "coverage": 0.77, "memorization": 0.012,
+    "coverage": 0.77, "memorization": 0.012, "memorization_nearer": 0.513, "memorization_p": 0.31, "class_score": 8.71,
+    "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94, "sharpness_distance": 0.21,
+    "colour_distance": 0.17, "colour_furthest": "contrast",
     "provenance": {
         "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.9733, "features": 64},
         "resize": "none: native 8×8",
@@ -220,6 +222,7 @@ class Run:
                 rows = self.images[:48].copy()
                 rows[::6] = noisy(rows[::6], 0.1)
                 write_bytes(writer.path / "neighbours.png", png_bytes(grid(rows, 6, scale)))
+                write_bytes(writer.path / "worst_pairs.png", png_bytes(grid(self.images[:32].repeat(2, axis=0)[:32], 8, scale)))
             return AnySummary(**SCORES)
 
         self.record("evaluate", body, "ingest", "train")

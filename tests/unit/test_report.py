@@ -95,6 +95,8 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
         "Round 1,000",
         "1,797",
         "10 of 10 classes are covered",
+        "Nearest pairs of all",
+        "p = 0.310",
         "The first 64 training images",
         "wgan-pipeline run configs/quickstart.toml --set train.rounds=1000",
         "penalty_weight",
@@ -102,7 +104,7 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     ):
         assert words in page.text, words
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 12  # samples, real, blind test and answer, six rounds, neighbours, the data
+    assert len(images) == 13  # samples, real, blind test and answer, six rounds, neighbours, worst pairs, the data
     assert all(image["alt"] and image["width"] and image["height"] for image in images)
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(charts) == 13  # six scores between floor and ceiling, six curves and the lineage

@@ -52,15 +52,17 @@ locks: $(STAMP)  ## make the locks again from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/run.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --extra tpu-check -c requirements/run.lock pyproject.toml -o requirements/tpu-check.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --extra dataflow -c requirements/run.lock pyproject.toml -o requirements/dataflow.lock
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
 
-engines: ## Beam's job server for Flink and its runner Prism into .engines, for the tests of ingest (needs mvn, java, go)
+engines: $(STAMP)  ## Flink's job server, Prism and Dataflow's client into .engines, for the tests of ingest (needs mvn, java, go)
 	deploy/engines/get .engines
 
-images:  ## build deploy/images/train-tpu, data and tpu-check with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
+images:  ## build the images train-tpu, data, dataflow and tpu-check with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
 	deploy/images/build train-tpu $(BASE_IMAGE)
 	deploy/images/build data $(BASE_IMAGE)
+	deploy/images/build dataflow $(BASE_IMAGE)
 	deploy/images/build tpu-check $(BASE_IMAGE)
 
 clean:  ## remove .venv and caches, keep runs/

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib
+import os
 import re
 import sys
 from pathlib import PurePosixPath
@@ -23,6 +24,7 @@ REMOTE_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
+    ("google.api_core.exceptions", "GoogleAPIError"),
 )
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 # What changes with an object's content, the surest first.
@@ -60,6 +62,8 @@ def find_filesystem(address: str) -> tuple[Any, str]:
 
     Raises ConfigError when fsspec does not know the address, or lacks the package for it.
     """
+    # gcsfs would ask another service of Google about each bucket first, for buckets of kinds that this program does not need.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec.core
 
     try:

@@ -3,7 +3,8 @@
 Three things make the outcome the same on every runner, with any number of workers, however often an attempt is repeated:
 a chunk is made into one file whose name says what it depends on (spill.py); what is grouped is put into an order of its own
 before it is used; and each file appears whole under its final name. Beam's own file sinks are not used: they break on
-runners that evaluate the graph more than once. Workers on other machines must see the spill folder under the same path.
+runners that evaluate the graph more than once. Workers on other machines must see the spill folder under the same path, or it
+is an address.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.artifacts import digest_of, write_text
+from components.artifacts import digest_of
 from components.errors import PipelineError
 from components.ingest.config import IngestConfig
 from components.ingest.decode import Decoding, UnreadableImageError, decode, prepare_pillow
@@ -25,6 +25,7 @@ from components.ingest.quiet_beam import beam
 from components.ingest.readers import Chunk, Reader, Unread, read_chunk
 from components.ingest.shards import EVAL, Dropped, Shard, drop_equals, join_parts, write_shard
 from components.ingest.spill import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
+from components.ingest.store import Store, bytes_of, store_at
 from components.records import SPLITS, encode_pixels, shard_name
 
 COUNTS_FILE = "counts.json"
@@ -48,18 +49,18 @@ class Place(NamedTuple):
     eval_fraction: float
 
     @property
-    def folder(self) -> Path:
-        """The spill folder."""
-        return Path(self.spill)
+    def store(self) -> Store:
+        """What is at `spill`, a path or an address."""
+        return store_at(self.spill)
 
 
-def place_of(config: IngestConfig, spill: Path, key: str) -> Place:
+def place_of(config: IngestConfig, spill: str, key: str) -> Place:
     """Return what workers need to know."""
     decoding = Decoding(
         config.image_size, config.channels, config.resize, config.fit, config.max_pixels, config.max_seconds_per_image,
         looks=config.near_duplicates >= 0,
     )  # fmt: skip
-    return Place(str(spill), key, decoding, config.shards, config.eval_fraction)
+    return Place(spill, key, decoding, config.shards, config.eval_fraction)
 
 
 def build(pipeline: Any, reader: Reader, place: Place, near_duplicates: int = -1) -> None:
@@ -117,8 +118,8 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
 
 def examine(chunk: Chunk, place: Place) -> ChunkFile:
     """Read, decode, check and resize the images of a chunk; return what its chunk file says. Raises ArtifactError."""
-    file = place.folder / f"{chunk_name(chunk, place.key)}{CHUNK_SUFFIX}"
-    return read_chunk_file(file) or _decode_chunk(chunk, place, file)
+    store, name = place.store, f"{chunk_name(chunk, place.key)}{CHUNK_SUFFIX}"
+    return read_chunk_file(store, name) or _decode_chunk(chunk, place, store, name)
 
 
 def chunk_name(chunk: Chunk, key: str) -> str:
@@ -126,7 +127,7 @@ def chunk_name(chunk: Chunk, key: str) -> str:
     return hashlib.blake2b(repr((key, chunk)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def _decode_chunk(chunk: Chunk, place: Place, file: Path) -> ChunkFile:
+def _decode_chunk(chunk: Chunk, place: Place, store: Store, name: str) -> ChunkFile:
     settings, items, rejected = place.decoding, [], []
     for image in read_chunk(chunk):
         if isinstance(image, Unread):
@@ -139,7 +140,7 @@ def _decode_chunk(chunk: Chunk, place: Place, file: Path) -> ChunkFile:
         else:
             example = encode_pixels(found.pixels, image.label, image.id, found.height, found.width)
             items.append(Item(found.digest, image.label, image.split, found.look, image.id, example))
-    return write_chunk(file, len(items) + len(rejected), items, rejected, place.shards)
+    return write_chunk(store, name, len(items) + len(rejected), items, rejected, place.shards)
 
 
 def _rejected(id: str, reason: str, detail: str, head: bytes) -> Rejected:
@@ -195,38 +196,39 @@ class WriteShard(beam.DoFn):  # type: ignore[misc]
 
 def once(shard: Shard, place: Place, index: int) -> Counts:
     """Write a shard's files and then a note of it with its counts; where the note is there, return what it says."""
-    note = place.folder / f"shard-{index:05d}.json"
+    store, note = place.store, f"shard-{index:05d}.json"
     chunks = sorted(set(shard.chunks))
     inputs = digest_of([hashlib.sha256(shard.entries.tobytes()).hexdigest(), chunks, place.key, place.eval_fraction])
-    files = [place.folder / shard_name(split, index, place.shards) for split in SPLITS]
     try:
-        said = json.loads(note.read_bytes())
-        if said["inputs"] == inputs and [file.stat().st_size for file in files] == said["bytes"]:
+        said = json.loads(bytes_of(store, note))
+        if (
+            said["inputs"] == inputs
+            and [store.size(shard_name(split, index, place.shards)) for split in SPLITS] == said["bytes"]
+        ):
             return dict(said["counts"])
     except (OSError, ValueError, LookupError, TypeError):
         pass
-    counts = write_shard(shard, place.folder, place.folder, index, place.shards, place.eval_fraction)
-    sizes = [file.stat().st_size for file in files]
-    write_text(note, json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}))
+    counts, sizes = write_shard(shard, store, index, place.shards, place.eval_fraction)
+    store.write(note, [json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}).encode()])
     return counts
 
 
 def write_quarantine(gathered: tuple[int, Iterable[list[list[Rejected]]]], place: Place) -> Counts:
     """Write quarantine.jsonl, sorted by id; return the number of its lines."""
     rows = sorted(tuple(row) for lists in gathered[1] for rejected in lists for row in rejected)
-    return {"quarantined": write_lines(place.folder / QUARANTINE_FILE, ("id", "reason", "detail", "head"), rows)}
+    return {"quarantined": write_lines(place.store, QUARANTINE_FILE, ("id", "reason", "detail", "head"), rows)}
 
 
 def write_duplicates(gathered: tuple[int, Iterable[list[list[Dropped]]]], place: Place) -> Counts:
     """Write duplicates.jsonl, sorted by id; return the number of its lines."""
     rows = sorted(tuple(row) for lists in gathered[1] for dropped in lists for row in dropped)
-    return {"duplicate": write_lines(place.folder / DUPLICATES_FILE, ("id", "of", "kind"), rows)}
+    return {"duplicate": write_lines(place.store, DUPLICATES_FILE, ("id", "of", "kind"), rows)}
 
 
-def write_lines(file: Path, names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+def write_lines(store: Store, name: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     """Write rows as JSON Lines and return their number. Raises ArtifactError."""
     lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in rows]
-    write_text(file, "".join(f"{line}\n" for line in lines))
+    store.write(name, [f"{line}\n".encode() for line in lines])
     return len(lines)
 
 
@@ -236,7 +238,7 @@ def write_counts(gathered: tuple[int, Iterable[list[Counts]]], place: Place, tot
     for counts in (counts for many in gathered[1] for counts in many):
         for name, number in counts.items():
             sums[name] = sums.get(name, 0) + number
-    write_text(place.folder / COUNTS_FILE, json.dumps(sums | balanced(sums, total)))
+    place.store.write(COUNTS_FILE, [json.dumps(sums | balanced(sums, total)).encode()])
 
 
 def balanced(tally: Counts, total: int) -> Counts:

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from components.ingest.addresses import is_address
 from components.section import Section
 
 LOCAL_RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -45,6 +46,19 @@ class IngestConfig(Section):
         strict=False,
         description="Options handed to Beam unchanged; none: this machine, all its cores where that pays.",
     )
+
+    shared_folder: str = Field(
+        "",
+        description="Where workers on other machines leave files for one another, such as gs://BUCKET/ingest; empty: under "
+        "the output's folder, which they must see.",
+    )
+
+    @field_validator("shared_folder")
+    @classmethod
+    def _an_address(cls, place: str) -> str:
+        if place and not is_address(place):
+            raise ValueError(f'"{place}" is no address such as gs://BUCKET/ingest; a folder needs no key of its own')
+        return place
 
     @field_validator("source")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import filelock
 
 from components.artifacts import (
-    ArtifactWriter,
     code_digest,
     digest_of,
     new_artifact,
@@ -21,6 +19,7 @@ from components.artifacts import (
     write_text,
 )
 from components.errors import ArtifactError, DataRejectedError
+from components.ingest.addresses import is_address
 from components.ingest.beam_pipeline import (
     CHUNK_SUFFIX,
     COUNTS_FILE,
@@ -38,13 +37,14 @@ from components.ingest.readers import Reader, open_source
 from components.ingest.runner import beam_options, run_pipeline
 from components.ingest.sources import source_fingerprint
 from components.ingest.square import provenance
+from components.ingest.store import bytes_of
 from components.progress import say, tick
 from components.records import NO_LABEL, SPLITS, shard_name
 from components.section import Summary
 
-SECONDS_BETWEEN_TICKS = 1.0
+SECONDS_BETWEEN_TICKS, SECONDS_BETWEEN_LISTINGS = 1.0, 10.0
 SPILL_FOLDER = "ingest"
-NOT_OF_A_CHUNK = {"max_quarantine_fraction", "beam_options", "eval_fraction", "tfds_data_dir"}
+NOT_OF_A_CHUNK = {"max_quarantine_fraction", "beam_options", "shared_folder", "eval_fraction", "tfds_data_dir"}
 
 
 class IngestSummary(Summary):
@@ -69,14 +69,17 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
     """
     reader = open_source(config)
     say(f"Reading {reader.total:,} images from {config.source}")
-    with spill_folder(config, out, work_dir) as spill, new_artifact(out, "dataset", config=config) as artifact:
-        place = place_of(config, spill, spill.name)
-        options = beam_options(config.beam_options, reader)
+    with spill_folder(config, out, work_dir) as folder, new_artifact(out, "dataset", config=config) as artifact:
+        place = place_of(config, spill_place(config, folder), folder.name)
+        options = beam_options(config, reader, folder.name)
         with pillow_prepared(config.max_pixels), _told(reader, place):
-            run_pipeline(options, lambda pipeline: build(pipeline, reader, place, config.near_duplicates))
-        tally: Counts = json.loads((spill / COUNTS_FILE).read_text())
-        refuse_unreadable(config, tally, spill / QUARANTINE_FILE, out)
-        move_in(spill, artifact, config.shards)
+            run_pipeline(options, lambda pipeline: build(pipeline, reader, place, config.near_duplicates), shared=place.spill)
+        store = place.store
+        tally: Counts = json.loads(bytes_of(store, COUNTS_FILE))
+        with refused(place):
+            refuse_unreadable(config, tally, bytes_of(store, QUARANTINE_FILE).decode(), out)
+        for name in files_of(config.shards):
+            store.fetch(name, artifact.path / name)
         histogram = {split: label_histogram(tally, split, reader.label_names) for split in SPLITS}
         counts = {name: tally[name] for name in ("read", "kept", "duplicate", "quarantined", *SPLITS)}
         artifact.counts |= counts
@@ -88,6 +91,7 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
             "label_names": list(reader.label_names),
             "label_histogram": histogram,
         }
+    forget(place)
     labels = {label for split in histogram.values() for label in split} - {"unlabelled"}
     say(
         f"Read {counts['read']:,} = {counts['kept']:,} kept + {counts['duplicate']:,} duplicate"
@@ -137,26 +141,51 @@ def spill_folder(config: IngestConfig, out: Path, work_dir: Path | None) -> Iter
             parent.rmdir()
 
 
-def move_in(spill: Path, artifact: ArtifactWriter, shards: int) -> None:
-    """Move the finished files from the spill folder into the artifact."""
-    names = [shard_name(split, index, shards) for split in SPLITS for index in range(shards)]
-    for name in (*names, QUARANTINE_FILE, DUPLICATES_FILE):
-        shutil.move(spill / name, artifact.path / name)
+def spill_place(config: IngestConfig, folder: Path) -> str:
+    """Return where workers leave files for one another: `folder`, or its namesake behind ingest.shared_folder."""
+    return f"{config.shared_folder.rstrip('/')}/{folder.name}" if config.shared_folder else str(folder)
+
+
+@contextlib.contextmanager
+def refused(place: Place) -> Iterator[None]:
+    """Let no files of data that is found unfit lie behind an address, where nobody looks."""
+    try:
+        yield
+    except DataRejectedError:
+        forget(place)
+        raise
+
+
+def forget(place: Place) -> None:
+    """Remove what workers have left behind an address; a folder is removed by who made it."""
+    if is_address(place.spill):
+        place.store.remove()
+
+
+def files_of(shards: int) -> tuple[str, ...]:
+    """Return the names of the files that become the dataset's."""
+    return (
+        *(shard_name(split, index, shards) for split in SPLITS for index in range(shards)),
+        QUARANTINE_FILE,
+        DUPLICATES_FILE,
+    )
 
 
 @contextlib.contextmanager
 def _told(reader: Reader, place: Place) -> Iterator[None]:
     """Tell from time to time how many chunks are done, on whatever machine: their files are there to be counted."""
     names = {f"{chunk_name(chunk, place.key)}{CHUNK_SUFFIX}" for chunk in reader.chunks}
-    done_before = len(names & {file.name for file in place.folder.iterdir()})
+    store = place.store
+    done_before = len(names & store.names())
     if done_before:
         say(f"Going on from an earlier run: {done_before} of {len(names)} chunks are done")
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(SECONDS_BETWEEN_TICKS):
-            done = sum(file.suffix == CHUNK_SUFFIX for file in place.folder.iterdir())
-            tick(min(done, len(names)), len(names), f"chunks of {reader.total:,} images decoded")
+        seconds = SECONDS_BETWEEN_LISTINGS if is_address(place.spill) else SECONDS_BETWEEN_TICKS
+        while not over.wait(seconds):
+            with contextlib.suppress(ArtifactError):  # the next one may succeed, and the workers notice it themselves
+                tick(len(names & store.names()), len(names), f"chunks of {reader.total:,} images decoded")
 
     thread = threading.Thread(target=watch, name="ingest progress", daemon=True)
     thread.start()
@@ -167,15 +196,14 @@ def _told(reader: Reader, place: Place) -> Iterator[None]:
         thread.join()
 
 
-def refuse_unreadable(config: IngestConfig, counts: dict[str, int], quarantine: Path, out: Path) -> None:
+def refuse_unreadable(config: IngestConfig, counts: dict[str, int], listed: str, out: Path) -> None:
     """Raise DataRejectedError when nothing or too little could be read; the list of the others is kept beside `out`."""
     read, bad = counts["read"], counts["quarantined"]
     if bad < read and bad <= config.max_quarantine_fraction * read:
         return
     kept_list = out.parent / QUARANTINE_FILE
-    text = quarantine.read_text()
-    write_text(kept_list, text)  # the artifact, where it would be, is about to be removed
-    first = [json.loads(line) for line in text.splitlines()[:3]]
+    write_text(kept_list, listed)  # the artifact, where it would be, is about to be removed
+    first = [json.loads(line) for line in listed.splitlines()[:3]]
     examples = ", ".join(f"{item['id']} ({item['reason']})" for item in first) + (", …" if bad > len(first) else "")
     if bad == read:
         raise DataRejectedError(

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.errors import ConfigError, PipelineError
-from components.ingest.config import LOCAL_RUNNER
-from components.ingest.quiet_beam import BeamError, PipelineOptions, StandardOptions, beam, grpc
+from components.ingest import dataflow
+from components.ingest.addresses import is_address, remote_errors
+from components.ingest.config import LOCAL_RUNNER, IngestConfig
+from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.readers import Reader
 from components.ingest.worker_errors import WORKER_GONE, unwrapped, worker_gone
 
@@ -29,24 +31,39 @@ LAST_WORDS_BYTES = 10_000
 IMAGES_THAT_PAY = 20_000  # for the start of worker processes, about two seconds each
 
 
-def beam_options(given: tuple[str, ...], reader: Reader) -> tuple[str, ...]:
-    """Return the options for Beam: those given, unchanged; without any this machine's cores where there is work for them."""
-    if given:
-        return given
+def beam_options(config: IngestConfig, reader: Reader, name: str) -> tuple[str, ...]:
+    """Return the options for Beam: those given, unchanged; without any this machine's cores where there is work for them.
+
+    A job on Dataflow that is given no name gets one from `name`, so that Dataflow refuses a second one that does the same.
+    Raises ConfigError for a job on Dataflow that could not work.
+    """
+    if config.beam_options:
+        return dataflow.complete(config, name) if dataflow.is_named(config.beam_options) else config.beam_options
     workers = min(len(os.sched_getaffinity(0)), len(reader.chunks))
     if workers < 2 or reader.total < IMAGES_THAT_PAY:
         return (LOCAL_RUNNER,)
     return (LOCAL_RUNNER, MULTI_PROCESSING, f"--direct_num_workers={workers}")
 
 
-def run_pipeline(options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options") -> None:
-    """Build a pipeline and run it to its end. Raises ConfigError for wrong options (of `key`), else what a worker raised."""
+def run_pipeline(
+    options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options", shared: str = ""
+) -> None:
+    """Build a pipeline and run it to its end. Raises ConfigError for wrong options (of `key`), else what a worker raised.
+
+    `shared` is where workers leave files for one another; only a job that has an address for it may go to Dataflow.
+    """
     with _beam_hushed(), _worker_processes_hushed(options):
+        on_dataflow = dataflow.is_named(options)
+        if on_dataflow and not is_address(shared):
+            raise dataflow.no_shared_folder(key)
         pipeline = new_pipeline(options, key)
         build(pipeline)
         try:
-            _run_watched(pipeline) if MULTI_PROCESSING in options else pipeline.run().wait_until_finish()
-        except (PipelineError, *RUNNER_ERRORS) as error:
+            if on_dataflow:
+                dataflow.run(pipeline)
+            else:
+                _run_watched(pipeline) if MULTI_PROCESSING in options else pipeline.run().wait_until_finish()
+        except remote_errors(PipelineError, *RUNNER_ERRORS) as error:
             raise unwrapped(error) from error
 
 
@@ -93,22 +110,12 @@ def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> 
         with contextlib.redirect_stderr(said):
             parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
             parsed.get_all_options()
-            refuse_dataflow(parsed.view_as(StandardOptions).runner or "", key)
             return beam.Pipeline(options=parsed)
     except SystemExit:
         problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
     except (ValueError, ImportError, AttributeError) as error:  # no such runner
         problem = str(error)
     raise ConfigError(f"{key}: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
-
-
-def refuse_dataflow(runner: str, key: str) -> None:
-    """Raise ConfigError for Google Cloud Dataflow, before a job is submitted and paid for; see docs/operations.md."""
-    if runner.lower().endswith("dataflowrunner"):
-        raise ConfigError(
-            f"{key} names {runner}, whose workers cannot see the folder that this process reads and writes.",
-            "Use a runner whose workers share that folder, such as Flink (docs/operations.md).",
-        )
 
 
 @contextlib.contextmanager

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from components.errors import ArtifactError
 from components.ingest.spill import ENTRY, FORCED, Entries, Part
+from components.ingest.store import ReadPart, Span, Store
 from components.ingest.worker_errors import writing
 from components.records import SPLITS, is_whole, shard_name
 
-OPEN_FILES = 200  # chunk files that one worker holds open at a time
 EVAL = FORCED.index("eval")
 Dropped = tuple[str, str, str]  # id, id of the image that was kept, kind
 SAME_PIXELS = "same pixels"
@@ -95,56 +91,35 @@ def splits_of(entries: Entries, eval_fraction: float) -> npt.NDArray[np.bool_]:
     return np.where(entries["split"] == 0, by_hash, entries["split"] == EVAL)
 
 
-def write_shard(shard: Shard, spill: Path, folder: Path, index: int, shards: int, eval_fraction: float) -> dict[str, int]:
-    """Write the two files of a shard in the order of the digests, and return the counts by split and by label.
+def write_shard(shard: Shard, store: Store, index: int, shards: int, eval_fraction: float) -> tuple[dict[str, int], list[int]]:
+    """Write the two files of a shard in the order of the digests; return counts by split and by label, and their sizes.
 
-    Records are copied from the chunk files in `spill`, each checked. Raises ArtifactError.
+    Records are copied from the chunk files in `store`, each checked. Raises ArtifactError.
     """
     held_out = splits_of(shard.entries, eval_fraction)
     counts: dict[str, int] = {}
-    with _Chunks(spill) as chunks:
+    sizes: list[int] = []
+    with store.parts(_spans(shard)) as read:
         for split in SPLITS:
             chosen = shard.part(np.flatnonzero(held_out == (split == "eval")))
-            _write_file(chosen, chunks, folder / shard_name(split, index, shards))
+            name = shard_name(split, index, shards)
+            with writing(name):
+                sizes.append(store.write(name, _frames(chosen, read)))
             counts[split] = len(chosen.ids)
             labels, numbers = np.unique(chosen.entries["label"], return_counts=True)
             counts |= {f"{split} label {label}": int(number) for label, number in zip(labels, numbers, strict=True)}
-    return counts
+    return counts, sizes
 
 
-def _write_file(shard: Shard, chunks: _Chunks, file: Path) -> None:
+def _spans(shard: Shard) -> list[Span]:
     offsets, lengths = shard.entries["offset"].tolist(), shard.entries["length"].tolist()
-    with writing(file.name):
-        temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
-        with temporary.open("wb") as stream:
-            for name, offset, length in zip(shard.chunks, offsets, lengths, strict=True):
-                stream.write(chunks.frame(name, offset, length))
-        temporary.replace(file)
+    return list(zip(shard.chunks, offsets, lengths, strict=True))
 
 
-class _Chunks(contextlib.AbstractContextManager["_Chunks"]):
-    """Open chunk files, the least recently used of them closed when there are too many."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open: dict[str, int] = {}
-
-    def frame(self, name: str, offset: int, length: int) -> bytes:
-        """Return one framed record. Raises ArtifactError when it is damaged."""
-        frame = os.pread(self._descriptor(name), length, offset)
+def _frames(shard: Shard, read: ReadPart) -> Iterator[bytes]:
+    """Yield the framed records of a shard. Raises ArtifactError when one is damaged."""
+    for name, offset, length in _spans(shard):
+        frame = read(name, offset, length)
         if not is_whole(frame):
-            raise ArtifactError(f"{self._folder / name} is damaged at byte {offset}.", "Remove that folder and run again.")
-        return frame
-
-    def _descriptor(self, name: str) -> int:
-        descriptor = self._open.pop(name, None)
-        if descriptor is None:
-            if len(self._open) >= OPEN_FILES:
-                os.close(self._open.pop(next(iter(self._open))))
-            descriptor = os.open(self._folder / name, os.O_RDONLY)
-        self._open[name] = descriptor
-        return descriptor
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+            raise ArtifactError(f"The chunk file {name} is damaged at byte {offset}.", "Remove it and run again.")
+        yield frame

@@ -1,8 +1,8 @@
 """Chunk files: the decoded images of one chunk on the disk, in the order of their shards, with an index of each shard.
 
-A worker writes a chunk's file once, under a name that is a digest of everything it depends on, and renames it into place:
-an attempt that is repeated, on any runner, finds it done, and so does the run after one that was killed. What travels from
-worker to worker is the index alone, some 60 bytes an image; the records are copied from file to file in the end.
+A worker writes a chunk's file once, whole or not at all, under a name that is a digest of everything it depends on: an attempt
+that is repeated, on any runner, finds it done, and so does the run after one that was killed. What travels from worker to
+worker is the index alone, some 60 bytes an image; the records are copied from file to file in the end.
 
     magic, length of the header (8 bytes) | header, JSON | index of each shard | records, framed as in a TFRecord file | magic
 """
@@ -12,15 +12,13 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from components.ingest.worker_errors import writing
+from components.ingest.store import Store
 from components.records import framed
 
 MAGIC = b"WGANCHK1"
@@ -59,7 +57,7 @@ def shard_of(digest: bytes, shards: int) -> int:
     return int.from_bytes(digest[8:16], "big") % shards
 
 
-def write_chunk(file: Path, read: int, items: Iterable[Item], rejected: list[Rejected], shards: int) -> ChunkFile:
+def write_chunk(store: Store, name: str, read: int, items: Iterable[Item], rejected: list[Rejected], shards: int) -> ChunkFile:
     """Write a chunk file, whole or not at all, and return what it says. Raises ArtifactError."""
     by_shard: dict[int, list[Item]] = {}
     for item in items:
@@ -71,18 +69,18 @@ def write_chunk(file: Path, read: int, items: Iterable[Item], rejected: list[Rej
     for part in packed.values():
         part.entries["offset"] += start
         start += int(part.entries["length"].sum())
-    parts = {shard: (file.name, part.entries.tobytes(), part.ids) for shard, part in packed.items()}
-    with writing(file.name):
-        temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
-        with temporary.open("wb") as stream:
-            stream.write(MAGIC + struct.pack("<Q", len(header)) + header)
-            for _, entries, ids in parts.values():
-                stream.write(entries + ids)
-            for part in packed.values():
-                stream.writelines(part.frames)
-            stream.write(MAGIC)
-        temporary.replace(file)
+    parts = {shard: (name, part.entries.tobytes(), part.ids) for shard, part in packed.items()}
+    store.write(name, _blocks(header, parts, packed))
     return ChunkFile(read, rejected, parts)
+
+
+def _blocks(header: bytes, parts: dict[int, Part], packed: dict[int, _Packed]) -> Iterator[bytes]:
+    yield MAGIC + struct.pack("<Q", len(header)) + header
+    for _, entries, ids in parts.values():
+        yield entries + ids
+    for part in packed.values():
+        yield from part.frames
+    yield MAGIC
 
 
 class _Packed(NamedTuple):
@@ -107,15 +105,14 @@ def _pack(items: list[Item]) -> _Packed:
     return _Packed(entries, b"".join(ids), frames)
 
 
-def read_chunk_file(file: Path) -> ChunkFile | None:
+def read_chunk_file(store: Store, name: str) -> ChunkFile | None:
     """Return what a chunk file says, None where there is none or it is not whole."""
     try:
-        with file.open("rb") as stream:
+        with store.reading(name) as stream:
             magic, length = struct.unpack("<8sQ", stream.read(len(MAGIC) + 8))
             header: dict[str, Any] = json.loads(stream.read(length))
             parts = {
-                int(shard): (file.name, stream.read(entries), stream.read(ids))
-                for shard, (entries, ids) in header["index"].items()
+                int(shard): (name, stream.read(entries), stream.read(ids)) for shard, (entries, ids) in header["index"].items()
             }
             records = sum(int(np.frombuffer(entries, ENTRY)["length"].sum()) for _, entries, _ in parts.values())
             stream.seek(records, os.SEEK_CUR)

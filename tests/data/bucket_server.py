@@ -1,19 +1,27 @@
-"""A server on this machine that speaks as much of Google Cloud Storage's JSON protocol as reading takes."""
+"""A server on this machine that speaks as much of Google Cloud Storage's JSON protocol as ingest takes."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
 import json
+import re
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Lists, describes and gives the objects in `server.objects`, a mapping of name to content; those in `broken` fail."""
+    """Lists, describes, gives, takes and removes the objects in `server.objects`, a mapping of name to content.
+
+    Those in `broken` can be neither read nor written.
+    """
 
     protocol_version = "HTTP/1.1"
     server: Any
@@ -38,6 +46,51 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._answer(200, json.dumps(self._described(name)).encode())
 
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if query.get("uploadType") == "multipart":  # two parts: what the object is, and its content
+            head, content = _parts_of(body, self.headers["Content-Type"])
+            self._take(json.loads(head)["name"], content, query)
+        elif query.get("uploadType") == "resumable" and "upload_id" not in query:
+            name = query.get("name") or json.loads(body)["name"]
+            self.server.uploads.append((name, b""))
+            self._answer(
+                200, b"{}", {"Location": f"http://{self.headers['Host']}{self.path}&upload_id={len(self.server.uploads) - 1}"}
+            )
+        elif "upload_id" in query:
+            self._take_part(int(query["upload_id"]), body, query)
+        else:
+            self._answer(404, b"{}")
+
+    def do_PUT(self) -> None:
+        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+        self._take_part(int(query["upload_id"]), self.rfile.read(int(self.headers.get("Content-Length") or 0)), query)
+
+    def do_DELETE(self) -> None:
+        name = unquote(urlsplit(self.path).path.removeprefix("/storage/v1/b/bucket/o/"))
+        found = self.server.objects.pop(name, None) is not None
+        self._answer(204 if found else 404, b"" if found else b'{"error": {"code": 404, "message": "No such object"}}')
+
+    def _take_part(self, upload: int, part: bytes, query: dict[str, str]) -> None:
+        name, before = self.server.uploads[upload]
+        whole = before + part
+        self.server.uploads[upload] = (name, whole)
+        if (self.headers.get("Content-Range") or "").endswith("/*"):  # more to come
+            self._answer(308, b"", {"Range": f"bytes=0-{len(whole) - 1}"})
+        else:
+            self._take(name, whole, query)
+
+    def _take(self, name: str, content: bytes, query: dict[str, str]) -> None:
+        if name in self.server.broken:
+            self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
+        elif query.get("ifGenerationMatch") == "0" and name in self.server.objects:
+            self._answer(412, b'{"error": {"code": 412, "message": "conditionNotMet"}}')
+        else:
+            self.server.objects[name] = content
+            self._answer(200, json.dumps(self._described(name)).encode())
+
     def _listing(self, prefix: str, delimiter: str | None) -> dict[str, Any]:
         names = [name for name in self.server.objects if name.startswith(prefix)]
         deeper = {name for name in names if delimiter and delimiter in name[len(prefix) :]}
@@ -48,19 +101,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = self.server.objects[name]
         generation = str(int.from_bytes(hashlib.sha256(content).digest()[:6], "big"))
         described = {"kind": "storage#object", "name": name, "bucket": "bucket", "size": str(len(content))}
+        described["crc32c"] = base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+        described["md5Hash"] = base64.b64encode(hashlib.md5(content).digest()).decode()
         return described | {"generation": generation, "timeCreated": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z"}
 
     def _give(self, content: bytes) -> None:
         first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
         end = min(int(last or len(content) - 1), len(content) - 1)
-        self._answer(206, content[int(first) : end + 1], f"bytes {first}-{end}/{len(content)}")
+        part = {"Content-Range": f"bytes {first}-{end}/{len(content)}", "Content-Type": "application/octet-stream"}
+        self._answer(206, content[int(first) : end + 1], part)
 
-    def _answer(self, status: int, body: bytes, part: str = "") -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/octet-stream" if part else "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if part:
-            self.send_header("Content-Range", part)
+        for key, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -68,11 +122,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def _parts_of(body: bytes, content_type: str) -> list[bytes]:
+    """Return the content of each part of a multipart/related body, byte for byte."""
+    boundary = re.search(r"boundary=[\"']?([^\"';]+)", content_type)
+    assert boundary is not None
+    mark = b"--" + boundary[1].encode()
+    assert body.rstrip().endswith(mark + b"--")
+    # Only the first two marks and the last one count: the content may hold anything.
+    _, head, rest = body.split(mark, 2)
+    parts = (head, rest[: rest.rindex(mark)])
+    return [re.sub(rb"\r?\n\Z", b"", re.split(rb"\r?\n\r?\n", part, maxsplit=1)[1]) for part in parts]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server that does not mind clients that go away."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextlib.contextmanager
 def bucket_served() -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
     """Serve gs://bucket; gives the server's address, its objects by name, and the names of those that may not be read."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.objects, server.broken = {}, set()  # type: ignore[attr-defined]
+    server = Server(("127.0.0.1", 0), Handler)
+    server.objects, server.broken, server.uploads = {}, set(), []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -15,6 +15,7 @@ from components.errors import ArtifactError
 from components.ingest.near import bands, find_alike
 from components.ingest.shards import drop_equals, join_parts, splits_of, write_shard
 from components.ingest.spill import ENTRY, Item, read_chunk_file, shard_of, write_chunk
+from components.ingest.store import Folder
 from components.records import read_tfrecord
 
 DIGESTS = st.sampled_from([bytes([number]) * 16 for number in range(5)]) | st.binary(min_size=16, max_size=16)
@@ -47,14 +48,14 @@ def test_shards_do_not_depend_on_chunks_or_their_order(items: list[Item], shards
             folder, parts = Path(name), dict[int, list[Any]]()
             shuffled = shuffle.sample(items, len(items)) if attempt else items
             for number, chunk in enumerate(cut(shuffled, shuffle)):
-                found = write_chunk(folder / f"{number}.chunk", len(chunk), chunk, [], shards)
-                assert read_chunk_file(folder / f"{number}.chunk") == found
+                found = write_chunk(Folder(folder), f"{number}.chunk", len(chunk), chunk, [], shards)
+                assert read_chunk_file(Folder(folder), f"{number}.chunk") == found
                 for shard, part in found.parts.items():
                     parts.setdefault(shard, []).append(part)
             result = []
             for index in range(shards):
                 shard, dropped = drop_equals(join_parts(parts.get(index, [])))
-                counts = write_shard(shard, folder, folder, index, shards, 0.5)
+                counts, _ = write_shard(shard, Folder(folder), index, shards, 0.5)
                 result.append((counts, dropped, [file.read_bytes() for file in sorted(folder.glob(f"*-{index:05d}-of*"))]))
             outcomes.append(result)
     assert outcomes[0] == outcomes[1]
@@ -68,7 +69,7 @@ def test_of_equals_a_held_out_one_is_kept_then_the_smallest_id(items: list[Item]
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
-        found = write_chunk(Path(name) / "a", len(items), items, [], 1)
+        found = write_chunk(Folder(Path(name)), "a", len(items), items, [], 1)
     shard, dropped = drop_equals(join_parts(list(found.parts.values())))
     kept = dict(zip(((int(entry["high"]), int(entry["low"])) for entry in shard.entries), shard.ids, strict=True))
     for digest in {item.digest for item in items}:
@@ -84,12 +85,14 @@ def items_of(*numbers: int) -> list[Item]:
 
 
 def test_records_are_copied_whole(tmp_path: Path) -> None:
-    write_chunk(tmp_path / "a", 2, items_of(3, 1), [], 1)
-    found = write_chunk(tmp_path / "b", 2, items_of(2, 4), [("id", "why", "how", "head")], 1)
-    assert read_chunk_file(tmp_path / "b") == found
+    write_chunk(Folder(tmp_path), "a", 2, items_of(3, 1), [], 1)
+    found = write_chunk(Folder(tmp_path), "b", 2, items_of(2, 4), [("id", "why", "how", "head")], 1)
+    assert read_chunk_file(Folder(tmp_path), "b") == found
     assert found.rejected == [("id", "why", "how", "head")]
-    parts = [part for name in "ab" for part in [read_chunk_file(tmp_path / name)] if part for part in part.parts.values()]
-    counts = write_shard(join_parts(parts), tmp_path, tmp_path, 0, 1, 0.9)
+    parts = [
+        part for name in "ab" for part in [read_chunk_file(Folder(tmp_path), name)] if part for part in part.parts.values()
+    ]
+    counts, _ = write_shard(join_parts(parts), Folder(tmp_path), 0, 1, 0.9)
     assert counts == {"train": 0, "eval": 4, "eval label 0": 4}
     assert list(read_tfrecord(tmp_path / "eval-00000-of-00001.tfrecord")) == [b"x" * size for size in (1, 2, 3, 4)]
     assert list(read_tfrecord(tmp_path / "train-00000-of-00001.tfrecord")) == []
@@ -98,21 +101,21 @@ def test_records_are_copied_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", [lambda data: data[:-9], lambda data: data + b"x", lambda data: data[:20], lambda data: b""])
 def test_a_chunk_file_that_is_not_whole_counts_as_none(tmp_path: Path, spoil: Any) -> None:
     file = tmp_path / "a"
-    write_chunk(file, 2, items_of(3, 1), [], 1)
-    assert read_chunk_file(file) is not None
+    write_chunk(Folder(file.parent), file.name, 2, items_of(3, 1), [], 1)
+    assert read_chunk_file(Folder(file.parent), file.name) is not None
     file.write_bytes(spoil(file.read_bytes()))
-    assert read_chunk_file(file) is None
+    assert read_chunk_file(Folder(file.parent), file.name) is None
     file.unlink()
-    assert read_chunk_file(file) is None
+    assert read_chunk_file(Folder(file.parent), file.name) is None
 
 
 def test_a_damaged_record_is_not_copied(tmp_path: Path) -> None:
-    found = write_chunk(tmp_path / "a", 1, items_of(50), [], 1)
+    found = write_chunk(Folder(tmp_path), "a", 1, items_of(50), [], 1)
     content = bytearray((tmp_path / "a").read_bytes())
     content[-20] ^= 1
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ArtifactError, match="a is damaged at byte"):
-        write_shard(join_parts(list(found.parts.values())), tmp_path, tmp_path, 0, 1, 0.5)
+        write_shard(join_parts(list(found.parts.values())), Folder(tmp_path), 0, 1, 0.5)
     assert not list(tmp_path.glob("eval-*.tfrecord")), "the file that the record belongs to is not there"
 
 

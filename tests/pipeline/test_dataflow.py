@@ -1,0 +1,194 @@
+"""Ingest on Google Cloud Dataflow, as far as a machine without a project goes: Beam's true client against servers on 127.0.0.1.
+
+The job that arrives is read with Dataflow's own messages, and the pipeline that was staged for it is run from the staged
+file alone; its workers leave their files in a bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.artifacts import read_manifest
+from components.ingest.config import IngestConfig
+from components.ingest.run import run
+from tests.data.bucket_server import bucket_served
+from tests.data.engines import ENGINES
+from tests.data.image_folder import write_digit_images
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+REPOSITORY = Path(__file__).parents[2]
+IMAGE = "europe-west4-docker.pkg.dev/some-project/wgan/dataflow@sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module")
+def python(in_ci: bool) -> Path:
+    """A Python with the extra `dataflow`."""
+    found = ENGINES / "dataflow/bin/python"
+    if not found.exists():
+        reason = "no client of Dataflow here: run make engines"
+        pytest.fail(reason) if in_ci else pytest.skip(reason)
+    return found
+
+
+class Cloud:
+    """The servers, what they hold, and how to ingest there."""
+
+    def __init__(self, python: Path, folder: Path, bucket: str, objects: dict[str, bytes], environment: dict[str, str]) -> None:
+        self.python, self.folder, self.objects, self.environment = python, folder, objects, environment
+        self.broken: set[str] = set()
+        port = (folder / "server/port").read_text()
+        self.options = [
+            "--runner=DataflowRunner", "--project=some-project", "--region=europe-west4", f"--sdk_container_image={IMAGE}",
+            "--temp_location=gs://bucket/temp", "--staging_location=gs://bucket/staging", "--max_num_workers=3",
+            "--labels=team=images", "--service_account_email=worker@some-project.iam.gserviceaccount.com",
+            "--no_auth", f"--dataflow_endpoint=http://localhost:{port}", "--sdk_location=container",
+        ]  # fmt: skip
+
+    def start(self, out: Path, **changed: Any) -> subprocess.Popen[str]:
+        config = {"source": "images:gs://bucket/images", "labels_from_folders": True, "image_size": 32,
+                  "shared_folder": "gs://bucket/ingest", "beam_options": self.options} | changed  # fmt: skip
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
+        (out.parent / "config.toml").write_text("\n".join(["[ingest]", *lines]))
+        command = [self.python, "-m", "components.ingest", "--config", out.parent / "config.toml", "--out", out]
+        with (out.parent / "said").open("w") as said:
+            return subprocess.Popen(
+                command, stdout=said, stderr=subprocess.STDOUT, text=True, env=self.environment, start_new_session=True
+            )
+
+    def ingest(self, out: Path, **changed: Any) -> tuple[int, str]:
+        code = self.start(out, **changed).wait(timeout=300)
+        return code, (out.parent / "said").read_text()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted((self.folder / "server").glob("2026-*.json"))]
+
+    def left(self) -> set[str]:
+        return {name for name in self.objects if name.startswith("ingest/")}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dataflow") / "images"
+    write_digit_images(folder, 600, broken=True)
+    return folder
+
+
+@pytest.fixture
+def cloud(python: Path, pictures: Path, tmp_path: Path) -> Iterator[Cloud]:
+    (tmp_path / "server").mkdir()
+    with bucket_served() as (bucket, objects, broken):
+        for file in pictures.rglob("*"):
+            if file.is_file():
+                objects[f"images/{file.relative_to(pictures)}"] = file.read_bytes()
+        environment = os.environ | {"STORAGE_EMULATOR_HOST": bucket, "PYTHONPATH": str(REPOSITORY)}
+        environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # it would look for an account
+        with (tmp_path / "server.log").open("w") as log:
+            server = subprocess.Popen(
+                [python, "-m", "tests.data.dataflow_server", tmp_path / "server"], env=environment, stdout=log, stderr=log
+            )
+        try:
+            until(lambda: (tmp_path / "server/port").exists(), 60)
+            made = Cloud(python, tmp_path, bucket, objects, environment)
+            made.broken = broken
+            yield made
+        finally:
+            server.kill()
+            server.wait()
+
+
+def until(true: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_the_job_that_beam_submits_gives_the_dataset_of_one_process(cloud: Cloud, pictures: Path, tmp_path: Path) -> None:
+    code, said = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 0, said
+    here = tmp_path / "here/dataset"
+    run(IngestConfig(source=f"images:{pictures}", labels_from_folders=True, image_size=32), out=here)
+    ours, theirs = read_manifest(here), read_manifest(tmp_path / "there/dataset")
+    assert {name: file for name, file in theirs.files.items() if name.endswith(".tfrecord")} == {
+        name: file for name, file in ours.files.items() if name.endswith(".tfrecord")
+    }
+    assert theirs.counts == ours.counts
+    assert theirs.counts["quarantined"] == 4
+
+    (job,) = cloud.jobs()
+    assert job["name"].startswith("wgan-ingest-")
+    assert (job["projectId"], job["location"], job["type"]) == ("some-project", "europe-west4", 1)  # 1: batch
+    environment = job["environment"]
+    assert environment["serviceAccountEmail"] == "worker@some-project.iam.gserviceaccount.com"
+    (pool,) = environment["workerPools"]
+    assert [image["containerImage"] for image in pool["sdkHarnessContainerImages"]] == [IMAGE]
+    assert pool["autoscalingSettings"]["maxNumWorkers"] == 3
+    assert job["labels"] == {"team": "images"}
+    assert environment["tempStoragePrefix"].startswith(f"storage.googleapis.com/bucket/temp/{job['name']}")
+    assert any(name.startswith("staging/") and name.endswith("pipeline.pb") for name in cloud.objects)
+    assert cloud.left() == set()  # what workers left for one another is gone
+    assert f"Job {job['name']} (2026-0) runs on Dataflow in europe-west4" in said
+    assert "Traceback" not in said
+
+
+def test_a_worker_that_may_not_write_fails_the_run_in_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.ingest(tmp_path / "once/dataset")
+    key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
+    cloud.broken.add(f"ingest/{key}/counts.json")
+    code, said = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 1
+    assert f"Cannot write gs://bucket/ingest/{key}/counts.json" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "there/dataset").exists()
+    assert any(name.endswith(".chunk") for name in cloud.left())  # what was done is kept
+    cloud.broken.clear()
+    code, said = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 0, said
+    assert "Going on from an earlier run" in said
+    assert cloud.left() == set()
+
+
+def test_data_found_unfit_leaves_nothing_in_the_bucket(cloud: Cloud, tmp_path: Path) -> None:
+    code, said = cloud.ingest(tmp_path / "there/dataset", max_quarantine_fraction=0.0)
+    assert code == 3, said
+    assert cloud.left() == set()
+
+
+def test_a_run_that_is_stopped_cancels_its_job(cloud: Cloud, tmp_path: Path) -> None:
+    process = cloud.start(tmp_path / "there/dataset")
+    until(lambda: cloud.jobs(), 120)
+    until(lambda: "runs on Dataflow" in (tmp_path / "there/said").read_text(), 30)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == -signal.SIGINT
+    assert (cloud.folder / "server/2026-0.cancelled").exists()
+    assert "Cancelling job 2026-0" in (tmp_path / "there/said").read_text()
+
+
+@pytest.mark.parametrize("fault", ["403 no permission", "404 no such project", "429 quota exceeded", "503 come again"])
+def test_what_the_service_refuses_is_one_sentence(cloud: Cloud, tmp_path: Path, fault: str) -> None:
+    (cloud.folder / "server/fault").write_text(fault)
+    code, said = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 1
+    assert fault.partition(" ")[2] in said
+    assert "Traceback" not in said
+    assert cloud.jobs() == []
+
+
+def test_a_job_that_runs_already_is_not_submitted_twice(cloud: Cloud, tmp_path: Path) -> None:
+    first = cloud.start(tmp_path / "one/dataset")
+    until(lambda: cloud.jobs(), 120)
+    code, said = cloud.ingest(tmp_path / "two/dataset")
+    assert code == 1
+    assert "is running already" in said
+    assert first.wait(timeout=300) == 0
+    assert len(cloud.jobs()) == 1

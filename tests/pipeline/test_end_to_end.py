@@ -53,9 +53,12 @@ def test_the_summary_is_as_the_design_says(first: Outcome) -> None:
     assert summary["train"]["resumed_from_round"] is None
     assert summary["train"]["critic_images_per_second"] > 0
     scores = summary["evaluate"]
-    assert set(scores) == {
+    assert scores.keys() >= {
         "fid", "kid", "kid_std", "precision", "recall", "density", "coverage", "memorization", "provenance",
+        "floor", "ceiling", "intervals",
     }  # fmt: skip
+    assert scores["floor"]["fid"] < scores["ceiling"]["fid"]
+    assert scores["intervals"]["fid"][0] <= scores["fid"] <= scores["intervals"]["fid"][1]
     assert scores["fid"] > 0
     assert scores["provenance"]["extractor"]["kind"] == "classifier"
     assert summary["push"]["decision"] == "published"

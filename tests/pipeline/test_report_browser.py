@@ -120,7 +120,7 @@ def test_page_fits_the_window_and_shows_its_images(
     measured = json.loads(title[1])
     assert measured["window"] == width
     assert measured["content"] <= width
-    assert measured["loaded"] == measured["images"] == IMAGES.get(name, 12)
+    assert measured["loaded"] == measured["images"] == IMAGES.get(name, 13)
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_page_refers_to_nothing_outside_itself(finished: Run) -> None:
 def test_heavy_images_keep_the_page_under_3_megabytes(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 128, 128, 3)).astype(np.uint8)
     _, page, html = page_of(Run(tmp_path, noise).all())
-    assert sum(tag == "img" for tag, _ in page.elements) == 12
+    assert sum(tag == "img" for tag, _ in page.elements) == 13
     assert len(html.encode()) < 3_000_000
 
 

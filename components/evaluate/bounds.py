@@ -10,7 +10,7 @@ import numpy as np
 
 from components.artifacts import code_digest, digest_of, write_json
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import Extractor
+from components.evaluate.extractor import AnyExtractor
 from components.evaluate.one_pass import RealSide
 from components.evaluate.scores import Reference, measure
 from components.progress import say
@@ -22,7 +22,7 @@ Bounds = dict[str, dict[str, float] | None]
 def floor_and_ceiling(
     config: EvaluateConfig,
     reference: Reference,
-    extractor: Extractor,
+    extractor: AnyExtractor,
     data_digest: str,
     work_dir: Path,
     side: RealSide | None = None,
@@ -46,7 +46,7 @@ def floor_and_ceiling(
     return kept
 
 
-def _measured(config: EvaluateConfig, reference: Reference, extractor: Extractor, side: RealSide | None) -> Bounds:
+def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Bounds:
     held_out = reference.held_out[: config.samples]
     settings = extractor.settings
     shape = (config.samples, settings.image_size, settings.image_size, settings.channels)

@@ -4,7 +4,8 @@ Both kinds have the same form, so the rest of the component does not know which 
 - `classifier`: trained on the labelled training images; the features are the 64 activations before its last layer.
 - `random`: weights drawn once and for all from a fixed seed, for images without labels. Its scores tell which of two
   generators is nearer to the data, but are comparable with no other extractor's, and say less about what people see.
-Scores of either are comparable only with scores of the very same weights, which is what `digest` is for.
+Extractors made elsewhere are in given.py and have the same form.
+Scores of any are comparable only with scores of the very same weights, which is what `digest` is for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.artifacts import digest_of, write_bytes, write_text
 from components.errors import ArtifactError
+from components.evaluate.given import SETTINGS_FILE as GIVEN_FILE
+from components.evaluate.given import GivenExtractor, load_given
 
 FEATURES = 64
 CHANNELS = (32, 64)  # of the first convolution and of all others
@@ -54,6 +57,16 @@ class Extractor(NamedTuple):
         arrays = [[list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()] for array in self.weights]
         return digest_of([self.settings.model_dump(exclude={"held_out_accuracy"}), arrays])
 
+    @property
+    def width(self) -> int:
+        """The number of features of an image."""
+        return FEATURES
+
+    @property
+    def resize(self) -> str:
+        """How images are made what the extractor wants, in words."""
+        return f"none: native {self.settings.image_size}×{self.settings.image_size}"
+
     def features(self, images: npt.NDArray[np.uint8]) -> Floats32:
         """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], non-negative, about 1 in size."""
         settings = self.settings
@@ -78,8 +91,13 @@ class Extractor(NamedTuple):
         write_text(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=1))
 
 
-def load(folder: Path) -> Extractor:
+AnyExtractor = Extractor | GivenExtractor
+
+
+def load(folder: Path) -> AnyExtractor:
     """Read what `save` wrote. Raises ArtifactError when it is missing or damaged."""
+    if (folder / GIVEN_FILE).is_file():
+        return load_given(folder)
     try:
         settings = Settings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
         with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as arrays:

@@ -13,7 +13,8 @@ from components.artifacts import MANIFEST, code_digest, digest_of, new_artifact
 from components.errors import ConfigError
 from components.evaluate import extractor
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import Extractor, Floats32, Settings
+from components.evaluate.extractor import AnyExtractor, Extractor, Floats32, Settings
+from components.evaluate.given import GivenExtractor, GivenSettings, say_what
 from components.progress import say, tick
 from components.records import NO_LABEL, ImageSet
 
@@ -41,16 +42,19 @@ def kind_for(config: EvaluateConfig, train: ImageSet) -> Kind:
         )
     if config.extractor == "auto":
         return "classifier" if labels >= 2 else "random"
-    return config.extractor
+    return "classifier" if config.extractor == "classifier" else "random"
 
 
 def extractor_for(
     config: EvaluateConfig, dataset: Path, data_digest: str, train: ImageSet, held_out: ImageSet, work_dir: Path
-) -> Extractor:
+) -> AnyExtractor:
     """Return the dataset's extractor: from work_dir/extractors when it has been made before, else made and kept there.
 
-    The key is a digest of data, settings and code. Raises ArtifactError and ConfigError.
+    The key is a digest of data, settings and code. One that was made elsewhere stays where it is. Raises ArtifactError and
+    ConfigError.
     """
+    if config.extractor == "inception" or config.extractor.startswith("savedmodel:"):
+        return given_extractor(config, train.images.shape[1], train.images.shape[3])
     kind = kind_for(config, train)
     epochs = config.extractor_epochs if kind == "classifier" else 0
     key = digest_of([data_digest, kind, epochs, SEED, code_digest("evaluate")])
@@ -61,6 +65,23 @@ def extractor_for(
             made.save(writer.path)
             writer.details = {**made.settings.model_dump(), "digest": made.digest}
     return extractor.load(folder)
+
+
+def given_extractor(config: EvaluateConfig, image_size: int, channels: int) -> GivenExtractor:
+    """Return the extractor that the config names. Raises ConfigError, and ArtifactError when its digest is another."""
+    kind, _, place = config.extractor.partition(":")
+    made = GivenExtractor(
+        GivenSettings(
+            kind="inception" if kind == "inception" else "savedmodel",
+            place=str(Path(place or config.extractor_weights).expanduser()) if place or config.extractor_weights else "",
+            range="-1..1" if kind == "inception" else config.extractor_range,
+            digest=config.extractor_digest,
+            image_size=image_size,
+            channels=channels,
+        )
+    )
+    say_what(made)
+    return made
 
 
 def random_extractor(images: npt.NDArray[np.uint8]) -> Extractor:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from components.artifacts import write_bytes
 from components.errors import ArtifactError
 from components.evaluate import class_coverage, class_entropy, colours, sharpness
-from components.evaluate.extractor import Extractor, Floats32
+from components.evaluate.extractor import AnyExtractor, Extractor, Floats32
 from components.evaluate.products import Floats
 
 FILE = "real_others.npz"
@@ -56,7 +56,7 @@ def look_at_real(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], c
 
 
 def score_others(
-    real: RealOthers, samples: npt.NDArray[np.uint8], fake_features: Floats32, extractor: Extractor
+    real: RealOthers, samples: npt.NDArray[np.uint8], fake_features: Floats32, extractor: AnyExtractor
 ) -> dict[str, Any]:
     """Return these scores of samples uint8 [M, H, W, C] by the names of EvaluateSummary."""
     scores: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def score_others(
         scores |= {"sharpness_ratio": sharp.ratio, "sharpness_distance": sharp.distance}
     colour = colours.statistics_to_metric(real.colours, colours.features_to_statistics(samples))
     scores |= {"colour_distance": colour.distance, "colour_furthest": colour.furthest}
-    if len(real.classes):
+    if len(real.classes) and isinstance(extractor, Extractor):
         seen = extractor.classes_of(fake_features)
         reached = class_coverage.statistics_to_metric(
             real.classes, class_coverage.features_to_statistics(seen, len(real.classes))

@@ -6,13 +6,13 @@ from typing import Any
 
 from components.artifacts import code_digest
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import FEATURES, Extractor
+from components.evaluate.extractor import AnyExtractor
 
 NOT_COMPARED = ("extractor.accuracy",)  # follows from the digest of the weights
 
 
 def provenance(
-    config: EvaluateConfig, extractor: Extractor, dataset_digest: str, real_count: int, held_out_count: int
+    config: EvaluateConfig, extractor: AnyExtractor, dataset_digest: str, real_count: int, held_out_count: int
 ) -> dict[str, Any]:
     """Return everything that the scores of one model depend on, the model itself aside; plain JSON."""
     settings = extractor.settings
@@ -21,9 +21,9 @@ def provenance(
             "kind": settings.kind,
             "digest": extractor.digest,
             "accuracy": settings.held_out_accuracy,
-            "features": FEATURES,
+            "features": extractor.width,
         },
-        "resize": f"none: native {settings.image_size}×{settings.image_size}",
+        "resize": extractor.resize,
         "real": {"split": "train", "count": real_count, "held_out": held_out_count, "dataset": dataset_digest},
         "samples": config.samples,
         "seed": config.seed,

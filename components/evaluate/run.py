@@ -14,7 +14,7 @@ from components.errors import ArtifactError
 from components.evaluate import extractor as extractors
 from components.evaluate.bounds import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import Extractor, Floats32
+from components.evaluate.extractor import AnyExtractor, Floats32
 from components.evaluate.extractor_training import extractor_for
 from components.evaluate.kept import Kept, real_side_of
 from components.evaluate.memorization import worst_pairs
@@ -148,7 +148,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(str(length) for length in shape)
 
 
-def _modes(extractor: Extractor, train: ImageSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
+def _modes(extractor: AnyExtractor, train: ImageSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
     if extractor.settings.kind != "classifier":
         return {"modes": None}
     names = [str(name) for name in data.details.get("label_names", [])]

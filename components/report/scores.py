@@ -132,7 +132,12 @@ def provenance_sentence(provenance: Mapping[str, Any]) -> str:
     if not provenance:
         return ""
     extractor, real = provenance["extractor"], provenance["real"]
-    kinds = {"classifier": "a classifier trained on the labels", "random": "a random convolutional network"}
+    kinds = {
+        "classifier": "a classifier trained on the labels",
+        "random": "a random convolutional network",
+        "inception": "InceptionV3",
+        "savedmodel": "a given SavedModel",
+    }
     accuracy = extractor.get("accuracy")
     right = f", right on {percent(accuracy, 1)} of held-out images" if accuracy is not None else ""
     return (

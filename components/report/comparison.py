@@ -137,10 +137,16 @@ def score_rows(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, alike: boo
         a, b = ours.get(key), theirs.get(key)
         if a is None and b is None:
             continue
-        sign = {"lower is better": -1, "1 is best": 1}.get(better, 0)
-        gain = sign * (a - b) if alike and a is not None and b is not None else 0
+        gain = _gain(better, a, b) if alike and a is not None and b is not None else 0
         rows.append(Row(name, number(a, 4), number(b, 4), "a" if gain > 0 else "b" if gain < 0 else ""))
     return tuple(rows)
+
+
+def _gain(better: str, a: float, b: float) -> float:
+    """Return how much better `a` is than `b` in the words of MEANINGS; 0 where they name no best end."""
+    if better == "1 is best":
+        return abs(b - 1.0) - abs(a - 1.0)
+    return {"lower is better": b - a, "0 is best": b - a, "more is better": a - b, "all is best": a - b}.get(better, 0.0)
 
 
 def _charts(a: Opened, b: Opened) -> tuple[Chart, ...]:

@@ -55,9 +55,10 @@ def test_a_failed_run_stands_beside_a_good_one(two: tuple[Path, Path]) -> None:
 
 
 def test_the_better_score_is_named_where_it_can_be() -> None:
-    worse = SCORES | {"fid": 20.0, "precision": 0.9}
+    worse = SCORES | {"fid": 20.0, "precision": 0.9, "sharpness_ratio": 1.3, "class_score": 9.1}
     assert {row.name: row.better for row in score_rows(SCORES, worse, alike=True)} == {
         "FID": "a", "KID": "", "Precision": "b", "Recall": "", "Density": "", "Coverage": "", "Memorization": "",
+        "Nearer than held-out": "", "Class score": "b", "Classes reached": "", "Sharpness": "a", "Colours": "",
     }  # fmt: skip
     assert {row.better for row in score_rows(SCORES, worse, alike=False)} == {""}
 

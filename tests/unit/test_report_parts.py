@@ -110,7 +110,7 @@ def test_rounds_are_picked_evenly_with_first_and_last(count: int) -> None:
 def test_scores_and_provenance_in_words() -> None:
     scores = {score.name: score for score in list_scores(SCORES)}
     assert (scores["FID"].value, scores["KID"].value, scores["KID"].error) == ("12.3", "0.0123", "0.0011")
-    assert len(scores) == 7
+    assert len(scores) == 12
     assert list_scores({}) == ()
     provenance = SCORES["provenance"]
     assert isinstance(provenance, dict)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from components.artifacts import digest_of, write_bytes, write_text
 from components.errors import ArtifactError
 from components.evaluate.given import SETTINGS_FILE as GIVEN_FILE
 from components.evaluate.given import GivenExtractor, load_given
+from components.stored_images import StoredImages
 
 FEATURES = 64
 CHANNELS = (32, 64)  # of the first convolution and of all others
@@ -31,6 +33,7 @@ SETTINGS_FILE = "extractor.json"
 BATCH_SIZE = 1000
 
 Floats32 = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8] | StoredImages  # uint8 [N, H, W, C]; a batch of it is in memory at a time
 
 
 class Settings(BaseModel):
@@ -67,7 +70,7 @@ class Extractor(NamedTuple):
         """How images are made what the extractor wants, in words."""
         return f"none: native {self.settings.image_size}×{self.settings.image_size}"
 
-    def features(self, images: npt.NDArray[np.uint8]) -> Floats32:
+    def features(self, images: Images) -> Floats32:
         """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], non-negative, about 1 in size."""
         settings = self.settings
         model = network(settings.image_size, settings.channels, settings.classes)
@@ -142,5 +145,5 @@ def initial_weights(model: Any, seed: int) -> list[Floats32]:
     return weights
 
 
-def _batches(images: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
-    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+def _batches(images: Images) -> Iterator[npt.NDArray[np.uint8]]:
+    return (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))

@@ -13,10 +13,11 @@ from components.artifacts import MANIFEST, code_digest, digest_of, new_artifact
 from components.errors import ConfigError
 from components.evaluate import extractor
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import AnyExtractor, Extractor, Floats32, Settings
+from components.evaluate.extractor import AnyExtractor, Extractor, Floats32, Images, Settings
 from components.evaluate.given import GivenExtractor, GivenSettings, say_what
 from components.progress import say, tick
 from components.records import NO_LABEL, ImageSet
+from components.stored_images import StoredSet
 
 SEED = 0  # of initial weights and order: fixed, so that runs that differ in evaluate.seed share an extractor
 BATCH_SIZE = 128
@@ -25,11 +26,13 @@ WEIGHT_DECAY = 1e-3
 # About 30 s on 2 cores whatever the size of the dataset: 200,000 images of 28×28, fewer of larger ones.
 MAX_PIXELS_SEEN = 200_000 * 28 * 28
 SCALE_IMAGES = 5000
+MOST_BYTES = 2**29  # of images that the classifier is trained on, or tested on: 43,690 of 64×64×3, 684,784 of 28×28
 
 Kind = Literal["classifier", "random"]
+Labelled = ImageSet | StoredSet
 
 
-def kind_for(config: EvaluateConfig, train: ImageSet) -> Kind:
+def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
     """Return the kind that `config.extractor` asks for; `auto` takes the classifier when there are two labels or more.
 
     Raises ConfigError when a classifier is asked for and there are not.
@@ -46,7 +49,7 @@ def kind_for(config: EvaluateConfig, train: ImageSet) -> Kind:
 
 
 def extractor_for(
-    config: EvaluateConfig, dataset: Path, data_digest: str, train: ImageSet, held_out: ImageSet, work_dir: Path
+    config: EvaluateConfig, dataset: Path, data_digest: str, train: Labelled, held_out: Labelled, work_dir: Path
 ) -> AnyExtractor:
     """Return the dataset's extractor: from work_dir/extractors when it has been made before, else made and kept there.
 
@@ -84,14 +87,14 @@ def given_extractor(config: EvaluateConfig, image_size: int, channels: int) -> G
     return made
 
 
-def random_extractor(images: npt.NDArray[np.uint8]) -> Extractor:
+def random_extractor(images: Images) -> Extractor:
     """Return the extractor of fixed random weights for images [N, H, W, C]; only its scale depends on them."""
     _, size, _, channels = images.shape
     weights = extractor.initial_weights(extractor.network(size, channels, 0), SEED)
     return _scaled("random", images, weights, classes=0, accuracy=None)
 
 
-def train_classifier(train: ImageSet, held_out: ImageSet, epochs: int) -> Extractor:
+def train_classifier(train: Labelled, held_out: Labelled, epochs: int) -> Extractor:
     """Return the extractor trained on the labelled training images, with its accuracy on the labelled held-out ones.
 
     Adam with decoupled weight decay on the cross-entropy, the rate falling to zero along a cosine.
@@ -140,9 +143,7 @@ def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64
         tick(epoch + 1, epochs, "epochs of the classifier")
 
 
-def _scaled(
-    kind: Kind, images: npt.NDArray[np.uint8], weights: list[Floats32], *, classes: int, accuracy: float | None
-) -> Extractor:
+def _scaled(kind: Kind, images: Images, weights: list[Floats32], *, classes: int, accuracy: float | None) -> Extractor:
     _, size, _, channels = images.shape
     settings = Settings(kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=accuracy)
     unscaled = Extractor(settings, tuple(weights))
@@ -151,11 +152,12 @@ def _scaled(
     return unscaled._replace(settings=settings.model_copy(update={"scale": scale}))
 
 
-def _accuracy(made: Extractor, held_out: ImageSet) -> float | None:
+def _accuracy(made: Extractor, held_out: Labelled) -> float | None:
     images, labels = _labelled(held_out)
     return float((made.classes_of(made.features(images)) == labels).mean()) if len(images) else None
 
 
-def _labelled(images: ImageSet) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    labelled = images.labels != NO_LABEL
-    return images.images[labelled], images.labels[labelled]
+def _labelled(images: Labelled) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return the first labelled images that fit into MOST_BYTES."""
+    rows = np.flatnonzero(images.labels != NO_LABEL)[: max(1, MOST_BYTES // math.prod(images.images.shape[1:]))]
+    return images.images[rows], images.labels[rows]

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.artifacts import digest_of, write_text
 from components.errors import ArtifactError, ConfigError
 from components.progress import say
+from components.stored_images import StoredImages
 
 SETTINGS_FILE = "given_extractor.json"
 BATCH_SIZE = 64
@@ -94,7 +95,7 @@ class GivenExtractor:
         how = f"none: native {native}" if settings.size in (0, settings.image_size) else f"bilinear, antialiased, to {size}"
         return f"{how}, values {settings.range.replace('..', ' to ')}"
 
-    def features(self, images: npt.NDArray[np.uint8]) -> Floats32:
+    def features(self, images: npt.NDArray[np.uint8] | StoredImages) -> Floats32:
         """Return the features of uint8 images [N, H, W, C]: float32 [N, D]. Raises ArtifactError when they are none."""
         settings, (network, _, _) = self.settings, self._network
         found = [network(self._input(images[at : at + BATCH_SIZE])) for at in range(0, len(images), BATCH_SIZE)]

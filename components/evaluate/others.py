@@ -12,10 +12,11 @@ import numpy.typing as npt
 from components.artifacts import write_bytes
 from components.errors import ArtifactError
 from components.evaluate import class_coverage, class_entropy, colours, sharpness
-from components.evaluate.extractor import AnyExtractor, Extractor, Floats32
+from components.evaluate.extractor import AnyExtractor, Extractor, Floats32, Images
 from components.evaluate.products import Floats
 
 FILE = "real_others.npz"
+AT_ONCE = 1000  # images in memory
 SMALLEST = 3  # pixels: the Laplacian needs a neighbour on each side
 
 
@@ -43,16 +44,17 @@ def load_real_others(folder: Path) -> RealOthers:
         raise ArtifactError(f"{folder} holds no numbers of real images: {first_line}.", "Run evaluate again.") from error
 
 
-def look_at_real(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: int) -> RealOthers:
-    """Return the numbers of real images uint8 [N, H, W, C]; labels [M] of training images, below 0 where there is none."""
+def look_at_real(images: Images, count: int, labels: npt.NDArray[np.int64], classes: int) -> RealOthers:
+    """Return the numbers of the first `count` real images uint8 [N, H, W, C], and of the labels [N] of all; below 0: none."""
     known = labels[labels >= 0]
     shares = class_coverage.features_to_statistics(known, classes) if classes and len(known) else np.empty(0)
     large = min(images.shape[1:3]) >= SMALLEST
-    return RealOthers(
-        sharpness.features_to_statistics(images) if large else np.zeros(len(images)),
-        colours.features_to_statistics(images),
-        shares,
-    )
+    sharp, coloured = [], []
+    for start in range(0, count, AT_ONCE):
+        part = images[start : min(start + AT_ONCE, count)]
+        sharp.append(sharpness.features_to_statistics(part) if large else np.zeros(len(part)))
+        coloured.append(colours.features_to_statistics(part))
+    return RealOthers(np.concatenate(sharp), np.concatenate(coloured), shares)
 
 
 def score_others(

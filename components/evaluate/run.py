@@ -34,7 +34,7 @@ from components.evaluate.scores import (
 from components.generator import sample_in_fresh_process
 from components.images import grid, viewable_scale, write_png
 from components.progress import say
-from components.records import ImageSet, read_split
+from components.stored_images import StoredImages, StoredSet, open_split
 
 SCORES_FILE = "scores.json"
 EXTRACTOR_FOLDER = "extractor"
@@ -54,7 +54,7 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
     data, made = read_manifest(dataset, "dataset"), read_manifest(model, "model")
     _check_sizes(data, made)
     check_counts(config, data.counts["train"], data.counts["eval"])
-    train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
+    train, held_out = open_split(dataset, "train"), open_split(dataset, "eval")
     say(f"drawing {config.samples:,} samples in a fresh process")
     with ThreadPoolExecutor(1) as background:
         # Starting TensorFlow takes seconds, in that process and in this one: let them overlap.
@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
     kept = _real_side(reference, config, work_dir)
     bounds = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, kept.side)
-    real_others = look_at_real(train.images[:real_count], train.labels, extractor.settings.classes)
+    real_others = look_at_real(train.images, real_count, train.labels, extractor.settings.classes)
     others = score_others(real_others, samples, fake_features, extractor)
     summary, nearest, distances = score_and_pair(reference, fake_features, config, origin, {**bounds, **others}, kept)
     say(f"KID {summary.kid:.4f} ± {summary.kid_std:.4f}, FID {summary.fid:.3f}, coverage {summary.coverage:.2f}")
@@ -148,7 +148,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return "×".join(str(length) for length in shape)
 
 
-def _modes(extractor: AnyExtractor, train: ImageSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
+def _modes(extractor: AnyExtractor, train: StoredSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
     if extractor.settings.kind != "classifier":
         return {"modes": None}
     names = [str(name) for name in data.details.get("label_names", [])]
@@ -172,7 +172,7 @@ def _write_grids(
     config: EvaluateConfig,
     samples: Images,
     fake_features: Floats32,
-    train_images: Images,
+    train_images: StoredImages,
     train_features: Floats32,
 ) -> None:
     scale = viewable_scale(samples.shape[1])
@@ -183,6 +183,7 @@ def _write_grids(
     write_png(folder / "neighbours.png", grid(cells.reshape(-1, *samples.shape[1:]), 1 + NEIGHBOURS, scale))
 
 
-def _write_worst_pairs(folder: Path, samples: Images, train_images: Images, pairs: list[tuple[int, int]]) -> None:
-    cells = np.stack([image for sample, train in pairs for image in (samples[sample], train_images[train])])
+def _write_worst_pairs(folder: Path, samples: Images, train_images: StoredImages, pairs: list[tuple[int, int]]) -> None:
+    fake, real = samples[[sample for sample, _ in pairs]], train_images[np.array([train for _, train in pairs])]
+    cells = np.stack([fake, real], axis=1).reshape(-1, *samples.shape[1:])
     write_png(folder / "worst_pairs.png", grid(cells, 2 * WORST_PAIRS_A_ROW, viewable_scale(samples.shape[1])))

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from components.addresses import is_address
 from components.errors import ConfigError, PipelineError
 from components.section import Section, Summary
 
@@ -62,6 +63,10 @@ def _nearest(model: type[BaseModel], location: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
 
 
+def _place(text: str) -> Path | str:
+    return text if is_address(text) else Path(text)
+
+
 def main(
     name: str,
     section: type[S],
@@ -76,7 +81,7 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}")
     parser.add_argument("--config", type=Path, help=f"TOML file; its [{name}] table is read")
     for keyword, text in inputs.items():
-        parser.add_argument(f"--{keyword.replace('_', '-')}", dest=keyword, type=Path, required=True, help=text)
+        parser.add_argument(f"--{keyword.replace('_', '-')}", dest=keyword, type=_place, required=True, help=text)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, atomically")
     arguments = parser.parse_args(argv)
     try:

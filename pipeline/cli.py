@@ -86,7 +86,9 @@ def tpu_check(
 
 @app.command()
 def generate(
-    model: Annotated[Path, typer.Argument(help="A registry, a version, a model artifact or a SavedModel.")],
+    model: Annotated[
+        str, typer.Argument(help="A registry or a version (a folder or a gs:// address), a model artifact or a SavedModel.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     count: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,

@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from components.addresses import is_address, local_path
 from components.artifacts import digest_of
 from components.command import explain
 from components.errors import ConfigError
 from components.evaluate.config import EvaluateConfig
-from components.ingest.addresses import is_address, local_path
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.section import FolderPath, Section
@@ -116,9 +116,9 @@ class RunConfig(Section):
         return Path(self.run.work_dir or Path(self.run.dir) / ".work")
 
     @property
-    def registry(self) -> Path:
-        """Where versions and the champion pointer live."""
-        return Path(self.push.registry or Path(self.run.dir) / "registry")
+    def registry(self) -> str:
+        """Where versions and the champion pointer live: a folder or an address."""
+        return self.push.registry or str(Path(self.run.dir) / "registry")
 
     @property
     def history(self) -> Path:
@@ -164,7 +164,8 @@ def resolve_paths(config: RunConfig) -> RunConfig:
 def with_folders(config: RunConfig) -> RunConfig:
     """Return the config with the folders of history and registry named, as the steps need them."""
     validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
-    push = config.push.model_copy(update={"registry": _absolute(str(config.registry))})
+    registry = config.registry if is_address(config.registry) else _absolute(local_path(config.registry))
+    push = config.push.model_copy(update={"registry": registry})
     return config.model_copy(update={"validation": validation, "push": push})
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
+from components.addresses import is_address, local_path
 from components.artifacts import atomic_directory
 from components.errors import ConfigError
 from components.images import grid, png_bytes
@@ -13,7 +16,7 @@ GRID_IMAGES = 400  # more are too small to see and too large to open
 
 
 def draw(
-    model: Path,
+    model: str,
     out: Path,
     count: int,
     seed: int,
@@ -28,13 +31,13 @@ def draw(
     exists or the model does not know the label.
     """
     from components.generator import STRIP_ROWS, drawn_in_fresh_process
-    from components.push.registry import read_champion
 
     _check(out, truncation, steps)
-    champion = read_champion(model) if (model / "champion.json").is_file() else None
-    source = champion.path if champion else model
     digits = len(str(count - 1))
-    with drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=steps) as drawn:
+    with (
+        _generator_of(model) as source,
+        drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=steps) as drawn,
+    ):
         images = drawn.images
         with atomic_directory(out) as folder:  # it is on the disk as a whole before it appears: no file needs to be by itself
             for index, image in enumerate(images):
@@ -45,6 +48,25 @@ def draw(
                 columns = len(drawn.strip) // STRIP_ROWS
                 (folder / "interpolation.png").write_bytes(png_bytes(grid(drawn.strip, columns, scale=scale)))
     return _sentence(out, count, label, truncation, steps)
+
+
+@contextlib.contextmanager
+def _generator_of(model: str) -> Iterator[Path]:
+    """Give the folder of a generator: of a registry the champion, of an address a copy."""
+    from components.push.place import opened_to_read
+    from components.push.registry import CHAMPION, find_version, read_champion
+
+    if not is_address(model):
+        folder = Path(local_path(model))
+        champion = read_champion(folder) if (folder / CHAMPION).is_file() else None
+        yield champion.path if champion else folder
+        return
+    registry, _, version = model.rstrip("/").partition("/versions/")
+    with opened_to_read(registry, whole=[version or "champion"]) as place:
+        champion = None if version else read_champion(place)
+        if not version and champion is None:
+            raise ConfigError(f"Nothing was published into {model} yet.", "Name a registry, or a version in one.")
+        yield champion.path if champion else find_version(place, version)
 
 
 def _check(out: Path, truncation: float | None, steps: int) -> None:

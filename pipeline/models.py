@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="List published models, go back to an earlier one, remove old ones.", no_args_is_help=True)
-Registry = Annotated[Path, typer.Option("--registry", help="Folder of the registry (push.registry).")]
-HERE = Path("runs/registry")
+Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// address of the registry (push.registry).")]
+HERE = "runs/registry"
 
 
 @app.command("list")
@@ -41,9 +40,10 @@ def show(
 ) -> None:
     """Check every file of a version and print where it is, what it scores and what it was made from, as JSON."""
     from components.push import upkeep
+    from components.push.place import location_of
 
     found, manifest = upkeep.show(registry, version)
-    about = {"version": found.name, "in_service": found.state, "path": str(registry / "versions" / found.name)}
+    about = {"version": found.name, "in_service": found.state, "path": location_of(registry, found.name)}
     about |= {"created_at": found.created_at, "digest": manifest.digest}
     print(json.dumps(about | {"inputs": manifest.inputs, "details": manifest.details, "scores": found.scores}, indent=2))
 

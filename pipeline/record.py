@@ -32,7 +32,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
         if isinstance(section, TrainConfig):
             prepare(section.devices)  # before TensorFlow is imported: it looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
-        known = {"work_dir": Path(work_dir), "registry": Path(getattr(section, "registry", ""))}
+        known = {"work_dir": Path(work_dir), "registry": getattr(section, "registry", "")}
         asked = {name: place for name, place in known.items() if name in inspect.signature(run).parameters}
         summary: Summary = run(section, **folders, **asked, out=Path(out.path))
         return summary

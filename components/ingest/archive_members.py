@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.addresses import find_filesystem, first_line, is_address, remote_errors, size_of, stamp_of
 from components.errors import ConfigError
-from components.ingest.addresses import find_filesystem, first_line, is_address, remote_errors, size_of, stamp_of
 from components.ingest.chunks import HEAD_BYTES, CannotReadError, RawImage, Row, Unread, rows
 from components.ingest.files import OPEN_FLAGS, changed, read_up_to, refuse_irregular, refuse_size
 from components.ingest.zip_archive import ZipMember, read_member

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from components.addresses import first_line, remote_errors, suffix_in
 from components.errors import DataRejectedError
-from components.ingest.addresses import first_line, remote_errors, suffix_in
 from components.ingest.archive_members import KINDS, OVERLAPPING, UNSAFE, archive_opened, cannot_open
 from components.ingest.chunks import ChunkPacker, Reader, digest_number, folder_label
 from components.ingest.tar_archive import DamagedArchiveError, TarMember, tar_members

@@ -6,8 +6,8 @@ import importlib.util
 import logging
 from typing import Any
 
+from components.addresses import is_address
 from components.errors import ConfigError, InterruptedStepError, PipelineError
-from components.ingest.addresses import is_address
 from components.ingest.config import IngestConfig
 from components.progress import say
 

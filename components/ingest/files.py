@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from components.ingest.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
+from components.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
 from components.ingest.chunks import HEAD_BYTES, CannotReadError, RawImage, Row, Unread, rows
 from components.ingest.listing import UNKNOWN
 

@@ -10,8 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from components.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
 from components.errors import ConfigError
-from components.ingest.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
 
 ALL = ("**", "*")
 UNKNOWN = -1

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from components.addresses import find_filesystem, first_line, is_address, remote_errors, suffix_in
 from components.errors import ConfigError
-from components.ingest.addresses import find_filesystem, first_line, is_address, remote_errors, suffix_in
 from components.ingest.chunks import IMAGES_PER_CHUNK, SPLIT_CODES, CannotReadError, ChunkPacker, Reader, digest_number
 from components.ingest.files import REQUESTS_AT_ONCE, refuse_irregular
 from components.ingest.listing import local_status, remote_status

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import filelock
 
+from components.addresses import is_address
 from components.artifacts import (
     code_digest,
     digest_of,
@@ -19,7 +20,6 @@ from components.artifacts import (
     write_text,
 )
 from components.errors import ArtifactError, DataRejectedError
-from components.ingest.addresses import is_address
 from components.ingest.beam_pipeline import (
     CHUNK_SUFFIX,
     COUNTS_FILE,

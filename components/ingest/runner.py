@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.addresses import is_address, remote_errors
 from components.errors import ConfigError, PipelineError
 from components.ingest import dataflow
-from components.ingest.addresses import is_address, remote_errors
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.readers import Reader

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.addresses import ARCHIVES, MANIFESTS, OTHER_ARCHIVES, is_address, local_path, suffix_in
 from components.artifacts import digest_of
 from components.errors import ConfigError
-from components.ingest.addresses import ARCHIVES, MANIFESTS, OTHER_ARCHIVES, is_address, local_path, suffix_in
 from components.ingest.archive_members import archive_opened
 from components.ingest.config import IngestConfig
 from components.ingest.listing import Listed, LocalTree, Place, find_local, find_remote, walk

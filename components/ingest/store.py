@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from uuid import uuid4
 
+from components.addresses import find_filesystem, first_line, is_address, remote_errors
 from components.artifacts import remove_directory
 from components.errors import ArtifactError
-from components.ingest.addresses import find_filesystem, first_line, is_address, remote_errors
 from components.ingest.worker_errors import writing
 
 OPEN_FILES = 200  # that one worker holds open at a time

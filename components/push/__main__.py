@@ -8,7 +8,7 @@ from components.push.run import run
 
 if __name__ == "__main__":
     inputs = {
-        "registry": "folder of versions and of the champion pointer",
+        "registry": "folder or gs:// address of versions and of the champion pointer",
         "model": "model artifact to decide on",
         "evaluation": "its evaluation artifact",
         "validation": "validation artifact of its dataset",

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
 
-from components.section import FolderPath, Section
+from pydantic import AfterValidator, Field
+
+from components.section import Section
+
+# Whose file systems can make an object on the condition that there is none of its name: tests/unit/test_push_address.py.
+SCHEMES = ("gs", "gcs", "memory")
+
+
+def check_place(place: str) -> str:
+    """Refuse an address behind which no pointer can be moved safely. Raises ValueError with the cure."""
+    scheme, separator, _ = place.partition("://")
+    if separator and scheme not in (*SCHEMES, "file"):
+        raise ValueError(f"two pushes at once would not notice each other on {scheme}://; name a folder or a gs:// address")
+    return place
 
 
 class PushConfig(Section):
     """When and where a generator is published."""
 
-    registry: FolderPath = Field("", description="Folder of versions and of the champion pointer; empty: run.dir/registry.")
+    registry: Annotated[str, AfterValidator(check_place)] = Field(
+        "", description="Folder or gs:// address of versions and of the champion pointer; empty: run.dir/registry."
+    )
     confidence: float = Field(
         0.95,
         ge=0.5,

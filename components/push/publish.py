@@ -15,7 +15,7 @@ from components.generator import ENVIRONMENT, SAVED_MODEL, find_saved_model, las
 from components.progress import say
 from components.push.card import model_card, model_card_html
 from components.push.config import PushConfig
-from components.push.registry import SCORES_FILE, VERSIONS, next_version
+from components.push.registry import SAMPLES_FILE, SCORES_FILE, VERSIONS, next_version
 
 LOAD_TEST = Path(__file__).with_name("load_test.py")
 
@@ -41,8 +41,8 @@ def write_version(
         say(f"testing {version} in a fresh process, without this program's code")
         check_loads(saved_model, model)
         write_json(writer.path / SCORES_FILE, scores)
-        samples = (inputs["evaluation"] / "samples.png").read_bytes()
-        write_bytes(writer.path / "samples.png", samples)
+        samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
+        write_bytes(writer.path / SAMPLES_FILE, samples)
         write_text(writer.path / "model_card.md", model_card(version, model, evaluation, scores, reason))
         page = model_card_html(version, model, evaluation, scores, reason, samples)
         write_text(writer.path / "model_card.html", page)

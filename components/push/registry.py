@@ -26,9 +26,14 @@ from components.artifacts import MANIFEST, now, read_manifest, remove_leftovers,
 from components.errors import ArtifactError, ConfigError
 
 VERSIONS, CHAMPION, DECISIONS, MOVES, LOCK = "versions", "champion.json", "decisions", "moves", ".lock"
-SCORES_FILE = "scores.json"
+CLAIM = "claim.json"  # only behind an address: the number is taken, by whom and when
+SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.png"
 LOCK_SECONDS = 60.0
 VERSION_NAME = r"v\d{4,}"
+
+
+class OvertakenError(ArtifactError):
+    """Another process changed the registry meanwhile: what is in service is its business now."""
 
 
 class Pointer(BaseModel):
@@ -169,7 +174,8 @@ def version_of_model(registry: Path, model_digest: str, evaluation_digest: str) 
 
 def next_version(registry: Path) -> str:
     """Return the name after the highest there is; numbers are never used twice."""
-    numbers = [int(folder.name[1:]) for folder in complete_versions(registry)]
+    begun = (registry / VERSIONS).glob("v*")  # behind an address a push that was cut off leaves a number without a version
+    numbers = [int(folder.name[1:]) for folder in begun if re.fullmatch(VERSION_NAME, folder.name)]
     return f"v{max(numbers, default=0) + 1:04d}"
 
 
@@ -177,6 +183,15 @@ def complete_versions(registry: Path) -> list[Path]:
     """Return the folders of the versions that have a manifest, oldest first."""
     complete = [file.parent for file in (registry / VERSIONS).glob(f"v*/{MANIFEST}")]
     return sorted(folder for folder in complete if re.fullmatch(VERSION_NAME, folder.name))
+
+
+def find_version(registry: Path, version: str) -> Path:
+    """Return the folder of a version; its files are not checked. Raises ConfigError that names those there are."""
+    folder = registry / VERSIONS / version
+    if not re.fullmatch(VERSION_NAME, version) or not folder.is_dir():
+        names = ", ".join(each.name for each in complete_versions(registry)) or "none"
+        raise ConfigError(f"There is no version {version!r} in {registry}; there are: {names}.", "Name one of them.")
+    return folder
 
 
 def point_to(registry: Path, version: str, before: Pointer | None, why: Literal["push", "rollback"] = "push") -> None:

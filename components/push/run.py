@@ -6,17 +6,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from components.artifacts import MANIFEST, Manifest, new_artifact, now, read_manifest, write_json
+from components.artifacts import MANIFEST, Manifest, new_artifact, now, read_manifest, write_bytes, write_json
 from components.errors import ArtifactError
 from components.progress import say
 from components.push.config import PushConfig
+from components.push.place import Place, location_of, opened_to_change
 from components.push.registry import (
+    SAMPLES_FILE,
     SCORES_FILE,
     VERSIONS,
     Champion,
     Decision,
+    OvertakenError,
     check_image_size,
-    locked,
     point_to,
     read_champion,
     read_decision,
@@ -26,6 +28,9 @@ from components.push.registry import (
     write_decision,
 )
 from components.section import Summary
+
+CHAMPION_SAMPLES = "champion_samples.png"
+TURNS = 3  # that a push decides anew because another one was quicker
 
 # No TensorFlow, Jinja2 or NumPy up here: the answer to a model that was decided on before must come at once.
 
@@ -41,30 +46,49 @@ class PushSummary(Summary):
     champion_kid: float | None
 
 
-def run(config: PushConfig, *, registry: Path, model: Path, evaluation: Path, validation: Path, out: Path) -> PushSummary:
+def run(config: PushConfig, *, registry: Place, model: Path, evaluation: Path, validation: Path, out: Path) -> PushSummary:
     """Decide on `model` by its `evaluation`, publish it into `registry` or not, and write the push artifact `out`.
 
-    Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together or when the
-    load test fails, ConfigError when the champion makes images of another size; the old champion stays in service then.
+    `registry` is a folder or an address. Raises ArtifactError when an input or the registry is damaged, when the inputs do
+    not belong together or when the load test fails, ConfigError when the champion makes images of another size; the old
+    champion stays in service then.
     """
     inputs = {"model": model, "evaluation": evaluation, "validation": validation}
-    registry = Path(registry)
     manifests = {name: read_manifest(path, name) for name, path in inputs.items()}
     _check_they_belong_together(manifests)
-    with locked(registry):
-        remove_what_was_cut_off(registry)
-        champion = read_champion(registry)
-        if champion is not None:
-            check_image_size(champion, *(manifests["model"].details[name] for name in ("image_size", "channels")))
-        evidence: dict[str, Any] = {}
-        summary = _earlier(config, registry, champion, manifests)
-        if summary is None:
-            summary, evidence = _decide(config, registry, champion, inputs, manifests)
+    for turn in range(1, TURNS + 1):
+        try:
+            summary, evidence, champion_samples = _settle(config, registry, inputs, manifests)
+            break
+        except OvertakenError as error:
+            if turn == TURNS:
+                raise
+            say(f"{error.problem} Deciding again.")
+    if summary.version:
+        summary = summary.model_copy(update={"uri": location_of(registry, summary.version)})
     say(f"{summary.decision}: {summary.reason}")
     with new_artifact(out, "push", config=config, inputs=inputs) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
+        if champion_samples:  # the report shows them, wherever the registry is
+            write_bytes(writer.path / CHAMPION_SAMPLES, champion_samples)
         writer.details = summary.model_dump(mode="json") | evidence
     return summary
+
+
+def _settle(
+    config: PushConfig, registry: Place, inputs: dict[str, Path], manifests: dict[str, Manifest]
+) -> tuple[PushSummary, dict[str, Any], bytes]:
+    """Decide as the registry is now; return the outcome, what it rests on, and the champion's grid of samples."""
+    with opened_to_change(registry, model_digest=manifests["model"].digest) as place:
+        remove_what_was_cut_off(place)
+        champion = read_champion(place)
+        samples = b""
+        if champion is not None:
+            check_image_size(champion, *(manifests["model"].details[name] for name in ("image_size", "channels")))
+            samples = (champion.path / SAMPLES_FILE).read_bytes()
+        earlier = _earlier(config, place, champion, manifests)
+        summary, evidence = (earlier, {}) if earlier else _decide(config, place, champion, inputs, manifests)
+        return summary, evidence, samples
 
 
 def _check_they_belong_together(manifests: dict[str, Manifest]) -> None:
@@ -83,7 +107,7 @@ def _earlier(
     """Return the outcome when this model is in service, or was decided on and nothing the decision rests on changed."""
     model_digest = manifests["model"].digest
     if champion is not None and champion.model_digest == model_digest:
-        return _summary("unchanged", f"{champion.version} is already published.", registry, champion.version, champion)
+        return _summary("unchanged", f"{champion.version} is already published.", champion.version, champion)
     earlier = read_decision(registry, model_digest)
     if earlier is None:
         return None
@@ -91,12 +115,12 @@ def _earlier(
         if champion is None or not (registry / VERSIONS / earlier.version / MANIFEST).is_file():
             return None  # someone has removed the pointer or the version: decide again
         reason = f"{earlier.version} is already published; {champion.version} has replaced it."
-        return _summary("unchanged", reason, registry, earlier.version, champion)
+        return _summary("unchanged", reason, earlier.version, champion)
     rests_on = (earlier.evaluation_digest, earlier.champion_digest, earlier.rule)
     champion_digest = champion.digest if champion else ""
     if rests_on != (manifests["evaluation"].digest, champion_digest, config.rule()):
         return None
-    return _summary("unchanged", f"Already decided: {earlier.reason}", registry, "", champion, earlier.champion_kid)
+    return _summary("unchanged", f"Already decided: {earlier.reason}", "", champion, earlier.champion_kid)
 
 
 def _decide(
@@ -141,7 +165,7 @@ def _decide(
         "evidence": opponent.evidence._asdict() if opponent else None,
         "checks": [check._asdict() for check in verdict.checks],
     }
-    return _summary(decision, verdict.reason, registry, version, champion, champion_kid), evidence
+    return _summary(decision, verdict.reason, version, champion, champion_kid), evidence
 
 
 def _data_errors(validation: Path) -> list[str]:
@@ -181,7 +205,6 @@ def _publish(
 def _summary(
     decision: Literal["published", "kept", "unchanged"],
     reason: str,
-    registry: Path,
     version: str,
     champion: Champion | None,
     champion_kid: float | None = None,
@@ -192,7 +215,7 @@ def _summary(
         decision=decision,
         reason=reason,
         version=version,
-        uri=str(registry / VERSIONS / version) if version else "",
+        uri="",
         champion=champion.version if champion else "",
         champion_kid=champion_kid,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from components.artifacts import read_manifest
 from components.report.figures import Figure, figure
 from components.report.opened import Opened
 from components.report.scores import MEANINGS
 from components.report.words import number
+
+SAMPLES_FILE = "champion_samples.png"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Champion:
     notes: tuple[str, ...]
 
 
-def describe_champion(push: Opened, candidate: Mapping[str, Any], registry: Path | None) -> Champion | None:
+def describe_champion(push: Opened, candidate: Mapping[str, Any]) -> Champion | None:
     """Return the section from the push artifact and the candidate's scores; None where nothing is known of one.
 
     The scores are those that the decision rests on: the champion's by the candidate's own measure.
@@ -35,8 +35,8 @@ def describe_champion(push: Opened, candidate: Mapping[str, Any], registry: Path
         return None
     scores = push.attempt("The champion's scores", lambda: push.manifest and push.manifest.details.get("champion_scores"))
     samples = None
-    if registry is not None and (folder := registry / "versions" / version).is_dir():
-        samples = push.attempt(f"Samples of {version}", lambda: _samples(folder, version))
+    if SAMPLES_FILE in push.manifest.files:
+        samples = push.attempt(f"Samples of {version}", lambda: _samples(push, version))
     rows = compared(candidate, scores or {})
     return Champion(version, rows, samples, scores or None, tuple(push.notes)) if rows or samples or push.notes else None
 
@@ -56,7 +56,5 @@ def _with_error(key: str, scores: Mapping[str, Any]) -> str:
     return number(scores[key], 3)
 
 
-def _samples(folder: Path, version: str) -> Figure:
-    read_manifest(folder, "version", verify=False)
-    png = (folder / "samples.png").read_bytes()
-    return figure(png, f"Grid of samples of {version}", f"Samples of {version}, which was in service.")
+def _samples(push: Opened, version: str) -> Figure:
+    return figure(push.content(SAMPLES_FILE), f"Grid of samples of {version}", f"Samples of {version}, which was in service.")

@@ -99,7 +99,7 @@ def gather_page(
     validation = opened["validate"]
     if any(outcome.step == "validate" and outcome.status in BROKEN for outcome in outcomes):
         validation = open_refused(description.config.get("validate", {}), dataset)
-    champion = describe_champion(opened["push"], evaluated.summary, registry_of(description))
+    champion = describe_champion(opened["push"], evaluated.summary)
     made = list_made(outcomes, {step: artifact.manifest for step, artifact in opened.items()})
     return Page(
         run=description,
@@ -119,12 +119,6 @@ def gather_page(
         config=config_tables(description.config),
         notes=(*notes, *opened["push"].notes),
     )
-
-
-def registry_of(description: RunDescription) -> Path | None:
-    """Return the registry of a run, None where it is no folder of this machine."""
-    named = description.config.get("push", {}).get("registry") or Path(description.config["run"]["dir"]) / "registry"
-    return Path(named) if Path(named).is_dir() else None
 
 
 def _scales(evaluated: Opened, champion: Champion | None) -> tuple[Scale, ...]:

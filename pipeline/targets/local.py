@@ -16,10 +16,12 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from components.addresses import is_address
 from components.artifacts import now, write_json
 from components.errors import ArtifactError, ConfigError
 from components.ingest.sources import source_fingerprint
 from components.journal import read_entry
+from components.push.place import opened_to_read
 from components.push.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.tpu_runtime import check_machine
@@ -44,11 +46,13 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     if config.train.devices == "tpu":
         check_machine(os.environ)
     fingerprint = source_fingerprint(config.ingest)
-    for folder in (Path(config.run.dir), config.work_dir, config.registry, config.history):
+    registry = [] if is_address(config.registry) else [Path(config.registry)]
+    for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
         _check_writable(folder)
-    champion = read_champion(config.registry)
-    if champion is not None:
-        check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    with opened_to_read(config.registry, whole=["champion"]) as place:
+        champion = read_champion(place)
+        if champion is not None:
+            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
     ingest_key = step_keys(config, fingerprint)["ingest"]
     return step_keys(config, fingerprint, state(config.history, _known_dataset(config.work_dir, ingest_key)))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kfp import compiler, dsl
 
+from components.addresses import is_address, local_path
 from components.artifacts import write_bytes
 from components.errors import ConfigError
-from components.ingest.addresses import is_address, local_path
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, with_folders
 from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere

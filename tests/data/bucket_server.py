@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -25,6 +25,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: Any
+
+    def handle_one_request(self) -> None:
+        """As it is, but for requests that the test has something to say to: see `bucket_served`."""
+        self.raw_requestline = self.rfile.readline(65537)
+        if not self.raw_requestline:
+            self.close_connection = True
+            return
+        if not self.parse_request():
+            return
+        status = self.server.fault(self.command, unquote(self.path))
+        if status:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._answer(status, json.dumps({"error": {"code": status, "message": "as the test wants it"}}).encode())
+        else:
+            getattr(self, f"do_{self.command}")()
+            self.wfile.flush()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -85,10 +101,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _take(self, name: str, content: bytes, query: dict[str, str]) -> None:
         if name in self.server.broken:
             self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
-        elif query.get("ifGenerationMatch") == "0" and name in self.server.objects:
+            return
+        with self.server.writing:
+            met = query.get("ifGenerationMatch") != "0" or name not in self.server.objects
+            if met:
+                self.server.objects[name] = content
+        if not met:
             self._answer(412, b'{"error": {"code": 412, "message": "conditionNotMet"}}')
+        elif self.server.lose_answer(name):  # done, and nobody is told
+            self.close_connection = True
+            self.connection.close()
         else:
-            self.server.objects[name] = content
             self._answer(200, json.dumps(self._described(name)).encode())
 
     def _listing(self, prefix: str, delimiter: str | None) -> dict[str, Any]:
@@ -143,10 +166,17 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def bucket_served() -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
-    """Serve gs://bucket; gives the server's address, its objects by name, and the names of those that may not be read."""
+def bucket_served(
+    fault: Callable[[str, str], int] = lambda *_: 0, lose_answer: Callable[[str], bool] = lambda _: False
+) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
+    """Serve gs://bucket; gives the server's address, its objects by name, and the names of those that may not be read.
+
+    `fault` is asked about each request (method, path) for a status to answer instead, 0 for none; `lose_answer` about each
+    object that was written, whether the connection breaks before its writer is told.
+    """
     server = Server(("127.0.0.1", 0), Handler)
     server.objects, server.broken, server.uploads = {}, set(), []  # type: ignore[attr-defined]
+    server.fault, server.lose_answer, server.writing = fault, lose_answer, threading.Lock()  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

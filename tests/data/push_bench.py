@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import new_artifact, read_manifest, write_bytes, write_json
+from components.artifacts import new_artifact, read_manifest, write_bytes, write_json, write_text
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import Reference
 from components.push import run as push
 from components.push.config import PushConfig
+from components.push.place import Place
 from components.push.run import PushSummary
 from components.train.config import TrainConfig
+from tests.data.tiny_artifacts import LATENTS, write_dataset, write_validation
 
 SCORES = {
     "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
@@ -50,6 +52,16 @@ def rescored(_: Path, model: Path) -> tuple[dict[str, Any], npt.NDArray[np.float
     """Stands for the measuring of a champion: its scores as they are, and features that go with them."""
     scores = json.loads((model / "scores.json").read_bytes())
     return scores, sample_features(scores["kid"])
+
+
+def write_shared(root: Path) -> Path:
+    """Write what candidates share, with a model that nothing loads: it is moved about only."""
+    write_validation(root / "validation", write_dataset(root / "dataset"))
+    with new_artifact(root / "model", "model", config=TrainConfig(latents=LATENTS)) as writer:
+        write_text(writer.path / "saved_model" / "saved_model.pb", "a graph")
+        write_text(writer.path / "saved_model" / "variables" / "variables.index", "weights")
+        writer.details = {"image_size": 8, "channels": 1, "latents": LATENTS}
+    return root
 
 
 class Bench:
@@ -89,8 +101,10 @@ class Bench:
             w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
         return path
 
-    def push(self, inputs: dict[str, Path], out: Path | None = None, **config: float) -> PushSummary:
-        return push.run(PushConfig(**config), registry=self.registry, **inputs, out=out or self.root / "push")
+    def push(
+        self, inputs: dict[str, Path], out: Path | None = None, registry: Place | None = None, **config: float
+    ) -> PushSummary:
+        return push.run(PushConfig(**config), registry=registry or self.registry, **inputs, out=out or self.root / "push")
 
     def files(self) -> dict[str, bytes]:
         """Everything in the registry, to show that nothing changed."""

@@ -19,9 +19,9 @@ from typing import Any
 import fsspec
 import pytest
 
+from components.addresses import is_address
 from components.errors import ConfigError, DataRejectedError
 from components.ingest import addresses, files
-from components.ingest.addresses import is_address
 from components.ingest.config import IngestConfig
 from components.ingest.readers import RawImage
 from components.ingest.run import run

@@ -15,29 +15,18 @@ import pytest
 from typer.testing import CliRunner
 
 from components import artifacts
-from components.artifacts import write_text
 from components.errors import ArtifactError, ConfigError
 from components.push import measure, publish, registry, upkeep
 from components.push.evidence import Evidence
 from components.push.run import PushSummary
 from pipeline.cli import app
-from tests.data.push_bench import SCORES, Bench, rescored
-from tests.data.tiny_artifacts import LATENTS, write_dataset, write_validation
+from tests.data.push_bench import SCORES, Bench, rescored, write_shared
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As in test_push, with a model that nothing loads: here it is moved about only."""
-    from components.artifacts import new_artifact
-    from components.train.config import TrainConfig
-
-    root = tmp_path_factory.mktemp("push")
-    write_validation(root / "validation", write_dataset(root / "dataset"))
-    with new_artifact(root / "model", "model", config=TrainConfig(latents=LATENTS)) as writer:
-        write_text(writer.path / "saved_model" / "saved_model.pb", "a graph")
-        write_text(writer.path / "saved_model" / "variables" / "variables.index", "weights")
-        writer.details = {"image_size": 8, "channels": 1, "latents": LATENTS}
-    return root
+    return write_shared(tmp_path_factory.mktemp("push"))
 
 
 @pytest.fixture

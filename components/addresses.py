@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import importlib
+import logging
 import os
 import re
 import sys
@@ -66,6 +67,7 @@ def find_filesystem(address: str) -> tuple[Any, str]:
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec.core
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the trace of what our own sentence tells
     try:
         # Listings that fsspec remembers would hide what has changed, and cost memory.
         filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)

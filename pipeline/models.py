@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pipeline.config import load_config
 
 app = typer.Typer(help="List published models, go back to an earlier one, remove old ones.", no_args_is_help=True)
 Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// address of the registry (push.registry).")]
@@ -52,12 +55,19 @@ def show(
 def rollback(
     version: Annotated[str, typer.Argument(help="A version; without it the one that was in service before.")] = "",
     registry: Registry = HERE,
+    config: Annotated[Path | None, typer.Option(help="Take push.registry, push.vertex_model and the rest from here.")] = None,
 ) -> None:
-    """Put an earlier version into service; the move is recorded."""
+    """Put an earlier version into service; the move is recorded, and Vertex told where the config names push.vertex_model."""
     from components.push import upkeep
 
+    push = load_config(config).push if config else None
+    registry = push.registry or registry if push else registry
     pointer = upkeep.rollback(registry, version)
     print(f"{pointer.version} is in service" + (f"; it was {pointer.previous}." if pointer.previous else "."))
+    if push and push.vertex_model:
+        from components.push.vertex_model import tell_vertex
+
+        print(f"Vertex has it as {tell_vertex(push.vertex_model, push.serving_image, registry)}.")
 
 
 @app.command()

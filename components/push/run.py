@@ -67,11 +67,12 @@ def run(config: PushConfig, *, registry: Place, model: Path, evaluation: Path, v
     if summary.version:
         summary = summary.model_copy(update={"uri": location_of(registry, summary.version)})
     say(f"{summary.decision}: {summary.reason}")
+    vertex_version = _tell_vertex(config, registry)
     with new_artifact(out, "push", config=config, inputs=inputs) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
         if champion_samples:  # the report shows them, wherever the registry is
             write_bytes(writer.path / CHAMPION_SAMPLES, champion_samples)
-        writer.details = summary.model_dump(mode="json") | evidence
+        writer.details = summary.model_dump(mode="json") | evidence | {"vertex_version": vertex_version}
     return summary
 
 
@@ -89,6 +90,18 @@ def _settle(
         earlier = _earlier(config, place, champion, manifests)
         summary, evidence = (earlier, {}) if earlier else _decide(config, place, champion, inputs, manifests)
         return summary, evidence, samples
+
+
+def _tell_vertex(config: PushConfig, registry: Place) -> str:
+    """Whatever was decided: a push that was cut off may have left Vertex behind the registry."""
+    if not config.vertex_model:
+        return ""
+    from components.push.vertex_model import tell_vertex
+
+    version = tell_vertex(config.vertex_model, config.serving_image, registry)
+    if version:
+        say(f"Vertex has the champion as {version}")
+    return version
 
 
 def _check_they_belong_together(manifests: dict[str, Manifest]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from components.errors import ConfigError, PipelineError
-from pipeline import models
+from pipeline import models, remote
 from pipeline.config import load_config
 
 QUICKSTART = "quickstart.toml"
@@ -27,6 +27,7 @@ RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (r
 
 
 app.add_typer(models.app, name="registry")
+app.add_typer(remote.app, name="schedule")
 
 
 @app.callback()
@@ -67,6 +68,32 @@ def compile_(
         raise ConfigError(f"--target {target} is unknown.", f"Use {' or '.join(targets)}.")
     targets[target](load_config(config, overrides), output)
     print(f"Wrote {output} for {target}.")
+
+
+@app.command()
+def submit(
+    config: Annotated[Path | None, typer.Argument(help="TOML file.")] = None,
+    target: remote.Target = "kubeflow",
+    host: remote.Host = "",
+    overrides: Overrides = [],  # noqa: B006
+    name: Annotated[str, typer.Option(help="How the run's name begins.")] = "",
+    experiment: remote.Experiment = remote.NAME,
+    token_file: remote.TokenFile = None,
+    namespace: remote.Namespace = "",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end; the exit code is the run's.")] = True,
+    follow: Annotated[str, typer.Option(metavar="RUN_ID", help="Submit nothing: wait for this run.")] = "",
+) -> None:
+    """Run the pipeline on Kubeflow: upload, start, wait, and end as the run ended."""
+    if config is None and not follow:
+        raise ConfigError("Name a config file to submit, or a run with --follow.", "The ones that ship are in configs/.")
+
+    def where() -> Any:
+        return remote.connect(target, host, token_file, namespace)
+
+    if follow:
+        raise typer.Exit(remote.follow(where(), follow))
+    loaded = load_config(config, overrides)
+    raise typer.Exit(remote.submit(loaded, where, experiment=experiment, name=name, wait=wait))
 
 
 @app.command("tpu-check")

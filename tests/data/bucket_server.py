@@ -177,7 +177,7 @@ def bucket_served(
     server = Server(("127.0.0.1", 0), Handler)
     server.objects, server.broken, server.uploads = {}, set(), []  # type: ignore[attr-defined]
     server.fault, server.lose_answer, server.writing = fault, lose_answer, threading.Lock()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", server.objects, server.broken  # type: ignore[attr-defined]

@@ -187,7 +187,7 @@ def vertex_served() -> Iterator[tuple[str, Vertex]]:
     """Serve Vertex AI; gives the server's address and what it knows."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.vertex = Vertex()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", server.vertex  # type: ignore[attr-defined]

@@ -1,0 +1,388 @@
+"""Submitting to and scheduling on Kubeflow: the true kfp client against a server on this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from components.errors import PipelineError
+from pipeline import remote
+from pipeline.cli import app
+from pipeline.config import load_config
+from pipeline.targets import kubeflow, kubeflow_client
+from tests.data.kubeflow_server import Kubeflow, kubeflow_served
+
+COMPILE = kubeflow.compile_pipeline
+QUICK = "--set=train.rounds=20"
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
+    monkeypatch.setattr(kubeflow_client, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(kubeflow_client, "FIRST_SECONDS", 0.01)
+    monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
+    (tmp_path / "server").mkdir()
+    with kubeflow_served(tmp_path / "server") as (address, kubeflow):
+        yield address, kubeflow
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "c.toml"
+    file.write_text('[run]\ndir = "/mnt/wgan"\n')
+    return file
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of one config, compiled once for the tests that are about the requests."""
+    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "train.rounds=20"]), file)
+    return file
+
+
+@pytest.fixture
+def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubeflow, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
+
+
+def run(*words: str) -> tuple[int, str]:
+    """Run the command line; return the exit code and all that was printed."""
+    done = CliRunner().invoke(app, list(words))
+    if isinstance(done.exception, PipelineError):
+        return done.exception.exit_code, done.output + str(done.exception)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:
+    return run("submit", str(config), "--host", served[0], QUICK, *words)
+
+
+class TestSubmit:
+    def test_it_ends_as_the_run_ended(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        known.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"})
+        code, said = submit(served, config, "--name", "nightly")
+        assert code == 0, said
+        (made,) = known.runs.values()
+        assert re.fullmatch(r"nightly-\d{8}-\d{6}-[0-9a-f]{6}", made["display_name"])
+        link = f"{served[0]}/#/runs/details/{made['run_id']}"
+        assert said == (f"Run {made['display_name']}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n"), (
+            "and nothing of kfp's own"
+        )
+        assert [each["display_name"] for each in known.experiments.values()] == ["wgan-tpu-pipeline"]
+
+    def test_the_same_file_is_uploaded_once(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        for _ in range(2):
+            assert submit(served, config)[0] == 0
+        assert submit(served, config, "--set", "train.rounds=30")[0] == 0
+        counts = [len(things) for things in (known.experiments, known.pipelines, known.versions, known.runs)]
+        assert counts == [1, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("state", "steps", "sentence"),
+        [
+            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log says why: "),
+            ("CANCELED", {}, "Canceled. The step's log says why: "),
+            ("SKIPPED", {}, "Skipped. "),
+            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log says why"),
+        ],
+    )
+    def test_a_run_that_failed_is_no_success(
+        self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, str], sentence: str
+    ) -> None:
+        """Nor is one that Kubeflow calls succeeded because its exit handler was."""
+        served[1].outcome = (state, steps)
+        code, said = submit(served, config)
+        assert code == 1
+        assert sentence in said
+
+    def test_not_waiting_and_waiting_later(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        known.outcome = ("FAILED", {"push": "FAILED"})
+        code, said = submit(served, config, "--no-wait")
+        assert (code, len(said.splitlines())) == (0, 1)
+        (run_id,) = known.runs
+        code, said = run("submit", "--host", served[0], "--follow", run_id)
+        assert code == 1
+        assert "Failed in push." in said
+
+    @pytest.mark.heavy
+    @pytest.mark.timeout(600)
+    def test_the_file_that_arrives_is_executed(
+        self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
+        import json
+
+        monkeypatch.setattr(kubeflow_client, "POLL_SECONDS", 0.5)
+        known = served[1]
+        known.execute = True
+        file = tmp_path / "tiny.toml"
+        file.write_text(TINY.format(runs=tmp_path / "runs"))
+        code, said = run("submit", str(file), "--host", served[0])
+        assert code == 0, said
+        assert "train: succeeded" in said
+        (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
+        found = json.loads(summary.read_bytes())
+        assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
+        code, said = run("submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere")
+        assert code == 1, said
+        assert "ingest: failed" in said
+        assert "Failed in ingest" in said
+
+
+TINY = """
+[run]
+dir = "{runs}"
+[ingest]
+image_size = 8
+[train]
+rounds = 20
+rounds_per_call = 10
+global_batch_size = 32
+generator_channels = 4
+critic_channels = 4
+score_every_images = 0
+[evaluate]
+samples = 300
+real_images = 500
+kid_subsets = 4
+kid_subset_size = 100
+"""
+
+
+@pytest.mark.usefixtures("compiled_before")
+class TestFaults:
+    MAKING = ("/experiments", "/pipelines", "/pipelines/upload_version", "/runs")
+
+    @pytest.mark.parametrize("at", MAKING)
+    def test_an_answer_that_is_lost_makes_nothing_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
+        known = served[1]
+        lost = iter([True])
+        known.lose_answer = lambda method, path: method == "POST" and path == at and next(lost, False)
+        code, said = submit(served, config)
+        assert code == 0, said
+        assert next(lost, None) is None
+        assert [len(each) for each in (known.experiments, known.pipelines, known.versions, known.runs)] == [1] * 4
+
+    @pytest.mark.parametrize("status", [500, 502, 503])
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_what_passes_is_asked_again(self, served: tuple[str, Kubeflow], config: Path, method: str, status: int) -> None:
+        known = served[1]
+        left = [status] * 3
+        known.fault = lambda verb, path: (left.pop(), {}) if verb == method and left and path != "/healthz" else None
+        code, said = submit(served, config)
+        assert code == 0, said
+        assert left == []
+        assert len(known.runs) == 1
+
+    def test_it_waits_as_long_as_it_is_asked_to(
+        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+        monkeypatch.setattr(kubeflow_client.time, "sleep", waited.append)
+        left = ["7"] * 4
+        served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
+        assert submit(served, config, "--no-wait")[0] == 0
+        assert [seconds for seconds in waited if seconds] == [7.0] * 4
+
+    @pytest.mark.parametrize(
+        ("status", "at", "sentence"),
+        [
+            (401, "/healthz", "answered 401 when asked to ask whether it is well: it does not take this token (expired?)"),
+            (403, "/runs", "answered 403 when asked to start the run: this account may not do that"),
+            (404, "/runs", "answered 404 when asked to start the run: as the test wants it."),
+            (409, "/runs", "cannot start the run: as the test wants it. Nothing was made twice; run again."),
+            (500, "/runs", "cannot start the run: as the test wants it. Nothing was made twice; run again."),
+            (400, "/pipelines/upload_version", "answered 400 when asked to upload the pipeline: as the test wants it."),
+        ],
+    )
+    def test_what_does_not_pass_gets_a_sentence(
+        self, served: tuple[str, Kubeflow], config: Path, status: int, at: str, sentence: str
+    ) -> None:
+        verb = "GET" if at == "/healthz" else "POST"
+        served[1].fault = lambda method, path: (status, {}) if (method, path) == (verb, at) else None
+        code, said = submit(served, config)
+        assert code == 1
+        assert f"{served[0]} {sentence}" in said
+        assert not served[1].runs
+        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= kubeflow_client.TRIES
+
+    def test_a_token_that_expires_is_read_anew(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
+        known = served[1]
+        file = tmp_path / "token"
+        file.write_text("first\n")
+        known.token = "first"
+
+        def expire(method: str, path: str) -> None:
+            if method == "POST" and path == "/runs":
+                known.token = "second"
+                file.write_text("second\n")
+
+        known.fault = expire
+        code, said = submit(served, config, "--token-file", str(file))
+        assert code == 0, said
+        known.token = "third"
+        code, said = submit(served, config, "--token-file", str(file))
+        assert code == 1
+        assert "it does not take this token (expired?); give a fresh one with --token-file" in said
+
+    def test_a_server_that_does_not_answer(
+        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kubeflow_client, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(kubeflow_client, "TRIES", 2)
+        served[1].slow = lambda method, path: 1.0 if path == "/experiments" else 0.0
+        code, said = submit(served, config)
+        assert code == 1
+        assert f"{served[0]} cannot be reached to list the experiments: " in said
+        assert "timed out" in said.lower()
+
+    def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(kubeflow_client, "FIRST_SECONDS", 0.01)
+        code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
+        assert code == 1
+        assert "http://127.0.0.1:9 cannot be reached to ask whether it is well: " in said
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["--host", "kubeflow.example"], "--host kubeflow.example is no address. Use https://HOST"),
+            ([], "--host is missing."),
+            (["--host", "http://127.0.0.1:9", "--target", "argo"], "--target argo is unknown here. Use kubeflow."),
+            (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
+        ],
+    )
+    def test_bad_words_are_usage(self, config: Path, words: list[str], sentence: str) -> None:
+        code, said = run("submit", str(config), *words)
+        assert code == 2
+        assert sentence in said
+
+    def test_a_config_that_cannot_run_there_is_refused_before_anything_is_asked(self, config: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kubeflow, "compile_pipeline", COMPILE)
+            code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
+        assert code == 2
+        assert "run.dir = 'runs' is a folder of this machine" in said
+
+    def test_a_host_that_is_something_else(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        code, said = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
+        assert code == 2
+        assert "answers, but is no Kubeflow Pipelines" in said
+
+
+def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
+    return run("schedule", *words, "--host", served[0])
+
+
+@pytest.mark.usefixtures("compiled_before")
+class TestSchedule:
+    def test_its_life(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        code, said = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
+        assert code == 0, said
+        first, second = said.splitlines()
+        assert first == "Schedule weekly: At 02:30 on Monday, UTC time."
+        assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 UTC, ){2}\d{4}-\d\d-\d\d 02:30 UTC", second)
+        (made,) = known.recurring.values()
+        assert made["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * 1", "KFP's six fields, seconds first"
+        assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
+        assert made["pipeline_version_reference"]["pipeline_version_id"] in known.versions
+        schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
+        code, said = schedule(served, "list")
+        rows = [re.split(r"  +", line.strip()) for line in said.splitlines()]
+        assert rows[0] == ["name", "state", "when", "next"]
+        assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, UTC time"]
+        assert rows[2][0] == "hourly"
+        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
+        assert known.recurring[made["recurring_run_id"]]["status"] == "DISABLED"
+        assert re.search(r"weekly +paused", schedule(served, "list")[1])
+        assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
+        assert known.recurring[made["recurring_run_id"]]["status"] == "ENABLED"
+        assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
+        assert [each["display_name"] for each in known.recurring.values()] == ["hourly"]
+
+    def test_from_and_until(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
+        code, said = schedule(served, "create", str(config), *words, "--time-zone", "Europe/Zurich",
+                              "--cluster-time-zone", "Europe/Zurich")  # fmt: skip
+        assert code == 0, said
+        assert "Next: 2099-01-01 02:00 CET, " in said
+        (made,) = served[1].recurring.values()
+        times = made["trigger"]["cron_schedule"]
+        assert times["start_time"].startswith("2098-12-31T23:00:00")
+        assert times["end_time"].startswith("2099-01-31T23:00:00")
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["--cron", "0 0 2 * * *"], "has 6 fields where 5 are read. Leave the seconds out: 0 2 * * *"),
+            (["--cron", "0 25 * * *"], "is wrong: "),
+            (["--cron", "0 2 * * *", "--time-zone", "Mars/Base"], "There is no time zone 'Mars/Base'"),
+            (["--cron", "0 2 * * *", "--time-zone", "Asia/Tokyo"], "reads every schedule in UTC time"),
+            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is no time."),
+            (["--cron", "0 2 * * *", "--end", "2020-01-01"], "--end 2020-01-01 is not after now."),
+            (
+                ["--cron", "0 2 * * *", "--start", "2099-02-01", "--end", "2099-01-01"],
+                "--end 2099-01-01 is not after --start 2099-02-01. No run would ever start.",
+            ),
+        ],
+    )
+    def test_bad_words_are_usage(self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str) -> None:
+        code, said = schedule(served, "create", str(config), "--name", "n", *words)
+        assert code == 2
+        assert sentence in said
+        assert served[1].requests == []
+
+    def test_names_are_of_one_schedule(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
+        assert schedule(served, *words)[0] == 0
+        code, said = schedule(served, *words)
+        assert code == 2
+        assert f"There is a schedule n on {served[0]} already." in said
+        for verb in ("pause", "resume", "delete"):
+            code, said = schedule(served, verb, "other")
+            assert code == 2
+            assert f"There is no schedule other on {served[0]}; there are: n. Name one of them." in said
+        assert schedule(served, "delete", "n")[0] == 0
+        assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
+
+    @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
+    def test_an_answer_that_is_lost(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
+        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
+        if verb == "delete":
+            schedule(served, *words)
+            words = ["delete", "n"]
+        lost = iter([True])
+        served[1].lose_answer = lambda method, path: (
+            method in ("POST", "DELETE") and path.startswith("/recurringruns") and next(lost, False)
+        )
+        code, said = schedule(served, *words)
+        assert code == 0, said
+        assert next(lost, None) is None
+        assert len(served[1].recurring) == count
+
+    def test_what_other_programs_made_is_shown_as_it_is(self, served: tuple[str, Kubeflow]) -> None:
+        recurring: dict[str, Any] = served[1].recurring
+        recurring["a"] = {"recurring_run_id": "a", "display_name": "periodic", "status": "ENABLED",
+                          "trigger": {"periodic_schedule": {"interval_second": "60"}}}  # fmt: skip
+        recurring["b"] = {"recurring_run_id": "b", "display_name": "odd", "status": "ENABLED",
+                          "trigger": {"cron_schedule": {"cron": "30 0 2 ? * 2-6"}}}  # fmt: skip
+        code, said = schedule(served, "list")
+        assert code == 0
+        assert "not by cron: made by another program" in said
+        assert "30 0 2 ? * 2-6 (six fields, seconds first)" in said
+
+
+def test_names_of_runs_differ() -> None:
+    assert remote._own_name("") != remote._own_name("")

@@ -116,4 +116,5 @@ def _coverage(config: PushConfig, candidate: Mapping[str, Any], opponent: Oppone
 
 
 def _with_error(scores: Mapping[str, Any]) -> str:
-    return f"{scores['kid']:.4f} ± {scores['kid_std']:.4f}"
+    kid = f"{scores['kid']:.4f}"
+    return f"{kid.removeprefix('-') if float(kid) == 0 else kid} ± {scores['kid_std']:.4f}"

@@ -9,7 +9,7 @@ from typing import Any
 from components.report.figures import Figure, figure
 from components.report.opened import Opened
 from components.report.scores import MEANINGS
-from components.report.words import number
+from components.report.words import number, signed
 
 SAMPLES_FILE = "champion_samples.png"
 
@@ -52,7 +52,7 @@ def compared(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> tuple
 
 def _with_error(key: str, scores: Mapping[str, Any]) -> str:
     if key == "kid" and scores.get("kid_std") is not None:
-        return f"{scores['kid']:.4f} ± {scores['kid_std']:.4f}"
+        return f"{signed(scores['kid'])} ± {scores['kid_std']:.4f}"
     return number(scores[key], 3)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 26  # margins for the axes' labels
+LEFT, RIGHT, TOP, BOTTOM = 56, 10, 10, 26  # margins for the axes' labels
 MAX_POINTS = 400  # more than a line of this width can show
 SPIKE = 8.0  # a range so many times that of the middle 90 % is cut, or one early value hides all others
 
@@ -120,15 +120,16 @@ def _axes(curves: Sequence[_Curve]) -> _Axes:
     low, high = visible_range([value for curve in curves for _, value in curve.known])
     first = min(min(curve.rounds) for curve in curves)
     last = max(max(curve.rounds) for curve in curves)
-    right = last if last > first else first + 1
+    if first == last:  # a single moment stands in the middle
+        first, last = first - 1, last + 1
 
     def x(value: float) -> float:
-        return round(LEFT + (value - first) / (right - first) * (WIDTH - LEFT - RIGHT), 1)
+        return round(LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
 
     def y(value: float) -> float:
         return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    return _Axes(x, y, (first, right), (low, high))
+    return _Axes(x, y, (first, last), (low, high))
 
 
 def _chart(title: str, meaning: str, curve: _Curve, other: _Curve, resumed: float) -> Chart:

@@ -12,7 +12,7 @@ from components.report.bars import Bars, to_bars
 from components.report.figures import Figure
 from components.report.opened import Opened
 from components.report.training import show_image
-from components.report.words import number, percent, plain
+from components.report.words import number, percent, plain, signed
 
 NEIGHBOURS_ALT = "Rows of one sample and the training images nearest to it"
 NEIGHBOURS_CAPTION = (
@@ -115,7 +115,7 @@ def list_scores(evaluate: Mapping[str, Any]) -> tuple[Score, ...]:
         if evaluate.get(key) is not None:
             value, error = number(evaluate[key], 3), ""
             if key == "kid" and evaluate.get("kid_std") is not None:
-                value, error = f"{evaluate['kid']:.4f}", f"{evaluate['kid_std']:.4f}"  # the same digits for both
+                value, error = signed(evaluate["kid"]), f"{evaluate['kid_std']:.4f}"  # the same digits for both
             if key == "memorization_nearer" and evaluate.get("memorization_p") is not None:
                 meaning = f"{meaning} {p_value_text(evaluate['memorization_p'])}."
             scores.append(Score(name, value, error, better, meaning))

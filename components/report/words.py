@@ -16,6 +16,12 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
+def signed(value: float, digits: int = 4) -> str:
+    """Return a number with `digits` decimals; what rounds to zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
 def percent(part: float, whole: float) -> str:
     """Return part / whole as a percentage with one decimal, «0 %» for a whole of 0."""
     return f"{100 * part / whole:.1f}\N{NO-BREAK SPACE}%" if whole else "0\N{NO-BREAK SPACE}%"

@@ -89,8 +89,8 @@ def test_another_dataset_s_refusal_is_not_shown(tmp_path: Path) -> None:
 
 def test_histograms_share_one_axis() -> None:
     chart = draw_histogram("T", "m", 4.0, [0, 30, 10], [20, 20, 0])
-    assert chart.now == "M46 174H147.3V17.8H248.7V121.9H350L350 174L46 174Z"
-    assert chart.before == "M46 69.9H147.3H248.7V174H350"
+    assert chart.now == "M56 174H154V17.8H252V121.9H350L350 174L56 174Z"
+    assert chart.before == "M56 69.9H154H252V174H350"
     assert [label for _, label in chart.x_ticks] == ["0", "5", "10"]
     assert chart.description == "T: mean 7.0 now, 4.0 before."
     assert chart.cut == ""
@@ -99,7 +99,7 @@ def test_histograms_share_one_axis() -> None:
 def test_one_bucket_far_above_the_others_is_cut() -> None:
     chart = draw_histogram("T", "m", 8.0, [900, 50, 50], None)
     assert chart.cut == "One bucket goes beyond the axis, to 90.0\N{NO-BREAK SPACE}%."
-    assert chart.now.startswith("M46 10H")
+    assert chart.now.startswith("M56 10H")
     assert max(float(label.split()[0]) for _, label in chart.y_ticks) <= 6
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,9 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
 def run(
     config: Config = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    runner: Annotated[
+        Literal["subprocess", "docker"], typer.Option(help="Steps as processes, or each in the container of deploy.image.")
+    ] = "subprocess",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; touch nothing.")] = False,
 ) -> None:
     """Run the whole pipeline here."""
@@ -48,7 +51,7 @@ def run(
     if dry_run:
         show.plan(loaded)
         return
-    summary = local.run_locally(loaded, show.console())
+    summary = local.run_locally(loaded, show.console(), runner)
     show.outcome(summary, Path(loaded.run.dir) / str(summary["run_id"]))
     raise typer.Exit(int(summary["exit_code"]))
 

@@ -1,4 +1,4 @@
-"""Run the whole pipeline here with KFP's SubprocessRunner: no Docker, no cluster, no account, no network."""
+"""Run the whole pipeline here with KFP: each step as a process (no Docker, no account, no network) or in its container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -29,9 +29,10 @@ from components.validate.history import state
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.keys import step_keys
-from pipeline.targets import process
+from pipeline.targets import docker, process
 from pipeline.targets.terminal import shown_on
 
+Runner = Literal["subprocess", "docker"]
 WAIT_FOR_STEP_SECONDS = 60.0
 # TensorFlow's chatter goes; a step's own lines come at once.
 STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
@@ -66,9 +67,13 @@ def _known_dataset(work_dir: Path, ingest_key: str) -> str:
     return entry.artifact.digest if entry and entry.artifact else ""
 
 
-def run_locally(config: RunConfig, console: Console) -> dict[str, Any]:
+def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:
     """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
     config = resolve_paths(config)
+    if runner == "docker":
+        docker.check_devices(config)
+        with docker.connected() as engine:
+            docker.check_image(engine, config)
     keys = check_before_running(config)
     started_at = now()
     folder = _new_run_folder(Path(config.run.dir))
@@ -77,34 +82,45 @@ def run_locally(config: RunConfig, console: Console) -> dict[str, Any]:
     description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
     write_json(folder / "run.json", description.model_dump(mode="json"))
     console.print(f"Run [bold]{folder.name}[/] in {folder}", highlight=False, soft_wrap=True)
-    status, message = _run_pipeline(config, description, folder, console)
+    status, message = _run_pipeline(config, description, folder, console, runner)
     summary = _summary(description, folder, status, message)
     _point_latest(folder)
     return summary
 
 
-def _run_pipeline(config: RunConfig, description: RunDescription, folder: Path, console: Console) -> tuple[str, str]:
+def _run_pipeline(
+    config: RunConfig, description: RunDescription, folder: Path, console: Console, runner: Runner
+) -> tuple[str, str]:
     """Run the graph in KFP; return status and KFP's own message. The steps' reasons are in the journal."""
     from kfp import local  # 0.7 s: not before the config has been found right
 
-    from pipeline.graph import checks_before_train, make_pipeline, place_nowhere
+    from pipeline.graph import checks_before_train, make_pipeline
 
     scratch = folder / ".tmp"
     scratch.mkdir()
+    (scratch / "workspace").mkdir()
+    in_containers = runner == "docker"
     local.init(
-        local.SubprocessRunner(use_venv=False),
+        docker.runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder / "steps"),
         workspace_root=str(scratch / "workspace"),
         enable_caching=True,
         cache_root=str(config.work_dir / "cache"),
     )
     arguments = pipeline_arguments(config, description.keys, description)
+
+    def place(task: Any, _: str) -> None:
+        if in_containers:
+            task.set_container_image(config.deploy.image)
+
+    started_right = docker.containers_that_fail_fail(docker.mounts(config)) if in_containers else contextlib.nullcontext()
     try:
-        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt():
-            make_pipeline(place_nowhere, checks_before_train(config))(**arguments)
+        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt(), started_right:
+            make_pipeline(place, checks_before_train(config))(**arguments)
     except KeyboardInterrupt:
         console.print("Stopping: the step saves what it can; press Ctrl-C again to leave at once.", highlight=False)
-        _end_running_step(description)
+        if not in_containers:  # which have been stopped; their processes have numbers of their own
+            _end_running_step(description)
         return "interrupted", "Interrupted."
     except RuntimeError as error:  # kfp: "Pipeline … finished with status FAILURE. Inner task failed: …"
         return "failed", str(error)

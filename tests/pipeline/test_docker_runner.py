@@ -1,0 +1,211 @@
+"""Steps in containers: what fails fails, 50 of 50; a whole run is the same as one of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.errors import ConfigError
+from pipeline.config import load_config, resolve_paths
+from pipeline.targets import docker as docker_target
+from tests.data import containers
+from tests.pipeline.running import ROOT, wait_for
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+
+TIMES = 50
+SETTINGS = docker_target.settings(network=False)
+
+
+@pytest.fixture(scope="module")
+def host(in_ci: bool) -> Iterator[str]:
+    if missing := containers.missing():
+        reason = f"{', '.join(missing)} not here: apt-get install -y --no-install-recommends podman runc mmdebstrap"
+        pytest.fail(reason) if in_ci else pytest.skip(reason)
+    with containers.engine() as address:
+        os.environ["DOCKER_HOST"] = address
+        yield address
+        del os.environ["DOCKER_HOST"]
+
+
+@pytest.fixture(scope="module")
+def client(host: str) -> Iterator[Any]:
+    with docker_target.connected() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def base(host: str) -> str:
+    return containers.make_base()
+
+
+@pytest.fixture(scope="module")
+def image(host: str) -> str:
+    return containers.make_data_image()
+
+
+class TestWhatFailsFails:
+    """Each as often as kubeflow/pipelines#13332 needs to show itself: upstream, most of these pass."""
+
+    def test_a_container_that_exits_with_3(self, client: Any, base: str) -> None:
+        codes = [run(client, base, ["sh", "-c", "echo a word; exit 3"]) for _ in range(TIMES)]
+        assert codes == [3] * TIMES
+
+    def test_one_that_prints_nothing(self, client: Any, base: str) -> None:
+        codes = [run(client, base, ["false"]) for _ in range(TIMES)]
+        assert codes == [1] * TIMES
+
+    def test_one_that_is_killed(self, client: Any, base: str) -> None:
+        codes = [self.killed(client, base) for _ in range(TIMES)]
+        assert codes == [128 + signal.SIGKILL] * TIMES
+
+    def killed(self, client: Any, base: str) -> int:
+        label = {"test": "killed"}
+
+        def kill() -> None:
+            wait_for(lambda: bool(client.containers.list(filters={"label": "test=killed"})), seconds=30)
+            client.containers.list(filters={"label": "test=killed"})[0].kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        code = docker_target.run_container(client, base, ["sleep", "60"], {}, arguments={**SETTINGS, "labels": label})
+        killer.join()
+        return code
+
+    @pytest.mark.parametrize("entry", ['["true"]', '["echo"]', "exit 0"])
+    def test_one_whose_image_has_an_entry_point(self, client: Any, base: str, tmp_path: Path, entry: str) -> None:
+        """Upstream, the entry point gets the command as arguments, and succeeds."""
+        image = containers.make_image(tmp_path, "localhost/wgan-test-entry:1", f"ENTRYPOINT {entry}")
+        codes = [run(client, image, ["sh", "-c", "exit 3"]) for _ in range(TIMES // 3 + 1)]
+        assert set(codes) == {3}
+
+    def test_one_whose_command_is_not_there(self, client: Any, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(client, base, ["no-such-command"]) == docker_target.CANNOT_START
+        assert "cannot start: " in capsys.readouterr().out
+
+    def test_one_that_succeeds_and_what_it_may(self, client: Any, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+        script = "cat /proc/self/status | grep -E 'CapEff|NoNewPrivs'; touch /x; touch /tmp/x && echo tmp; ls /sys/class/net"
+        assert run(client, base, ["sh", "-c", f"{script}; true"]) == 0
+        said = capsys.readouterr().out
+        assert "CapEff:\t0000000000000000" in said
+        assert "NoNewPrivs:\t1" in said
+        assert "Read-only file system" in said
+        assert said.endswith("tmp\nlo\n"), "no network but its own"
+
+    def test_nothing_is_left(self, client: Any, base: str) -> None:
+        assert client.containers.list(all=True) == []
+
+
+def run(client: Any, image: str, command: list[str]) -> int:
+    return docker_target.run_container(client, image, command, {}, arguments=SETTINGS)
+
+
+CONFIG = """
+[ingest]
+image_size = 8
+[train]
+rounds = 40
+rounds_per_call = 10
+checkpoint_every_rounds = 10
+global_batch_size = 32
+generator_channels = 4
+critic_channels = 4
+[evaluate]
+samples = 300
+real_images = 500
+kid_subsets = 4
+kid_subset_size = 100
+"""
+
+
+def start(folder: Path, image: str, runner: str, *words: str) -> subprocess.Popen[str]:
+    (folder / "c.toml").write_text(CONFIG)
+    sets = [f"--set=run.dir={folder / runner}", f"--set=deploy.image={image}"]
+    command = [sys.executable, "-m", "pipeline", "run", str(folder / "c.toml"), "--runner", runner, *sets, *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "latest" / "summary.json").read_bytes()))
+
+
+def made_of(folder: Path) -> dict[str, str]:
+    """The digest of what each step made; push's tells where its registry is."""
+    files = (folder / "latest").resolve().glob("steps/*/*/*/manifest.json")
+    manifests = [json.loads(file.read_bytes()) for file in files]
+    return {each["kind"]: each["digest"] for each in manifests if each["kind"] != "push"}
+
+
+def without_times(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A summary less what may differ: times, speeds, the run's name and folder."""
+    text = json.dumps(summary).replace(str(folder), "")
+    found: dict[str, Any] = json.loads(text)
+    for step in found["steps"].values():
+        del step["seconds"]
+    for key in ("run_id", "started_at", "finished_at", "seconds", "folder"):
+        found.pop(key, None)
+    found["train"].pop("critic_images_per_second")
+    return found
+
+
+class TestARun:
+    def test_it_is_the_same_as_one_of_processes(self, image: str, tmp_path: Path) -> None:
+        """Same summary, same digest of every artifact."""
+        for runner in ("subprocess", "docker"):
+            process = start(tmp_path, image, runner)
+            said = process.communicate(timeout=900)[0]
+            assert process.returncode == 0, said
+        ours, theirs = tmp_path / "docker", tmp_path / "subprocess"
+        assert made_of(ours) == made_of(theirs)
+        assert set(made_of(ours)) == {"dataset", "validation", "model", "evaluation"}
+        assert without_times(summary_of(ours), ours) == without_times(summary_of(theirs), theirs)
+
+    def test_a_step_that_fails_ends_the_run_with_its_reason(self, image: str, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        process = start(tmp_path, image, "docker", f"--set=ingest.source=images:{tmp_path / 'images'}")
+        said = process.communicate(timeout=900)[0]
+        assert process.returncode not in (0, None), said
+        assert "images" in said
+        assert not (tmp_path / "docker" / "registry" / "champion.json").exists()
+
+    def test_one_that_is_stopped_saves_and_leaves_no_container(self, image: str, tmp_path: Path, client: Any) -> None:
+        process = start(tmp_path, image, "docker", "--set=train.rounds=100000")
+        checkpoints = tmp_path / "docker" / ".work" / "checkpoints"
+        wait_for(lambda: bool(list(checkpoints.glob("*/round-*"))) or process.poll() is not None, seconds=600)
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=180)[0]
+        assert process.returncode == 1, said
+        assert summary_of(tmp_path / "docker")["status"] == "interrupted"
+        assert client.containers.list(all=True) == []
+
+    def test_an_image_of_other_code_is_refused(self, client: Any, image: str, tmp_path: Path) -> None:
+        lines = [
+            f"FROM {image}",
+            "USER root",
+            "RUN echo >> $(python -c 'import components.train.losses as m; print(m.__file__)')",
+        ]
+        (tmp_path / "Containerfile").write_text("\n".join(lines) + "\n")
+        other = "localhost/wgan-test-other:1"
+        subprocess.run(["podman", "build", "--quiet", "--tag", other, str(tmp_path)], check=True)
+        with pytest.raises(ConfigError, match=r"holds other code than this program for train.*\. Build it again"):
+            docker_target.check_image(client, config_of(tmp_path, other))
+        docker_target.check_image(client, config_of(tmp_path, image))
+
+    def test_an_image_that_is_not_there_is_refused(self, client: Any, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"There is no image localhost/nothing:1 here \(deploy\.image\)\. Build it"):
+            docker_target.check_image(client, config_of(tmp_path, "localhost/nothing:1"))
+
+
+def config_of(folder: Path, image: str) -> Any:
+    return resolve_paths(load_config(None, [f"run.dir={folder / 'runs'}", f"deploy.image={image}"]))

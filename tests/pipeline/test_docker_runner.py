@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.errors import ConfigError
@@ -139,11 +140,32 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "latest" / "summary.json").read_bytes()))
 
 
-def made_of(folder: Path) -> dict[str, str]:
-    """The digest of what each step made; push's tells where its registry is."""
-    files = (folder / "latest").resolve().glob("steps/*/*/*/manifest.json")
-    manifests = [json.loads(file.read_bytes()) for file in files]
-    return {each["kind"]: each["digest"] for each in manifests if each["kind"] != "push"}
+def made_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each step made, file by file: its digest, or what it holds where it also holds times or the zip of one Python.
+
+    push's artifact says where its registry is, so it is another one.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in (folder / "latest").resolve().glob("steps/*/*/*/manifest.json"):
+        manifest = json.loads(file.read_bytes())
+        if manifest["kind"] != "push":
+            names = [name for name in manifest["files"] if not name.startswith(OF_ITS_TIME)]
+            found[manifest["kind"]] = {name: content(file.parent / name) or manifest["files"][name] for name in names}
+    return found
+
+
+OF_ITS_TIME = ("tensorboard/", "saved_model/fingerprint.pb")
+
+
+def content(file: Path) -> Any:
+    """What a file holds, where its bytes may differ; else nothing."""
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            return {name: (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) for name in arrays}
+    if file.name == "metrics.jsonl":
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return None
 
 
 def without_times(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -152,7 +174,7 @@ def without_times(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(text)
     for step in found["steps"].values():
         del step["seconds"]
-    for key in ("run_id", "started_at", "finished_at", "seconds", "folder"):
+    for key in ("run_id", "started_at", "finished_at", "seconds", "artifacts"):  # what these hold is compared file by file
         found.pop(key, None)
     found["train"].pop("critic_images_per_second")
     return found
@@ -160,7 +182,7 @@ def without_times(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 class TestARun:
     def test_it_is_the_same_as_one_of_processes(self, image: str, tmp_path: Path) -> None:
-        """Same summary, same digest of every artifact."""
+        """Same summary, same bytes of every dataset, weight, sample and score."""
         for runner in ("subprocess", "docker"):
             process = start(tmp_path, image, runner)
             said = process.communicate(timeout=900)[0]

@@ -208,7 +208,11 @@ class TestARun:
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=180)[0]
         assert process.returncode == 1, said
-        assert summary_of(tmp_path / "docker")["status"] == "interrupted"
+        summary = summary_of(tmp_path / "docker")
+        assert (summary["status"], summary["steps"]["train"]["status"]) == ("interrupted", "interrupted")
+        assert summary["error"]["problem"].startswith("Training stopped by SIGTERM after round "), (
+            "the step's own words: it had the time to save"
+        )
         assert client.containers.list(all=True) == []
 
     def test_an_image_of_other_code_is_refused(self, client: Any, image: str, tmp_path: Path) -> None:

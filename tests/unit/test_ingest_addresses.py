@@ -19,9 +19,10 @@ from typing import Any
 import fsspec
 import pytest
 
+from components import addresses
 from components.addresses import is_address
 from components.errors import ConfigError, DataRejectedError
-from components.ingest import addresses, files
+from components.ingest import files
 from components.ingest.config import IngestConfig
 from components.ingest.readers import RawImage
 from components.ingest.run import run

@@ -40,6 +40,13 @@ class DeploySection(Section):
     tpu_image: str = Field(
         "localhost/wgan-tpu-pipeline:train-tpu", min_length=1, description="The image of train on a TPU: it has tensorflow-tpu."
     )
+    require_digests: bool = Field(False, description="Refuse images that are not named by digest (NAME@sha256:…): production.")
+    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="Kubeflow: processors that each step asks for.")
+    memory: str = Field(
+        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Kubeflow: memory that each step asks for (a request)."
+    )
+    timeout_hours: float = Field(48.0, gt=0.0, le=720.0, description="Kubeflow: a step that takes longer is ended.")
+    retries: int = Field(2, ge=0, le=10, description="Kubeflow: how often ingest, train, evaluate and push are tried again.")
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
     tpu_platform: Literal["any", "gke", "vertex"] = Field(
         "any", description="Who rents the TPU out: what does not train there is refused when this is read. any: when compiling."

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: the same graph, and for a TPU the image, selectors, limit and tolerations that GKE wants on train."""
+"""Kubeflow Pipelines: the same graph, with what Kubernetes needs to know of each step; a TPU is asked for on train alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from pipeline.config import DeploySection, RunConfig
 from pipeline.platforms import TpuRow, gke_limits, gke_node_selector, gke_tolerations
 from pipeline.targets.spec import compile_spec, tpu_row
 
+USER = 10001  # of deploy/images
+# Each goes on where it was interrupted or begins anew, and leaves nothing half-written. What validate and tpu_check say, they
+# would say again.
+REPEATED = {"ingest", "train", "evaluate", "push"}
+BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
+
 
 def compile_pipeline(config: RunConfig, out: Path) -> None:
     """Write the pipeline for Kubeflow: PipelineSpec, and a second YAML document with the Kubernetes parts if any.
@@ -19,12 +25,25 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
     row = tpu_row(config, "gke")
 
     def place(task: dsl.PipelineTask, step: str) -> None:
+        _run_safely(task, step, config.deploy)
         if config.deploy.volume_claim:
             kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
         if step == "train" and row:
             _place_on_tpu(task, row, config.deploy)
 
     compile_spec(config, out, place)
+
+
+def _run_safely(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:
+    """Give a step a user without rights, an end, its share of a machine, labels, and another try where that is safe."""
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_timeout(task, round(3600 * deploy.timeout_hours))
+    for label, value in {"name": "wgan-tpu-pipeline", "component": step}.items():
+        kubernetes.add_pod_label(task, f"app.kubernetes.io/{label}", value)
+    task.set_cpu_request(deploy.cpu)
+    task.set_memory_request(deploy.memory)
+    if step in REPEATED and deploy.retries:
+        task.set_retry(deploy.retries, **BACKOFF)
 
 
 def _place_on_tpu(task: dsl.PipelineTask, row: TpuRow, deploy: DeploySection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
             "Name a mounted one, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
         )
     _refuse_local_source(config.ingest.source)
+    _check_digests(config)
     config = with_folders(config)
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
@@ -67,6 +69,22 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)
         write_bytes(out, file.read_bytes())
+
+
+def _check_digests(config: RunConfig) -> None:
+    """Refuse images that may be others tomorrow, where the config asks for that. Raises ConfigError."""
+    used = {
+        "image": True,
+        "tpu_image": config.train.devices.startswith("tpu"),
+        "tpu_check_image": "tpu_check" in config.sections(),
+    }
+    for key, needed in used.items():
+        image = getattr(config.deploy, key)
+        if config.deploy.require_digests and needed and not re.fullmatch(r".+@sha256:[0-9a-f]{64}", image):
+            raise ConfigError(
+                f"deploy.{key} = {image!r} has no digest, and deploy.require_digests is set.",
+                "Name it as NAME@sha256:…, which the registry of images shows.",
+            )
 
 
 def _refuse_local_source(source: str) -> None:

@@ -35,7 +35,7 @@ def compiled(target: str, folder: Path, *overrides: str) -> list[dict[str, Any]]
 @pytest.fixture(params=["kubeflow", "vertex"])
 def spec(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     documents = compiled(request.param, tmp_path)
-    assert len(documents) == 1
+    assert len(documents) == {"kubeflow": 2, "vertex": 1}[request.param], "Vertex refuses a file of two documents"
     return documents[0]
 
 
@@ -77,7 +77,7 @@ def test_the_report_is_the_exit_handler_and_knows_when_the_run_began(spec: dict[
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str, tmp_path: Path) -> None:
-    (spec,) = compiled(target, tmp_path, "deploy.image=registry.example/wgan@sha256:0")
+    spec, *_ = compiled(target, tmp_path, "deploy.image=registry.example/wgan@sha256:0")
     for executor in spec["deploymentSpec"]["executors"].values():
         assert executor["container"]["image"] == "registry.example/wgan@sha256:0"
         assert "pip install" not in json.dumps(executor)
@@ -87,9 +87,9 @@ def test_kubeflow_places_train_alone_on_the_tpu(tmp_path: Path) -> None:
     spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     accelerator = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]["accelerator"]
     assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("google.com/tpu", "4")
-    assert "resources" not in spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]
+    assert "accelerator" not in spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert set(placed) == {"exec-train"}
+    assert [name for name, each in placed.items() if "nodeSelector" in each or "tolerations" in each] == ["exec-train"]
     assert placed["exec-train"]["nodeSelector"]["labels"] == {
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
         "cloud.google.com/gke-tpu-topology": "2x2",
@@ -155,7 +155,7 @@ def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str,
 
 @pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
 def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str, tmp_path: Path) -> None:
-    (spec,) = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
+    spec, *_ = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
     written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
     assert json.loads(written)["source"] == f"images:{place}"
 
@@ -196,8 +196,61 @@ def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Pat
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert "tpu-check" in tasks["train"]["dependentTasks"]
     assert tasks["tpu-check"]["dependentTasks"] == ["ingest"]
-    assert "exec-tpu-check" not in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"], "on a CPU machine"
+    check = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-tpu-check"]
+    assert not {"nodeSelector", "tolerations"} & set(check), "on a CPU machine"
     image = spec["deploymentSpec"]["executors"]["exec-tpu-check"]["container"]["image"]
     assert image == "localhost/wgan-tpu-pipeline:tpu-check", "the one with the compiler"
     section = json.loads(spec["root"]["inputDefinitions"]["parameters"]["tpu_check_config"]["defaultValue"])
     assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")
+
+
+def kubernetes_of(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tasks of the graph, and of each step what Kubernetes is told."""
+    spec, platform = compiled("kubeflow", folder, *overrides)
+    tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
+    return tasks, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels(tmp_path: Path) -> None:
+    _, executors = kubernetes_of(tmp_path, "deploy.timeout_hours=1.5")
+    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+    for name, each in executors.items():
+        assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert each["activeDeadlineSeconds"] == "5400"
+        assert each["podMetadata"]["labels"]["app.kubernetes.io/component"] == name.removeprefix("exec-")
+
+
+def test_only_what_may_be_repeated_is_tried_again(tmp_path: Path) -> None:
+    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=3")
+    policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
+    assert set(policies) == {"ingest", "train", "evaluate", "push"}
+    for policy in policies.values():
+        assert policy == {"maxRetryCount": 3, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"}
+    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=0")
+    assert not any("retryPolicy" in task for task in tasks.values())
+
+
+def test_every_step_on_kubeflow_asks_for_a_share_of_a_machine(tmp_path: Path) -> None:
+    spec, _ = compiled("kubeflow", tmp_path, "deploy.cpu=500m", "deploy.memory=12Gi")
+    for executor in spec["deploymentSpec"]["executors"].values():
+        resources = executor["container"]["resources"]
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("500m", "12Gi")
+
+
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_an_image_without_digest_is_refused_in_production(target: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"deploy\.image = 'registry\.example/wgan:1' has no digest"):
+        compiled(target, tmp_path, "deploy.require_digests=true", "deploy.image=registry.example/wgan:1")
+    named = f"registry.example/wgan@sha256:{'0' * 64}"
+    assert compiled(target, tmp_path, "deploy.require_digests=true", f"deploy.image={named}")
+    if target == "kubeflow":  # Vertex takes no TPU here
+        with pytest.raises(ConfigError, match=r"deploy\.tpu_image = .* has no digest, and deploy\.require_digests is set"):
+            compiled(target, tmp_path, "deploy.require_digests=true", f"deploy.image={named}", "train.devices=tpu")
+
+
+@pytest.mark.parametrize(
+    "value", ["deploy.cpu=two", "deploy.memory=8 gigabytes", "deploy.timeout_hours=0", "deploy.retries=-1"]
+)
+def test_what_kubernetes_would_not_read_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=value.partition("=")[0]):
+        load_config(QUICKSTART, [value])

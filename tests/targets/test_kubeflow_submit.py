@@ -135,7 +135,9 @@ class TestSubmit:
         (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
         found = json.loads(summary.read_bytes())
         assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
-        code, said = run("submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere")
+        code, said = run(
+            "submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere", "--set", "deploy.retries=0"
+        )
         assert code == 1, said
         assert "ingest: failed" in said
         assert "Failed in ingest" in said

@@ -86,11 +86,10 @@ def make_base() -> str:
         if BUNDLE.exists():
             shutil.copy(BUNDLE, root / BUNDLE.relative_to("/"))
         (root / "etc" / "pip.conf").write_text(f"[global]\ncert = {BUNDLE}\n")
-        archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(
-            ["podman", "import", "--change", f"ENV=SSL_CERT_FILE={BUNDLE}", "-", BASE], stdin=archive.stdout, check=True
-        )
-        assert archive.wait() == 0
+        command = ["podman", "import", "--quiet", "--change", f"ENV=SSL_CERT_FILE={BUNDLE}", "-", BASE]
+        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as archive:
+            subprocess.run(command, stdin=archive.stdout, check=True)
+        assert archive.returncode == 0
     return BASE
 
 

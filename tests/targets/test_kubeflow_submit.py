@@ -239,6 +239,18 @@ class TestFaults:
         assert code == 1
         assert "it does not take this token (expired?); give a fresh one with --token-file" in said
 
+    @pytest.mark.parametrize("status", [0, 400, 401, 500])
+    def test_the_token_is_in_no_output(
+        self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
+    ) -> None:
+        file = tmp_path / "token"
+        file.write_text("s3cr3t-token")
+        served[1].token = "s3cr3t-token"
+        served[1].fault = lambda method, path: (status, {}) if status and path == "/runs" and method == "POST" else None
+        code, said = submit(served, config, "--token-file", str(file))
+        assert code == (1 if status else 0)
+        assert "s3cr3t" not in said + caplog.text
+
     def test_a_server_that_does_not_answer(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

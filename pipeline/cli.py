@@ -81,6 +81,7 @@ def submit(
     overrides: Overrides = [],  # noqa: B006
     name: Annotated[str, typer.Option(help="How the run's name begins.")] = "",
     experiment: remote.Experiment = remote.NAME,
+    account: remote.Account = "",
     token_file: remote.TokenFile = None,
     namespace: remote.Namespace = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end; the exit code is the run's.")] = True,
@@ -96,7 +97,7 @@ def submit(
     if follow:
         raise typer.Exit(remote.follow(where(), follow))
     loaded = load_config(config, overrides)
-    raise typer.Exit(remote.submit(loaded, where, experiment=experiment, name=name, wait=wait))
+    raise typer.Exit(remote.submit(loaded, where, experiment=experiment, name=name, wait=wait, account=account))
 
 
 @app.command("tpu-check")

@@ -26,11 +26,14 @@ Host = Annotated[str, typer.Option(help="Address of Kubeflow Pipelines, such as 
 TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token; it is read anew by each command.")]
 Namespace = Annotated[str, typer.Option(help="The namespace, where Kubeflow has many users.")]
 Experiment = Annotated[str, typer.Option(help="The experiment that runs belong to.")]
+Account = Annotated[
+    str, typer.Option("--service-account", help="The Kubernetes account that steps run as; else the cluster's.")
+]
 Zone = Annotated[str, typer.Option(help="Time zone of the schedule.")]
 ClusterZone = Annotated[str, typer.Option(help="Time zone the cluster reads schedules in (CRON_SCHEDULE_TIMEZONE).")]
 
 
-def submit(config: RunConfig, where: Callable[[], Any], *, experiment: str, name: str, wait: bool) -> int:
+def submit(config: RunConfig, where: Callable[[], Any], *, experiment: str, name: str, wait: bool, account: str = "") -> int:
     """Compile, connect (`where`), upload, start and (with `wait`) follow a run; return the exit code.
 
     Raises ConfigError before anything is asked, RemoteError when the platform refuses or cannot be reached.
@@ -38,7 +41,7 @@ def submit(config: RunConfig, where: Callable[[], Any], *, experiment: str, name
     with _compiled(config) as file:
         client = where()
         version = client.version(NAME, file)
-    run = client.run(client.experiment(experiment), _own_name(name), version)
+    run = client.run(client.experiment(experiment), _own_name(name), version, account or None)
     print(f"Run {run.name}: {run.link}")
     return follow(client, run.run_id) if wait else 0
 
@@ -105,6 +108,7 @@ def create(
     start: Annotated[str, typer.Option(help="Not before this time, ISO 8601.")] = "",
     end: Annotated[str, typer.Option(help="Not after this time, ISO 8601.")] = "",
     experiment: Experiment = NAME,
+    account: Account = "",
     token_file: TokenFile = None,
     namespace: Namespace = "",
 ) -> None:
@@ -120,7 +124,8 @@ def create(
         if client.schedule(name) is not None:
             raise ConfigError(f"There is a schedule {name} on {client.host} already.", "Delete it, or use another --name.")
         version = client.version(NAME, file)
-    client.make_schedule(name, client.experiment(experiment), version, fields, _text(first), _text(last))
+    times: dict[str, str | None] = {"start": _text(first), "end": _text(last)}
+    client.make_schedule(name, client.experiment(experiment), version, fields, **times, service_account=account or None)
     print(f"Schedule {name}: {schedule.explain()}.")
     print("Next: " + ", ".join(_shown(time) for time in schedule.next_times(max(first or now, now))))
 

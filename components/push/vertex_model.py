@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from components.addresses import first_line
 from components.artifacts import Manifest
 from components.errors import ArtifactError, ConfigError
 from components.generator import SAVED_MODEL
@@ -141,7 +142,7 @@ class _Vertex:
         try:
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         except GoogleAuthError as error:
-            raise ArtifactError(f"There is no Google account to tell Vertex with: {_first_line(error)}.", CURE) from None
+            raise ArtifactError(f"There is no Google account to tell Vertex with: {first_line(error)}.", CURE) from None
         self._session: Any = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
 
     def versions(self, model: str) -> list[Json] | None:
@@ -202,7 +203,7 @@ class _Vertex:
                 response = self._session.request(method, f"{self._endpoint}/{path}", json=body, timeout=REQUEST_SECONDS)
             except (requests.RequestException, GoogleAuthError) as error:
                 if method == "POST" or turn == TRIES or isinstance(error, GoogleAuthError):
-                    raise ArtifactError(f"Vertex could not be asked to {what}: {_first_line(error)}.", CURE) from None
+                    raise ArtifactError(f"Vertex could not be asked to {what}: {first_line(error)}.", CURE) from None
             else:
                 if response.status_code not in again or turn == TRIES:
                     return _content(response, what)
@@ -233,7 +234,3 @@ def _growing(first: float, most: float) -> Iterator[float]:
     while True:
         yield first
         first = min(2 * first, most)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from components.addresses import first_line
 from components.errors import ConfigError, PipelineError
 
 T = TypeVar("T")
@@ -119,12 +120,12 @@ class Kubeflow:
         )
         return pipeline_id, str(found.pipeline_version_id)
 
-    def run(self, experiment_id: str, name: str, version: tuple[str, str], **asked: Any) -> Submitted:
+    def run(self, experiment_id: str, name: str, version: tuple[str, str], service_account: str | None) -> Submitted:
         """Start a run; `name` must be of this run alone, since a request whose answer is lost is looked for by it."""
 
         def start() -> Any:
             ids = {"pipeline_id": version[0], "version_id": version[1]}
-            return self._kfp.run_pipeline(experiment_id=experiment_id, job_name=name, **ids, **asked)
+            return self._kfp.run_pipeline(experiment_id=experiment_id, job_name=name, service_account=service_account, **ids)
 
         def started() -> Any:
             return self._find("list the runs", self._kfp.list_runs, "runs", name, experiment_id=experiment_id)
@@ -163,7 +164,15 @@ class Kubeflow:
         return list(self._pages("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", **self._inside))
 
     def make_schedule(
-        self, name: str, experiment_id: str, version: tuple[str, str], cron: str, start: str | None, end: str | None
+        self,
+        name: str,
+        experiment_id: str,
+        version: tuple[str, str],
+        cron: str,
+        *,
+        start: str | None,
+        end: str | None,
+        service_account: str | None,
     ) -> Any:
         """Make a schedule of six fields: one run at a time, and none made up for those that were missed."""
 
@@ -176,6 +185,7 @@ class Kubeflow:
                 end_time=end,
                 max_concurrency=1,
                 no_catchup=True,
+                service_account=service_account,
                 pipeline_id=version[0],
                 version_id=version[1],
             )
@@ -249,7 +259,7 @@ class Kubeflow:
                     raise _refused(self.host, what, status, error) from None
                 seconds = _seconds_to_wait(error, seconds)
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                first = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+                first = first_line(error)
                 if making and not isinstance(error, urllib3.exceptions.NewConnectionError):
                     raise LostError(first) from None
                 if turn == TRIES:

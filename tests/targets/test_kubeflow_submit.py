@@ -80,6 +80,15 @@ class TestSubmit:
         )
         assert [each["display_name"] for each in known.experiments.values()] == ["wgan-tpu-pipeline"]
 
+    def test_steps_run_as_the_account_that_is_named(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        assert submit(served, config, "--service-account", "wgan")[0] == 0
+        assert submit(served, config)[0] == 0
+        assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
+        words = ["--cron", "0 2 * * *", "--name", "n", "--service-account", "wgan"]
+        assert schedule(served, "create", str(config), *words)[0] == 0
+        (made,) = served[1].recurring.values()
+        assert made["service_account"] == "wgan"
+
     def test_the_same_file_is_uploaded_once(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         for _ in range(2):

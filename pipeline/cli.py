@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -64,12 +64,7 @@ def compile_(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Write the pipeline as a file for Kubeflow Pipelines or Vertex AI."""
-    from pipeline.targets import kubeflow, vertex
-
-    targets = {"kubeflow": kubeflow.compile_pipeline, "vertex": vertex.compile_pipeline}
-    if target not in targets:
-        raise ConfigError(f"--target {target} is unknown.", f"Use {' or '.join(targets)}.")
-    targets[target](load_config(config, overrides), output)
+    remote.compiler(target)(load_config(config, overrides), output)
     print(f"Wrote {output} for {target}.")
 
 
@@ -81,23 +76,24 @@ def submit(
     overrides: Overrides = [],  # noqa: B006
     name: Annotated[str, typer.Option(help="How the run's name begins.")] = "",
     experiment: remote.Experiment = remote.NAME,
-    account: remote.Account = "",
     token_file: remote.TokenFile = None,
     namespace: remote.Namespace = "",
+    project: remote.Project = "",
+    region: remote.Region = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end; the exit code is the run's.")] = True,
     follow: Annotated[str, typer.Option(metavar="RUN_ID", help="Submit nothing: wait for this run.")] = "",
 ) -> None:
-    """Run the pipeline on Kubeflow: upload, start, wait, and end as the run ended."""
+    """Run the pipeline on Kubeflow or Vertex AI: upload, start, wait, and end as the run ended."""
     if config is None and not follow:
         raise ConfigError("Name a config file to submit, or a run with --follow.", "The ones that ship are in configs/.")
 
-    def where() -> Any:
-        return remote.connect(target, host, token_file, namespace)
+    def where() -> remote.Platform:
+        return remote.connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
 
     if follow:
         raise typer.Exit(remote.follow(where(), follow))
     loaded = load_config(config, overrides)
-    raise typer.Exit(remote.submit(loaded, where, experiment=experiment, name=name, wait=wait, account=account))
+    raise typer.Exit(remote.submit(loaded, target, where, experiment=experiment, name=name, wait=wait))
 
 
 @app.command("tpu-check")

@@ -41,13 +41,37 @@ class DeploySection(Section):
         "localhost/wgan-tpu-pipeline:train-tpu", min_length=1, description="The image of train on a TPU: it has tensorflow-tpu."
     )
     require_digests: bool = Field(False, description="Refuse images that are not named by digest (NAME@sha256:…): production.")
-    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="Kubeflow: processors that each step asks for.")
+    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="Processors of each step: asked for, on Vertex the least.")
     memory: str = Field(
-        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Kubeflow: memory that each step asks for (a request)."
+        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Memory of each step: asked for, on Vertex the least."
     )
-    timeout_hours: float = Field(48.0, gt=0.0, le=720.0, description="Kubeflow: a step that takes longer is ended.")
-    retries: int = Field(2, ge=0, le=10, description="Kubeflow: how often ingest, train, evaluate and push are tried again.")
+    timeout_hours: float = Field(
+        48.0, gt=0.0, le=720.0, description="A step that takes longer is ended (Kubeflow; Vertex: train on a TPU)."
+    )
+    retries: int = Field(2, ge=0, le=10, description="How often ingest, train, evaluate and push are tried again.")
+    service_account: str = Field(
+        "",
+        description="What steps run as: a Kubernetes account, on Vertex NAME@PROJECT.iam.gserviceaccount.com; empty: its own.",
+    )
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
+    pipeline_root: str = Field(
+        "", pattern=r"^(gs://[^/]+.*)?$", description="Vertex: the gs:// folder of what steps make; needed to submit."
+    )
+    network: str = Field(
+        "",
+        pattern=r"^(projects/[^/]+/global/networks/[^/]+)?$",
+        description="Vertex: the network that steps are peered with, projects/NUMBER/global/networks/NAME.",
+    )
+    kms_key: str = Field(
+        "",
+        pattern=r"^(projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)?$",
+        description="Vertex: the key (CMEK) that runs are encrypted with, of the same region; the bucket has its own.",
+    )
+    tensorboard: str = Field(
+        "",
+        pattern=r"^(projects/[^/]+/locations/[^/]+/tensorboards/[^/]+)?$",
+        description="Vertex: the TensorBoard that is shown train's events, on a TPU; it needs deploy.service_account.",
+    )
     tpu_platform: Literal["any", "gke", "vertex"] = Field(
         "any", description="Who rents the TPU out: what does not train there is refused when this is read. any: when compiling."
     )
@@ -59,6 +83,14 @@ class DeploySection(Section):
         "localhost/wgan-tpu-pipeline:tpu-check", min_length=1, description="The image of tpu_check: it has the extra tpu-check."
     )
     tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, and taken away when others pay more.")
+
+    @model_validator(mode="after")
+    def _tensorboard_can_be_written(self) -> Self:
+        if self.tensorboard and not self.service_account:
+            raise ValueError("deploy.tensorboard needs deploy.service_account: Vertex writes there as that account")
+        if self.tensorboard and not self.pipeline_root:
+            raise ValueError("deploy.tensorboard needs deploy.pipeline_root: Vertex reads the events there")
+        return self
 
     @field_validator("tpu_topology")
     @classmethod

@@ -15,11 +15,14 @@ NAME = "wgan-tpu-pipeline"
 Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
 
 
-def make_pipeline(place: Place, before_train: Checks, created_at: str = "") -> Any:
+def make_pipeline(
+    place: Place, before_train: Checks, created_at: str = "", train_step: Callable[..., dsl.PipelineTask] = steps.train
+) -> Any:
     """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business).
 
     `before_train` are the steps that must succeed before train begins (checks_before_train). `created_at` is the platform's
-    placeholder for when a run began; the local runner knows none and is told in `run`.
+    placeholder for when a run began; the local runner knows none and is told in `run`. `train_step` takes
+    what steps.train does.
     """
 
     @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
@@ -54,7 +57,7 @@ def make_pipeline(place: Place, before_train: Checks, created_at: str = "") -> A
                 step: check(config=tpu_check_config, key=tpu_check_key, work_dir=work_dir, dataset=dataset)
                 for step, check in before_train.items()
             }
-            train = steps.train(config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation)
+            train = train_step(config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation)
             train.after(*checks.values())
             model = train.outputs["model"]
             evaluate = steps.evaluate(config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model)

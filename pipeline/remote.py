@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich.table import Table
@@ -17,36 +17,73 @@ from components.errors import ConfigError
 from pipeline.config import RunConfig, load_config
 from pipeline.cron import Cron, parse_cron
 
+if TYPE_CHECKING:
+    from pipeline.targets.asking import Outcome, Scheduled, Submitted
+
 NAME = "wgan-tpu-pipeline"
 app = typer.Typer(help="Retrain on a schedule: create, list, pause, resume, delete.", no_args_is_help=True)
 Config = Annotated[Path, typer.Argument(help="TOML file.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
-Target = Annotated[str, typer.Option(help="kubeflow.")]
-Host = Annotated[str, typer.Option(help="Address of Kubeflow Pipelines, such as https://HOST/pipeline or a port-forward's.")]
-TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token; it is read anew by each command.")]
-Namespace = Annotated[str, typer.Option(help="The namespace, where Kubeflow has many users.")]
-Experiment = Annotated[str, typer.Option(help="The experiment that runs belong to.")]
-Account = Annotated[
-    str, typer.Option("--service-account", help="The Kubernetes account that steps run as; else the cluster's.")
+Target = Annotated[str, typer.Option(help="kubeflow or vertex.")]
+Host = Annotated[
+    str, typer.Option(help="Kubeflow Pipelines: https://HOST/pipeline or a port-forward's. Vertex: an endpoint of one's own.")
 ]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="Kubeflow: file with the bearer token; it is read anew when it is refused.")
+]
+Namespace = Annotated[str, typer.Option(help="Kubeflow: the namespace, where it has many users.")]
+Project = Annotated[str, typer.Option(help="Vertex: the Google Cloud project.")]
+Region = Annotated[str, typer.Option(help="Vertex: where runs are, such as europe-west4.")]
+Experiment = Annotated[str, typer.Option(help="The experiment that runs belong to; on Vertex a label.")]
 Zone = Annotated[str, typer.Option(help="Time zone of the schedule.")]
-ClusterZone = Annotated[str, typer.Option(help="Time zone the cluster reads schedules in (CRON_SCHEDULE_TIMEZONE).")]
+ClusterZone = Annotated[str, typer.Option(help="Kubeflow: the zone it reads schedules in (CRON_SCHEDULE_TIMEZONE).")]
 
 
-def submit(config: RunConfig, where: Callable[[], Any], *, experiment: str, name: str, wait: bool, account: str = "") -> int:
+class Platform(Protocol):
+    """What can be done on a platform. Raises RemoteError when it refuses or cannot be reached."""
+
+    place: str
+
+    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> Submitted:
+        """Start a run of the compiled `file`; `name` must be of this run alone."""
+
+    def wait(self, run_id: str, tell: Callable[[str], None]) -> Outcome:
+        """Wait until a run has ended and return how; `tell` gets a line for each step whose state changes."""
+
+    def get(self, run_id: str) -> Submitted:
+        """Return a run."""
+
+    def schedule(self, name: str) -> Scheduled | None:
+        """Return the schedule of a name."""
+
+    def schedules(self) -> list[Scheduled]:
+        """Return all schedules."""
+
+    def make_schedule(
+        self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
+    ) -> Scheduled:
+        """Make a schedule: one run at a time, and none made up for those that were missed."""
+
+    def switch(self, schedule: Scheduled, *, on: bool) -> None:
+        """Resume or pause a schedule."""
+
+    def delete_schedule(self, schedule: Scheduled) -> None:
+        """Remove a schedule."""
+
+
+def submit(config: RunConfig, target: str, where: Callable[[], Platform], *, experiment: str, name: str, wait: bool) -> int:
     """Compile, connect (`where`), upload, start and (with `wait`) follow a run; return the exit code.
 
     Raises ConfigError before anything is asked, RemoteError when the platform refuses or cannot be reached.
     """
-    with _compiled(config) as file:
+    with _compiled(config, target) as file:
         client = where()
-        version = client.version(NAME, file)
-    run = client.run(client.experiment(experiment), _own_name(name), version, account or None)
+        run = client.submit(file, _own_name(name), experiment, config)
     print(f"Run {run.name}: {run.link}")
     return follow(client, run.run_id) if wait else 0
 
 
-def follow(client: Any, run_id: str) -> int:
+def follow(client: Platform, run_id: str) -> int:
     """Wait for a run, a line for each step that changes; return the exit code of what became of it."""
     outcome = client.wait(run_id, lambda line: print(f"  {line}", flush=True))
     link = client.get(run_id).link
@@ -59,15 +96,42 @@ def follow(client: Any, run_id: str) -> int:
     return 1
 
 
-def connect(target: str, host: str, token_file: Path | None, namespace: str) -> Any:
-    """Return the platform's client. Raises ConfigError for a target or a token that is not there."""
+def compiler(target: str) -> Callable[[RunConfig, Path], None]:
+    """Return what compiles for a target. Raises ConfigError for one that is unknown."""
+    from pipeline.targets import kubeflow, vertex
+
+    targets = {"kubeflow": kubeflow.compile_pipeline, "vertex": vertex.compile_pipeline}
+    if target not in targets:
+        raise ConfigError(f"--target {target} is unknown.", f"Use {' or '.join(targets)}.")
+    return targets[target]
+
+
+def connect(
+    target: str,
+    *,
+    host: str = "",
+    token_file: Path | None = None,
+    namespace: str = "",
+    cluster_zone: str = "UTC",
+    project: str = "",
+    region: str = "",
+) -> Platform:
+    """Return the platform's client. Raises ConfigError for a target, an address or a token that is not there."""
+    compiler(target)
+    if target == "vertex":
+        from pipeline.targets.vertex_client import Vertex
+
+        if not (project and region):
+            raise ConfigError(
+                f"--{'region' if project else 'project'} is missing.",
+                "Vertex needs both: --project NAME --region europe-west4.",
+            )
+        return Vertex(project, region, host)
     from pipeline.targets.kubeflow_client import Kubeflow
 
-    if target != "kubeflow":
-        raise ConfigError(f"--target {target} is unknown here.", "Use kubeflow.")
     if not host:
         raise ConfigError("--host is missing.", "Name the address of Kubeflow Pipelines, such as http://localhost:8080.")
-    return Kubeflow(host, token=lambda: _read_token(token_file), namespace=namespace)
+    return Kubeflow(host, token=lambda: _read_token(token_file), namespace=namespace, cluster_zone=cluster_zone)
 
 
 def _read_token(file: Path | None) -> str:
@@ -80,12 +144,10 @@ def _read_token(file: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _compiled(config: RunConfig) -> Iterator[Path]:
-    from pipeline.targets import kubeflow
-
+def _compiled(config: RunConfig, target: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        kubeflow.compile_pipeline(config, file)
+        compiler(target)(config, file)
         yield file
 
 
@@ -108,24 +170,33 @@ def create(
     start: Annotated[str, typer.Option(help="Not before this time, ISO 8601.")] = "",
     end: Annotated[str, typer.Option(help="Not after this time, ISO 8601.")] = "",
     experiment: Experiment = NAME,
-    account: Account = "",
     token_file: TokenFile = None,
     namespace: Namespace = "",
+    project: Project = "",
+    region: Region = "",
 ) -> None:
     """Make a schedule; runs do not overlap, and those that were missed are not made up for."""
     schedule = parse_cron(cron, time_zone)
-    fields = schedule.for_kubeflow(cluster_time_zone)
+    if target == "kubeflow":
+        schedule.for_kubeflow(cluster_time_zone)  # before anything is asked
     first, last = _time(start, "--start", time_zone), _time(end, "--end", time_zone)
     now = datetime.datetime.now(datetime.UTC)
     if last is not None and last <= max(first or now, now):
         raise ConfigError(f"--end {end} is not after {'--start ' + start if start else 'now'}.", "No run would ever start.")
-    with _compiled(load_config(config, overrides)) as file:
-        client = connect(target, host, token_file, namespace)
+    loaded = load_config(config, overrides)
+    with _compiled(loaded, target) as file:
+        client = connect(
+            target,
+            host=host,
+            token_file=token_file,
+            namespace=namespace,
+            cluster_zone=cluster_time_zone,
+            project=project,
+            region=region,
+        )
         if client.schedule(name) is not None:
-            raise ConfigError(f"There is a schedule {name} on {client.host} already.", "Delete it, or use another --name.")
-        version = client.version(NAME, file)
-    times: dict[str, str | None] = {"start": _text(first), "end": _text(last)}
-    client.make_schedule(name, client.experiment(experiment), version, fields, **times, service_account=account or None)
+            raise ConfigError(f"There is a schedule {name} on {client.place} already.", "Delete it, or use another --name.")
+        client.make_schedule(file, name, experiment, loaded, schedule, _text(first), _text(last))
     print(f"Schedule {name}: {schedule.explain()}.")
     print("Next: " + ", ".join(_shown(time) for time in schedule.next_times(max(first or now, now))))
 
@@ -137,71 +208,86 @@ def list_(
     cluster_time_zone: ClusterZone = "UTC",
     token_file: TokenFile = None,
     namespace: Namespace = "",
+    project: Project = "",
+    region: Region = "",
 ) -> None:
     """List the schedules: in words, and the next times."""
     from pipeline.targets.show import console
 
-    client = connect(target, host, token_file, namespace)
+    client = connect(
+        target,
+        host=host,
+        token_file=token_file,
+        namespace=namespace,
+        cluster_zone=cluster_time_zone,
+        project=project,
+        region=region,
+    )
     found = client.schedules()
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "state", "when", "next"):
         table.add_column(heading)
     now = datetime.datetime.now(datetime.UTC)
     for each in found:
-        on = str(each.status or each.mode or "").upper().startswith("ENABLE")
-        table.add_row(each.display_name, "on" if on else "paused", *_when(each, cluster_time_zone, now if on else None))
-    console().print(table) if found else print(f"No schedules on {client.host}.")
+        times = each.cron.next_times(now, 1) if each.on and each.cron else []
+        table.add_row(each.name, "on" if each.on else "paused", each.words, *(_shown(time) for time in times))
+    console().print(table) if found else print(f"No schedules on {client.place}.")
 
 
 @app.command()
 def pause(
-    name: str, target: Target = "kubeflow", host: Host = "", token_file: TokenFile = None, namespace: Namespace = ""
+    name: str,
+    target: Target = "kubeflow",
+    host: Host = "",
+    token_file: TokenFile = None,
+    namespace: Namespace = "",
+    project: Project = "",
+    region: Region = "",
 ) -> None:
     """Start no more runs until it is resumed."""
-    client = connect(target, host, token_file, namespace)
+    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
     client.switch(_existing(client, name), on=False)
     print(f"Paused {name}.")
 
 
 @app.command()
 def resume(
-    name: str, target: Target = "kubeflow", host: Host = "", token_file: TokenFile = None, namespace: Namespace = ""
+    name: str,
+    target: Target = "kubeflow",
+    host: Host = "",
+    token_file: TokenFile = None,
+    namespace: Namespace = "",
+    project: Project = "",
+    region: Region = "",
 ) -> None:
     """Go on with a schedule that was paused; what was missed is not made up for."""
-    client = connect(target, host, token_file, namespace)
+    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
     client.switch(_existing(client, name), on=True)
     print(f"Resumed {name}.")
 
 
 @app.command()
 def delete(
-    name: str, target: Target = "kubeflow", host: Host = "", token_file: TokenFile = None, namespace: Namespace = ""
+    name: str,
+    target: Target = "kubeflow",
+    host: Host = "",
+    token_file: TokenFile = None,
+    namespace: Namespace = "",
+    project: Project = "",
+    region: Region = "",
 ) -> None:
     """Remove a schedule; its runs stay."""
-    client = connect(target, host, token_file, namespace)
+    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
     client.delete_schedule(_existing(client, name))
     print(f"Deleted {name}.")
 
 
-def _existing(client: Any, name: str) -> Any:
+def _existing(client: Platform, name: str) -> Scheduled:
     found = client.schedule(name)
     if found is None:
-        names = ", ".join(sorted(each.display_name for each in client.schedules())) or "none"
-        raise ConfigError(f"There is no schedule {name} on {client.host}; there are: {names}.", "Name one of them.")
+        names = ", ".join(sorted(each.name for each in client.schedules())) or "none"
+        raise ConfigError(f"There is no schedule {name} on {client.place}; there are: {names}.", "Name one of them.")
     return found
-
-
-def _when(each: Any, zone: str, after: datetime.datetime | None) -> tuple[str, str]:
-    cron = each.trigger.cron_schedule if each.trigger else None
-    if cron is None or not cron.cron:
-        return "not by cron: made by another program", ""
-    seconds, _, fields = str(cron.cron).partition(" ")
-    try:
-        schedule: Cron = parse_cron(fields, zone)
-    except ConfigError:
-        return f"{cron.cron} (six fields, seconds first)", ""
-    words = schedule.explain() if seconds == "0" else f"{schedule.explain()}, at second {seconds}"
-    return words, "" if after is None else _shown(schedule.next_times(after, 1)[0])
 
 
 def _time(text: str, option: str, zone: str) -> datetime.datetime | None:

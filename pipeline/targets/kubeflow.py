@@ -8,13 +8,9 @@ from kfp import dsl, kubernetes
 
 from pipeline.config import DeploySection, RunConfig
 from pipeline.platforms import TpuRow, gke_limits, gke_node_selector, gke_tolerations
-from pipeline.targets.spec import compile_spec, tpu_row
+from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 USER = 10001  # of deploy/images
-# Each goes on where it was interrupted or begins anew, and leaves nothing half-written. What validate and tpu_check say, they
-# would say again.
-REPEATED = {"ingest", "train", "evaluate", "push"}
-BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
 
 
 def compile_pipeline(config: RunConfig, out: Path) -> None:
@@ -42,8 +38,7 @@ def _run_safely(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> Non
         kubernetes.add_pod_label(task, f"app.kubernetes.io/{label}", value)
     task.set_cpu_request(deploy.cpu)
     task.set_memory_request(deploy.memory)
-    if step in REPEATED and deploy.retries:
-        task.set_retry(deploy.retries, **BACKOFF)
+    retry_where_safe(task, step, deploy)
 
 
 def _place_on_tpu(task: dsl.PipelineTask, row: TpuRow, deploy: DeploySection) -> None:

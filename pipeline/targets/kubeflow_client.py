@@ -11,77 +11,55 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from components.addresses import first_line
-from components.errors import ConfigError, PipelineError
+from components.errors import ConfigError
+from pipeline.config import RunConfig
+from pipeline.cron import Cron, parse_cron
+from pipeline.graph import NAME
+from pipeline.targets import asking
+from pipeline.targets.asking import Answer, Asker, Outcome, RemoteError, Scheduled, Submitted, ended_with, not_reached
 
 T = TypeVar("T")
-TRIES, REQUEST_SECONDS, MOST_SECONDS = 5, 60.0, 120.0
-POLL_SECONDS, FIRST_SECONDS = 5.0, 1.0
-BUSY, BROKEN = (429,), (500, 502, 503, 504)  # after the second an asking may be repeated, a making only when it is looked for
-GOOD, BAD = ("SUCCEEDED",), ("FAILED", "CANCELED", "SKIPPED")
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 MEANINGS = {
     401: "it does not take this token (expired?); give a fresh one with --token-file",
     403: "this account may not do that; ask for the role kubeflow-pipelines-edit in the namespace",
 }
 
 
-class RemoteError(PipelineError):
-    """The platform refused (`status` is HTTP's) or could not be reached."""
-
-    def __init__(self, problem: str, cure: str = "", status: int = 0) -> None:
-        self.status = status
-        super().__init__(problem, cure)
-
-
-class LostError(Exception):
-    """A request whose outcome nobody knows: it may have been done."""
-
-
-class Submitted(NamedTuple):
-    """A run on Kubeflow."""
-
-    run_id: str
-    name: str
-    link: str
-
-
-class Outcome(NamedTuple):
-    """How a run ended: its state as Kubeflow names it, the steps that failed, and what Kubeflow says of it."""
-
-    state: str
-    failed: tuple[str, ...]
-    message: str
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the run and every step of it did: an exit handler that succeeds must not hide a step that failed."""
-        return self.state in GOOD and not self.failed
-
-
 class Kubeflow:
     """One Kubeflow Pipelines. Raises ConfigError when `host` is none, RemoteError when it cannot be asked."""
 
-    def __init__(self, host: str, *, token: Callable[[], str] = str, namespace: str = "") -> None:
-        """`token` gives the bearer token, and a fresh one when it is asked again; empty: none is sent."""
+    def __init__(self, host: str, *, token: Callable[[], str] = str, namespace: str = "", cluster_zone: str = "UTC") -> None:
+        """`token` gives the bearer token, and a fresh one when it is asked again; empty: none is sent.
+
+        `cluster_zone` is the time zone in which this Kubeflow reads every schedule.
+        """
         if not host.startswith(("http://", "https://")):
             raise ConfigError(f"--host {host} is no address.", "Use https://HOST, or http://localhost:PORT of a port-forward.")
-        self.host = host.rstrip("/")
+        self.place = host.rstrip("/")
+        self._zone = cluster_zone
         self._token, self._sent = token, token()
+        self._asker = Asker(self.place, _answer, MEANINGS, self._token_is_fresh)
         self._inside = {"namespace": namespace or None}
         try:
-            self._kfp: Any = self._ask("ask whether it is well", lambda: _bounded_client(self.host, self._sent, namespace))
+            self._kfp: Any = self._ask("ask whether it is well", lambda: _bounded_client(self.place, self._sent, namespace))
         except RemoteError as error:
             if error.status not in (404, 405):
                 raise
             raise ConfigError(
-                f"{self.host} answers, but is no Kubeflow Pipelines: /apis/v2beta1/healthz is not there.",
+                f"{self.place} answers, but is no Kubeflow Pipelines: /apis/v2beta1/healthz is not there.",
                 "Name the address of its user interface, such as https://HOST/pipeline or a port-forward's.",
             ) from None
         self._configuration = self._kfp._run_api.api_client.configuration
 
-    def experiment(self, name: str) -> str:
+    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> Submitted:
+        """Upload `file` if it is not there, and start a run of it; `name` must be of this run alone."""
+        version = self._version(NAME, file)
+        return self._run(self._experiment(experiment), name, version, config.deploy.service_account or None)
+
+    def _experiment(self, name: str) -> str:
         """Return the id of an experiment, made if there is none of this name."""
 
         def find() -> Any:
@@ -94,7 +72,7 @@ class Kubeflow:
         found = find() or self._make(f"make the experiment {name}", lambda: create(experiment=body), find)
         return str(found.experiment_id)
 
-    def version(self, name: str, file: Path) -> tuple[str, str]:
+    def _version(self, name: str, file: Path) -> tuple[str, str]:
         """Return the ids of pipeline `name` and of its version with this very file, uploaded if it is not there."""
         import kfp_server_api
 
@@ -120,7 +98,7 @@ class Kubeflow:
         )
         return pipeline_id, str(found.pipeline_version_id)
 
-    def run(self, experiment_id: str, name: str, version: tuple[str, str], service_account: str | None) -> Submitted:
+    def _run(self, experiment_id: str, name: str, version: tuple[str, str], service_account: str | None) -> Submitted:
         """Start a run; `name` must be of this run alone, since a request whose answer is lost is looked for by it."""
 
         def start() -> Any:
@@ -145,73 +123,76 @@ class Kubeflow:
                     seen[name] = state
                     tell(f"{name}: {state.lower()}")
             state = (run.state or "PENDING").upper()
-            if state in GOOD + BAD:
-                failed = tuple(name for name, state in seen.items() if state in BAD and state != "SKIPPED")
+            if state in ENDED:
                 message = getattr(run.error, "message", "") if run.error else ""
-                return Outcome(state, failed, message or "")
-            time.sleep(POLL_SECONDS)
+                return ended_with(state, seen, message or "")
+            time.sleep(asking.POLL_SECONDS)
 
     def get(self, run_id: str) -> Submitted:
         """Return a run by its id."""
         return self._submitted(self._ask("find the run", lambda: self._kfp.get_run(run_id)))
 
-    def schedule(self, name: str) -> Any:
-        """Return the schedule (a V2beta1RecurringRun) of a name, None where there is none."""
-        return self._find("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", name, **self._inside)
+    def schedule(self, name: str) -> Scheduled | None:
+        """Return the schedule of a name, None where there is none."""
+        found = self._find("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", name, **self._inside)
+        return None if found is None else self._scheduled(found)
 
-    def schedules(self) -> list[Any]:
+    def schedules(self) -> list[Scheduled]:
         """Return all schedules."""
-        return list(self._pages("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", **self._inside))
+        found = self._pages("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", **self._inside)
+        return [self._scheduled(each) for each in found]
 
     def make_schedule(
-        self,
-        name: str,
-        experiment_id: str,
-        version: tuple[str, str],
-        cron: str,
-        *,
-        start: str | None,
-        end: str | None,
-        service_account: str | None,
-    ) -> Any:
+        self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
+    ) -> Scheduled:
         """Make a schedule of six fields: one run at a time, and none made up for those that were missed."""
+        pipeline_id, version_id = self._version(NAME, file)
+        experiment_id = self._experiment(experiment)
 
-        def make() -> Any:
-            return self._kfp.create_recurring_run(
+        def make() -> Scheduled | None:
+            made = self._kfp.create_recurring_run(
                 experiment_id=experiment_id,
                 job_name=name,
-                cron_expression=cron,
+                cron_expression=cron.for_kubeflow(self._zone),
                 start_time=start,
                 end_time=end,
                 max_concurrency=1,
                 no_catchup=True,
-                service_account=service_account,
-                pipeline_id=version[0],
-                version_id=version[1],
+                service_account=config.deploy.service_account or None,
+                pipeline_id=pipeline_id,
+                version_id=version_id,
             )
+            return self._scheduled(made)
 
-        return self._make(f"make the schedule {name}", make, lambda: self.schedule(name))
+        made = self._make(f"make the schedule {name}", make, lambda: self.schedule(name))
+        assert made is not None
+        return made
 
-    def switch(self, schedule: Any, *, on: bool) -> None:
+    def switch(self, schedule: Scheduled, *, on: bool) -> None:
         """Resume or pause a schedule."""
         switch = self._kfp.enable_recurring_run if on else self._kfp.disable_recurring_run
         verb = "resume" if on else "pause"
-        self._ask(f"{verb} {schedule.display_name}", lambda: switch(schedule.recurring_run_id))
+        self._ask(f"{verb} {schedule.name}", lambda: switch(schedule.schedule_id))
 
-    def delete_schedule(self, schedule: Any) -> None:
+    def delete_schedule(self, schedule: Scheduled) -> None:
         """Remove a schedule; its runs stay."""
 
         def delete() -> Any:
-            return self._kfp.delete_recurring_run(schedule.recurring_run_id)
+            return self._kfp.delete_recurring_run(schedule.schedule_id)
 
         try:
-            self._ask(f"delete {schedule.display_name}", delete)
+            self._ask(f"delete {schedule.name}", delete)
         except RemoteError as error:
             if error.status != 404:  # an earlier try, whose answer was lost, has done it
                 raise
 
     def _submitted(self, run: Any) -> Submitted:
-        return Submitted(str(run.run_id), str(run.display_name), f"{self.host}/#/runs/details/{run.run_id}")
+        return Submitted(str(run.run_id), str(run.display_name), f"{self.place}/#/runs/details/{run.run_id}")
+
+    def _scheduled(self, found: Any) -> Scheduled:
+        on = str(found.status or found.mode or "").upper().startswith("ENABLE")
+        cron, words = _read_cron(found, self._zone)
+        return Scheduled(str(found.recurring_run_id), str(found.display_name), on, cron, words)
 
     def _find(self, what: str, listed: Callable[..., Any], key: str, name: str, **asked: Any) -> Any:
         """Return the thing of this name, None where there is none."""
@@ -228,44 +209,13 @@ class Kubeflow:
             if not token:
                 return
 
-    def _make(self, what: str, make: Callable[[], Any], find: Callable[[], Any]) -> Any:
-        """Make a thing once: where the outcome of a request is not known, or it is there already, it is looked for."""
-        for _ in range(TRIES):
-            try:
-                return self._ask(what, make, making=True)
-            except LostError as error:
-                if (found := find()) is not None:
-                    return found
-                problem = str(error)
-        raise RemoteError(f"{self.host} cannot {what}: {problem}.", "Nothing was made twice; run again.")
+    def _ask(self, what: str, call: Callable[[], T]) -> T:
+        with _quiet():
+            return self._asker.ask(what, call)
 
-    def _ask(self, what: str, call: Callable[[], T], *, making: bool = False) -> T:
-        """Return the answer; asks again, at most 5 times, where that cannot do a thing twice. Raises Remote- and LostError."""
-        import urllib3
-        from kfp_server_api import ApiException
-
-        for turn in range(1, TRIES + 1):
-            seconds = FIRST_SECONDS * 2 ** (turn - 1)
-            try:
-                with _quiet():
-                    return call()
-            except ApiException as error:
-                status = int(error.status or 0)
-                if making and status in (*BROKEN, 409):
-                    raise LostError(_said(error)) from None
-                if status == 401 and self._token_is_fresh():
-                    continue
-                if status not in (BUSY + BROKEN) or turn == TRIES:
-                    raise _refused(self.host, what, status, error) from None
-                seconds = _seconds_to_wait(error, seconds)
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                first = first_line(error)
-                if making and not isinstance(error, urllib3.exceptions.NewConnectionError):
-                    raise LostError(first) from None
-                if turn == TRIES:
-                    raise RemoteError(f"{self.host} cannot be reached to {what}: {first}.", "Look at the address.") from None
-            time.sleep(seconds)
-        raise AssertionError("the last turn returns or raises")
+    def _make(self, what: str, make: Callable[[], T], find: Callable[[], T]) -> T:
+        with _quiet():
+            return self._asker.make(what, make, find)
 
     def _token_is_fresh(self) -> bool:
         """Take the token anew; return whether it is another one than the one that was refused."""
@@ -292,7 +242,7 @@ def _bounded_client(host: str, token: str, namespace: str) -> Any:
             return self._healthz_api.healthz_service_get_healthz()
 
     def request(*arguments: Any, _request_timeout: Any = None, **named: Any) -> Any:
-        return send(*arguments, _request_timeout=_request_timeout or (REQUEST_SECONDS, REQUEST_SECONDS), **named)
+        return send(*arguments, _request_timeout=_request_timeout or (asking.REQUEST_SECONDS, asking.REQUEST_SECONDS), **named)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -305,9 +255,15 @@ def _bounded_client(host: str, token: str, namespace: str) -> Any:
     return client
 
 
-def _refused(host: str, what: str, status: int, error: Any) -> RemoteError:
-    meaning = MEANINGS.get(status, _said(error))
-    return RemoteError(f"{host} answered {status} when asked to {what}: {meaning}.", "Then run again.", status)
+def _answer(error: Exception) -> Answer | None:
+    import urllib3
+    from kfp_server_api import ApiException
+
+    if isinstance(error, ApiException):
+        return Answer(int(error.status or 0), _said(error), error.headers or {})
+    if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
+        return not_reached(error, arrived=not isinstance(error, urllib3.exceptions.NewConnectionError))
+    return None
 
 
 def _said(error: Any) -> str:
@@ -320,9 +276,16 @@ def _said(error: Any) -> str:
     return str(said or error.reason or f"status {error.status}").splitlines()[0].rstrip(".")
 
 
-def _seconds_to_wait(error: Any, otherwise: float) -> float:
-    asked = str((error.headers or {}).get("Retry-After", ""))
-    return min(float(asked), MOST_SECONDS) if asked.isdigit() else otherwise
+def _read_cron(found: Any, zone: str) -> tuple[Cron | None, str]:
+    cron = found.trigger.cron_schedule if found.trigger else None
+    if cron is None or not cron.cron:
+        return None, "not by cron: made by another program"
+    seconds, _, fields = str(cron.cron).partition(" ")
+    try:
+        schedule = parse_cron(fields, zone)
+    except ConfigError:
+        return None, f"{cron.cron} (six fields, seconds first)"
+    return schedule, schedule.explain() if seconds == "0" else f"{schedule.explain()}, at second {seconds}"
 
 
 def _steps(run: Any) -> Iterator[tuple[str, str]]:

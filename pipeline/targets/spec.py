@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kfp import compiler, dsl
@@ -11,12 +12,17 @@ from kfp import compiler, dsl
 from components.addresses import is_address, local_path
 from components.artifacts import write_bytes
 from components.errors import ConfigError
+from pipeline import steps
 from pipeline.arguments import describe_run, pipeline_arguments
-from pipeline.config import RunConfig, with_folders
+from pipeline.config import DeploySection, RunConfig, with_folders
 from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
+# Each goes on where it was interrupted or begins anew, and leaves nothing half-written. What validate and tpu_check say, they
+# would say again.
+REPEATED = {"ingest", "train", "evaluate", "push"}
+BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
 SUFFIXES = {".yaml", ".yml"}
 
 
@@ -36,8 +42,12 @@ def tpu_row(config: RunConfig, platform: Platform) -> TpuRow | None:
         raise ConfigError(f"deploy.tpu_topology = {deploy.tpu_topology!r}: {error}.") from None
 
 
-def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> None:
+def compile_spec(
+    config: RunConfig, out: Path, place: Place = place_nowhere, train: Callable[..., dsl.PipelineTask] | None = None
+) -> None:
     """Write the pipeline as `out`, its arguments' defaults taken from `config`; needs no account and no network.
+
+    `train` is what trains where it is not a container like the others.
 
     Raises ConfigError for a file name KFP does not know, a run.dir that steps cannot share or a source that they cannot see,
     ArtifactError when the file cannot be written.
@@ -54,7 +64,8 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
     config = with_folders(config)
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
-        task.set_container_image(config.deploy.tpu_check_image if step == "tpu_check" else config.deploy.image)
+        if step != "train" or train is None:
+            task.set_container_image(config.deploy.tpu_check_image if step == "tpu_check" else config.deploy.image)
         # What a source holds, and what a history, is known only where it is read, so their keys do not tell.
         if step in ("ingest", "validate"):
             task.set_caching_options(False)
@@ -64,11 +75,17 @@ def compile_spec(config: RunConfig, out: Path, place: Place = place_nowhere) -> 
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
     checks = checks_before_train(config)
-    pipeline = make_pipeline(place_remotely, checks, dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER)
+    pipeline = make_pipeline(place_remotely, checks, dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER, train or steps.train)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)
         write_bytes(out, file.read_bytes())
+
+
+def retry_where_safe(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:
+    """Give a step another try where it may be repeated."""
+    if step in REPEATED and deploy.retries:
+        task.set_retry(deploy.retries, **BACKOFF)
 
 
 def _check_digests(config: RunConfig) -> None:

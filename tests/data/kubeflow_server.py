@@ -136,8 +136,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
-        self.send_response(status)
-        for key, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})).items():
+        self.send_response_only(status)
+        for key, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(body)), "Date": self.date_time_string()}
+            | (headers or {})
+        ).items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)

@@ -9,7 +9,9 @@ import contextlib
 import http.server
 import json
 import re
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +46,17 @@ class Vertex:
     fault: Fault = lambda *_: None
     refuse_upload: str = ""
     lose_upload: bool = False  # done, and the connection breaks before anybody is told
+    token: str = TOKEN
+
+    def pause(self, method: str, path: str) -> float:
+        """Return the seconds before a request is answered."""
+        return 0.0
+
+    def loses(self, method: str, path: str) -> bool:
+        """Whether a request is done and nobody is told."""
+        lost = self.lose_upload and path.endswith("models:upload")
+        self.lose_upload = self.lose_upload and not lost
+        return lost
 
     def alias(self, model: str, alias: str) -> str:
         """Return the number of the version that has an alias."""
@@ -62,23 +75,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle("POST", self.rfile.read(int(self.headers.get("Content-Length") or 0)))
 
+    def do_DELETE(self) -> None:
+        self._handle("DELETE", b"")
+
     def _handle(self, method: str, body: bytes) -> None:
         url = urlsplit(self.path)
         path, vertex = url.path.removeprefix("/v1/"), self.server.vertex
         vertex.requests.append(f"{method} {path}")
+        time.sleep(vertex.pause(method, path))
         if fault := vertex.fault(method, path):
             return self._answer(fault[0], {"error": {"code": fault[0], "message": "as the test wants it"}}, fault[1])
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if self.headers.get("Authorization") != f"Bearer {vertex.token}":
             return self._answer(401, {"error": {"code": 401, "message": "no token"}})
         path = path.replace(NUMBERED, PARENT)
-        for verb, pattern, answer in ROUTES:
+        for verb, pattern, answer in self.server.routes:
             if verb == method and (found := re.fullmatch(pattern, path)):
                 try:
                     status, content = answer(vertex, json.loads(body or b"{}"), parse_qs(url.query), *found.groups())
                 except json_format.ParseError as error:
                     status, content = 400, {"error": {"code": 400, "message": str(error)}}
-                if vertex.lose_upload and path.endswith("models:upload"):
-                    vertex.lose_upload = False
+                if vertex.loses(method, path):
                     self.close_connection = True
                     return self.connection.close()
                 return self._answer(status, content)
@@ -86,8 +102,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
-        self.send_response(status)
-        for key, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | (headers or {})).items():
+        self.send_response_only(status)
+        for key, value in (
+            {"Content-Type": "application/json", "Content-Length": str(len(body)), "Date": self.date_time_string()}
+            | (headers or {})
+        ).items():
             self.send_header(key, value)
         self.end_headers()
         self.wfile.write(body)
@@ -183,15 +202,31 @@ ROUTES = (
 
 
 @contextlib.contextmanager
-def vertex_served() -> Iterator[tuple[str, Vertex]]:
-    """Serve Vertex AI; gives the server's address and what it knows."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.vertex = Vertex()  # type: ignore[attr-defined]
+def served(vertex: Any, routes: Any) -> Iterator[str]:
+    """Serve what `vertex` knows by `routes`; gives the server's address."""
+    server = Server(("127.0.0.1", 0), Handler)
+    server.vertex, server.routes = vertex, routes  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", server.vertex  # type: ignore[attr-defined]
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server that does not mind clients that go away."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+@contextlib.contextmanager
+def vertex_served() -> Iterator[tuple[str, Vertex]]:
+    """Serve Vertex AI's Model Registry; gives the server's address and what it knows."""
+    vertex = Vertex()
+    with served(vertex, ROUTES) as address:
+        yield f"{address}/v1", vertex

@@ -137,12 +137,6 @@ def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[
     assert list(tmp_path.iterdir()) == []
 
 
-def test_vertex_refuses_a_tpu_plainly(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot place train on train\.devices = 'tpu' yet"):
-        compiled("vertex", tmp_path, "train.devices=tpu")
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 @pytest.mark.parametrize("place", ["in/*.png", "~/in", "memory://in", "x.zip"])
 def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str, tmp_path: Path) -> None:

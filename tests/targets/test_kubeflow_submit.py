@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from components.errors import PipelineError
 from pipeline import remote
 from pipeline.cli import app
 from pipeline.config import load_config
-from pipeline.targets import kubeflow, kubeflow_client
+from pipeline.targets import asking, kubeflow
 from tests.data.kubeflow_server import Kubeflow, kubeflow_served
 
 COMPILE = kubeflow.compile_pipeline
@@ -24,8 +26,8 @@ QUICK = "--set=train.rounds=20"
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(kubeflow_client, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(kubeflow_client, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
@@ -81,10 +83,10 @@ class TestSubmit:
         assert [each["display_name"] for each in known.experiments.values()] == ["wgan-tpu-pipeline"]
 
     def test_steps_run_as_the_account_that_is_named(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        assert submit(served, config, "--service-account", "wgan")[0] == 0
+        assert submit(served, config, "--set", "deploy.service_account=wgan")[0] == 0
         assert submit(served, config)[0] == 0
         assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
-        words = ["--cron", "0 2 * * *", "--name", "n", "--service-account", "wgan"]
+        words = ["--cron", "0 2 * * *", "--name", "n", "--set", "deploy.service_account=wgan"]
         assert schedule(served, "create", str(config), *words)[0] == 0
         (made,) = served[1].recurring.values()
         assert made["service_account"] == "wgan"
@@ -133,7 +135,7 @@ class TestSubmit:
         """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
         import json
 
-        monkeypatch.setattr(kubeflow_client, "POLL_SECONDS", 0.5)
+        monkeypatch.setattr(asking, "POLL_SECONDS", 0.5)
         known = served[1]
         known.execute = True
         file = tmp_path / "tiny.toml"
@@ -201,7 +203,7 @@ class TestFaults:
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waited: list[float] = []
-        monkeypatch.setattr(kubeflow_client.time, "sleep", waited.append)
+        monkeypatch.setattr(asking.time, "sleep", waited.append)
         left = ["7"] * 4
         served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
         assert submit(served, config, "--no-wait")[0] == 0
@@ -227,7 +229,7 @@ class TestFaults:
         assert code == 1
         assert f"{served[0]} {sentence}" in said
         assert not served[1].runs
-        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= kubeflow_client.TRIES
+        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= asking.TRIES
 
     def test_a_token_that_expires_is_read_anew(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
         known = served[1]
@@ -260,11 +262,20 @@ class TestFaults:
         assert code == (1 if status else 0)
         assert "s3cr3t" not in said + caplog.text
 
+    @pytest.mark.parametrize(("minutes", "way"), [(-90, "ahead of"), (90, "behind")])
+    def test_a_clock_that_is_wrong_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
+        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
+        date = email.utils.format_datetime(there, usegmt=True)
+        served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
+        code, said = submit(served, config)
+        assert code == 1
+        assert f"; the clock here is 90 minutes {way} the platform's: set it." in said
+
     def test_a_server_that_does_not_answer(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kubeflow_client, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(kubeflow_client, "TRIES", 2)
+        monkeypatch.setattr(asking, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(asking, "TRIES", 2)
         served[1].slow = lambda method, path: 1.0 if path == "/experiments" else 0.0
         code, said = submit(served, config)
         assert code == 1
@@ -272,7 +283,7 @@ class TestFaults:
         assert "timed out" in said.lower()
 
     def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(kubeflow_client, "FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
         code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
         assert code == 1
         assert "http://127.0.0.1:9 cannot be reached to ask whether it is well: " in said
@@ -282,7 +293,7 @@ class TestFaults:
         [
             (["--host", "kubeflow.example"], "--host kubeflow.example is no address. Use https://HOST"),
             ([], "--host is missing."),
-            (["--host", "http://127.0.0.1:9", "--target", "argo"], "--target argo is unknown here. Use kubeflow."),
+            (["--host", "http://127.0.0.1:9", "--target", "argo"], "--target argo is unknown. Use kubeflow or vertex."),
             (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
         ],
     )

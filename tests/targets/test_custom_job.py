@@ -1,0 +1,147 @@
+"""Train on a TPU of Vertex AI: the compiled file holds a custom job that Vertex's own messages take."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud import aiplatform_v1  # noqa: TID251 - the reference
+from google.protobuf import json_format
+from google_cloud_pipeline_components.container.v1.gcp_launcher.utils import json_util
+from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
+
+from components.errors import ConfigError
+from pipeline import steps
+from pipeline.config import load_config
+from pipeline.targets import vertex
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "europe-west4-docker.pkg.dev/p/wgan/train-tpu@sha256:" + "0" * 64
+ACCOUNT = "wgan@p.iam.gserviceaccount.com"
+KEY = "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k"
+NETWORK = "projects/1/global/networks/n"
+BOARD = "projects/p/locations/europe-west4/tensorboards/1"
+DEPLOY = [
+    f"deploy.tpu_image={IMAGE}", f"deploy.service_account={ACCOUNT}", f"deploy.kms_key={KEY}", f"deploy.network={NETWORK}",
+    f"deploy.tensorboard={BOARD}", "deploy.pipeline_root=gs://b/root", "deploy.timeout_hours=12",
+]  # fmt: skip
+
+
+def compiled(folder: Path, *overrides: str) -> dict[str, Any]:
+    out = folder / "vertex.yaml"
+    config = load_config(
+        ROOT / "configs" / "quickstart.toml", ["run.dir=/gcs/b/wgan", "train.devices=tpu", *DEPLOY, *overrides]
+    )
+    vertex.compile_pipeline(config, out)
+    (spec,) = yaml.safe_load_all(out.read_text())
+    return dict(spec)
+
+
+def job(spec: dict[str, Any]) -> Any:
+    """The custom job that the launcher would ask for, its placeholders filled in as Vertex does, as Vertex's own message."""
+    container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+    payload = container["args"][container["args"].index("--payload") + 1]
+    parameters = spec["components"]["comp-train"]["inputDefinitions"]["parameters"]
+
+    def filled(found: re.Match[str]) -> str:
+        value = parameters[found[1]].get(
+            "defaultValue", {"LIST": [], "STRUCT": {}}.get(parameters[found[1]]["parameterType"], "")
+        )
+        return value if isinstance(value, str) else json.dumps(value)
+
+    text = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", filled, payload)
+    asked = json_util.recursive_remove_empty(json.loads(text.replace("{{$.json_escape[1]}}", "EXECUTOR_INPUT")))
+    asked["job_spec"].pop("persistent_resource_id")  # a placeholder, which is empty where there is none
+    if asked["job_spec"]["scheduling"]["strategy"] != "FLEX_START":
+        del asked["job_spec"]["scheduling"]["max_wait_duration"]  # as the launcher does
+    return aiplatform_v1.CustomJob.wrap(json_format.ParseDict(asked, aiplatform_v1.CustomJob.pb()()))
+
+
+def test_the_job_is_what_the_config_asks_for(tmp_path: Path) -> None:
+    asked = job(compiled(tmp_path, "deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true"))
+    (pool,) = asked.job_spec.worker_pool_specs
+    assert (pool.machine_spec.machine_type, pool.machine_spec.tpu_topology) == ("ct5lp-hightpu-8t", "2x4")
+    assert (pool.replica_count, pool.container_spec.image_uri) == (1, IMAGE)
+    assert asked.job_spec.scheduling.strategy.name == "SPOT"
+    assert asked.job_spec.scheduling.restart_job_on_worker_restart
+    assert asked.job_spec.scheduling.timeout.total_seconds() == 12 * 3600
+    assert asked.job_spec.service_account == ACCOUNT
+    assert asked.job_spec.network == NETWORK
+    assert asked.job_spec.tensorboard == BOARD
+    assert asked.job_spec.base_output_directory.output_uri_prefix == "gs://b/root/tensorboard"
+    assert asked.encryption_spec.kms_key_name == KEY
+    assert dict(asked.labels) == {"pipeline": "wgan-tpu-pipeline", "component": "train"}
+
+
+def test_it_runs_train_as_the_other_targets_do(tmp_path: Path) -> None:
+    """The same command and words, but for the escape that a payload needs."""
+    (pool,) = job(compiled(tmp_path)).job_spec.worker_pool_specs
+    container = json_format.MessageToDict(steps.train.pipeline_spec)["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert list(pool.container_spec.command) == container["command"]
+    words = [{"{{$}}": "EXECUTOR_INPUT"}.get(word, word) for word in container["args"]]
+    assert list(pool.container_spec.args) == words
+
+
+def test_all_but_the_machine_is_the_library_s_own_component(tmp_path: Path) -> None:
+    theirs = json_format.MessageToDict(create_custom_training_job_from_component(steps.train).pipeline_spec)
+    (component,) = theirs["components"].values()
+    ours = compiled(tmp_path)
+    assert ours["components"]["comp-train"]["inputDefinitions"].keys() == component["inputDefinitions"].keys()
+    names = ours["components"]["comp-train"]["inputDefinitions"]["parameters"].keys()
+    assert names == component["inputDefinitions"]["parameters"].keys()
+    outputs = ours["components"]["comp-train"]["outputDefinitions"]
+    assert {kind: list(names) for kind, names in outputs.items()} == {"artifacts": ["model"], "parameters": ["gcp_resources"]}
+    (executor,) = theirs["deploymentSpec"]["executors"].values()
+    launcher = ours["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert launcher == executor["container"]
+
+
+def test_it_is_named_train_and_the_others_are_containers_of_the_image(tmp_path: Path) -> None:
+    spec = compiled(tmp_path)
+    tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert set(tasks) == {"ingest", "validate", "tpu-check", "train", "evaluate", "push"}
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 2
+    resources = spec["deploymentSpec"]["executors"]["exec-ingest"]["container"]["resources"]
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("2", "8G")
+    assert "resources" not in spec["deploymentSpec"]["executors"]["exec-train"]["container"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["deploy.tpu_topology=v4:2x2x1"], "deploy.tpu_topology = 'v4:2x2x1': "),
+        (["deploy.tpu_topology=v6e:2x4"], "TensorFlow does not run on TPU v6e"),
+        (["deploy.tpu_platform=gke"], "deploy.tpu_platform = 'gke', but this target runs on Vertex AI."),
+    ],
+)
+def test_a_tpu_that_is_not_to_be_had_there_is_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        compiled(tmp_path, *overrides)
+    assert not (tmp_path / "vertex.yaml").exists()
+
+
+def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "google_cloud_pipeline_components.v1.custom_job", None)
+    with pytest.raises(ConfigError, match=re.escape("Install wgan-tpu-pipeline[vertex].")):
+        compiled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("deploy.service_account=", "deploy.tensorboard needs deploy.service_account"),
+        ("deploy.pipeline_root=", "deploy.tensorboard needs deploy.pipeline_root"),
+        ("deploy.network=default", "deploy.network"),
+        ("deploy.kms_key=key", "deploy.kms_key"),
+        ("deploy.pipeline_root=/gcs/b", "deploy.pipeline_root"),
+    ],
+)
+def test_a_setting_that_vertex_would_refuse_is_refused_at_once(tmp_path: Path, override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        compiled(tmp_path, override)

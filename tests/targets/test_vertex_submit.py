@@ -183,7 +183,7 @@ def test_the_job_that_arrives_is_executed(served: tuple[str, Runs], tmp_path: Pa
     assert code == 1, said
     assert "train: failed" in said
     logs = [(each / "log").read_text() for each in (tmp_path / "server").glob("run-*")]
-    assert any("There is no TPU here" in log for log in logs), "the custom job's container is train's"
+    assert any("there is no TPU on this machine" in log for log in logs), "the custom job's container is train's"
 
 
 @pytest.mark.usefixtures("compiled_before")

@@ -99,6 +99,14 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
     return summary
 
 
+def record_failure(step: str, key: str, work_dir: Path, error: PipelineError) -> None:
+    """Write the entry of a step that could not even begin."""
+    record = StepRecord(
+        step=step, key=key, state="failed", pid=os.getpid(), started_at=now(), finished_at=now(), error=step_error(error)
+    )
+    write_text(entry_path(work_dir, step, key), record.model_dump_json(indent=1))
+
+
 def step_error(error: BaseException) -> StepError:
     """Describe an exception: ours by problem and cure, any other by its type and first line."""
     text = "".join(traceback.format_exception(error))

@@ -203,15 +203,21 @@ def resolve_paths(config: RunConfig) -> RunConfig:
 def with_folders(config: RunConfig) -> RunConfig:
     """Return the config with the folders of history and registry named, as the steps need them."""
     validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
-    registry = config.registry if is_address(config.registry) else _absolute(local_path(config.registry))
+    registry = _place(config.registry)
     push = config.push.model_copy(update={"registry": registry})
-    return config.model_copy(update={"validation": validation, "push": push})
+    start = registry if config.train.start_from == "champion" else _place(config.train.start_from)
+    train = config.train.model_copy(update={"start_from": start})
+    return config.model_copy(update={"validation": validation, "push": push, "train": train})
 
 
 def _folder_name(source: str) -> str:
     """Return a source as the name of a folder: readable, and another one for each source."""
     name = re.sub(r"[^a-z0-9_.]+", "-", source.lower()).strip("-.")[-40:]
     return name if name == source else f"{name}-{digest_of(source)[:8]}"
+
+
+def _place(place: str) -> str:
+    return place if is_address(place) else _absolute(local_path(place))
 
 
 def _absolute(path: str) -> str:

@@ -12,17 +12,38 @@ Place = Callable[[dsl.PipelineTask, str], None]
 NAME = "wgan-tpu-pipeline"
 
 
+Keys = Mapping[str, Any]
+FindKeys = Callable[[Keys, Any, Place], Keys]
 Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
 
 
+def keys_as_given(given: Keys, run: Any, place: Place) -> Keys:  # noqa: ARG001
+    """Return the keys that the pipeline was started with: whoever started it has looked at the source."""
+    return given
+
+
+def keys_looked_up(given: Keys, run: Any, place: Place) -> Keys:  # noqa: ARG001
+    """Return the keys that a step of its own finds: the data snapshot's digest is a parameter of every step after it."""
+    snapshot = steps.snapshot(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    snapshot.set_caching_options(False)
+    place(snapshot, "snapshot")
+    found: Keys = snapshot.outputs
+    return found
+
+
 def make_pipeline(
-    place: Place, before_train: Checks, created_at: str = "", train_step: Callable[..., dsl.PipelineTask] = steps.train
+    place: Place,
+    before_train: Checks,
+    created_at: str = "",
+    *,
+    train_step: Callable[..., dsl.PipelineTask] = steps.train,
+    find_keys: FindKeys = keys_as_given,
 ) -> Any:
     """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business).
 
     `before_train` are the steps that must succeed before train begins (checks_before_train). `created_at` is the platform's
-    placeholder for when a run began; the local runner knows none and is told in `run`. `train_step` takes
-    what steps.train does.
+    placeholder for when a run began; the local runner knows none and is told in `run`. `train_step` takes what
+    steps.train does. `find_keys` gives the steps' keys: keys_as_given, or keys_looked_up where nobody has seen the source.
     """
 
     @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
@@ -49,21 +70,26 @@ def make_pipeline(
         )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
-            ingest = steps.ingest(config=ingest_config, key=ingest_key, work_dir=work_dir)
+            given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}
+            given |= {"train": train_key, "evaluate": evaluate_key, "push": push_key}
+            key = find_keys(given, run, place)
+            ingest = steps.ingest(config=ingest_config, key=key["ingest"], work_dir=work_dir)
             dataset = ingest.outputs["dataset"]
-            validate = steps.validate(config=validate_config, key=validate_key, work_dir=work_dir, dataset=dataset)
+            validate = steps.validate(config=validate_config, key=key["validate"], work_dir=work_dir, dataset=dataset)
             validation = validate.outputs["validation"]
             checks = {
-                step: check(config=tpu_check_config, key=tpu_check_key, work_dir=work_dir, dataset=dataset)
+                step: check(config=tpu_check_config, key=key["tpu_check"], work_dir=work_dir, dataset=dataset)
                 for step, check in before_train.items()
             }
-            train = train_step(config=train_config, key=train_key, work_dir=work_dir, dataset=dataset, validation=validation)
+            train = train_step(config=train_config, key=key["train"], work_dir=work_dir, dataset=dataset, validation=validation)
             train.after(*checks.values())
             model = train.outputs["model"]
-            evaluate = steps.evaluate(config=evaluate_config, key=evaluate_key, work_dir=work_dir, dataset=dataset, model=model)
+            evaluate = steps.evaluate(
+                config=evaluate_config, key=key["evaluate"], work_dir=work_dir, dataset=dataset, model=model
+            )
             push = steps.push(
                 config=push_config,
-                key=push_key,
+                key=key["push"],
                 work_dir=work_dir,
                 model=model,
                 evaluation=evaluate.outputs["evaluation"],

@@ -34,6 +34,8 @@ def step_keys(config: RunConfig, source_fingerprint: str, history_state: Sequenc
     for step, section in config.sections().items():
         upstream = [keys[name] for name in UPSTREAM[step]]
         values = section.model_dump(mode="json", exclude=HISTORY_FIELDS if step == "validate" else None)
+        if "start_from" in values:  # whatever the champion is then: data that was trained on is not trained on again
+            values["start_from"] = bool(values["start_from"])
         keys[step] = digest_of([step, values, code_digest(step), upstream or source_fingerprint])
     judged = [config.validation.history, config.validation.accept, *history_state]
     return keys | {"validate": digest_of([keys["validate"], judged])}

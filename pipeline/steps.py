@@ -1,11 +1,24 @@
 """One thin lightweight component a step: import, call, record. The work is in components/, the wiring in graph.py."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
 # The image holds this package, so nothing is installed when a step starts. targets/ put the deployed name in its place;
 # the local runner looks for "python" in it and otherwise warns.
 IMAGE = "localhost/wgan-tpu-pipeline:python3.11"
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def snapshot(
+    run: str,
+    job_name: str,
+) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, push=str):  # type: ignore[valid-type]
+    """Look at the source: what has not changed since an earlier run is not done again."""
+    from pipeline.record import run_snapshot
+
+    return run_snapshot(run, job_name)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

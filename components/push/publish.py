@@ -17,6 +17,8 @@ from components.push.card import model_card, model_card_html
 from components.push.config import PushConfig
 from components.push.registry import SAMPLES_FILE, SCORES_FILE, VERSIONS, next_version
 
+DETAILS = ("image_size", "channels", "latents", "classes")
+STATE = "state.npz"  # as components.train.warm_start names it
 LOAD_TEST = Path(__file__).with_name("load_test.py")
 
 
@@ -46,7 +48,10 @@ def write_version(
         write_text(writer.path / "model_card.md", model_card(version, model, evaluation, scores, reason))
         page = model_card_html(version, model, evaluation, scores, reason, samples)
         write_text(writer.path / "model_card.html", page)
-        writer.details = {name: model.details[name] for name in ("image_size", "channels", "latents")}
+        writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
+        if (inputs["model"] / STATE).is_file():  # what the next training can start from
+            shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)
+            writer.details["train"] = model.config
     return version
 
 

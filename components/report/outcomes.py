@@ -87,6 +87,11 @@ def _outcome(step: str, entry: StepRecord | None, before: list[Outcome], started
     return Outcome(step, "skipped")
 
 
+def nothing_new(outcomes: tuple[Outcome, ...]) -> bool:
+    """Whether every step was done by an earlier run, and push found the decision made."""
+    return all(outcome.cached for outcome in outcomes)
+
+
 def run_status(reported: str, outcomes: tuple[Outcome, ...]) -> RunStatus:
     """Return the status of the run: what the runner reported, corrected by what the journal knows better.
 

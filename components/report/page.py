@@ -144,6 +144,8 @@ def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         facts.append(("Speed", f"{number(round(train['critic_images_per_second']))} critic images/s"))
     if train.get("exported_round") not in (None, train.get("rounds")):
         facts.append(("Model of", f"round {number(train['exported_round'])}, which scored best"))
+    if train.get("started_from"):
+        facts.append(("Started from", str(train["started_from"])))
     if train.get("resumed_from_round"):
         facts.append(("Resumed", f"from round {number(train['resumed_from_round'])}"))
     if evaluate.get("fid") is not None:

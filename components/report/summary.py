@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from components.journal import ArtifactRef
 from components.report.description import RunDescription
-from components.report.outcomes import Failure, Outcome, RunStatus, StepStatus, seconds_between
+from components.report.outcomes import Failure, Outcome, RunStatus, StepStatus, nothing_new, seconds_between
 from components.section import Summary
 
 
@@ -47,6 +47,7 @@ class RunSummary(Summary):
     evaluate: dict[str, Any] | None
     push: dict[str, Any] | None
     artifacts: dict[str, ArtifactRef]
+    nothing_new: bool  # the data, the configuration and the code are those of an earlier run: nothing was done again
 
     @model_serializer(mode="wrap")
     def _without_steps_of_other_runs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -78,5 +79,6 @@ def summarize(
             for outcome in outcomes
         },
         artifacts={step: record.artifact for step, record in records.items() if record and record.artifact},
+        nothing_new=nothing_new(outcomes),
         **sections,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.report.outcomes import Failure, Outcome, RunStatus
+from components.report.outcomes import Failure, Outcome, RunStatus, nothing_new
 
 Tone = Literal["good", "warn", "bad", "neutral"]
 
@@ -27,7 +27,10 @@ def reach_verdict(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Fai
     if failure is not None:
         return _failed(status, outcomes, failure)
     summaries = {outcome.step: outcome.record.summary if outcome.record else {} for outcome in outcomes}
-    return _decided(summaries.get("push", {}))
+    decided = _decided(summaries.get("push", {}))
+    if not nothing_new(outcomes):
+        return decided
+    return replace(decided, title=decided.title.replace("Unchanged", "Nothing new", 1))
 
 
 def _failed(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Failure) -> Verdict:

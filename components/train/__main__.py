@@ -9,11 +9,14 @@ from components.train.tpu_runtime import prepare
 
 
 def run(config: TrainConfig, **directories: Path) -> Summary:
-    """Train, once the process is ready for its devices: TensorFlow looks for a TPU when it is imported."""
+    """Train, once the process is ready for its devices: TensorFlow looks for a TPU when it is imported.
+
+    Without a pipeline there is no registry: train.start_from names the model or the version itself.
+    """
     prepare(config.devices)
     from components.train.run import run as train
 
-    return train(config, **directories)
+    return train(config, **directories, start=Path(config.start_from) if config.start_from else None)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,8 @@ def write_evidence(folder: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def _in_key(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in NOT_IN_KEY}
+    kept = {name: value for name, value in config.items() if name not in NOT_IN_KEY}
+    return kept | {"start_from": bool(config.get("start_from"))}  # wherever that is
 
 
 def _owner(folder: Path, shape: ImageShape) -> dict[str, Any]:

@@ -22,6 +22,11 @@ class TrainConfig(Section):
     data: Literal["auto", "resident", "stream"] = Field(
         "auto", description="Images in memory, or read from the TFRecords as needed; the order is the same. auto: by size."
     )
+    start_from: str = Field(
+        "",
+        description="Registry whose champion training starts from, where networks and updates are the same; "
+        "champion: this pipeline's own registry; empty: from scratch.",
+    )
     rounds: int = Field(1000, ge=1, description="Rounds to train, those of an earlier, interrupted try included.")
     rounds_per_call: int = Field(0, ge=0, description="Rounds the devices do per host call; 0: log_every_rounds.")
     log_every_rounds: int = Field(50, ge=1, description="A line in metrics.jsonl every so many rounds.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -19,7 +20,7 @@ from components.errors import ArtifactError, ConfigError, InterruptedStepError, 
 from components.progress import say, tick
 from components.records import read_split
 from components.section import Summary
-from components.train import checkpoint, loop, noise, precision, step
+from components.train import checkpoint, loop, noise, precision, step, warm_start
 from components.train.config import TrainConfig
 from components.train.data import Source, open_source
 from components.train.export import Generator
@@ -28,7 +29,7 @@ from components.train.judge import NEEDED, SAMPLES, Judge, Scored, best_of, got_
 from components.train.networks import ImageShape
 from components.train.stop import StopRequest, long_call_text, stop_requested_by_signal
 from components.train.strategy import make_strategy
-from components.train.writing import Events, written_by_tensorflow
+from components.train.writing import Events, shown_elsewhere, written_by_tensorflow
 
 GRID, GRID_COLUMNS = 64, 8  # images of a sample grid
 LOCK_SECONDS = 60
@@ -45,12 +46,18 @@ class TrainSummary(Summary):
     critic_images_per_second: float
     resumed_from_round: int | None
     exported_round: int
+    started_from: str
     wasserstein_gap: float
     penalty: float
 
 
-def run(config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path, out: Path) -> TrainSummary:
+def run(
+    config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path, out: Path, start: Path | None = None
+) -> TrainSummary:
     """Train on `dataset` and write the model artifact `out`; checkpoints live in `work_dir`, keyed by data and config.
+
+    `start` is the model or version to start from where nothing of this training is done yet and it fits, else it is said why
+    training starts from scratch.
 
     Raises DeviceError, TrainingDivergedError, ArtifactError, and InterruptedStepError after SIGTERM or Ctrl-C.
     """
@@ -68,7 +75,7 @@ def run(config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path,
             dataset, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size, mode=config.data
         )
         with contextlib.closing(source):
-            trainer = Trainer(config, strategy, source, read_split(dataset, "eval").images, training)
+            trainer = Trainer(config, strategy, source, read_split(dataset, "eval").images, training, start)
             trainer.train(stop)
         with new_artifact(out, "model", config=config, inputs={"dataset": dataset, "validation": validation}) as writer:
             exported_round = trainer.export(writer.path)
@@ -79,6 +86,7 @@ def run(config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path,
                 "latents": config.latents,
                 "classes": trainer.shape.classes,
                 "exported_round": exported_round,
+                "started_from": trainer.started_from,
             }
     return trainer.summary()
 
@@ -93,6 +101,7 @@ class Trainer:
         source: Source,
         held_out: npt.NDArray[np.uint8],
         folder: Path,
+        start: Path | None = None,
     ) -> None:
         self.asked, self.folder, self.source = config, folder, source
         config = precision.resolved(config, folder)
@@ -112,7 +121,8 @@ class Trainer:
         self.resumed_from_round: int | None = None
         self.broken_weights = loop.make_weights_check(self.state, strategy)
         self.last_good: Path | None = None  # the checkpoint that this process read or wrote last
-        self._resume()
+        self.started_from = ""
+        self._resume(start)
 
     @property
     def finished(self) -> bool:
@@ -122,7 +132,7 @@ class Trainer:
     def train(self, stop: StopRequest) -> None:
         """Go on to the last round. A stop is obeyed after the current host call, with a checkpoint."""
         config = self.config
-        self.events = Events(self.folder / "tensorboard")
+        self.events = Events(self.folder / "tensorboard", *shown_elsewhere(os.environ))
         if self.round == 0:
             shutil.rmtree(self.folder / "samples", ignore_errors=True)
             pictures.write_png(self.folder / "samples" / "real.png", pictures.grid(self.source.first(GRID), 8))
@@ -170,17 +180,28 @@ class Trainer:
             self.best = averages
         self.events.scalars(self.round, {"kid_while_training": self.scores[-1].kid})
 
-    def _resume(self) -> None:
+    def _resume(self, start: Path | None) -> None:
         last = checkpoint.load_latest(self.folder, self.asked, self.shape)
         if last is None:
-            say(f"Training {self.config.rounds} rounds from scratch on {self.config.devices}")
+            self._start(start)
             return
+        self.started_from = warm_start.read_origin(self.folder)
         self.last_good = checkpoint.path_of(self.folder, last.round)
         checkpoint.check_variables(self.last_good, last.arrays, loop.state_arrays(self.state))
         loop.load_arrays(self.state, last.arrays)
         self.round, self.log, self.resumed_from_round = last.round, last.log, last.round
         self.scores, self.best = list(last.scores), list(last.best)
         say(f"Resuming from round {self.round} of {self.config.rounds}")
+
+    def _start(self, start: Path | None) -> None:
+        found = "" if start is None else warm_start.start_of(start, self.asked, self.shape, loop.state_arrays(self.state))
+        if isinstance(found, warm_start.Start):
+            loop.load_arrays(self.state, found.arrays)
+            self.started_from = found.name
+        elif self.config.start_from:
+            say(f"Not started from the champion: {found or 'there is none yet'}")
+        warm_start.write_origin(self.folder, self.started_from)
+        say(f"Training {self.config.rounds} rounds from {self.started_from or 'scratch'} on {self.config.devices}")
 
     def _call(self) -> loop.Logged:
         try:
@@ -239,6 +260,8 @@ class Trainer:
         self.generator.take_weights(averages)
         with written_by_tensorflow(folder):
             self.generator.save(folder / "saved_model")
+        if exported == self.round:  # else the networks have got worse since: nothing to go on from
+            warm_start.save_state(folder, loop.state_arrays(self.state))
         checkpoint.write_lines(folder / "metrics.jsonl", self.log)
         checkpoint.write_lines(folder / "scores.jsonl", self.scores)
         shutil.copytree(self.folder / "samples", folder / "samples")
@@ -256,6 +279,7 @@ class Trainer:
             critic_images_per_second=round(rounds_per_second * loop.images_seen(self.config, 1), 1),
             resumed_from_round=self.resumed_from_round,
             exported_round=self.exported_round,
+            started_from=self.started_from,
             wasserstein_gap=last.wasserstein_gap,
             penalty=last.penalty,
         )

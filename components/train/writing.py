@@ -25,29 +25,39 @@ def written_by_tensorflow(path: Path) -> Iterator[None]:
         ) from error
 
 
-class Events:
-    """TensorBoard's events of a training, in `folder`. Every method raises ArtifactError when they cannot be written."""
+def shown_elsewhere(environment: Mapping[str, str]) -> list[Path]:
+    """Return where Vertex AI's TensorBoard reads events, if the job has one: its bucket is mounted under /gcs."""
+    place = environment.get("AIP_TENSORBOARD_LOG_DIR", "")
+    return [Path("/gcs") / place.removeprefix("gs://")] if place.startswith("gs://") else []
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with written_by_tensorflow(folder):
-            self._writer = tf.summary.create_file_writer(str(folder))
+
+class Events:
+    """TensorBoard's events of a training, in each of `folders`. Every method raises ArtifactError when it cannot write one."""
+
+    def __init__(self, *folders: Path) -> None:
+        self._writers = []
+        for folder in folders:
+            with written_by_tensorflow(folder):
+                self._writers.append((folder, tf.summary.create_file_writer(str(folder))))
 
     def scalars(self, rounds: int, values: Mapping[str, float]) -> None:
         """Write numbers by name."""
-        with written_by_tensorflow(self.folder), self._writer.as_default(step=rounds):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        for folder, writer in self._writers:
+            with written_by_tensorflow(folder), writer.as_default(step=rounds):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
 
     def picture(self, rounds: int, name: str, image: npt.NDArray[np.uint8]) -> None:
         """Write an image, uint8 [H, W, C].
 
         TensorFlow says nothing when the disk refuses one of more than 4 KiB: the next numbers then fail.
         """
-        with written_by_tensorflow(self.folder), self._writer.as_default(step=rounds):
-            tf.summary.image(name, image[None])
+        for folder, writer in self._writers:
+            with written_by_tensorflow(folder), writer.as_default(step=rounds):
+                tf.summary.image(name, image[None])
 
     def close(self) -> None:
         """Write what is left."""
-        with written_by_tensorflow(self.folder):
-            self._writer.close()
+        for folder, writer in self._writers:
+            with written_by_tensorflow(folder):
+                writer.close()

@@ -200,6 +200,9 @@ def mounts(config: RunConfig) -> dict[str, dict[str, str]]:
     if not is_address(config.registry):
         written.append(config.registry)
     read = [path for path in (config.ingest.tfds_manual_dir, config.ingest.tfds_data_dir) if path]
+    start = config.train.start_from
+    if start and not is_address(start) and Path(start).is_dir():
+        read.append(start)
     place = config.ingest.source.removeprefix("images:")
     if place != config.ingest.source and not is_address(place):
         read.append(_without_pattern(local_path(place)))

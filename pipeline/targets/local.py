@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from components.addresses import is_address
@@ -25,10 +24,9 @@ from components.push.place import opened_to_read
 from components.push.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.tpu_runtime import check_machine
-from components.validate.history import state
+from pipeline import snapshot
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
-from pipeline.keys import step_keys
 from pipeline.targets import docker, process
 from pipeline.targets.terminal import shown_on
 
@@ -46,7 +44,7 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     """
     if config.train.devices == "tpu":
         check_machine(os.environ)
-    fingerprint = source_fingerprint(config.ingest)
+    digest = source_fingerprint(config.ingest)
     registry = [] if is_address(config.registry) else [Path(config.registry)]
     for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
         _check_writable(folder)
@@ -54,17 +52,7 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
         champion = read_champion(place)
         if champion is not None:
             check_image_size(champion, config.ingest.image_size, config.ingest.channels)
-    ingest_key = step_keys(config, fingerprint)["ingest"]
-    return step_keys(config, fingerprint, state(config.history, _known_dataset(config.work_dir, ingest_key)))
-
-
-def _known_dataset(work_dir: Path, ingest_key: str) -> str:
-    """Return the digest of the dataset that ingest has made of this source before, empty where it has not."""
-    try:
-        entry = read_entry(work_dir, "ingest", ingest_key)
-    except (OSError, ValidationError):  # the report says so; here it only means that the dataset is not known
-        return ""
-    return entry.artifact.digest if entry and entry.artifact else ""
+    return snapshot.take(config, digest).keys
 
 
 def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:

@@ -52,8 +52,8 @@ def outcome(summary: dict[str, Any], folder: Path) -> None:
 def _print_success(out: Console, summary: dict[str, Any]) -> None:
     scores, push = summary["evaluate"], summary["push"]
     cached = [step for step, row in summary["steps"].items() if row["cached"]]
-    if len(cached) == len(summary["steps"]):
-        out.print("\nNothing has changed: every step was already done.", markup=False)
+    if summary.get("nothing_new"):
+        out.print("\nNothing new: the data, the configuration and the code are those of an earlier run.", markup=False)
     elif cached:
         out.print(f"\nAlready done, not repeated: {', '.join(cached)}.", markup=False)
     out.print(f"\nFID {scores['fid']:.3f} · KID {scores['kid']:.5f} ± {scores['kid_std']:.5f}", markup=False)

@@ -15,7 +15,7 @@ from components.errors import ConfigError
 from pipeline import steps
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import DeploySection, RunConfig, with_folders
-from pipeline.graph import Place, checks_before_train, make_pipeline, place_nowhere
+from pipeline.graph import Place, checks_before_train, keys_looked_up, make_pipeline, place_nowhere
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
@@ -23,6 +23,7 @@ from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 # would say again.
 REPEATED = {"ingest", "train", "evaluate", "push"}
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
+LOOKED_UP = "looked up by the step snapshot"  # a key: what the source holds is known only when the run begins
 SUFFIXES = {".yaml", ".yml"}
 
 
@@ -66,16 +67,14 @@ def compile_spec(
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
         if step != "train" or train is None:
             task.set_container_image(config.deploy.tpu_check_image if step == "tpu_check" else config.deploy.image)
-        # What a source holds, and what a history, is known only where it is read, so their keys do not tell.
-        if step in ("ingest", "validate"):
-            task.set_caching_options(False)
         place(task, step)
 
-    keys = step_keys(config, "known when it runs")
+    keys = dict.fromkeys(step_keys(config, ""), LOOKED_UP)
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
     checks = checks_before_train(config)
-    pipeline = make_pipeline(place_remotely, checks, dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER, train or steps.train)
+    created_at = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
+    pipeline = make_pipeline(place_remotely, checks, created_at, train_step=train or steps.train, find_keys=keys_looked_up)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)

@@ -234,6 +234,7 @@ def _execute(kubeflow: Kubeflow, run: Json, version: str) -> None:
     root.mkdir()
     arguments = json.dumps((run.get("runtime_config") or {}).get("parameters") or {})
     command = [sys.executable, "-m", "tests.data.run_compiled", str(kubeflow.folder / f"{version}.yaml"), str(root), arguments]
+    command.append(str(kubeflow.folder / "cache"))
     run["state"] = "RUNNING"
     with (root / "log").open("wb") as log:
         code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode

@@ -1,4 +1,4 @@
-"""Run a compiled file with KFP's local orchestrator: python -m tests.data.run_compiled FILE ROOT [ARGUMENTS].
+"""Run a compiled file with KFP's local orchestrator: python -m tests.data.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
 
 FILE is what `compile` writes or `submit` sends; nothing else of the pipeline is known here. What a platform fills in and KFP's
 local runner does not, the time when the job was made, is put in its place. Exits 0 when the run succeeded.
@@ -17,15 +17,18 @@ import yaml
 from components.artifacts import now
 
 
-def main(file: Path, root: Path, arguments: str = "{}") -> int:
-    """Run FILE with its own defaults and `arguments` (JSON); outputs go under ROOT."""
+def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
+    """Run FILE with its own defaults and `arguments` (JSON); outputs go under ROOT, the platform's cache is in `cache`."""
     from kfp import components, local
 
     document = file.read_text().split("\n---\n")[0]  # the Kubernetes parts of the second document are the cluster's business
     document = document.replace("{{$.pipeline_job_create_time_utc}}", now())
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(root / "tmp")
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "steps"), workspace_root=str(root / "work"))
+    caching = {"enable_caching": True, "cache_root": cache} if cache else {}
+    local.init(
+        local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "steps"), workspace_root=str(root / "work"), **caching
+    )
     pipeline = components.load_component_from_text(yaml.safe_dump(with_custom_jobs_run(yaml.safe_load(document))))
     try:
         pipeline(**json.loads(arguments))

@@ -82,7 +82,8 @@ def _execute(runs: Runs, job: Any) -> None:
     file.write_text(json.dumps(content(job)["pipelineSpec"]))
     job.state = State.PIPELINE_STATE_RUNNING
     with (root / "log").open("wb") as log:
-        command = [sys.executable, "-m", "tests.data.run_compiled", str(file), str(root)]
+        command = [sys.executable, "-m", "tests.data.run_compiled", str(file), str(root), "{}"]
+        command.append(str(runs.folder / "cache"))
         code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     ended = re.findall(r"Task .*?'([\w-]+)'.*? finished with status .*?(SUCCESS|FAILURE)", (root / "log").read_text())
     _end(

@@ -18,7 +18,6 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.errors import ConfigError
 from components.journal import STEPS
 from pipeline.config import load_config
-from pipeline.keys import step_keys
 from pipeline.targets import kubeflow, vertex
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +41,7 @@ def spec(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 def test_it_is_a_pipeline_spec(spec: dict[str, Any]) -> None:
     message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     executors = dict(message.deployment_spec["executors"].items())
-    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
 
 
 def test_kfp_loads_it(spec: dict[str, Any]) -> None:
@@ -53,19 +52,23 @@ def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     config = load_config(QUICKSTART, ["run.dir=/mnt/wgan"])
     assert json.loads(parameters["train_config"]["defaultValue"]) == config.train.model_dump(mode="json")
-    assert parameters["train_key"]["defaultValue"] == step_keys(config, "known when it runs")["train"]
+    assert parameters["train_key"]["defaultValue"] == "looked up by the step snapshot"
     assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
     assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "/mnt/wgan/snapshots/digits"
     assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "/mnt/wgan/registry"
     assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
 
 
-def test_push_report_ingest_and_validate_always_run(spec: dict[str, Any]) -> None:
-    """Push looks at the registry, ingest at a source, validate at a history, which no key knows; the report is of this run."""
+def test_snapshot_push_and_report_always_run(spec: dict[str, Any]) -> None:
+    """Snapshot looks at the source and its history, push at the registry; the report is of this run."""
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
-    assert cached & set(STEPS) == {"train", "evaluate"}
-    assert "report" not in cached
+    assert cached - {"exit-handler-1"} == {"ingest", "validate", "train", "evaluate"}
+    for step in STEPS:
+        assert tasks[step]["inputs"]["parameters"]["key"]["taskOutputParameter"] == {
+            "outputParameterKey": step,
+            "producerTask": "snapshot",
+        }
 
 
 def test_the_report_is_the_exit_handler_and_knows_when_the_run_began(spec: dict[str, Any]) -> None:
@@ -100,7 +103,7 @@ def test_kubeflow_places_train_alone_on_the_tpu(tmp_path: Path) -> None:
 def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
     _, platform = compiled("kubeflow", tmp_path, "deploy.volume_claim=wgan")
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
@@ -170,7 +173,7 @@ def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
 def test_no_body_of_a_step_has_more_than_six_statements() -> None:
     tree = ast.parse((ROOT / "pipeline" / "steps.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    assert {function.name for function in functions} == {*STEPS, "tpu_check", "report"}
+    assert {function.name for function in functions} == {"snapshot", *STEPS, "tpu_check", "report"}
     for function in functions:
         statements = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]
         assert len(statements) <= 6, function.name
@@ -189,7 +192,7 @@ def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Pat
     spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert "tpu-check" in tasks["train"]["dependentTasks"]
-    assert tasks["tpu-check"]["dependentTasks"] == ["ingest"]
+    assert tasks["tpu-check"]["dependentTasks"] == ["ingest", "snapshot"]
     check = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-tpu-check"]
     assert not {"nodeSelector", "tolerations"} & set(check), "on a CPU machine"
     image = spec["deploymentSpec"]["executors"]["exec-tpu-check"]["container"]["image"]
@@ -207,7 +210,7 @@ def kubernetes_of(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[s
 
 def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels(tmp_path: Path) -> None:
     _, executors = kubernetes_of(tmp_path, "deploy.timeout_hours=1.5")
-    assert set(executors) == {f"exec-{step}" for step in (*STEPS, "report")}
+    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     for name, each in executors.items():
         assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         assert each["activeDeadlineSeconds"] == "5400"

@@ -22,7 +22,10 @@ from components.report.run import run as report
 from components.report.summary import RunSummary
 from tests.data.report_runs import DECISION, HOSTILE, SCORES, Parsed, Run, again
 
-TOP_LEVEL = "run_id status exit_code started_at finished_at seconds error steps ingest validate train evaluate push artifacts"
+TOP_LEVEL = (
+    "run_id status exit_code started_at finished_at seconds error steps"
+    " ingest validate train evaluate push artifacts nothing_new"
+)
 SECTIONS = ("samples", "champion", "scores", "training", "neighbours", "data", "lineage", "timings", "configuration")
 
 
@@ -65,6 +68,7 @@ def test_a_run_for_a_tpu_tells_of_its_check(tmp_path: Path) -> None:
 def test_summary_has_the_names_of_the_design(finished: Run) -> None:
     summary, _, _ = page_of(finished)
     assert list(summary) == TOP_LEVEL.split()
+    assert summary["nothing_new"] is False
     assert list(summary["steps"]) == list(STEPS)
     assert all(list(step) == ["status", "seconds", "cached"] for step in summary["steps"].values())
     assert summary["status"] == "succeeded"
@@ -153,7 +157,8 @@ def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     second = again(Run(tmp_path).all())
     second.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     summary, page, _ = page_of(second)
-    assert summary["status"] == "succeeded"
+    assert (summary["status"], summary["nothing_new"]) == ("succeeded", True)
+    assert "Nothing new: v0003" in page.text
     assert [summary["steps"][step]["status"] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
     assert all(summary["steps"][step]["cached"] for step in STEPS)
     assert [summary["steps"][step]["seconds"] for step in STEPS[:4]] == [0.0] * 4

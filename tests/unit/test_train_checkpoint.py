@@ -24,7 +24,7 @@ from components.images import write_png
 from components.train import checkpoint, loop
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
-from components.train.writing import Events, written_by_tensorflow
+from components.train.writing import Events, shown_elsewhere, written_by_tensorflow
 
 CONFIG = TrainConfig(keep_checkpoints=3)
 SHAPE = ImageShape(8, 1)
@@ -258,6 +258,18 @@ def test_events_and_pictures_that_cannot_be_written_are_one_sentence(tmp_path: P
             write_png(tmp_path / "samples" / "a.png", noise)
     assert names(tmp_path / "samples") == []
     events.close()
+
+
+def test_events_go_to_the_platforms_tensorboard_too(tmp_path: Path) -> None:
+    assert shown_elsewhere({"AIP_TENSORBOARD_LOG_DIR": "gs://b/root/logs"}) == [Path("/gcs/b/root/logs")]
+    assert shown_elsewhere({}) == shown_elsewhere({"AIP_TENSORBOARD_LOG_DIR": "/local"}) == []
+    events = Events(tmp_path / "ours", tmp_path / "theirs")
+    events.scalars(3, {"critic_loss": 0.5})
+    events.close()
+    found = [next((tmp_path / name).iterdir()) for name in ("ours", "theirs")]
+    for file in found:
+        values = [value for event in tf.compat.v1.train.summary_iterator(str(file)) for value in event.summary.value]
+        assert [value.tag for value in values] == ["critic_loss"]
 
 
 def test_a_model_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def assert_same_training(one: Path, other: Path) -> None:
 def test_what_it_writes(uninterrupted: Path) -> None:
     manifest = read_manifest(uninterrupted / "model", "model")
     assert manifest.counts == {"rounds": 12, "images_seen": 12 * 2 * 8}
-    assert manifest.details == {"image_size": 8, "channels": 1, "latents": 8, "classes": 0, "exported_round": 12}
+    assert manifest.details == {
+        "image_size": 8, "channels": 1, "latents": 8, "classes": 0, "exported_round": 12, "started_from": "",
+    }  # fmt: skip
     assert [line["round"] for line in metrics(uninterrupted)] == [4, 8, 12]
     assert set(metrics(uninterrupted)[0]) == {
         "round", "images_seen", "critic_loss", "wasserstein_gap", "penalty", "critic_grad_norm", "generator_loss",

@@ -56,6 +56,7 @@ class Kubeflow:
     slow: Callable[[str, str], float] = lambda *_: 0.0
     polls: int = 2  # of a run, until it has ended
     threads: list[threading.Thread] = field(default_factory=list)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
 
 def checked(value: Any, kind: str) -> Any:
@@ -220,12 +221,32 @@ def start_run(kubeflow: Kubeflow, body: Any, _: Any) -> Answer:
     version = run["pipeline_version_reference"]["pipeline_version_id"]
     if version not in kubeflow.versions:
         return 404, {"message": "no such version"}
+    return 200, _shown(_started(kubeflow, run, version))
+
+
+def _started(kubeflow: Kubeflow, run: Json, version: str) -> Json:
     run = _kept(kubeflow.runs, "run_id", {**run, "state": "PENDING", "polled": 0})
     if kubeflow.execute:
         thread = threading.Thread(target=_execute, args=(kubeflow, run, version))
         kubeflow.threads.append(thread)
         thread.start()
-    return 200, _shown(run)
+    return run
+
+
+def tick(kubeflow: Kubeflow, recurring_run_id: str) -> str:
+    """Do what Kubeflow does when a schedule's time has come; return the run's id, empty where none may start."""
+    schedule = kubeflow.recurring[recurring_run_id]
+    going = [
+        run for run in kubeflow.runs.values()
+        if run.get("recurring_run_id") == recurring_run_id and run["state"] in ("PENDING", "RUNNING")
+    ]  # fmt: skip
+    if schedule["status"] != "ENABLED" or len(going) >= int(schedule["max_concurrency"]):
+        return ""
+    kept = {
+        name: schedule[name] for name in ("experiment_id", "pipeline_version_reference", "runtime_config") if name in schedule
+    }
+    run = {**kept, "recurring_run_id": recurring_run_id, "display_name": f"{schedule['display_name']}-{len(kubeflow.runs)}"}
+    return str(_started(kubeflow, run, schedule["pipeline_version_reference"]["pipeline_version_id"])["run_id"])
 
 
 def _execute(kubeflow: Kubeflow, run: Json, version: str) -> None:
@@ -237,7 +258,9 @@ def _execute(kubeflow: Kubeflow, run: Json, version: str) -> None:
     command.append(str(kubeflow.folder / "cache"))
     run["state"] = "RUNNING"
     with (root / "log").open("wb") as log:
-        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        kubeflow.processes[run["run_id"]] = process
+        code = process.wait()
     ended = re.findall(r"Task .*?'(\w+)'.*? finished with status .*?(SUCCESS|FAILURE)", (root / "log").read_text())
     states = {"SUCCESS": "SUCCEEDED", "FAILURE": "FAILED"}
     run["run_details"] = {"task_details": [{"display_name": name, "state": states[state]} for name, state in ended]}

@@ -1,0 +1,229 @@
+"""A month of a schedule: thirty daily runs on a folder that changes, on Kubeflow's protocol, from the compiled file alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.push.registry import complete_versions, read_champion
+from pipeline.targets import asking
+from tests.data.kubeflow_server import Kubeflow, kubeflow_served, tick
+from tests.data.snapshots import brighter, digits
+from tests.pipeline.running import SHORT, wait_for
+from tests.targets.test_kubeflow_submit import run
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+ALWAYS = {"snapshot", "push", "report"}
+
+
+class Day(NamedTuple):
+    """What a day's run came to: how it ended on the platform, its summary (empty: none was written), its log."""
+
+    state: str
+    summary: dict[str, Any]
+    log: str
+    folder: Path
+
+    @property
+    def done(self) -> set[str]:
+        """The steps that were done in this run."""
+        return {step for step, row in self.summary["steps"].items() if row["status"] == "succeeded"}
+
+
+class Month:
+    """A schedule, the folder that it reads, and what became of each day."""
+
+    def __init__(self, root: Path, address: str, kubeflow: Kubeflow) -> None:
+        self.root, self.address, self.kubeflow = root, address, kubeflow
+        self.images, self.registry = root / "images", root / "runs" / "registry"
+        self.taken = 0
+        self.days: list[Day] = []
+
+    def schedule(self, *overrides: str) -> None:
+        """Make the schedule anew, with these settings."""
+        for found in list(self.kubeflow.recurring.values()):
+            code, said = run("schedule", "delete", found["display_name"], "--host", self.address)
+            assert code == 0, said
+        file = self.root / "nightly.toml"
+        file.write_text(f'[run]\ndir = "{self.root / "runs"}"\n[deploy]\nretries = 0\n')
+        settings = [*SHORT, f"ingest.source=images:{self.images}", "ingest.labels_from_folders=true", *overrides]
+        words = [word for setting in settings for word in ("--set", setting)]
+        code, said = run(
+            "schedule", "create", str(file), "--cron", "0 2 * * *", "--name", "nightly", "--host", self.address, *words
+        )
+        assert code == 0, said
+        assert said.startswith("Schedule nightly: At 02:00 every day, UTC time.")
+
+    def add(self, count: int) -> None:
+        """Put more of the digits into the folder."""
+        images, labels = digits()
+        for number in range(self.taken, self.taken + count):
+            write(self.images, number, int(labels[number]), images[number])
+        self.taken += count
+
+    def begin(self) -> str:
+        """Let the schedule's time come; return the run's id."""
+        (schedule,) = self.kubeflow.recurring
+        return tick(self.kubeflow, schedule)
+
+    def day(self, run_id: str = "") -> Day:
+        """Let the schedule's time come, and wait until its run has ended."""
+        run_id = run_id or self.begin()
+        for thread in self.kubeflow.threads:
+            thread.join()
+        folder = self.kubeflow.folder / run_id
+        summaries = list(folder.glob("steps/*/report/summary.json"))
+        summary = json.loads(summaries[0].read_bytes()) if summaries else {}
+        self.days.append(Day(self.kubeflow.runs[run_id]["state"], summary, (folder / "log").read_text(), folder))
+        return self.days[-1]
+
+    def champion(self) -> str:
+        """The version in service, every file of it checked."""
+        champion = read_champion(self.registry)
+        return champion.version if champion else ""
+
+    def quiet_days(self, count: int) -> None:
+        """Days on which nothing has changed."""
+        before = self.champion()
+        for _ in range(count):
+            day = self.day()
+            assert day.state == "SUCCEEDED", day.log
+            assert day.summary["nothing_new"] is True
+            assert day.done <= {"push"}
+            assert "Nothing new: " in report_of(day)
+            assert self.champion() == before
+
+
+def write(folder: Path, number: int, label: int, image: np.ndarray) -> None:
+    (folder / str(label)).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[..., 0]).save(folder / str(label) / f"{number:05d}.png")
+
+
+def report_of(day: Day) -> str:
+    (page,) = day.folder.glob("steps/*/report/page")
+    return page.read_text()
+
+
+@pytest.fixture
+def month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
+    monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "server").mkdir()
+    with kubeflow_served(tmp_path / "server") as (address, kubeflow):
+        kubeflow.execute = True
+        yield Month(tmp_path, address, kubeflow)
+
+
+def test_thirty_days(month: Month) -> None:
+    usual = ["train.start_from=champion"]
+    month.schedule(*usual)
+    month.add(1300)
+    first = month.day()  # 1
+    assert first.state == "SUCCEEDED", first.log
+    assert (first.summary["push"]["decision"], month.champion()) == ("published", "v0001")
+    assert "Not started from the champion: there is none yet" in first.log
+    month.quiet_days(3)  # 2 to 4
+
+    month.add(100)
+    run_id = month.begin()
+    assert month.begin() == "", "while a run goes on, no second one starts"
+    grown = month.day(run_id)  # 5
+    assert grown.state == "SUCCEEDED", grown.log
+    assert grown.summary["nothing_new"] is False
+    assert grown.summary["train"]["started_from"] == "v0001"
+    assert grown.summary["ingest"]["read"] == 1400
+    month.quiet_days(3)  # 6 to 8
+
+    bad = [month.images / "0" / f"broken-{number}.png" for number in range(200)]
+    for file in bad:
+        file.write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    before = month.champion()
+    for _ in range(2):  # 9 and 10: a refusal is no answer that is kept
+        refused = month.day()
+        assert refused.state == "FAILED"
+        assert (refused.summary["exit_code"], refused.summary["error"]["step"]) == (3, "ingest")
+        assert "200 of 1600 files could not be read as images" in refused.summary["error"]["problem"]
+        assert "ingest failed" in report_of(refused)
+        assert month.champion() == before
+    for file in bad:
+        file.unlink()
+    month.add(60)
+    mended = month.day()  # 11
+    assert mended.state == "SUCCEEDED", mended.log
+    assert mended.summary["ingest"]["read"] == 1460
+    month.quiet_days(4)  # 12 to 15
+
+    kept = month.root / "kept"
+    shutil.copytree(month.images, kept)
+    images, labels = digits()
+    for number, image in enumerate(brighter(images)[: month.taken]):
+        write(month.images, number, int(labels[number]), image)
+    drifted = month.day()  # 16
+    assert drifted.state == "FAILED"
+    assert (drifted.summary["exit_code"], drifted.summary["error"]["step"]) == (3, "validate")
+    assert "It was refused." in report_of(drifted)
+    shutil.rmtree(month.images)
+    shutil.copytree(kept, month.images)  # another time of change, the same content
+    month.quiet_days(3)  # 17 to 19
+
+    month.schedule(
+        "train.rounds=5", "train.log_every_rounds=5", "train.checkpoint_every_rounds=5", "train.sample_every_rounds=5"
+    )
+    before = month.champion()
+    worse = month.day()  # 20: hardly trained
+    assert worse.state == "SUCCEEDED", worse.log
+    assert (worse.summary["push"]["decision"], month.champion()) == ("kept", before)
+    assert "Not published: " in report_of(worse)
+    month.schedule(*usual)
+    month.quiet_days(3)  # 21 to 23: as before the other settings
+
+    month.add(50)
+    run_id = month.begin()
+    checkpoints = month.root / "runs" / ".work" / "checkpoints"
+    known = set(checkpoints.glob("*/round-*"))
+    wait_for(lambda: bool(set(checkpoints.glob("*/round-*")) - known), 300)
+    os.killpg(month.kubeflow.processes[run_id].pid, signal.SIGKILL)
+    kill_children_of(run_id)
+    crashed = month.day(run_id)  # 24
+    assert (crashed.state, crashed.summary) == ("FAILED", {})
+    after = month.day()  # 25: on unchanged images, since none of what was done is lost
+    assert after.state == "SUCCEEDED", after.log
+    assert after.summary["ingest"]["read"] == 1510
+    assert after.summary["steps"]["ingest"]["status"] == "cached"
+    assert after.summary["train"]["resumed_from_round"] >= 10
+    assert after.summary["train"]["started_from"] == before
+    month.quiet_days(5)  # 26 to 30
+
+    assert len(month.days) == 30
+    assert threading.active_count() < 50
+    trained = [first, grown, mended, worse, after]
+    assert sum(day.summary.get("nothing_new", False) for day in month.days) == 30 - len(trained) - 4
+    decisions = [json.loads(file.read_bytes()) for file in (month.registry / "decisions").iterdir()]
+    assert len(decisions) == len(trained), "one for each model, and for no model twice"
+    published = sorted(each["version"] for each in decisions if each["decision"] == "published")
+    assert published == [folder.name for folder in complete_versions(month.registry)]
+    assert {day.summary["push"]["decision"] for day in trained} == {"published", "kept"}
+    assert month.champion() == published[-1]
+    moves = [json.loads(file.read_bytes()) for file in sorted((month.registry / "moves").iterdir())]
+    assert [move["version"] for move in moves] == published
+
+
+def kill_children_of(run_id: str) -> None:
+    """Kill the steps of a run, which KFP starts in sessions of their own: the whole machine dies."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if run_id.encode() in words and int(entry.name) != os.getpid():
+            os.kill(int(entry.name), signal.SIGKILL)

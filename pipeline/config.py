@@ -54,6 +54,9 @@ class DeploySection(Section):
         description="What steps run as: a Kubernetes account, on Vertex NAME@PROJECT.iam.gserviceaccount.com; empty: its own.",
     )
     volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
+    google_key_secret: str = Field(
+        "", description="Kubeflow: the Secret with key.json, a Google account's, where the cluster has no workload identity."
+    )
     pipeline_root: str = Field(
         "", pattern=r"^(gs://[^/]+.*)?$", description="Vertex: the gs:// folder of what steps make; needed to submit."
     )

@@ -10,6 +10,7 @@ from pipeline.config import DeploySection, RunConfig
 from pipeline.platforms import TpuRow, gke_limits, gke_node_selector, gke_tolerations
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
+KEYS = "/var/run/secrets/google"
 USER = 10001  # of deploy/images
 
 
@@ -24,6 +25,9 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
         _run_safely(task, step, config.deploy)
         if config.deploy.volume_claim:
             kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
+        if config.deploy.google_key_secret:
+            kubernetes.use_secret_as_volume(task, secret_name=config.deploy.google_key_secret, mount_path=KEYS)
+            task.set_env_variable("GOOGLE_APPLICATION_CREDENTIALS", f"{KEYS}/key.json")
         if step == "train" and row:
             _place_on_tpu(task, row, config.deploy)
 

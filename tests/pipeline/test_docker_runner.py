@@ -181,3 +181,33 @@ class TestARun:
 
 def config_of(folder: Path, image: str) -> Any:
     return resolve_paths(load_config(None, [f"run.dir={folder / 'runs'}", f"deploy.image={image}"]))
+
+
+class TestImage:
+    """What the image of the steps holds."""
+
+    MOST_BYTES = 2.9e9
+
+    def test_its_size_is_what_docs_say(self, client: Any, image: str) -> None:
+        assert client.images.get(image).attrs["Size"] < self.MOST_BYTES
+
+    def test_its_list_of_components_is_what_is_installed(self, client: Any, image: str) -> None:
+        tell = (
+            "import importlib.metadata, json, pathlib; "
+            "print(json.dumps([sorted({(each.name, each.version) for each in importlib.metadata.distributions()}), "
+            "json.loads(pathlib.Path('/opt/venv/sbom.cdx.json').read_text())]))"
+        )
+        installed, listed = json.loads(client.containers.run(image, ["python", "-c", tell], remove=True, network_mode="none"))
+        assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
+        found = {plain(each["name"]): each["version"] for each in listed["components"]}
+        assert found == {plain(name): version for name, version in installed}
+        assert {"tensorflow", "apache-beam", "kfp", "wgan-tpu-pipeline"} <= found.keys()
+        assert not {"pip", "setuptools", "uv", "hatchling", "cyclonedx-bom"} & found.keys(), "nothing that builds"
+
+    def test_its_entry_point_is_well(self, client: Any, image: str) -> None:
+        said = client.containers.run(image, remove=True, network_mode="none", read_only=True, tmpfs={"/tmp": ""}).decode()
+        assert "tensorflow" in said.lower(), said
+
+
+def plain(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")

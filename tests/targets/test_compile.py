@@ -107,6 +107,15 @@ def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
+def test_a_key_for_buckets_is_mounted_and_never_named_in_the_file(tmp_path: Path) -> None:
+    spec, platform = compiled("kubeflow", tmp_path, "deploy.google_key_secret=wgan-google-key")
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        told = {each["name"]: each["value"] for each in executor["container"]["env"]}
+        assert told == {"GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json"}
+        (secret,) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]["secretAsVolume"]
+        assert (secret["secretName"], secret["mountPath"]) == ("wgan-google-key", "/var/run/secrets/google")
+
+
 REFUSED = [
     (
         "vertex",

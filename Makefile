@@ -8,7 +8,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy lint format types imports check bench locks engines images clean
+.PHONY: help setup run test test-heavy lint format types imports check bench locks engines images audit clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ images:  ## build the images train-tpu, data, dataflow and tpu-check with podman
 	deploy/images/build data $(BASE_IMAGE)
 	deploy/images/build dataflow $(BASE_IMAGE)
 	deploy/images/build tpu-check $(BASE_IMAGE)
+
+audit: $(STAMP)  ## ask PyPI's database of vulnerabilities about every lock; fails where it cannot be asked
+	for lock in requirements/*.lock deploy/images/*/*.lock; do $(BIN)/pip-audit --strict --no-deps --disable-pip --require-hashes --progress-spinner off -r $$lock || exit 1; done
 
 clean:  ## remove .venv and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

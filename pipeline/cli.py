@@ -70,7 +70,7 @@ def compile_(
 
 @app.command()
 def submit(
-    config: Annotated[Path | None, typer.Argument(help="TOML file.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="TOML file, or what compile made of it.")] = None,
     target: remote.Target = "kubeflow",
     host: remote.Host = "",
     overrides: Overrides = [],  # noqa: B006
@@ -92,8 +92,8 @@ def submit(
 
     if follow:
         raise typer.Exit(remote.follow(where(), follow))
-    loaded = load_config(config, overrides)
-    raise typer.Exit(remote.submit(loaded, target, where, experiment=experiment, name=name, wait=wait))
+    assert config is not None
+    raise typer.Exit(remote.submit(config, overrides, target, where, experiment=experiment, name=name, wait=wait))
 
 
 @app.command("tpu-check")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "wgan-tpu-pipeline"
 app = typer.Typer(help="Retrain on a schedule: create, list, pause, resume, delete.", no_args_is_help=True)
-Config = Annotated[Path, typer.Argument(help="TOML file.")]
+Config = Annotated[Path, typer.Argument(help="TOML file, or what compile made of it.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
 Target = Annotated[str, typer.Option(help="kubeflow or vertex.")]
 Host = Annotated[
@@ -71,12 +71,15 @@ class Platform(Protocol):
         """Remove a schedule."""
 
 
-def submit(config: RunConfig, target: str, where: Callable[[], Platform], *, experiment: str, name: str, wait: bool) -> int:
+def submit(
+    source: Path, overrides: list[str], target: str, where: Callable[[], Platform], *, experiment: str, name: str, wait: bool
+) -> int:
     """Compile, connect (`where`), upload, start and (with `wait`) follow a run; return the exit code.
 
-    Raises ConfigError before anything is asked, RemoteError when the platform refuses or cannot be reached.
+    `source` is a config, or a file that was compiled from one. Raises ConfigError before anything is asked, RemoteError when
+    the platform refuses or cannot be reached.
     """
-    with _compiled(config, target) as file:
+    with _compiled(source, overrides, target) as (file, config):
         client = where()
         run = client.submit(file, _own_name(name), experiment, config)
     print(f"Run {run.name}: {run.link}")
@@ -144,11 +147,21 @@ def _read_token(file: Path | None) -> str:
 
 
 @contextlib.contextmanager
-def _compiled(config: RunConfig, target: str) -> Iterator[Path]:
+def _compiled(source: Path, overrides: list[str], target: str) -> Iterator[tuple[Path, RunConfig]]:
+    """Give what is sent to a platform, and the config that it was made of."""
+    compile_pipeline = compiler(target)
+    if source.suffix in (".yaml", ".yml"):
+        from pipeline.targets.compiled import read_compiled
+
+        if overrides:
+            raise ConfigError(f"--set cannot change {source}, which is compiled.", "Compile the config with it.")
+        yield source, read_compiled(source, target)
+        return
+    config = load_config(source, overrides)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compiler(target)(config, file)
-        yield file
+        compile_pipeline(config, file)
+        yield file, config
 
 
 def _own_name(name: str) -> str:
@@ -183,8 +196,7 @@ def create(
     now = datetime.datetime.now(datetime.UTC)
     if last is not None and last <= max(first or now, now):
         raise ConfigError(f"--end {end} is not after {'--start ' + start if start else 'now'}.", "No run would ever start.")
-    loaded = load_config(config, overrides)
-    with _compiled(loaded, target) as file:
+    with _compiled(config, overrides, target) as (file, loaded):
         client = connect(
             target,
             host=host,

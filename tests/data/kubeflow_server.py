@@ -13,6 +13,8 @@ import email.policy
 import http.server
 import json
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -54,6 +56,7 @@ class Kubeflow:
     fault: Fault = lambda *_: None
     lose_answer: Callable[[str, str], bool] = lambda *_: False
     slow: Callable[[str, str], float] = lambda *_: 0.0
+    reset: Callable[[str, str], bool] = lambda *_: False  # the connection breaks when half of the request is there
     polls: int = 2  # of a run, until it has ended
     threads: list[threading.Thread] = field(default_factory=list)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -100,11 +103,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._handle("DELETE")
 
     def _handle(self, method: str) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         url = urlsplit(self.path)
         kubeflow: Kubeflow = self.server.kubeflow
         path = unquote(url.path).removeprefix(API)
         kubeflow.requests.append(f"{method} {path}")
+        length = int(self.headers.get("Content-Length") or 0)
+        if kubeflow.reset(method, path):
+            self.rfile.read(length // 2)
+            return reset(self)
+        body = self.rfile.read(length)
         time.sleep(kubeflow.slow(method, path))
         if fault := kubeflow.fault(method, path):
             return self._answer(fault[0], {"error": "as the test wants it", "message": "as the test wants it"}, fault[1])
@@ -148,6 +155,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def reset(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """Break a connection as a machine does that dies: at once, whatever is under way."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
+    handler.connection.close()
 
 
 Answer = tuple[int, Any]

@@ -40,6 +40,7 @@ class Runs:
     schedules: dict[str, Any] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     fault: Fault = lambda *_: None
+    resets: Callable[[], bool] = lambda: False
     loses: Callable[[str, str], bool] = lambda *_: False
     pause: Callable[[str, str], float] = lambda *_: 0.0
     polls: int = 2

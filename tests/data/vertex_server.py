@@ -20,6 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
+from tests.data.kubeflow_server import reset
+
 PARENT = "projects/p/locations/europe-west4"
 NUMBERED = "projects/123456/locations/europe-west4"  # Vertex answers with the project's number
 TOKEN = "a-token"
@@ -48,6 +50,10 @@ class Vertex:
     lose_upload: bool = False  # done, and the connection breaks before anybody is told
     token: str = TOKEN
 
+    def resets(self) -> bool:
+        """Whether the connection breaks when half of what is made is there."""
+        return False
+
     def pause(self, method: str, path: str) -> float:
         """Return the seconds before a request is answered."""
         return 0.0
@@ -73,7 +79,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._handle("GET", b"")
 
     def do_POST(self) -> None:
-        self._handle("POST", self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        length = int(self.headers.get("Content-Length") or 0)
+        if self.server.vertex.resets():
+            self.rfile.read(length // 2)
+            return reset(self)
+        return self._handle("POST", self.rfile.read(length))
 
     def do_DELETE(self) -> None:
         self._handle("DELETE", b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from components.errors import ConfigError
 from components.journal import STEPS
 from pipeline.config import load_config
 from pipeline.targets import kubeflow, vertex
+from tests.data.kubernetes_types import check
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.toml"
@@ -224,6 +226,26 @@ def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels(tmp_
         assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         assert each["activeDeadlineSeconds"] == "5400"
         assert each["podMetadata"]["labels"]["app.kubernetes.io/component"] == name.removeprefix("exec-")
+
+
+def test_what_kubernetes_is_told_is_of_its_types(tmp_path: Path) -> None:
+    """The parts that KFP passes on to the pod as they are; its numbers are strings, as protobuf's JSON has them."""
+    overrides = ["train.devices=tpu", "deploy.tpu_spot=true", "deploy.volume_claim=wgan", "deploy.google_key_secret=k"]
+    _, executors = kubernetes_of(tmp_path, *overrides)
+    for name, each in executors.items():
+        context = {key: int(value) if str(value).isdigit() else value for key, value in each["securityContext"].items()}
+        check(context, "V1SecurityContext", name)
+        check(each["podMetadata"], "V1ObjectMeta", name)
+        for toleration in each.get("tolerations", []):
+            check(toleration, "V1Toleration", name)
+        for mount in [*each["pvcMount"], *each["secretAsVolume"]]:
+            check({"name": "volume", "mountPath": mount["mountPath"]}, "V1VolumeMount", name)
+        labels = each.get("nodeSelector", {}).get("labels", {})
+        for key, value in {**labels, **each["podMetadata"]["labels"]}.items():
+            assert re.fullmatch(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9._-]{1,63}", key)
+            assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", value)
+    assert executors["exec-train"]["tolerations"]
+    assert not any("tolerations" in each for name, each in executors.items() if name != "exec-train")
 
 
 def test_only_what_may_be_repeated_is_tried_again(tmp_path: Path) -> None:

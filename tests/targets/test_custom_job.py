@@ -103,7 +103,7 @@ def test_all_but_the_machine_is_the_library_s_own_component(tmp_path: Path) -> N
 def test_it_is_named_train_and_the_others_are_containers_of_the_image(tmp_path: Path) -> None:
     spec = compiled(tmp_path)
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert set(tasks) == {"ingest", "validate", "tpu-check", "train", "evaluate", "push"}
+    assert set(tasks) == {"snapshot", "ingest", "validate", "tpu-check", "train", "evaluate", "push"}
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 2
     resources = spec["deploymentSpec"]["executors"]["exec-ingest"]["container"]["resources"]
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("2", "8G")

@@ -127,6 +127,27 @@ class TestSubmit:
         assert code == 1
         assert "Failed in push." in said
 
+    def test_what_is_asked_in_what_order(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        assert submit(served, config)[0] == 0
+        ids = [next(iter(each)) for each in (known.pipelines, known.runs)]
+        asked = [each.replace(ids[0], "PIPELINE").replace(ids[1], "RUN") for each in known.requests]
+        first = [
+            "GET /healthz", "GET /pipelines", "POST /pipelines", "GET /pipelines/PIPELINE/versions",
+            "POST /pipelines/upload_version", "GET /experiments", "POST /experiments", "POST /runs",
+            "GET /runs/RUN", "GET /runs/RUN", "GET /runs/RUN",
+        ]  # fmt: skip
+        assert asked == first
+        known.requests.clear()
+        assert submit(served, config)[0] == 0
+        assert [each for each in known.requests if each.startswith("POST")] == ["POST /runs"], "the rest is there"
+
+    def test_a_compiled_file_is_sent_as_it_is(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+        code, said = run("submit", str(compiled), "--host", served[0])
+        assert code == 0, said
+        (version,) = served[1].versions
+        assert (served[1].folder / f"{version}.yaml").read_bytes() == compiled.read_bytes()
+
     @pytest.mark.heavy
     @pytest.mark.timeout(600)
     def test_the_file_that_arrives_is_executed(
@@ -150,8 +171,12 @@ class TestSubmit:
             "submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere", "--set", "deploy.retries=0"
         )
         assert code == 1, said
-        assert "ingest: failed" in said
-        assert "Failed in ingest" in said
+        assert "snapshot: failed" in said
+        assert "Failed in snapshot" in said
+        summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "server").glob("*/steps/*/report/summary.json")]
+        (failed,) = [each for each in summaries if each["status"] == "failed"]
+        assert (failed["exit_code"], failed["error"]["step"]) == (2, "ingest")
+        assert "/nowhere" in failed["error"]["problem"]
 
 
 TINY = """
@@ -187,6 +212,18 @@ class TestFaults:
         assert code == 0, said
         assert next(lost, None) is None
         assert [len(each) for each in (known.experiments, known.pipelines, known.versions, known.runs)] == [1] * 4
+
+    def test_a_connection_that_breaks_in_the_middle_of_an_upload(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        known = served[1]
+        broken = iter([True, True])
+        known.reset = lambda method, path: path == "/pipelines/upload_version" and next(broken, False)
+        code, said = submit(served, config)
+        assert code == 0, said
+        assert next(broken, None) is None
+        assert [len(each) for each in (known.versions, known.runs)] == [1, 1]
+        known.reset = lambda method, path: path == "/pipelines/upload_version"
+        code, said = submit(served, config, "--set", "train.rounds=30")
+        assert (code, len(known.versions)) == (0, 1), "compiled before: the version is there"
 
     @pytest.mark.parametrize("status", [500, 502, 503])
     @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -308,6 +345,21 @@ class TestFaults:
             code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
         assert "run.dir = 'runs' is a folder of this machine" in said
+
+    def test_files_that_cannot_be_sent(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
+        for words, sentence in [
+            (["--target", "vertex"], "was compiled for kubeflow, and --target is vertex. Use --target kubeflow, or compile"),
+            (["--set", "train.rounds=3"], "--set cannot change "),
+        ]:
+            code, said = run("submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words)
+            assert code == 2
+            assert sentence in said
+        (tmp_path / "other.yaml").write_text("a: 1\n")
+        for name, sentence in [("other.yaml", "is no compiled pipeline of this program"), ("none.yaml", "There is no file")]:
+            code, said = run("submit", str(tmp_path / name), "--host", served[0])
+            assert code == 2
+            assert sentence in said
+        assert served[1].requests == []
 
     def test_a_host_that_is_something_else(self, served: tuple[str, Kubeflow], config: Path) -> None:
         code, said = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)

@@ -153,6 +153,25 @@ class TestSubmit:
         assert code == 1
         assert "Failed in push." in said
 
+    def test_what_is_asked_in_what_order(self, served: tuple[str, Runs], config: Path) -> None:
+        assert submit(served, config)[0] == 0
+        (name,) = served[1].jobs
+        parent = "projects/p/locations/europe-west4"
+        run_id = name.rpartition("/")[2]
+        get = f"GET {parent}/pipelineJobs/{run_id}"
+        assert served[1].requests == [f"POST {parent}/pipelineJobs", get, get, get]
+
+    def test_a_compiled_file_is_sent_as_it_is(self, served: tuple[str, Runs], config: Path, tmp_path: Path) -> None:
+        file = tmp_path / "p.yaml"
+        COMPILE(load_config(config), file)
+        code, said = run("submit", str(file), *where(served))
+        assert code == 0, said
+        (job,) = served[1].jobs.values()
+        assert job.runtime_config.gcs_output_directory == "gs://bucket/root", "of the config that it was compiled from"
+        code, said = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
+        assert code == 2
+        assert "was compiled for vertex, and --target is kubeflow." in said
+
     def test_what_is_sent_is_the_compiled_file(self, served: tuple[str, Runs], config: Path, compiled: Path) -> None:
         import yaml
 
@@ -195,6 +214,15 @@ class TestFaults:
         code, said = submit(served, config)
         assert code == 0, said
         assert next(lost, None) is None
+        assert len(known.jobs) == 1
+
+    def test_a_connection_that_breaks_in_the_middle_of_what_is_sent(self, served: tuple[str, Runs], config: Path) -> None:
+        known = served[1]
+        broken = iter([True, True])
+        known.resets = lambda: next(broken, False)
+        code, said = submit(served, config)
+        assert code == 0, said
+        assert next(broken, None) is None
         assert len(known.jobs) == 1
 
     @pytest.mark.parametrize("status", [500, 502, 503])

@@ -13,44 +13,21 @@ from typing import Any
 import hcl2
 import pytest
 import yaml
-from kubernetes import client
 
 from components.errors import ConfigError
 from pipeline.config import RunConfig, load_config
 from pipeline.cron import parse_cron
 from pipeline.targets import kubeflow, vertex
+from tests.data.kubernetes_types import check
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "kubeflow" / "overlays").iterdir())
-PLAIN = {"str": str, "int": int, "bool": bool, "object": object, "float": float}
 TYPES = {
     "Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "Role": "V1Role", "RoleBinding": "V1RoleBinding",
     "NetworkPolicy": "V1NetworkPolicy", "PersistentVolumeClaim": "V1PersistentVolumeClaim", "ResourceQuota": "V1ResourceQuota",
     "ConfigMap": "V1ConfigMap",
 }  # fmt: skip
-
-
-def check(value: Any, kind: str, where: str) -> None:
-    """Hold a value to a type of Kubernetes' API as its client has it: names, types, and what may not be missing."""
-    if found := re.fullmatch(r"list\[(.*)\]", kind):
-        assert isinstance(value, list), where
-        for index, each in enumerate(value):
-            check(each, found[1], f"{where}[{index}]")
-    elif found := re.fullmatch(r"dict\(str, (.*)\)", kind):
-        assert isinstance(value, dict), where
-        for key, each in value.items():
-            check(each, found[1], f"{where}.{key}")
-    elif kind in PLAIN:
-        assert isinstance(value, PLAIN[kind]), f"{where} is {value!r}, no {kind}"
-    else:
-        message = getattr(client, kind)
-        names = {there: here for here, there in message.attribute_map.items()}
-        assert isinstance(value, dict), where
-        assert not value.keys() - names.keys(), f"{where}: {kind} has no {value.keys() - names.keys()}"
-        message(**{names[key]: each for key, each in value.items()})  # refuses what lacks a field that must be there
-        for key, each in value.items():
-            check(each, message.openapi_types[names[key]], f"{where}.{key}")
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)

@@ -1,0 +1,32 @@
+"""Objects held to the types of Kubernetes' API, as its own client has them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from kubernetes import client
+
+PLAIN = {"str": str, "int": int, "bool": bool, "object": object, "float": float}
+
+
+def check(value: Any, kind: str, where: str) -> None:
+    """Hold a value to a type of Kubernetes' API as its client has it: names, types, and what may not be missing."""
+    if found := re.fullmatch(r"list\[(.*)\]", kind):
+        assert isinstance(value, list), where
+        for index, each in enumerate(value):
+            check(each, found[1], f"{where}[{index}]")
+    elif found := re.fullmatch(r"dict\(str, (.*)\)", kind):
+        assert isinstance(value, dict), where
+        for key, each in value.items():
+            check(each, found[1], f"{where}.{key}")
+    elif kind in PLAIN:
+        assert isinstance(value, PLAIN[kind]), f"{where} is {value!r}, no {kind}"
+    else:
+        message = getattr(client, kind)
+        names = {there: here for here, there in message.attribute_map.items()}
+        assert isinstance(value, dict), where
+        assert not value.keys() - names.keys(), f"{where}: {kind} has no {value.keys() - names.keys()}"
+        message(**{names[key]: each for key, each in value.items()})  # refuses what lacks a field that must be there
+        for key, each in value.items():
+            check(each, message.openapi_types[names[key]], f"{where}.{key}")

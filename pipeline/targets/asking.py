@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from components.addresses import first_line
 from components.errors import PipelineError
+from components.journal import STEPS
 from pipeline.cron import Cron
 
 T = TypeVar("T")
 TRIES, REQUEST_SECONDS, MOST_SECONDS = 5, 60.0, 120.0
 POLL_SECONDS, FIRST_SECONDS = 5.0, 1.0
 BUSY, BROKEN = (429,), (500, 502, 503, 504)  # after the second an asking may be repeated, a making only when it is looked for
+TASKS = {"snapshot", *STEPS, "tpu_check", "report"}
 SKEW_SECONDS = 300.0  # by which tokens are refused
 
 
@@ -135,9 +137,15 @@ def not_reached(error: Exception, *, arrived: bool) -> Answer:
     return Answer(0, first_line(error), {}, arrived)
 
 
-def ended_with(state: str, steps: Mapping[str, str], message: str) -> Outcome:
-    """Return the outcome of a run that has ended, from the states of its steps."""
-    return Outcome(state, tuple(name for name, each in steps.items() if each in ("FAILED", "CANCELED", "CANCELLED")), message)
+def is_step(name: str) -> bool:
+    """Whether a task is one of our steps, and not one that the platform adds (root, exit-handler-1, train-driver, executor)."""
+    return name.replace("-", "_") in TASKS
+
+
+def ended_with(state: str, tasks: Mapping[str, str], message: str) -> Outcome:
+    """Return the outcome of a run that has ended, from the states of its tasks; the platform's own count where none is ours."""
+    failed = [name for name, each in tasks.items() if each in ("FAILED", "CANCELED", "CANCELLED")]
+    return Outcome(state, tuple([name for name in failed if is_step(name)] or failed), message)
 
 
 def _seconds_to_wait(answer: Answer, otherwise: float) -> float:

@@ -18,7 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.cron import Cron, parse_cron
 from pipeline.graph import NAME
 from pipeline.targets import asking
-from pipeline.targets.asking import Answer, Asker, Outcome, RemoteError, Scheduled, Submitted, ended_with, not_reached
+from pipeline.targets.asking import Answer, Asker, Outcome, RemoteError, Scheduled, Submitted, ended_with, is_step, not_reached
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
@@ -121,7 +121,8 @@ class Kubeflow:
             for name, state in _steps(run):
                 if seen.get(name) != state:
                     seen[name] = state
-                    tell(f"{name}: {state.lower()}")
+                    if is_step(name):
+                        tell(f"{name}: {state.lower()}")
             state = (run.state or "PENDING").upper()
             if state in ENDED:
                 message = getattr(run.error, "message", "") if run.error else ""

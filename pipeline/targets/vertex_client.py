@@ -16,7 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.cron import Cron, parse_cron
 from pipeline.graph import NAME
 from pipeline.targets import asking
-from pipeline.targets.asking import Answer, Asker, Outcome, RemoteError, Scheduled, Submitted, ended_with, not_reached
+from pipeline.targets.asking import Answer, Asker, Outcome, RemoteError, Scheduled, Submitted, ended_with, is_step, not_reached
 
 T = TypeVar("T")
 CONSOLE = "https://console.cloud.google.com/vertex-ai/pipelines/locations/{region}/runs/{run}?project={project}"
@@ -69,7 +69,8 @@ class Vertex:
             for step, state in _steps(run):
                 if seen.get(step) != state:
                     seen[step] = state
-                    tell(f"{step}: {state.lower()}")
+                    if is_step(step):
+                        tell(f"{step}: {state.lower()}")
             state = run.state.name.removeprefix("PIPELINE_STATE_")
             if state in ENDED:
                 return ended_with(state, seen, str(run.error.message))

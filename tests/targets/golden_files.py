@@ -12,6 +12,7 @@ import yaml
 from pipeline.config import load_config
 from pipeline.platforms import ROWS, scheduling, worker_pool_specs
 from pipeline.targets import kubeflow
+from pipeline.targets.vertex import compile_pipeline as compile_for_vertex
 
 FOLDER = Path(__file__).parent / "golden"
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.toml"
@@ -26,6 +27,17 @@ KUBERNETES = {
     "v5e-2x4-spot": ["deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true"],
     "v5p-2x2x1": ["deploy.tpu_topology=v5p:2x2x1"],
 }
+
+
+VERTEX = {
+    "v3-2x2": ["deploy.tpu_topology=v3:2x2", "deploy.tpu_spot=true"],
+    "v5e-2x4": [
+        "deploy.tpu_topology=v5e:2x4", "deploy.service_account=wgan@p.iam.gserviceaccount.com",
+        "deploy.pipeline_root=gs://bucket/root",
+        "deploy.network=projects/1/global/networks/n", "deploy.kms_key=projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k",
+        "deploy.tensorboard=projects/p/locations/europe-west4/tensorboards/1",
+    ],
+}  # fmt: skip
 
 
 def vertex() -> str:
@@ -56,9 +68,21 @@ def kubernetes(overrides: list[str]) -> str:
     return "".join(["# train's container\n", yaml.safe_dump(placed), "---\n", yaml.safe_dump(platform)])
 
 
+def vertex_train(overrides: list[str]) -> str:
+    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher, and what the custom job is made of."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pipeline.yaml"
+        words = ["run.dir=/gcs/bucket/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
+        compile_for_vertex(load_config(QUICKSTART, words), out)
+        (spec,) = yaml.safe_load_all(out.read_text())
+    parts = {"executor": spec["deploymentSpec"]["executors"]["exec-train"], "component": spec["components"]["comp-train"]}
+    return str(yaml.safe_dump(parts))
+
+
 def made() -> dict[str, str]:
     """Return every golden file's text by its name."""
     files = {f"kubernetes-{name}.yaml": kubernetes(overrides) for name, overrides in KUBERNETES.items()}
+    files |= {f"vertex-{name}.yaml": vertex_train(overrides) for name, overrides in VERTEX.items()}
     return {"vertex_custom_jobs.json": vertex(), **files}
 
 

@@ -103,6 +103,8 @@ class TestSubmit:
         ("state", "steps", "sentence"),
         [
             ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log says why: "),
+            ("FAILED", {"root": "FAILED", "train-driver": "FAILED", "train": "FAILED"}, "Failed in train. The step's log"),
+            ("FAILED", {"train-driver": "FAILED"}, "Failed in train-driver. The step's log"),
             ("CANCELED", {}, "Canceled. The step's log says why: "),
             ("SKIPPED", {}, "Skipped. "),
             ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log says why"),

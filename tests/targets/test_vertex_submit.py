@@ -131,6 +131,8 @@ class TestSubmit:
                 ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "quota\nmore"),
                 "Failed in train: quota. The step's log says",
             ),
+            (("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""), "Failed in tpu-check. The step's log says"),
+            (("FAILED", {"root": "FAILED"}, ""), "Failed in root. The step's log says"),
             (("CANCELLED", {}, ""), "Cancelled. The step's log says why: "),
             (("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""), "Succeeded in train. The step's log says why"),
         ],

@@ -34,7 +34,8 @@ VERTEX = {
     "v5e-2x4": [
         "deploy.tpu_topology=v5e:2x4", "deploy.service_account=wgan@p.iam.gserviceaccount.com",
         "deploy.pipeline_root=gs://bucket/root",
-        "deploy.network=projects/1/global/networks/n", "deploy.kms_key=projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k",
+        "deploy.network=projects/1/global/networks/n",
+        "deploy.kms_key=projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k",
         "deploy.tensorboard=projects/p/locations/europe-west4/tensorboards/1",
     ],
 }  # fmt: skip

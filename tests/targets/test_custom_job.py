@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +127,6 @@ def test_a_tpu_that_is_not_to_be_had_there_is_refused(tmp_path: Path, overrides:
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "google_cloud_pipeline_components.v1.custom_job", None)
     with pytest.raises(ConfigError, match=re.escape("Install wgan-tpu-pipeline[vertex].")):
         compiled(tmp_path)
@@ -145,3 +145,17 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch
 def test_a_setting_that_vertex_would_refuse_is_refused_at_once(tmp_path: Path, override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         compiled(tmp_path, override)
+
+
+def test_compiling_needs_no_account_no_network_and_no_environment(tmp_path: Path) -> None:
+    code = f"""
+import socket, google.auth
+def never(*_, **__): raise AssertionError("asked")
+google.auth.default = socket.socket.connect = socket.getaddrinfo = never
+from tests.targets.test_custom_job import compiled
+from pathlib import Path
+compiled(Path({str(tmp_path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "vertex.yaml").exists()

@@ -35,8 +35,8 @@ class Vertex:
     def __init__(self, project: str, region: str, host: str = "") -> None:
         """`host` is the API's endpoint, where it is not the region's own."""
         self._v1 = _library()
-        self._credentials = _credentials()
         _check_region(region)
+        self._credentials = _credentials()
         self.place = f"Vertex AI ({project}, {region})"
         self._project, self._region = project, region
         self._parent = f"projects/{project}/locations/{region}"

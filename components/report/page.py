@@ -146,6 +146,8 @@ def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         facts.append(("Model of", f"round {number(train['exported_round'])}, which scored best"))
     if train.get("started_from"):
         facts.append(("Started from", str(train["started_from"])))
+    elif train.get("why_from_scratch"):
+        facts.append(("Started from", f"scratch: {train['why_from_scratch']}"))
     if train.get("resumed_from_round"):
         facts.append(("Resumed", f"from round {number(train['resumed_from_round'])}"))
     if evaluate.get("fid") is not None:

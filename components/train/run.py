@@ -47,6 +47,7 @@ class TrainSummary(Summary):
     resumed_from_round: int | None
     exported_round: int
     started_from: str
+    why_from_scratch: str
     wasserstein_gap: float
     penalty: float
 
@@ -86,7 +87,7 @@ def run(
                 "latents": config.latents,
                 "classes": trainer.shape.classes,
                 "exported_round": exported_round,
-                "started_from": trainer.started_from,
+                "started_from": trainer.origin.started_from,
             }
     return trainer.summary()
 
@@ -121,7 +122,7 @@ class Trainer:
         self.resumed_from_round: int | None = None
         self.broken_weights = loop.make_weights_check(self.state, strategy)
         self.last_good: Path | None = None  # the checkpoint that this process read or wrote last
-        self.started_from = ""
+        self.origin = warm_start.Origin()
         self._resume(start)
 
     @property
@@ -185,7 +186,7 @@ class Trainer:
         if last is None:
             self._start(start)
             return
-        self.started_from = warm_start.read_origin(self.folder)
+        self.origin = warm_start.read_origin(self.folder)
         self.last_good = checkpoint.path_of(self.folder, last.round)
         checkpoint.check_variables(self.last_good, last.arrays, loop.state_arrays(self.state))
         loop.load_arrays(self.state, last.arrays)
@@ -197,11 +198,12 @@ class Trainer:
         found = "" if start is None else warm_start.start_of(start, self.asked, self.shape, loop.state_arrays(self.state))
         if isinstance(found, warm_start.Start):
             loop.load_arrays(self.state, found.arrays)
-            self.started_from = found.name
+            self.origin = warm_start.Origin(started_from=found.name)
         elif self.config.start_from:
-            say(f"Not started from the champion: {found or 'there is none yet'}")
-        warm_start.write_origin(self.folder, self.started_from)
-        say(f"Training {self.config.rounds} rounds from {self.started_from or 'scratch'} on {self.config.devices}")
+            self.origin = warm_start.Origin(why_from_scratch=found or "there is no champion yet")
+            say(f"Not started from the champion: {self.origin.why_from_scratch}")
+        warm_start.write_origin(self.folder, self.origin)
+        say(f"Training {self.config.rounds} rounds from {self.origin.started_from or 'scratch'} on {self.config.devices}")
 
     def _call(self) -> loop.Logged:
         try:
@@ -279,7 +281,8 @@ class Trainer:
             critic_images_per_second=round(rounds_per_second * loop.images_seen(self.config, 1), 1),
             resumed_from_round=self.resumed_from_round,
             exported_round=self.exported_round,
-            started_from=self.started_from,
+            started_from=self.origin.started_from,
+            why_from_scratch=self.origin.why_from_scratch,
             wasserstein_gap=last.wasserstein_gap,
             penalty=last.penalty,
         )

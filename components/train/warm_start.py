@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.addresses import first_line
 from components.artifacts import Manifest, read_manifest, write_text
 from components.errors import ArtifactError
 from components.train.config import TrainConfig
@@ -65,19 +67,29 @@ def start_of(model: Path, config: TrainConfig, shape: ImageShape, wanted: Mappin
     return Start(name, arrays)
 
 
-def write_origin(folder: Path, name: str) -> None:
+class Origin(BaseModel):
+    """What a training started from (empty: from scratch), and why not from the champion where it was to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    started_from: str = ""
+    why_from_scratch: str = ""
+
+
+def write_origin(folder: Path, origin: Origin) -> None:
     """Keep what a training started from beside its checkpoints, for the processes that go on with it."""
-    write_text(folder / ORIGIN, json.dumps({"started_from": name}))
+    write_text(folder / ORIGIN, origin.model_dump_json())
 
 
-def read_origin(folder: Path) -> str:
-    """Return what a training started from, empty: from scratch."""
+def read_origin(folder: Path) -> Origin:
+    """Return what a training started from. Raises ArtifactError when that cannot be read."""
     try:
-        return str(json.loads((folder / ORIGIN).read_bytes())["started_from"])
+        return Origin.model_validate_json((folder / ORIGIN).read_bytes())
     except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{folder / ORIGIN} cannot be read: {error}.", f"Remove {folder} to train from scratch.") from error
+        return Origin()
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(
+            f"{folder / ORIGIN} cannot be read: {first_line(error)}.", f"Remove {folder} to train from scratch."
+        ) from error
 
 
 def _differences(manifest: Manifest, config: TrainConfig, shape: ImageShape) -> list[str]:

@@ -131,7 +131,7 @@ def test_thirty_days(month: Month) -> None:
     first = month.day()  # 1
     assert first.state == "SUCCEEDED", first.log
     assert (first.summary["push"]["decision"], month.champion()) == ("published", "v0001")
-    assert "Not started from the champion: there is none yet" in first.log
+    assert "Not started from the champion: there is no champion yet" in first.log
     month.quiet_days(3)  # 2 to 4
 
     month.add(100)

@@ -104,13 +104,14 @@ def test_another_training_is_from_scratch_and_says_why(
     assert sentence in said
     assert "from scratch" in said
     assert summary.started_from == ""
+    assert sentence in summary.why_from_scratch
 
 
 def test_without_a_champion_it_is_from_scratch(
     tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(other_data, tmp_path, None, start_from="registry", rounds=4, sample_every_rounds=4)
-    assert "Not started from the champion: there is none yet" in capsys.readouterr().out
+    assert "Not started from the champion: there is no champion yet" in capsys.readouterr().out
 
 
 def test_one_that_was_stopped_goes_on_with_what_it_had(

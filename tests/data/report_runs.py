@@ -180,7 +180,7 @@ class Run:
 
         self.record("validate", body, "ingest")
 
-    def train(self, resumed_from_round: int | None = None) -> None:
+    def train(self, resumed_from_round: int | None = None, **started: str) -> None:
         """Write the model: metrics and sample grids that look like those of a training."""
 
         def body() -> Summary:
@@ -191,6 +191,7 @@ class Run:
             return AnySummary(
                 rounds=ROUNDS, images_seen=192_000, critic_images_per_second=8123.4, replicas=1,
                 resumed_from_round=resumed_from_round, wasserstein_gap=0.41, penalty=0.013,
+                **started,
             )  # fmt: skip
 
         self.record("train", body, "ingest", "validate")

@@ -167,6 +167,24 @@ def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     assert sections(page) == [name for name in SECTIONS if name != "champion"]  # it is the champion itself
 
 
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        ({"started_from": "v0007"}, "v0007"),
+        ({"started_from": "", "why_from_scratch": "v0007 has <8> channels"}, "scratch: v0007 has &lt;8&gt; channels"),
+        ({"started_from": "", "why_from_scratch": ""}, ""),
+    ],
+)
+def test_it_says_what_training_started_from(tmp_path: Path, started: dict[str, str], words: str) -> None:
+    run = Run(tmp_path)
+    run.ingest()
+    run.validate()
+    run.train(**started)
+    html = page_of(run, "failed")[2]
+    assert ("<dt>Started from</dt>" in html) == bool(words)
+    assert not words or f"<dt>Started from</dt><dd>{words}</dd>" in html
+
+
 def test_rejected_data(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.reject()

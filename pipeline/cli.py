@@ -69,31 +69,22 @@ def compile_(
 
 
 @app.command()
+@remote.names_platform
 def submit(
+    where: remote.Where,
     config: Annotated[Path | None, typer.Argument(help="TOML file, or what compile made of it.")] = None,
-    target: remote.Target = "kubeflow",
-    host: remote.Host = "",
     overrides: Overrides = [],  # noqa: B006
     name: Annotated[str, typer.Option(help="How the run's name begins.")] = "",
     experiment: remote.Experiment = remote.NAME,
-    token_file: remote.TokenFile = None,
-    namespace: remote.Namespace = "",
-    project: remote.Project = "",
-    region: remote.Region = "",
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end; the exit code is the run's.")] = True,
     follow: Annotated[str, typer.Option(metavar="RUN_ID", help="Submit nothing: wait for this run.")] = "",
 ) -> None:
     """Run the pipeline on Kubeflow or Vertex AI: upload, start, wait, and end as the run ended."""
-    if config is None and not follow:
-        raise ConfigError("Name a config file to submit, or a run with --follow.", "The ones that ship are in configs/.")
-
-    def where() -> remote.Platform:
-        return remote.connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
-
     if follow:
-        raise typer.Exit(remote.follow(where(), follow))
-    assert config is not None
-    raise typer.Exit(remote.submit(config, overrides, target, where, experiment=experiment, name=name, wait=wait))
+        raise typer.Exit(remote.follow(where.connect(), follow))
+    if config is None:
+        raise ConfigError("Name a config file to submit, or a run with --follow.", "The ones that ship are in configs/.")
+    raise typer.Exit(remote.submit(config, overrides, where, experiment=experiment, name=name, wait=wait))
 
 
 @app.command("tpu-check")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import inspect
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.table import Table
@@ -71,16 +74,14 @@ class Platform(Protocol):
         """Remove a schedule."""
 
 
-def submit(
-    source: Path, overrides: list[str], target: str, where: Callable[[], Platform], *, experiment: str, name: str, wait: bool
-) -> int:
-    """Compile, connect (`where`), upload, start and (with `wait`) follow a run; return the exit code.
+def submit(source: Path, overrides: list[str], where: Where, *, experiment: str, name: str, wait: bool) -> int:
+    """Compile, connect, upload, start and (with `wait`) follow a run; return the exit code.
 
     `source` is a config, or a file that was compiled from one. Raises ConfigError before anything is asked, RemoteError when
     the platform refuses or cannot be reached.
     """
-    with _compiled(source, overrides, target) as (file, config):
-        client = where()
+    with _compiled(source, overrides, where.target) as (file, config):
+        client = where.connect()
         run = client.submit(file, _own_name(name), experiment, config)
     print(f"Run {run.name}: {run.link}")
     return follow(client, run.run_id) if wait else 0
@@ -109,32 +110,59 @@ def compiler(target: str) -> Callable[[RunConfig, Path], None]:
     return targets[target]
 
 
-def connect(
-    target: str,
-    *,
-    host: str = "",
-    token_file: Path | None = None,
-    namespace: str = "",
-    cluster_zone: str = "UTC",
-    project: str = "",
-    region: str = "",
-) -> Platform:
-    """Return the platform's client. Raises ConfigError for a target, an address or a token that is not there."""
-    compiler(target)
-    if target == "vertex":
-        from pipeline.targets.vertex_client import Vertex
+@dataclass(frozen=True)
+class Where:
+    """Which platform, as the command line names it."""
 
-        if not (project and region):
-            raise ConfigError(
-                f"--{'region' if project else 'project'} is missing.",
-                "Vertex needs both: --project NAME --region europe-west4.",
-            )
-        return Vertex(project, region, host)
-    from pipeline.targets.kubeflow_client import Kubeflow
+    target: str
+    host: str
+    token_file: Path | None
+    namespace: str
+    project: str
+    region: str
 
-    if not host:
-        raise ConfigError("--host is missing.", "Name the address of Kubeflow Pipelines, such as http://localhost:8080.")
-    return Kubeflow(host, token=lambda: _read_token(token_file), namespace=namespace, cluster_zone=cluster_zone)
+    def connect(self, cluster_zone: str = "UTC") -> Platform:
+        """Return the platform's client. Raises ConfigError for a target, an address or a token that is not there."""
+        compiler(self.target)
+        if self.target == "vertex":
+            from pipeline.targets.vertex_client import Vertex
+
+            if not (self.project and self.region):
+                missing = "region" if self.project else "project"
+                raise ConfigError(f"--{missing} is missing.", "Vertex needs both: --project NAME --region europe-west4.")
+            return Vertex(self.project, self.region, self.host)
+        from pipeline.targets.kubeflow_client import Kubeflow
+
+        if not self.host:
+            raise ConfigError("--host is missing.", "Name the address of Kubeflow Pipelines, such as http://localhost:8080.")
+        token = functools.partial(_read_token, self.token_file)
+        return Kubeflow(self.host, token=token, namespace=self.namespace, cluster_zone=cluster_zone)
+
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "target": (Target, "kubeflow"),
+    "host": (Host, ""),
+    "token_file": (TokenFile, None),
+    "namespace": (Namespace, ""),
+    "project": (Project, ""),
+    "region": (Region, ""),
+}
+
+
+def names_platform(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that name a platform in the place of its argument `where`."""
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:
+        where = Where(**{name: given.pop(name) for name in OPTIONS})
+        command(**given, where=where)
+
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "where"]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    added = [inspect.Parameter(name, kind, default=default, annotation=type_) for name, (type_, default) in OPTIONS.items()]
+    with_options.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined] # what typer reads
+    with_options.__annotations__ = {each.name: each.annotation for each in [*own, *added]}
+    return with_options
 
 
 def _read_token(file: Path | None) -> str:
@@ -171,41 +199,29 @@ def _own_name(name: str) -> str:
 
 
 @app.command()
+@names_platform
 def create(
+    where: Where,
     config: Config,
     cron: Annotated[str, typer.Option(help='Five fields, such as "0 2 * * *": every night at two.')],
     name: Annotated[str, typer.Option(help="Name of the schedule.")],
-    target: Target = "kubeflow",
-    host: Host = "",
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
     time_zone: Zone = "UTC",
     cluster_time_zone: ClusterZone = "UTC",
     start: Annotated[str, typer.Option(help="Not before this time, ISO 8601.")] = "",
     end: Annotated[str, typer.Option(help="Not after this time, ISO 8601.")] = "",
     experiment: Experiment = NAME,
-    token_file: TokenFile = None,
-    namespace: Namespace = "",
-    project: Project = "",
-    region: Region = "",
 ) -> None:
     """Make a schedule; runs do not overlap, and those that were missed are not made up for."""
     schedule = parse_cron(cron, time_zone)
-    if target == "kubeflow":
+    if where.target == "kubeflow":
         schedule.for_kubeflow(cluster_time_zone)  # before anything is asked
     first, last = _time(start, "--start", time_zone), _time(end, "--end", time_zone)
     now = datetime.datetime.now(datetime.UTC)
     if last is not None and last <= max(first or now, now):
         raise ConfigError(f"--end {end} is not after {'--start ' + start if start else 'now'}.", "No run would ever start.")
-    with _compiled(config, overrides, target) as (file, loaded):
-        client = connect(
-            target,
-            host=host,
-            token_file=token_file,
-            namespace=namespace,
-            cluster_zone=cluster_time_zone,
-            project=project,
-            region=region,
-        )
+    with _compiled(config, overrides, where.target) as (file, loaded):
+        client = where.connect(cluster_time_zone)
         if client.schedule(name) is not None:
             raise ConfigError(f"There is a schedule {name} on {client.place} already.", "Delete it, or use another --name.")
         client.make_schedule(file, name, experiment, loaded, schedule, _text(first), _text(last))
@@ -214,27 +230,12 @@ def create(
 
 
 @app.command("list")
-def list_(
-    target: Target = "kubeflow",
-    host: Host = "",
-    cluster_time_zone: ClusterZone = "UTC",
-    token_file: TokenFile = None,
-    namespace: Namespace = "",
-    project: Project = "",
-    region: Region = "",
-) -> None:
+@names_platform
+def list_(where: Where, cluster_time_zone: ClusterZone = "UTC") -> None:
     """List the schedules: in words, and the next times."""
     from pipeline.targets.show import console
 
-    client = connect(
-        target,
-        host=host,
-        token_file=token_file,
-        namespace=namespace,
-        cluster_zone=cluster_time_zone,
-        project=project,
-        region=region,
-    )
+    client = where.connect(cluster_time_zone)
     found = client.schedules()
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "state", "when", "next"):
@@ -247,49 +248,28 @@ def list_(
 
 
 @app.command()
-def pause(
-    name: str,
-    target: Target = "kubeflow",
-    host: Host = "",
-    token_file: TokenFile = None,
-    namespace: Namespace = "",
-    project: Project = "",
-    region: Region = "",
-) -> None:
+@names_platform
+def pause(name: str, where: Where) -> None:
     """Start no more runs until it is resumed."""
-    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
+    client = where.connect()
     client.switch(_existing(client, name), on=False)
     print(f"Paused {name}.")
 
 
 @app.command()
-def resume(
-    name: str,
-    target: Target = "kubeflow",
-    host: Host = "",
-    token_file: TokenFile = None,
-    namespace: Namespace = "",
-    project: Project = "",
-    region: Region = "",
-) -> None:
+@names_platform
+def resume(name: str, where: Where) -> None:
     """Go on with a schedule that was paused; what was missed is not made up for."""
-    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
+    client = where.connect()
     client.switch(_existing(client, name), on=True)
     print(f"Resumed {name}.")
 
 
 @app.command()
-def delete(
-    name: str,
-    target: Target = "kubeflow",
-    host: Host = "",
-    token_file: TokenFile = None,
-    namespace: Namespace = "",
-    project: Project = "",
-    region: Region = "",
-) -> None:
+@names_platform
+def delete(name: str, where: Where) -> None:
     """Remove a schedule; its runs stay."""
-    client = connect(target, host=host, token_file=token_file, namespace=namespace, project=project, region=region)
+    client = where.connect()
     client.delete_schedule(_existing(client, name))
     print(f"Deleted {name}.")
 

@@ -20,7 +20,7 @@ from pipeline.targets import asking
 from tests.data.kubeflow_server import Kubeflow, kubeflow_served, tick
 from tests.data.snapshots import brighter, digits
 from tests.pipeline.running import SHORT, wait_for
-from tests.targets.test_kubeflow_submit import run
+from tests.targets.running import run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 ALWAYS = {"snapshot", "push", "report"}

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from components.errors import PipelineError
 from pipeline import remote
-from pipeline.cli import app
 from pipeline.config import load_config
 from pipeline.targets import asking, kubeflow
 from tests.data.kubeflow_server import Kubeflow, kubeflow_served
+from tests.targets.running import run
 
 COMPILE = kubeflow.compile_pipeline
 QUICK = "--set=train.rounds=20"
@@ -52,16 +50,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubeflow, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
-
-
-def run(*words: str) -> tuple[int, str]:
-    """Run the command line; return the exit code and all that was printed."""
-    done = CliRunner().invoke(app, list(words))
-    if isinstance(done.exception, PipelineError):
-        return done.exception.exit_code, done.output + str(done.exception)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.output
 
 
 def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:

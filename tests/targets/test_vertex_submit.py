@@ -15,14 +15,12 @@ import google.auth
 import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.oauth2.credentials import Credentials
-from typer.testing import CliRunner
 
-from components.errors import PipelineError
-from pipeline.cli import app
 from pipeline.config import load_config
 from pipeline.targets import asking, vertex, vertex_client
 from tests.data.vertex_runs import Runs, content, runs_served
 from tests.data.vertex_server import TOKEN
+from tests.targets.running import run
 
 COMPILE = vertex.compile_pipeline
 CONFIG = """
@@ -81,16 +79,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vertex, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
-
-
-def run(*words: str) -> tuple[int, str]:
-    """Run the command line; return the exit code and all that was printed."""
-    done = CliRunner().invoke(app, list(words))
-    if isinstance(done.exception, PipelineError):
-        return done.exception.exit_code, done.output + str(done.exception)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.output
 
 
 def where(served: tuple[str, Runs]) -> list[str]:

@@ -43,6 +43,12 @@ def compiled(folder: Path, *overrides: str) -> dict[str, Any]:
     return dict(spec)
 
 
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the settings above compile to."""
+    return compiled(tmp_path_factory.mktemp("compiled"))
+
+
 def job(spec: dict[str, Any]) -> Any:
     """The custom job that the launcher would ask for, its placeholders filled in as Vertex does, as Vertex's own message."""
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
@@ -79,19 +85,19 @@ def test_the_job_is_what_the_config_asks_for(tmp_path: Path) -> None:
     assert dict(asked.labels) == {"pipeline": "wgan-tpu-pipeline", "component": "train"}
 
 
-def test_it_runs_train_as_the_other_targets_do(tmp_path: Path) -> None:
+def test_it_runs_train_as_the_other_targets_do(spec: dict[str, Any]) -> None:
     """The same command and words, but for the escape that a payload needs."""
-    (pool,) = job(compiled(tmp_path)).job_spec.worker_pool_specs
+    (pool,) = job(spec).job_spec.worker_pool_specs
     container = json_format.MessageToDict(steps.train.pipeline_spec)["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert list(pool.container_spec.command) == container["command"]
     words = [{"{{$}}": "EXECUTOR_INPUT"}.get(word, word) for word in container["args"]]
     assert list(pool.container_spec.args) == words
 
 
-def test_all_but_the_machine_is_the_library_s_own_component(tmp_path: Path) -> None:
+def test_all_but_the_machine_is_the_library_s_own_component(spec: dict[str, Any]) -> None:
     theirs = json_format.MessageToDict(create_custom_training_job_from_component(steps.train).pipeline_spec)
     (component,) = theirs["components"].values()
-    ours = compiled(tmp_path)
+    ours = spec
     assert ours["components"]["comp-train"]["inputDefinitions"].keys() == component["inputDefinitions"].keys()
     names = ours["components"]["comp-train"]["inputDefinitions"]["parameters"].keys()
     assert names == component["inputDefinitions"]["parameters"].keys()
@@ -102,8 +108,7 @@ def test_all_but_the_machine_is_the_library_s_own_component(tmp_path: Path) -> N
     assert launcher == executor["container"]
 
 
-def test_it_is_named_train_and_the_others_are_containers_of_the_image(tmp_path: Path) -> None:
-    spec = compiled(tmp_path)
+def test_it_is_named_train_and_the_others_are_containers_of_the_image(spec: dict[str, Any]) -> None:
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert set(tasks) == {"snapshot", "ingest", "validate", "tpu-check", "train", "evaluate", "push"}
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 2

@@ -56,6 +56,7 @@ def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int
     return run("submit", str(config), "--host", served[0], QUICK, *words)
 
 
+@pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
     def test_it_ends_as_the_run_ended(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
@@ -79,7 +80,10 @@ class TestSubmit:
         (made,) = served[1].recurring.values()
         assert made["service_account"] == "wgan"
 
-    def test_the_same_file_is_uploaded_once(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_the_same_file_is_uploaded_once(
+        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kubeflow, "compile_pipeline", COMPILE)
         known = served[1]
         for _ in range(2):
             assert submit(served, config)[0] == 0
@@ -146,6 +150,7 @@ class TestSubmit:
         """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
         import json
 
+        monkeypatch.setattr(kubeflow, "compile_pipeline", COMPILE)
         monkeypatch.setattr(asking, "POLL_SECONDS", 0.5)
         known = served[1]
         known.execute = True

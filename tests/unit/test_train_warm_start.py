@@ -75,30 +75,38 @@ def test_it_begins_where_the_other_ended(first: Path, other_data: tuple[Path, Pa
     assert trainer.round == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"rounds": 8, "seed": 5}])
 def test_a_version_will_do_and_the_model_says_so(
-    first: Path, other_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+    first: Path, other_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version = version_of(first / "model", tmp_path)
-    summary = train(other_data, tmp_path, version, start_from=str(tmp_path), **changes)
+    summary = train(other_data, tmp_path, version, start_from=str(tmp_path), rounds=8, seed=5)
     assert summary.started_from == "v0007"
     assert read_manifest(tmp_path / "model").details["started_from"] == "v0007"
-    assert f"Training {changes.get('rounds', 12)} rounds from v0007 on cpu:1" in capsys.readouterr().out
+    assert "Training 8 rounds from v0007 on cpu:1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "shape", "sentence"),
     [
-        ({"critic_channels": 8}, "was made with train.critic_channels = 4, not 8"),
-        ({"generator_learning_rate": 1e-3}, "was made with train.generator_learning_rate = 0.0005, not 0.001"),
-        ({"networks": "residual"}, 'was made with train.networks = "plain", not "residual"'),
-        ({"conditional": True}, "classes = 0, not 10"),
+        ({"generator_learning_rate": 1e-3}, SHAPE, "was made with train.generator_learning_rate = 0.0005, not 0.001"),
+        ({"networks": "residual"}, SHAPE, 'was made with train.networks = "plain", not "residual"'),
+        ({}, ImageShape(8, 1, 10), "was made with classes = 0, not 10"),
+        ({}, ImageShape(16, 3), "was made with image_size = 8, not 16; channels = 1, not 3"),
     ],
 )
+def test_what_differs_is_named(first: Path, changes: Any, shape: ImageShape, sentence: str) -> None:
+    found = warm_start.start_of(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
+    assert isinstance(found, str)
+    assert found.endswith(sentence)
+
+
 def test_another_training_is_from_scratch_and_says_why(
-    first: Path, tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str], changes: Any, sentence: str
+    first: Path, tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = train(other_data, tmp_path, first / "model", start_from="registry", rounds=4, sample_every_rounds=4, **changes)
+    sentence = "was made with train.critic_channels = 4, not 8"
+    summary = train(
+        other_data, tmp_path, first / "model", start_from="registry", rounds=4, sample_every_rounds=4, critic_channels=8
+    )
     said = capsys.readouterr().out
     assert "Not started from the champion: " in said
     assert sentence in said

@@ -22,6 +22,7 @@ from tests.parity.training import (
 )
 
 on_replicas = pytest.mark.parametrize("replicas", [2, 4, 8])
+on_most_replicas_if_heavy = pytest.mark.parametrize("replicas", [2, 4, pytest.param(8, marks=pytest.mark.heavy)])
 ADAM: dict[str, Any] = {"optimizer": "adam", "critic_learning_rate": 5e-4, "generator_learning_rate": 5e-4}
 
 
@@ -30,7 +31,7 @@ def test_raw_gradients_losses_and_penalty_are_those_of_one_replica(replicas: int
     assert_parity(one_first_step, first_step(replicas))
 
 
-@on_replicas
+@on_most_replicas_if_heavy
 def test_weights_and_metrics_after_sgd_are_those_of_one_replica(replicas: int, one_trained: tuple[Arrays, Arrays]) -> None:
     """SGD sees the scale of a gradient, Adam does not."""
     arrays, metrics = trained(replicas)
@@ -43,7 +44,7 @@ def one_adam() -> Arrays:
     return trained(1, **ADAM)[1]
 
 
-@on_replicas
+@on_most_replicas_if_heavy
 def test_metrics_reported_with_adam_are_those_of_one_replica(replicas: int, one_adam: Arrays) -> None:
     assert_parity(one_adam, trained(replicas, **ADAM)[1], tolerance=1e-3)
 

@@ -148,6 +148,7 @@ def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Pat
     assert listed
 
 
+@pytest.mark.heavy
 def test_a_damaged_artifact_in_the_cache_is_refused_and_the_cure_works(runs: Path, second: Outcome) -> None:
     dataset = Path(second.summary["artifacts"]["ingest"]["path"])
     shard = sorted(dataset.glob("train-*.tfrecord"))[0]

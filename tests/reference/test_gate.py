@@ -32,7 +32,7 @@ def decide(seed: int, candidate_shift: float, champion_shift: float) -> bool:
 
 
 class TestSimulatedGates:
-    @pytest.mark.parametrize("shift", [0.0, 0.3])
+    @pytest.mark.parametrize("shift", [0.0, pytest.param(0.3, marks=pytest.mark.heavy)])
     def test_equal_models_are_published_in_under_a_tenth(self, shift: float) -> None:
         """Equally far from the real images, and (where the bootstrap is at its weakest) not apart from them at all."""
         published = sum(decide(seed, shift, shift) for seed in range(GATES))

@@ -242,6 +242,7 @@ class TestDataErrors:
 
 
 class TestMeasure:
+    @pytest.mark.heavy
     def test_the_champion_is_scored_again_by_the_candidates_measure(
         self, bench: Bench, no_load_test: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:

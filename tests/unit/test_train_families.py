@@ -52,7 +52,7 @@ def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if name in ("both", "scored") else pytest.mark.heavy) for name in FAMILIES]
+    "family", [pytest.param(name, marks=() if name == "scored" else pytest.mark.heavy) for name in FAMILIES]
 )
 def test_a_stopped_training_ends_as_if_it_had_not_been(
     family: str, data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

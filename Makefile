@@ -29,7 +29,7 @@ test: $(STAMP)  ## the tests, without the heavy ones
 	$(BIN)/python -m pytest -m "not heavy" --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-heavy: $(STAMP)  ## tests that need minutes, Debian packages or a browser
-	$(BIN)/python -m pytest -m heavy $(ARGS)
+	$(BIN)/python -m pytest -m heavy --durations=15 $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

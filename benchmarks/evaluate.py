@@ -1,7 +1,7 @@
 """How much quicker all scores are in one pass over shared inner products than one metric after the other; prints one JSON line.
 
 FID, KID, precision, recall, density and coverage of 10,000 fake against 10,000 real features of 2,048 dimensions, k = 5:
-  ours   components/evaluate/one_pass.py: each inner product once, in tiles; and with the real side kept from a run before
+  ours   components/evaluate/metrics/one_pass.py: each inner product once, in tiles; and with the real side kept
   plain  the same metrics as they are written down, each for itself: whole float32 matrices, SciPy's sqrtm for FID,
          KID over all images, precision and recall, then density and coverage, each with its own three products
 Every measurement is a fresh process, because its peak memory is one of the figures; plain and ours take turns.
@@ -42,7 +42,7 @@ def features(seed: int, shift: float, scale: float, images: int, dimensions: int
 
 
 def ours(real: Floats, fake: Floats) -> tuple[dict[str, float], dict[str, float]]:
-    from components.evaluate import kid, one_pass
+    from components.evaluate.metrics import kid, one_pass
 
     started = time.perf_counter()
     side = one_pass.real_side(real, K)

@@ -99,7 +99,7 @@ def plain_example(file: str) -> bytes:
 
 
 def bare_part(given: tuple[list[str], str]) -> int:
-    from components.records import encode_pixels, write_tfrecord
+    from components.dataset.records import encode_pixels, write_tfrecord
 
     files, out = given
     return write_tfrecord(

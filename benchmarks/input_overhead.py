@@ -30,14 +30,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.artifacts import new_artifact
+from components.common.artifacts import new_artifact
+from components.dataset.records import Record, encode_example, shard_name, write_tfrecord
 from components.ingest.config import IngestConfig
-from components.records import Record, encode_example, shard_name, write_tfrecord
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data import Batch, Source, open_source
+from components.train.data.sources import Batch, Source, open_source
+from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
-from components.train.strategy import make_strategy
 
 ROOT = Path(__file__).parents[1]
 SHARDS = 4

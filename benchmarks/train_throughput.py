@@ -23,10 +23,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from components.records import NO_LABEL
+from components.dataset.records import NO_LABEL
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data import Batch, Resident
+from components.train.data.sources import Batch, Resident
 from components.train.layers import Leaky, UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 

@@ -9,7 +9,7 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # tensorflow-tpu loads libtpu when it is imported: that takes the TPU, or asks a metadata server for minutes where there is
-# none. Only training wants it, and says so in components/train/tpu_runtime.py.
+# none. Only training wants it, and says so in components/train/devices/tpu_runtime.py.
 with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     importlib.metadata.version("tensorflow-tpu")
     os.environ.setdefault("TPU_LOAD_LIBRARY", "0")

@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 
 import numpy as np
 
-from components.command import read_section
-from components.evaluate import fid, kid
+from components.common.command import read_section
+from components.dataset.records import ImageSet, read_split
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor_training import train_classifier
+from components.evaluate.features.extractor_training import train_classifier
+from components.evaluate.metrics import fid, kid
 from components.ingest.config import IngestConfig
 from components.ingest.run import run as ingest
-from components.records import ImageSet, read_split
 from components.train import noise
 from components.train.config import TrainConfig
 from docs import lipschitz_figures, lipschitz_points

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from components.train import loop, losses, noise, step
 from components.train.config import TrainConfig
-from components.train.data import Resident
-from components.train.export import Generator
+from components.train.data.sources import Resident
+from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape, score
-from components.train.strategy import make_strategy
+from components.train.saving.export import Generator
 
 Floats = npt.NDArray[np.floating]
 

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from components.images import grid
+from components.common.images import grid
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

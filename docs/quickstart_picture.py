@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.images import write_png
+from components.common.images import write_png
 
 SCALE, GAP = 5, 24
 

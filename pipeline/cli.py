@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from components.errors import ConfigError, PipelineError
-from pipeline import models, remote
+from components.common.errors import ConfigError, PipelineError
+from pipeline.commands import registry, remote
 from pipeline.config import load_config
 
 QUICKSTART = "quickstart.toml"
@@ -26,7 +26,7 @@ Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALU
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (run.dir).")]
 
 
-app.add_typer(models.app, name="registry")
+app.add_typer(registry.app, name="registry")
 app.add_typer(remote.app, name="schedule")
 
 
@@ -45,14 +45,15 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; touch nothing.")] = False,
 ) -> None:
     """Run the whole pipeline here."""
-    from pipeline.targets import local, show
+    from pipeline.commands import printing
+    from pipeline.targets.local import run as local
 
     loaded = load_config(config or shipped_config(QUICKSTART), overrides)
     if dry_run:
-        show.plan(loaded)
+        printing.plan(loaded)
         return
-    summary = local.run_locally(loaded, show.console(), runner)
-    show.outcome(summary, Path(loaded.run.dir) / str(summary["run_id"]))
+    summary = local.run_locally(loaded, printing.console(), runner)
+    printing.outcome(summary, Path(loaded.run.dir) / str(summary["run_id"]))
     raise typer.Exit(int(summary["exit_code"]))
 
 
@@ -97,9 +98,9 @@ def tpu_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compile the training for a TPU that is not there: will it fit, and how fast can it be."""
-    from pipeline import tpu
+    from pipeline.commands import tpu_check
 
-    raise typer.Exit(tpu.check(load_config(config, overrides), topology, images, classes, as_json))
+    raise typer.Exit(tpu_check.check(load_config(config, overrides), topology, images, classes, as_json))
 
 
 @app.command()
@@ -122,17 +123,17 @@ def generate(
     ] = 0,
 ) -> None:
     """Draw images with a generator: one PNG each and a grid."""
-    from pipeline import drawing
+    from pipeline.commands import generate
 
-    print(drawing.draw(model, out, count, seed, label, truncation=truncation, steps=interpolate))
+    print(generate.draw(model, out, count, seed, label, truncation=truncation, steps=interpolate))
 
 
 @app.command()
 def runs(runs_dir: RunsDir = Path("runs")) -> None:
     """List the runs with their scores and decisions."""
-    from pipeline.targets import show
+    from pipeline.commands import printing
 
-    show.runs(runs_dir)
+    printing.runs(runs_dir)
 
 
 @app.command()
@@ -144,18 +145,18 @@ def report(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Say how a run ended and where its report is, or compare two runs."""
-    from pipeline.targets import show
+    from pipeline.commands import printing
 
     if compare:
-        print(f"Comparison {show.comparison(runs_dir, *compare)}")
+        print(f"Comparison {printing.comparison(runs_dir, *compare)}")
     else:
-        show.report(runs_dir / run_id)
+        printing.report(runs_dir / run_id)
 
 
 @app.command()
 def doctor() -> None:
     """Say what this machine can and cannot do, and how to mend it."""
-    from pipeline import doctor as checks
+    from pipeline.commands import doctor as checks
 
     raise typer.Exit(checks.examine())
 

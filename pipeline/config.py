@@ -11,14 +11,14 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from components.addresses import is_address, local_path
-from components.artifacts import digest_of
-from components.command import explain
-from components.errors import ConfigError
+from components.common.addresses import is_address, local_path
+from components.common.artifacts import digest_of
+from components.common.command import explain
+from components.common.errors import ConfigError
+from components.common.section import FolderPath, Section
 from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
-from components.section import FolderPath, Section
 from components.tpu_check.chips import CHIPS
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig, check_batch_divides

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from components.errors import ConfigError
+from components.common.errors import ConfigError
 
 FIELDS = "minute hour day-of-month month day-of-week"
 FULL = (range(60), range(24), range(1, 32), range(1, 13), range(7))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.artifacts import code_digest, digest_of
+from components.common.artifacts import code_digest, digest_of
 from pipeline.config import RunConfig
 
 UPSTREAM = {
@@ -28,7 +28,7 @@ HISTORY_FIELDS = {"history", "accept"}
 def step_keys(config: RunConfig, source_fingerprint: str, history_state: Sequence[str] = ()) -> dict[str, str]:
     """Return the key of every step of this config; `source_fingerprint` changes when the content of the source does.
 
-    `history_state` is what the outcome of validate rests on besides (components.validate.history.state).
+    `history_state` is what the outcome of validate rests on besides (components.validate.drift.history.state).
     """
     keys: dict[str, str] = {}
     for step, section in config.sections().items():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.artifacts import digest_of, write_text
-from components.ingest.sources import source_fingerprint
-from components.journal import read_entry
-from components.validate.history import state
+from components.common.artifacts import digest_of, write_text
+from components.common.journal import read_entry
+from components.ingest.sources.fingerprint import source_fingerprint
+from components.validate.drift.history import state
 from pipeline.config import RunConfig
 from pipeline.keys import step_keys
 

@@ -16,7 +16,7 @@ def snapshot(
     job_name: str,
 ) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, push=str):  # type: ignore[valid-type]
     """Look at the source: what has not changed since an earlier run is not done again."""
-    from pipeline.record import run_snapshot
+    from pipeline.step_runner import run_snapshot
 
     return run_snapshot(run, job_name)
 
@@ -24,7 +24,7 @@ def snapshot(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> None:
     """Read, check, deduplicate, resize and split images."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("ingest", config, key, work_dir, dataset)
 
@@ -32,7 +32,7 @@ def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> No
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]) -> None:
     """Say whether the dataset is fit to train on."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("validate", config, key, work_dir, validation, dataset=dataset)
 
@@ -40,7 +40,7 @@ def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], vali
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], program: Output[Artifact]) -> None:
     """Compile the training for its TPU, on a machine that has none, or say why that cannot be."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("tpu_check", config, key, work_dir, program, dataset=dataset)
 
@@ -50,7 +50,7 @@ def train(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
 ) -> None:
     """Train the WGAN-GP, from the last checkpoint where there is one."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("train", config, key, work_dir, model, dataset=dataset, validation=validation)
 
@@ -60,7 +60,7 @@ def evaluate(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], model: Input[Model], evaluation: Output[Artifact]
 ) -> None:
     """Score samples of the model against real images."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("evaluate", config, key, work_dir, evaluation, dataset=dataset, model=model)
 
@@ -76,7 +76,7 @@ def push(
     decision: Output[Artifact],
 ) -> None:
     """Publish the model if it beats the champion, or record why not."""
-    from pipeline.record import run_step
+    from pipeline.step_runner import run_step
 
     run_step("push", config, key, work_dir, decision, model=model, evaluation=evaluation, validation=validation)
 
@@ -84,6 +84,6 @@ def push(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]) -> None:
     """Write report.html and summary.json, also when a step failed."""
-    from pipeline.record import run_report
+    from pipeline.step_runner import run_report
 
     run_report(run, job_name, created_at, status.state, status.error_message or "", page)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifacts import MANIFEST
-from components.command import read_section
+from components.common.artifacts import MANIFEST
+from components.common.command import read_section
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from tests.data.fashion_mnist import make_manual_dir
+from tests.support.fashion_mnist import make_manual_dir
 
 
 def dataset(folder: Path, config: Path) -> Path:

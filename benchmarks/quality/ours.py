@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.contender import DRAW_BATCH, AfterCall, Images
-from components.artifacts import code_digest
-from components.command import read_section
-from components.records import NO_LABEL
+from components.common.artifacts import code_digest
+from components.common.command import read_section
+from components.dataset.records import NO_LABEL
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data import Resident
-from components.train.export import Generator
+from components.train.data.sources import Resident
+from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
-from components.train.strategy import make_strategy
+from components.train.saving.export import Generator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.toml"
 ROUNDS_PER_CALL = 10  # at most: fine enough to stop near a mark

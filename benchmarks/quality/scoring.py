@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from benchmarks.quality.contender import Images
 from benchmarks.quality.train import SAMPLES, name_of
-from components.artifacts import code_digest, digest_of, file_sha256, read_manifest, write_json
-from components.command import read_section
-from components.evaluate import fid, kid, prdc
+from components.common.artifacts import code_digest, digest_of, file_sha256, read_manifest, write_json
+from components.common.command import read_section
+from components.dataset.records import read_split
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import Extractor
-from components.evaluate.extractor_training import extractor_for
-from components.records import read_split
+from components.evaluate.features.extractor import Extractor
+from components.evaluate.features.extractor_training import extractor_for
+from components.evaluate.metrics import fid, kid, prdc
 
 SCORES = "scores.json"
 DIGITS = 5

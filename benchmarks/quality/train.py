@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.quality.contender import Contender, Images, Stopwatch, Used
-from components.artifacts import now, write_bytes, write_json
-from components.images import grid, write_png
-from components.records import read_split
+from components.common.artifacts import now, write_bytes, write_json
+from components.common.images import grid, write_png
+from components.dataset.records import read_split
 
 SAMPLES = 10_000
 SEED = 1

@@ -2,7 +2,7 @@
 
 import sys
 
-from components.command import main
+from components.common.command import main
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.run import run
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from components.section import Section
+from components.common.section import Section
 
 KINDS = ("auto", "classifier", "random", "inception")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.artifacts import code_digest
+from components.common.artifacts import code_digest
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import AnyExtractor
+from components.evaluate.features.extractor import AnyExtractor
 
 NOT_COMPARED = ("extractor.accuracy",)  # follows from the digest of the weights
 

@@ -9,18 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Manifest, new_artifact, read_manifest, write_json
-from components.errors import ArtifactError
-from components.evaluate import extractor as extractors
-from components.evaluate.bounds import floor_and_ceiling
+from components.common.artifacts import Manifest, new_artifact, read_manifest, write_json
+from components.common.errors import ArtifactError
+from components.common.images import grid, viewable_scale, write_png
+from components.common.progress import say
+from components.dataset.stored_images import StoredImages, StoredSet, open_split
+from components.evaluate.baselines import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import AnyExtractor, Floats32
-from components.evaluate.extractor_training import extractor_for
-from components.evaluate.kept import Kept, real_side_of
-from components.evaluate.memorization import worst_pairs
-from components.evaluate.others import load_real_others, look_at_real, score_others
-from components.evaluate.products import as_features, nearest_indices
+from components.evaluate.features import extractor as extractors
+from components.evaluate.features.extractor import AnyExtractor, Floats32
+from components.evaluate.features.extractor_training import extractor_for
+from components.evaluate.image_metrics import load_real_others, look_at_real, score_others
+from components.evaluate.metrics.memorization import worst_pairs
+from components.evaluate.metrics.products import as_features, nearest_indices
 from components.evaluate.provenance import program, provenance
+from components.evaluate.reference_cache import Kept, real_side_of
 from components.evaluate.scores import (
     SAMPLE_FEATURES_FILE,
     EvaluateSummary,
@@ -31,10 +34,7 @@ from components.evaluate.scores import (
     save_array,
     score_and_pair,
 )
-from components.generator import sample_in_fresh_process
-from components.images import grid, viewable_scale, write_png
-from components.progress import say
-from components.stored_images import StoredImages, StoredSet, open_split
+from components.generator.generator import sample_in_fresh_process
 
 SCORES_FILE = "scores.json"
 EXTRACTOR_FOLDER = "extractor"

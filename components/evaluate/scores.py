@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import write_bytes
-from components.errors import ArtifactError, ConfigError, DataRejectedError
-from components.evaluate import bootstrap, class_coverage, kid, memorization, one_pass
+from components.common.artifacts import write_bytes
+from components.common.errors import ArtifactError, ConfigError, DataRejectedError
+from components.common.section import Summary
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.extractor import Floats32
-from components.evaluate.kept import Kept, real_side_of
-from components.evaluate.one_pass import RealSide
-from components.section import Summary
+from components.evaluate.features.extractor import Floats32
+from components.evaluate.metrics import bootstrap, class_coverage, kid, memorization, one_pass
+from components.evaluate.metrics.one_pass import RealSide
+from components.evaluate.reference_cache import Kept, real_side_of
 
 TRAIN_FILE = "train_features.npy"
 HELD_OUT_FILE = "held_out_features.npy"

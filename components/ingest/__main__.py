@@ -2,7 +2,7 @@
 
 import sys
 
-from components.command import main
+from components.common.command import main
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
 

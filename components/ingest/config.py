@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from components.addresses import is_address
-from components.section import Section
+from components.common.addresses import is_address
+from components.common.section import Section
 
 LOCAL_RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 SOURCE_FORMS = '"digits", "tfds:NAME" or "images:PLACE"'
 PLACES = "a folder, a pattern, a .zip, .tar or .tar.gz, a .csv or .jsonl list, on this disk or at an address such as gs://"
+
+
+class Decoding(NamedTuple):
+    """What images are made into: their height and width, 1 channel (grey) or 3 (RGB), how; and what one may cost."""
+
+    image_size: int
+    channels: int
+    resize: str = "lanczos"
+    fit: str = "crop"
+    max_pixels: int = 89_478_485
+    max_seconds: float = 30.0
+    looks: bool = False  # whether perceptual hashes are made
 
 
 class IngestConfig(Section):

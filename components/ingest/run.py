@@ -10,17 +10,13 @@ from pathlib import Path
 
 import filelock
 
-from components.addresses import is_address
-from components.artifacts import (
-    code_digest,
-    digest_of,
-    new_artifact,
-    remove_directory,
-    remove_leftovers,
-    write_text,
-)
-from components.errors import ArtifactError, DataRejectedError
-from components.ingest.beam_pipeline import (
+from components.common.addresses import is_address
+from components.common.artifacts import code_digest, digest_of, new_artifact, remove_directory, remove_leftovers, write_text
+from components.common.errors import ArtifactError, DataRejectedError
+from components.common.progress import say, tick
+from components.common.section import Summary
+from components.dataset.records import NO_LABEL, SPLITS, shard_name
+from components.ingest.beam.pipeline import (
     CHUNK_SUFFIX,
     COUNTS_FILE,
     DUPLICATES_FILE,
@@ -31,16 +27,13 @@ from components.ingest.beam_pipeline import (
     chunk_name,
     place_of,
 )
+from components.ingest.beam.runner import beam_options, run_pipeline
+from components.ingest.beam.store import bytes_of
 from components.ingest.config import IngestConfig
-from components.ingest.decode import pillow_prepared
-from components.ingest.readers import Reader, open_source
-from components.ingest.runner import beam_options, run_pipeline
-from components.ingest.sources import source_fingerprint
-from components.ingest.square import provenance
-from components.ingest.store import bytes_of
-from components.progress import say, tick
-from components.records import NO_LABEL, SPLITS, shard_name
-from components.section import Summary
+from components.ingest.pixels.crop import provenance
+from components.ingest.pixels.decode import pillow_prepared
+from components.ingest.sources.fingerprint import source_fingerprint
+from components.ingest.sources.readers import Reader, open_source
 
 SECONDS_BETWEEN_TICKS, SECONDS_BETWEEN_LISTINGS = 1.0, 10.0
 SPILL_FOLDER = "ingest"

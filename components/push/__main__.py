@@ -2,7 +2,7 @@
 
 import sys
 
-from components.command import main
+from components.common.command import main
 from components.push.config import PushConfig
 from components.push.run import run
 

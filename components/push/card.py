@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from components.artifacts import Manifest
+from components.common.artifacts import Manifest
 
 MARKDOWN, HTML = "model_card.md.j2", "model_card.html.j2"
 

@@ -7,9 +7,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from components.section import Section
+from components.common.section import Section
 
-# Whose file systems can make an object on the condition that there is none of its name: tests/unit/test_push_address.py.
+# Whose file systems can create an object only if it does not exist: tests/unit/push/registry/test_remote.py.
 SCHEMES = ("gs", "gcs", "memory")
 
 

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from components.artifacts import MANIFEST, Manifest, new_artifact, now, read_manifest, write_bytes, write_json
-from components.errors import ArtifactError
-from components.progress import say
+from components.common.artifacts import MANIFEST, Manifest, new_artifact, now, read_manifest, write_bytes, write_json
+from components.common.errors import ArtifactError
+from components.common.progress import say
+from components.common.section import Summary
 from components.push.config import PushConfig
-from components.push.place import Place, location_of, opened_to_change
-from components.push.registry import (
+from components.push.registry.location import Place, location_of, opened_to_change
+from components.push.registry.registry import (
     SAMPLES_FILE,
     SCORES_FILE,
     VERSIONS,
@@ -27,7 +28,6 @@ from components.push.registry import (
     version_of_model,
     write_decision,
 )
-from components.section import Summary
 
 CHAMPION_SAMPLES = "champion_samples.png"
 TURNS = 3  # that a push decides anew because another one was quicker
@@ -144,12 +144,12 @@ def _decide(
     manifests: dict[str, Manifest],
 ) -> tuple[PushSummary, dict[str, Any]]:
     """Decide, publish and record; return the outcome and what it rests on."""
-    from components.push.gate import Opponent, judge
+    from components.push.gate.gate import Opponent, judge
 
     scores = json.loads((inputs["evaluation"] / SCORES_FILE).read_bytes())
     opponent = None
     if champion is not None:
-        from components.push.measure import measure_champion
+        from components.push.gate.rescoring import measure_champion
 
         say(f"scoring {champion.version} beside this model, by the same measure")
         opponent = Opponent(champion.version, *measure_champion(inputs, scores["provenance"], champion.path))
@@ -208,7 +208,7 @@ def _publish(
     model, evaluation = manifests["model"], manifests["evaluation"]
     version = version_of_model(registry, model.digest, evaluation.digest)
     if version is None:
-        from components.push.publish import write_version
+        from components.push.registry.publish import write_version
 
         version = write_version(config, registry, inputs, model, evaluation, scores, reason)
     point_to(registry, version, read_pointer(registry))

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from components.addresses import first_line
-from components.artifacts import Manifest
-from components.errors import ArtifactError, ConfigError
-from components.generator import SAVED_MODEL
-from components.push.place import Place, location_of, opened_to_read
-from components.push.registry import SCORES_FILE, VERSIONS, Pointer, read_pointer
+from components.common.addresses import first_line
+from components.common.artifacts import Manifest
+from components.common.errors import ArtifactError, ConfigError
+from components.generator.generator import SAVED_MODEL
+from components.push.registry.location import Place, location_of, opened_to_read
+from components.push.registry.registry import SCORES_FILE, VERSIONS, Pointer, read_pointer
 
 METRICS = ("kid", "kid_std", "fid", "precision", "recall", "density", "coverage", "memorization")
 EVALUATION = "wgan-pipeline evaluate"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from components.errors import PipelineError
+from components.common.errors import PipelineError
 from components.report.description import RunDescription
 from components.report.run import run
 

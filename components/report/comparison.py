@@ -9,20 +9,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.artifacts import write_text
-from components.errors import ConfigError
+from components.common.artifacts import write_text
+from components.common.errors import ConfigError
 from components.evaluate.provenance import comparable
-from components.report import words
-from components.report.curves import PLOTS, SCORE_PLOTS, Chart, draw_charts
+from components.report import formatting
+from components.report.artifact_reader import Opened
 from components.report.description import RunDescription
-from components.report.figures import Figure
-from components.report.opened import Opened
+from components.report.formatting import duration, number, plain
 from components.report.page import KINDS
+from components.report.plots.curves import PLOTS, SCORE_PLOTS, Chart, draw_charts
+from components.report.plots.figures import Figure
 from components.report.run import environment, style
-from components.report.scores import MEANINGS
+from components.report.sections.scores import MEANINGS
+from components.report.sections.training import score_lines, show_image
 from components.report.summary import RunSummary
-from components.report.training import score_lines, show_image
-from components.report.words import duration, number, plain
 
 TEMPLATE = "compare.html.j2"
 SHOWN_CURVES = ("wasserstein_gap", "penalty", "generator_loss")
@@ -93,7 +93,7 @@ class FinishedRun:
 def write_comparison(first: Path, second: Path, out: Path) -> None:
     """Write the page that compares the runs in two folders. Raises ConfigError where one is no finished run."""
     page = compare(FinishedRun(first), FinishedRun(second))
-    write_text(out, environment().get_template(TEMPLATE).render(page=page, style=style(), words=words))
+    write_text(out, environment().get_template(TEMPLATE).render(page=page, style=style(), words=formatting))
 
 
 def compare(a: FinishedRun, b: FinishedRun) -> Comparison:

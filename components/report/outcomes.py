@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from components.journal import STEPS, StepRecord, read_entry
+from components.common.journal import STEPS, StepRecord, read_entry
 from components.report.description import RunDescription
 
 StepStatus = Literal["succeeded", "cached", "failed", "killed", "interrupted", "skipped"]

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.report.blind import BlindTest, blind_test
-from components.report.champion import Champion, describe_champion
-from components.report.data_in import Data, describe_data
+from components.report.artifact_reader import Opened, open_outcome, open_unfinished_training
 from components.report.description import RunDescription
-from components.report.figures import Figure
-from components.report.lineage import Graph, Made, draw_graph, list_made
-from components.report.opened import Opened, open_outcome, open_unfinished_training
+from components.report.formatting import duration, moment, number, plain
 from components.report.outcomes import BROKEN, Failure, Outcome
-from components.report.scale import Scale, list_scales
-from components.report.scores import Evaluation, describe_evaluation
+from components.report.plots.figures import Figure
+from components.report.plots.scale import Scale, list_scales
+from components.report.sections.blind import BlindTest, blind_test
+from components.report.sections.champion import Champion, describe_champion
+from components.report.sections.data_in import Data, describe_data
+from components.report.sections.lineage import Graph, Made, draw_graph, list_made
+from components.report.sections.scores import Evaluation, describe_evaluation
+from components.report.sections.training import Training, describe_training
+from components.report.sections.validation import open_refused
+from components.report.sections.verdict import Verdict, reach_verdict
 from components.report.summary import RunSummary
-from components.report.training import Training, describe_training
-from components.report.validation import open_refused
-from components.report.verdict import Verdict, reach_verdict
-from components.report.words import duration, moment, number, plain
 
 KINDS = {
     "ingest": "dataset",

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import jinja2
 
-from components.artifacts import now, write_json, write_text
-from components.report import words
+from components.common.artifacts import now, write_json, write_text
+from components.report import formatting
 from components.report.description import RunDescription
 from components.report.outcomes import derive_outcomes, find_failure, read_entries, run_status
 from components.report.page import Page, gather_page
 from components.report.summary import RunSummary, summarize
 
+TEMPLATES = Path(__file__).parent / "templates"
 TEMPLATE, STYLE = "report.html.j2", "report.css"
 
 
@@ -37,14 +38,14 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
 
 def render(page: Page) -> str:
     """Return the page as one HTML document that refers to nothing outside itself; every value is escaped."""
-    return environment().get_template(TEMPLATE).render(page=page, style=style(), words=words)
+    return environment().get_template(TEMPLATE).render(page=page, style=style(), words=formatting)
 
 
 @cache
 def environment() -> jinja2.Environment:
     """Return what loads this folder's templates; every value they show is escaped."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -55,4 +56,4 @@ def environment() -> jinja2.Environment:
 @cache
 def style() -> str:
     """Return the style sheet of all pages."""
-    return (Path(__file__).parent / STYLE).read_text()
+    return (TEMPLATES / STYLE).read_text()

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from components.journal import ArtifactRef
+from components.common.journal import ArtifactRef
+from components.common.section import Summary
 from components.report.description import RunDescription
 from components.report.outcomes import Failure, Outcome, RunStatus, StepStatus, nothing_new, seconds_between
-from components.section import Summary
 
 
 class StepSummary(Summary):

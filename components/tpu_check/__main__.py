@@ -1,6 +1,6 @@
 """Check by hand: python -m components.tpu_check --config FILE --dataset DIR --work-dir DIR --out DIR."""
 
-from components.command import main
+from components.common.command import main
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.run import run
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from components.errors import PipelineError
+from components.common.errors import PipelineError
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from components.section import Section
+from components.common.section import Section
 from components.tpu_check.chips import Topology, parse_topology
 from components.train.config import TrainConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.errors import PipelineError
+from components.common.errors import PipelineError
 
 
 class ProgramRefusedError(PipelineError):

@@ -19,9 +19,9 @@ import tensorflow as tf
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import ProgramRefusedError
 from components.train import loop, step
-from components.train.data import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
+from components.train.data.on_device import Gathered, OnDevice, Sent
+from components.train.data.sources import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
 from components.train.networks import ImageShape
-from components.train.on_device import Gathered, OnDevice, Sent
 
 UNKNOWN_IMAGES = 100_000
 HOST_OPERATIONS = {"PyFunc": "tf.numpy_function", "EagerPyFunc": "tf.py_function", "PyFuncStateless": "tf.numpy_function"}

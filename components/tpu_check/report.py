@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.section import Summary
+from components.common.section import Summary
 from components.tpu_check.child import Cost
 from components.tpu_check.chips import roofline
 from components.tpu_check.config import TpuCheckConfig

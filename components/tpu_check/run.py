@@ -7,9 +7,9 @@ import json
 import tempfile
 from pathlib import Path
 
-from components.artifacts import code_digest, digest_of, new_artifact, read_manifest, write_text
-from components.errors import ConfigError
-from components.progress import say
+from components.common.artifacts import code_digest, digest_of, new_artifact, read_manifest, write_text
+from components.common.errors import ConfigError
+from components.common.progress import say
 from components.tpu_check import compiler
 from components.tpu_check.child import run_child
 from components.tpu_check.config import TpuCheckConfig

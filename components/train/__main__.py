@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from components.command import main
-from components.section import Summary
+from components.common.command import main
+from components.common.section import Summary
 from components.train.config import TrainConfig
-from components.train.tpu_runtime import prepare
+from components.train.devices.tpu_runtime import prepare
 
 
 def run(config: TrainConfig, **directories: Path) -> Summary:

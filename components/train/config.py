@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from components.section import Section
+from components.common.section import Section
 
 DEVICE_FORMS = '"cpu:N" (N virtual devices), "gpu", "tpu" or "tpu:NAME"'
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 
-from components.errors import TrainingDivergedError
+from components.common.errors import TrainingDivergedError
 from components.train import noise, step
 from components.train.config import TrainConfig
-from components.train.data import Source, rounds_that_fit
-from components.train.on_device import OnDevice, placed
+from components.train.data.on_device import OnDevice, placed
+from components.train.data.sources import Source, rounds_that_fit
 
 Call = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
 

@@ -14,22 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components import images as pictures
-from components.artifacts import new_artifact, read_manifest, remove_leftovers
-from components.errors import ArtifactError, ConfigError, InterruptedStepError, TrainingDivergedError
-from components.progress import say, tick
-from components.records import read_split
-from components.section import Summary
-from components.train import checkpoint, loop, noise, precision, step, warm_start
+from components.common import images as pictures
+from components.common.artifacts import new_artifact, read_manifest, remove_leftovers
+from components.common.errors import ArtifactError, ConfigError, InterruptedStepError, TrainingDivergedError
+from components.common.progress import say, tick
+from components.common.section import Summary
+from components.dataset.records import read_split
+from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data import Source, open_source
-from components.train.export import Generator
-from components.train.host_code import without_host_code
-from components.train.judge import NEEDED, SAMPLES, Judge, Scored, best_of, got_worse, is_due, patience_is_over
+from components.train.data.sources import Source, open_source
+from components.train.devices import precision
+from components.train.devices.host_code import without_host_code
+from components.train.devices.strategy import make_strategy
+from components.train.monitor import NEEDED, SAMPLES, Judge, Scored, best_of, got_worse, is_due, patience_is_over
 from components.train.networks import ImageShape
-from components.train.stop import StopRequest, long_call_text, stop_requested_by_signal
-from components.train.strategy import make_strategy
-from components.train.writing import Events, shown_elsewhere, written_by_tensorflow
+from components.train.saving import checkpoint, warm_start
+from components.train.saving.export import Generator
+from components.train.saving.signals import StopRequest, long_call_text, stop_requested_by_signal
+from components.train.saving.tensorboard import Events, shown_elsewhere, written_by_tensorflow
 
 GRID, GRID_COLUMNS = 64, 8  # images of a sample grid
 LOCK_SECONDS = 60

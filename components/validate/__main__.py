@@ -2,7 +2,7 @@
 
 import sys
 
-from components.command import main
+from components.common.command import main
 from components.validate.config import ValidateConfig
 from components.validate.run import run
 

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict
 from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2
 
-from components.errors import DataRejectedError
+from components.common.errors import DataRejectedError
 
 DATASET = "dataset"  # in place of a feature's name: the anomaly is one of the whole dataset
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from components.section import FolderPath, Section
+from components.common.section import FolderPath, Section
 
 
 class ValidateConfig(Section):

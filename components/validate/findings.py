@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.artifacts import Manifest, write_bytes, write_json, write_text
-from components.errors import ArtifactError
-from components.records import SPLITS
-from components.validate import drift, exchange, schema
+from components.common.artifacts import Manifest, write_bytes, write_json, write_text
+from components.common.errors import ArtifactError
+from components.dataset.records import SPLITS
+from components.validate import schema
 from components.validate.anomalies import DATASET, Anomaly, as_text
 from components.validate.anomalies import to_proto as anomalies_proto
 from components.validate.config import ValidateConfig
-from components.validate.history import Acceptance
-from components.validate.statistics import SplitStatistics
-from components.validate.tally import CHANNEL_BUCKETS, LEVELS, LOOK_BUCKETS, Tally, total
-from components.validate.worst import write_worst
+from components.validate.drift import drift
+from components.validate.drift.history import Acceptance
+from components.validate.statistics import protos
+from components.validate.statistics.outliers import write_worst
+from components.validate.statistics.statistics import SplitStatistics
+from components.validate.statistics.tally import CHANNEL_BUCKETS, LEVELS, LOOK_BUCKETS, Tally, total
 
 STATISTICS_FILE, COMPARISON_FILE = "statistics.json", "comparison.json"
 ANOMALIES_FILE, ANOMALIES_TEXT_FILE = "anomalies.json", "anomalies.pbtxt"
@@ -137,9 +139,9 @@ def write_findings(
 ) -> None:
     """Write every file of a validation into `folder`: statistics, tallies, schema, anomalies, comparison, worst images."""
     write_json(folder / STATISTICS_FILE, {split: part.model_dump(mode="json") for split, part in statistics.items()})
-    proto = exchange.to_proto(tallies, statistics)
-    write_bytes(folder / exchange.BINARY_FILE, proto.SerializeToString(deterministic=True))
-    write_text(folder / exchange.TEXT_FILE, as_text(proto))
+    proto = protos.to_proto(tallies, statistics)
+    write_bytes(folder / protos.BINARY_FILE, proto.SerializeToString(deterministic=True))
+    write_text(folder / protos.TEXT_FILE, as_text(proto))
     for split, name in TALLY_FILES.items():
         write_text(folder / name, tallies[split].to_json())
     held = schema.to_proto(found.expected(entry.why == "validate.accept" and accepted), config)

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import Manifest, new_artifact, read_manifest
-from components.errors import DataRejectedError
-from components.progress import say
-from components.records import SPLITS
-from components.section import Summary
-from components.validate import findings, history
+from components.common.artifacts import Manifest, new_artifact, read_manifest
+from components.common.errors import DataRejectedError
+from components.common.progress import say
+from components.common.section import Summary
+from components.dataset.records import SPLITS
+from components.validate import findings
 from components.validate.anomalies import Anomaly, rejection
+from components.validate.compare import Counted, copy_files, judge
 from components.validate.config import ValidateConfig
-from components.validate.counting import tally_dataset
-from components.validate.judging import Counted, copy_files, judge
-from components.validate.statistics import SplitStatistics, split_statistics
+from components.validate.drift import history
+from components.validate.statistics.scan import tally_dataset
+from components.validate.statistics.statistics import SplitStatistics, split_statistics
 
 
 class ValidateSummary(Summary):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.errors import ArtifactError
+from components.common.errors import ArtifactError
 from components.validate.anomalies import DATASET, Anomaly
 from components.validate.config import ValidateConfig
-from components.validate.statistics import SplitStatistics
+from components.validate.statistics.statistics import SplitStatistics
 
 FILE = "schema.pbtxt"
 DERIVER = "wgan-tpu-pipeline"

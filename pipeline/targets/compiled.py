@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from components.errors import ConfigError
+from components.common.errors import ConfigError
 from components.report.description import RunDescription
 from pipeline.config import RunConfig
 from pipeline.graph import NAME

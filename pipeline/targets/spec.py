@@ -9,9 +9,9 @@ from pathlib import Path
 
 from kfp import compiler, dsl
 
-from components.addresses import is_address, local_path
-from components.artifacts import write_bytes
-from components.errors import ConfigError
+from components.common.addresses import is_address, local_path
+from components.common.artifacts import write_bytes
+from components.common.errors import ConfigError
 from pipeline import steps
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import DeploySection, RunConfig, with_folders

@@ -7,9 +7,9 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from components.errors import DeviceError
-from components.train import strategy
+from components.common.errors import DeviceError
 from components.train.config import TrainConfig, check_batch_divides
+from components.train.devices import strategy
 
 
 def nearest(batch: int, replicas: int) -> list[int]:

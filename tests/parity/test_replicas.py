@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.train import loop
-from components.train.strategy import make_strategy
+from components.train.devices.strategy import make_strategy
 from tests.parity.training import (
     ROUNDS,
     TOLERANCE,

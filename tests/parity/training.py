@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from components.train import loop, networks, noise, step
 from components.train.config import TrainConfig
-from components.train.data import Resident
+from components.train.data.sources import Resident
+from components.train.devices.strategy import make_strategy
 from components.train.layers import Leaky
 from components.train.networks import ImageShape, generate
-from components.train.strategy import make_strategy
 
 Arrays = dict[str, npt.NDArray[Any]]
 

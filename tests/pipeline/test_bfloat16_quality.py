@@ -9,10 +9,10 @@ from sklearn.datasets import load_digits
 
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data import Resident
-from components.train.export import Generator
-from components.train.judge import SAMPLES, Judge
+from components.train.data.sources import Resident
+from components.train.monitor import SAMPLES, Judge
 from components.train.networks import ImageShape
+from components.train.saving.export import Generator
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 SEEDS = (0, 1, 2)

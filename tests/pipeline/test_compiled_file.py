@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.two_runs import CONFIG, made_in, without_times
-from tests.pipeline.running import ROOT
+from tests.support.local_runs import ROOT
+from tests.support.two_runs import CONFIG, made_in, without_times
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
@@ -41,7 +41,7 @@ def here(config: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_it_makes_the_same(config: Path, here: tuple[dict[str, Any], dict[str, Any]], target: str) -> None:
     folder, file = config.parent / target, config.parent / f"{target}.yaml"
     program("pipeline", "compile", str(config), "--target", target, "-o", str(file), f"--set=run.dir={folder}")
-    program("tests.data.run_compiled", str(file), str(folder / "root"))
+    program("tests.support.run_compiled", str(file), str(folder / "root"))
     (summary,) = (folder / "root" / "steps").glob("*/report/summary.json")
     assert made_in(folder / "root" / "steps") == here[1]
     assert without_times(json.loads(summary.read_bytes()), folder) == here[0]

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from components.artifacts import read_manifest
+from components.common.artifacts import read_manifest
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from tests.data.bucket_server import bucket_served
-from tests.data.engines import ENGINES
-from tests.data.image_folder import write_digit_images
+from tests.support.bucket_server import bucket_served
+from tests.support.engines import ENGINES
+from tests.support.image_folder import write_digit_images
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def cloud(python: Path, pictures: Path, tmp_path: Path) -> Iterator[Cloud]:
         environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # it would look for an account
         with (tmp_path / "server.log").open("w") as log:
             server = subprocess.Popen(
-                [python, "-m", "tests.data.dataflow_server", tmp_path / "server"], env=environment, stdout=log, stderr=log
+                [python, "-m", "tests.support.dataflow_server", tmp_path / "server"], env=environment, stdout=log, stderr=log
             )
         try:
             until(lambda: (tmp_path / "server/port").exists(), 60)

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from components.errors import ConfigError
+from components.common.errors import ConfigError
 from pipeline.config import load_config, resolve_paths
-from pipeline.targets import docker as docker_target
-from tests.data import containers
-from tests.data.two_runs import CONFIG, made_in, without_times
-from tests.pipeline.running import ROOT, wait_for
+from pipeline.targets.local import docker as docker_target
+from tests.support import containers
+from tests.support.local_runs import ROOT, wait_for
+from tests.support.two_runs import CONFIG, made_in, without_times
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.artifacts import read_manifest
-from tests.data.image_folder import write_digit_images
-from tests.pipeline.running import ROOT, Outcome, leftovers, run
+from components.common.artifacts import read_manifest
+from tests.support.image_folder import write_digit_images
+from tests.support.local_runs import ROOT, Outcome, leftovers, run
 
 STEPS = ["ingest", "validate", "train", "evaluate", "push"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.artifacts import read_manifest
-from tests.data.engines import EngineMissingError, can_be_had, engine_options
-from tests.data.image_folder import write_digit_images
+from components.common.artifacts import read_manifest
+from tests.support.engines import EngineMissingError, can_be_had, engine_options
+from tests.support.image_folder import write_digit_images
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 WORKERS = ("apache_beam.runners.worker.sdk_worker_main", "wgan-beam-worker")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import read_manifest
-from tests.pipeline.running import interrupt, latest_summary, leftovers, run, start, step_runs, wait_for
+from components.common.artifacts import read_manifest
+from tests.support.local_runs import interrupt, latest_summary, leftovers, run, start, step_runs, wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 STEPS = ["ingest", "validate", "train", "evaluate", "push"]

@@ -25,9 +25,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import pytest
 
-from components.artifacts import read_manifest
-from tests.pipeline.running import ROOT, wait_for
-from tests.unit.training_data import write_digits
+from components.common.artifacts import read_manifest
+from tests.support.local_runs import ROOT, wait_for
+from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from components.artifacts import read_manifest
-from tests.pipeline.running import ROOT
-from tests.unit.training_data import write_digits
+from components.common.artifacts import read_manifest
+from tests.support.local_runs import ROOT
+from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.push.registry import complete_versions, read_champion
-from pipeline.targets import asking
-from tests.data.kubeflow_server import Kubeflow, kubeflow_served, tick
-from tests.data.snapshots import brighter, digits
-from tests.pipeline.running import SHORT, wait_for
-from tests.targets.running import run
+from components.push.registry.registry import complete_versions, read_champion
+from pipeline.targets import requests
+from tests.support.kubeflow_server import Kubeflow, kubeflow_served, tick
+from tests.support.local_runs import SHORT, wait_for
+from tests.support.remote_runs import run
+from tests.support.snapshots import brighter, digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 ALWAYS = {"snapshot", "push", "report"}
@@ -116,7 +116,7 @@ def report_of(day: Day) -> str:
 
 @pytest.fixture
 def month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
-    monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from components.report.run import run as report
-from tests.data.judged_runs import judged
-from tests.data.report_runs import Run, again
+from tests.support.judged_runs import judged
+from tests.support.report_runs import Run, again
 
 pytestmark = pytest.mark.heavy
 

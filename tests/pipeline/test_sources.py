@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.image_folder import write_digit_images
-from tests.pipeline.running import run
+from tests.support.image_folder import write_digit_images
+from tests.support.local_runs import run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from components.artifacts import read_manifest
+from components.common.artifacts import read_manifest
+from components.dataset.records import read_split
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from components.records import read_split
-from tests.data.torture_folder import KEPT, MAX_BYTES, MAX_PIXELS, write_torture_folder
+from tests.support.torture_folder import KEPT, MAX_BYTES, MAX_PIXELS, write_torture_folder
 
 GOOD = 2000
 

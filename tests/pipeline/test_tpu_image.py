@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train import checkpoint, run
+from components.train import run
 from components.train.config import TrainConfig
-from components.train.tpu_holder import tpu_devices
-from tests.unit.training_data import write_digits
+from components.train.devices.tpu_lock import tpu_devices
+from components.train.saving import checkpoint
+from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 
@@ -37,7 +38,7 @@ TELL = """
 import components, ctypes, importlib.metadata, json, os, sys
 with_tensorflow = {each.name.lower().replace("_", "-") for each in importlib.metadata.distributions()}
 import tensorflow as tf
-from components.train.tpu_runtime import check_packages
+from components.train.devices.tpu_runtime import check_packages
 library = ctypes.CDLL(str(check_packages()))
 library.GetPjrtApi.restype = ctypes.c_void_p
 version = (ctypes.c_int32 * 2).from_address(library.GetPjrtApi() + 32)  # PJRT_Api.pjrt_api_version.major_version

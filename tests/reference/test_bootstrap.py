@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.evaluate import bootstrap, fid, kid
+from components.evaluate.metrics import bootstrap, fid, kid
 
 COUNT, WIDTH, TRIALS = 150, 6, 40
 

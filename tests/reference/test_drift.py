@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
 from components.validate.config import ValidateConfig
-from components.validate.drift import (
+from components.validate.drift.drift import (
     chi_squared_quantile,
     divergence_noise,
     jensen_shannon_bits,
@@ -22,8 +22,8 @@ from components.validate.drift import (
     pooled,
     to_anomalies,
 )
-from components.validate.tally import Batch, Tally, total
-from tests.data.snapshots import Images, Labels, brighter, digits, with_blanks, without_label
+from components.validate.statistics.tally import Batch, Tally, total
+from tests.support.snapshots import Images, Labels, brighter, digits, with_blanks, without_label
 
 DRAWS = 100
 GROUPS = 200

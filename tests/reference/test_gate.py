@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from components.evaluate import kid, prdc
+from components.evaluate.metrics import kid, prdc
 from components.push.config import PushConfig
-from components.push.evidence import compare
-from components.push.gate import Opponent, judge
-from tests.data.push_bench import SCORES
+from components.push.gate.evidence import compare
+from components.push.gate.gate import Opponent, judge
+from tests.support.push_bench import SCORES
 
 GATES, IMAGES, WIDTH, K = 200, 150, 16, 5
 Array = npt.NDArray[np.float32]

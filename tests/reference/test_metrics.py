@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from components.evaluate import fid, kid, memorization, prdc, products
+from components.evaluate.metrics import fid, kid, memorization, prdc, products
 
 Floats = npt.NDArray[np.float32]
 

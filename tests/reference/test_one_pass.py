@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from components.evaluate import bootstrap, fid, kid, one_pass, prdc, tiles
+from components.evaluate.metrics import bootstrap, fid, kid, one_pass, prdc, tiles
 from tests.reference.test_metrics import FAKE, REAL, features
 
 K = 5

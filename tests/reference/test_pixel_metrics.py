@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
 from scipy.stats import entropy, wasserstein_distance
 
-from components.evaluate import class_coverage, class_entropy, colours, sharpness
-from components.evaluate.pixels import wasserstein
+from components.evaluate.metrics import class_coverage, class_entropy, colours, sharpness
+from components.evaluate.metrics.pixels import wasserstein
 
 Images = npt.NDArray[np.uint8]
 

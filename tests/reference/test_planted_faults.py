@@ -18,8 +18,8 @@ from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import EvaluateSummary
 from components.push.config import PushConfig
-from components.push.gate import judge
-from tests.data.tiny_artifacts import part, sample_here, write_dataset, write_model
+from components.push.gate.gate import judge
+from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
 DROPPED = (3, 5, 8)

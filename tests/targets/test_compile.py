@@ -16,11 +16,12 @@ from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.errors import ConfigError
-from components.journal import STEPS
+from components.common.errors import ConfigError
+from components.common.journal import STEPS
 from pipeline.config import load_config
-from pipeline.targets import kubeflow, vertex
-from tests.data.kubernetes_types import check
+from pipeline.targets.kubeflow import compiler as kubeflow
+from pipeline.targets.vertex import compiler as vertex
+from tests.support.kubernetes_types import check
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.toml"

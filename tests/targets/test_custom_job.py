@@ -16,10 +16,10 @@ from google.protobuf import json_format
 from google_cloud_pipeline_components.container.v1.gcp_launcher.utils import json_util
 from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
 
-from components.errors import ConfigError
+from components.common.errors import ConfigError
 from pipeline import steps
 from pipeline.config import load_config
-from pipeline.targets import vertex
+from pipeline.targets.vertex import compiler
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "europe-west4-docker.pkg.dev/p/wgan/train-tpu@sha256:" + "0" * 64
@@ -38,7 +38,7 @@ def compiled(folder: Path, *overrides: str) -> dict[str, Any]:
     config = load_config(
         ROOT / "configs" / "quickstart.toml", ["run.dir=/gcs/b/wgan", "train.devices=tpu", *DEPLOY, *overrides]
     )
-    vertex.compile_pipeline(config, out)
+    compiler.compile_pipeline(config, out)
     (spec,) = yaml.safe_load_all(out.read_text())
     return dict(spec)
 

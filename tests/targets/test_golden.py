@@ -1,4 +1,4 @@
-"""The golden files: what Vertex AI and Kubernetes are asked for, held still; written again by tests/targets/golden_files.py."""
+"""The golden files: what Vertex AI and Kubernetes are asked for, held still; written again by tests/support/golden_files.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
 from pipeline.platforms import find_training_row, gke_limits, gke_node_selector
-from tests.targets import golden_files
+from tests.support import golden_files
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_the_golden_files_are_what_is_made(made: dict[str, str]) -> None:
     assert set(made) == {file.name for file in golden_files.FOLDER.iterdir()}
     for name, text in made.items():
         assert text == (golden_files.FOLDER / name).read_text(), (
-            f"{name}: python -m tests.targets.golden_files shows the change"
+            f"{name}: python -m tests.support.golden_files shows the change"
         )
 
 

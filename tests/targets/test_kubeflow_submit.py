@@ -12,20 +12,21 @@ from typing import Any
 
 import pytest
 
-from pipeline import remote
+from pipeline.commands import remote
 from pipeline.config import load_config
-from pipeline.targets import asking, kubeflow
-from tests.data.kubeflow_server import Kubeflow, kubeflow_served
-from tests.targets.running import run
+from pipeline.targets import requests
+from pipeline.targets.kubeflow import compiler
+from tests.support.kubeflow_server import Kubeflow, kubeflow_served
+from tests.support.remote_runs import run
 
-COMPILE = kubeflow.compile_pipeline
+COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
 
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(asking, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
@@ -43,13 +44,13 @@ def config(tmp_path: Path) -> Path:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of one config, compiled once for the tests that are about the requests."""
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "train.rounds=20"]), file)
+    compiler.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "train.rounds=20"]), file)
     return file
 
 
 @pytest.fixture
 def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubeflow, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
+    monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
 def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:
@@ -83,7 +84,7 @@ class TestSubmit:
     def test_the_same_file_is_uploaded_once(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(kubeflow, "compile_pipeline", COMPILE)
+        monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
         known = served[1]
         for _ in range(2):
             assert submit(served, config)[0] == 0
@@ -150,8 +151,8 @@ class TestSubmit:
         """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
         import json
 
-        monkeypatch.setattr(kubeflow, "compile_pipeline", COMPILE)
-        monkeypatch.setattr(asking, "POLL_SECONDS", 0.5)
+        monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
+        monkeypatch.setattr(requests, "POLL_SECONDS", 0.5)
         known = served[1]
         known.execute = True
         file = tmp_path / "tiny.toml"
@@ -235,7 +236,7 @@ class TestFaults:
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waited: list[float] = []
-        monkeypatch.setattr(asking.time, "sleep", waited.append)
+        monkeypatch.setattr(requests.time, "sleep", waited.append)
         left = ["7"] * 4
         served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
         assert submit(served, config, "--no-wait")[0] == 0
@@ -261,7 +262,7 @@ class TestFaults:
         assert code == 1
         assert f"{served[0]} {sentence}" in said
         assert not served[1].runs
-        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= asking.TRIES
+        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= requests.TRIES
 
     def test_a_token_that_expires_is_read_anew(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
         known = served[1]
@@ -306,8 +307,8 @@ class TestFaults:
     def test_a_server_that_does_not_answer(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(asking, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(asking, "TRIES", 2)
+        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(requests, "TRIES", 2)
         served[1].slow = lambda method, path: 1.0 if path == "/experiments" else 0.0
         code, said = submit(served, config)
         assert code == 1
@@ -315,7 +316,7 @@ class TestFaults:
         assert "timed out" in said.lower()
 
     def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
         code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
         assert code == 1
         assert "http://127.0.0.1:9 cannot be reached to ask whether it is well: " in said
@@ -336,7 +337,7 @@ class TestFaults:
 
     def test_a_config_that_cannot_run_there_is_refused_before_anything_is_asked(self, config: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kubeflow, "compile_pipeline", COMPILE)
+            patch.setattr(compiler, "compile_pipeline", COMPILE)
             code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
         assert "run.dir = 'runs' is a folder of this machine" in said

@@ -17,12 +17,13 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.oauth2.credentials import Credentials
 
 from pipeline.config import load_config
-from pipeline.targets import asking, vertex, vertex_client
-from tests.data.vertex_runs import Runs, content, runs_served
-from tests.data.vertex_server import TOKEN
-from tests.targets.running import run
+from pipeline.targets import requests
+from pipeline.targets.vertex import client, compiler
+from tests.support.remote_runs import run
+from tests.support.vertex_runs import Runs, content, runs_served
+from tests.support.vertex_server import TOKEN
 
-COMPILE = vertex.compile_pipeline
+COMPILE = compiler.compile_pipeline
 CONFIG = """
 [run]
 dir = "/gcs/bucket/wgan"
@@ -50,8 +51,8 @@ class Renewed(Credentials):
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Runs]]:
-    monkeypatch.setattr(asking, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(asking, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
     log_in(monkeypatch, Renewed(TOKEN))
     with runs_served(tmp_path / "server") as (address, runs):
         yield address, runs
@@ -72,13 +73,13 @@ def config(tmp_path: Path) -> Path:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of one config, compiled once for the tests that are about the requests."""
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    vertex.compile_pipeline(load_config(None, ["run.dir=/gcs/bucket/wgan"]), file)
+    compiler.compile_pipeline(load_config(None, ["run.dir=/gcs/bucket/wgan"]), file)
     return file
 
 
 @pytest.fixture
 def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vertex, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
+    monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
 def where(served: tuple[str, Runs]) -> list[str]:
@@ -176,7 +177,7 @@ def test_the_job_that_arrives_is_executed(served: tuple[str, Runs], tmp_path: Pa
     """Submit, run, result, with train in the container of its custom job: KFP's own orchestrator, from the request alone."""
     from tests.targets.test_kubeflow_submit import TINY
 
-    monkeypatch.setattr(asking, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(requests, "POLL_SECONDS", 0.5)
     known = served[1]
     known.execute = True
     file = tmp_path / "tiny.toml"
@@ -230,7 +231,7 @@ class TestFaults:
         self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waited: list[float] = []
-        monkeypatch.setattr(asking.time, "sleep", waited.append)
+        monkeypatch.setattr(requests.time, "sleep", waited.append)
         left = ["7"] * 4
         served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
         assert submit(served, config, "--no-wait")[0] == 0
@@ -255,7 +256,7 @@ class TestFaults:
         assert code == 1
         assert f"Vertex AI (p, europe-west4) {sentence}" in said
         assert not served[1].jobs
-        assert sum(each.startswith("POST") for each in served[1].requests) <= asking.TRIES
+        assert sum(each.startswith("POST") for each in served[1].requests) <= requests.TRIES
 
     def test_a_token_that_expires_is_fetched_anew(
         self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,8 +303,8 @@ class TestFaults:
     def test_a_server_that_does_not_answer(
         self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(asking, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(asking, "TRIES", 2)
+        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(requests, "TRIES", 2)
         served[1].pause = lambda method, path: 1.0 if method == "GET" else 0.0
         code, said = submit(served, config)
         assert code == 1
@@ -435,4 +436,4 @@ def test_without_the_library_it_says_what_to_install(
 
 @pytest.mark.parametrize(("name", "expected"), [("run-1", "run-1"), ("1 Nacht", "run-1-nacht"), ("x" * 200, "x" * 128)])
 def test_a_name_becomes_an_id(name: str, expected: str) -> None:
-    assert vertex_client._run_id(name) == expected
+    assert client._run_id(name) == expected

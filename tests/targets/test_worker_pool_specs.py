@@ -9,7 +9,7 @@ import pytest
 from google.cloud.aiplatform_v1 import CustomJobSpec, Scheduling, WorkerPoolSpec  # noqa: TID251 - the reference
 
 from pipeline.platforms import ROWS, TpuRow, worker_pool_specs
-from tests.targets import golden_files
+from tests.support import golden_files
 
 JOBS: dict[str, Any] = json.loads((golden_files.FOLDER / "vertex_custom_jobs.json").read_text())
 VERTEX = [row for row in ROWS if row.platform == "vertex"]

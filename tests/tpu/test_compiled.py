@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.running import run
+from tests.support.local_runs import run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800), pytest.mark.usefixtures("tpu_compiler")]

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from components.train import loop, step
-from components.train.data import Resident
-from components.train.on_device import OnDevice, Sent, placed
+from components.train.data.on_device import OnDevice, Sent, placed
+from components.train.data.sources import Resident
 from tests.parity.training import IMAGES, LABELS, config_for, shape_for, smooth_state
 
 STRATEGY = tf.distribute.get_strategy()

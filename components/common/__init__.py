@@ -1,0 +1,1 @@
+"""What every component stands on: artifacts, errors, config sections, the journal. Imports nothing above it."""

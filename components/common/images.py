@@ -1,0 +1,74 @@
+"""Grids of images, and PNG files of them; Pillow and NumPy only."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.common.artifacts import write_bytes
+
+PADDING_VALUE = 255  # white: digits and clothes are mostly on black, so the border of each image stays visible
+
+
+def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1, padding: int = 1) -> npt.NDArray[np.uint8]:
+    """Lay images out in rows of `columns`, left to right and top to bottom.
+
+    images: uint8 [N, H, W, C] with N ≥ 1. Each pixel becomes `scale` × `scale` pixels; `padding` white pixels lie
+    around every image, and places that are left over are white. Returns uint8 [H', W', C]. Raises ValueError on an
+    empty or misshaped array.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8 or not len(images) or columns < 1 or scale < 1 or padding < 0:
+        raise ValueError(
+            f"a grid needs uint8 [N, H, W, C] with N ≥ 1 and columns, scale ≥ 1, padding ≥ 0; "
+            f"got {images.dtype} {list(images.shape)}, columns {columns}, scale {scale}, padding {padding}"
+        )
+    scaled = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, channels = scaled.shape
+    rows = -(-count // columns)
+    cell_height, cell_width = height + padding, width + padding
+    shape = (rows * cell_height + padding, columns * cell_width + padding, channels)
+    canvas = np.full(shape, PADDING_VALUE, np.uint8)
+    for index, image in enumerate(scaled):
+        top, left = index // columns * cell_height + padding, index % columns * cell_width + padding
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def cells(
+    laid_out: npt.NDArray[np.uint8], image_size: int, columns: int, scale: int, padding: int = 1
+) -> npt.NDArray[np.uint8]:
+    """Return the images of a grid, what `grid` was given and the white places that were left over: uint8 [N, H, W, C].
+
+    Raises ValueError when the array is no such grid.
+    """
+    pitch = image_size * scale + padding
+    rows, rest = divmod(laid_out.shape[0] - padding, pitch)
+    if laid_out.ndim != 3 or rest or laid_out.shape[1] != columns * pitch + padding:
+        raise ValueError(
+            f"{list(laid_out.shape)} is no grid of {columns} columns of {image_size}×{image_size} pixels × {scale}"
+        )
+    inner = laid_out[padding:, padding:].reshape(rows, pitch, columns, pitch, -1)
+    images = inner[:, : pitch - padding : scale, :, : pitch - padding : scale]
+    return images.swapaxes(1, 2).reshape(rows * columns, image_size, image_size, -1)
+
+
+def viewable_scale(image_size: int) -> int:
+    """Return the whole number that makes an image of `image_size` pixels at least 48 pixels high: 6 for 8, 2 for 28."""
+    return max(1, -(-48 // image_size))
+
+
+def png_bytes(array: npt.NDArray[np.uint8]) -> bytes:
+    """Encode an image, uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), as PNG; the same image gives the same bytes."""
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_png(file: Path, array: npt.NDArray[np.uint8]) -> None:
+    """Write an image, uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), as a PNG file. Raises ArtifactError."""
+    write_bytes(file, png_bytes(array))

@@ -1,0 +1,124 @@
+"""What each step did, kept where the report finds it even when the step failed, was killed or came from the cache.
+
+A step's key is a digest of its config, its code and the keys of the steps before it, so whoever knows the configuration
+knows the name of the entry: nothing has to be handed from task to task. An entry says `running` from the start on, so an
+entry that still says so after its process is gone belongs to a step that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from components.common.artifacts import now, read_manifest, write_text
+from components.common.errors import InterruptedStepError, PipelineError
+from components.common.section import Summary
+
+STEPS = ("ingest", "validate", "train", "evaluate", "push")  # of every run; one for a TPU has tpu_check before train
+
+
+class StepError(BaseModel):
+    """Why a step failed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: str
+    problem: str
+    cure: str
+    exit_code: int
+    traceback: str
+
+
+class ArtifactRef(BaseModel):
+    """Where an artifact lies, and its digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    digest: str
+
+
+class StepRecord(BaseModel):
+    """One entry of the journal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    step: str
+    key: str
+    state: Literal["running", "succeeded", "failed", "interrupted"]
+    pid: int
+    started_at: str
+    finished_at: str = ""
+    seconds: float = 0.0
+    summary: dict[str, Any] = {}
+    artifact: ArtifactRef | None = None
+    inputs: dict[str, ArtifactRef] = {}
+    error: StepError | None = None
+
+
+def entry_path(work_dir: Path, step: str, key: str) -> Path:
+    """Return the file of a step's entry."""
+    return Path(work_dir) / "journal" / f"{step}-{key[:24]}.json"
+
+
+def read_entry(work_dir: Path, step: str, key: str) -> StepRecord | None:
+    """Return a step's entry, or None where the step has never run."""
+    file = entry_path(work_dir, step, key)
+    return StepRecord.model_validate_json(file.read_bytes()) if file.is_file() else None
+
+
+def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], Summary], **inputs: Path) -> Summary:
+    """Run `body`, which makes the artifact `out` from `inputs`, with an entry before and after; re-raise what it raises."""
+    started, clock = now(), time.monotonic()
+    file = entry_path(work_dir, step, key)
+    refs: dict[str, ArtifactRef] = {}
+
+    def write(state: Literal["running", "succeeded", "failed", "interrupted"], **fields: Any) -> None:
+        seconds = time.monotonic() - clock
+        record = StepRecord(
+            step=step, key=key, state=state, pid=os.getpid(), started_at=started, seconds=seconds, inputs=refs, **fields
+        )
+        write_text(file, record.model_dump_json(indent=1))
+
+    write("running")
+    try:
+        refs |= {name: ArtifactRef(path=str(path), digest=read_manifest(path).digest) for name, path in inputs.items()}
+        summary = body()
+        manifest = read_manifest(out, verify=False)
+    except (KeyboardInterrupt, InterruptedStepError) as error:
+        write("interrupted", finished_at=now(), error=step_error(error))
+        raise
+    except BaseException as error:
+        write("failed", finished_at=now(), error=step_error(error))
+        raise
+    artifact = ArtifactRef(path=str(out), digest=manifest.digest)
+    write("succeeded", finished_at=now(), summary=summary.model_dump(mode="json"), artifact=artifact)
+    return summary
+
+
+def record_failure(step: str, key: str, work_dir: Path, error: PipelineError) -> None:
+    """Write the entry of a step that could not even begin."""
+    record = StepRecord(
+        step=step, key=key, state="failed", pid=os.getpid(), started_at=now(), finished_at=now(), error=step_error(error)
+    )
+    write_text(entry_path(work_dir, step, key), record.model_dump_json(indent=1))
+
+
+def step_error(error: BaseException) -> StepError:
+    """Describe an exception: ours by problem and cure, any other by its type and first line."""
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, PipelineError):
+        return StepError(
+            kind=type(error).__name__, problem=error.problem, cure=error.cure, exit_code=error.exit_code, traceback=text
+        )
+    if isinstance(error, KeyboardInterrupt):
+        problem, cure = "Interrupted by Ctrl-C.", "Run again to go on."
+        return StepError(kind="KeyboardInterrupt", problem=problem, cure=cure, exit_code=1, traceback=text)
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    problem = f"{type(error).__name__}: {first_line}"
+    return StepError(
+        kind=type(error).__name__, problem=problem, cure="Run with --debug for the traceback.", exit_code=1, traceback=text
+    )

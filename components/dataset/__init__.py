@@ -1,0 +1,1 @@
+"""The dataset artifact: images as TFRecords, written by ingest and read by all later steps."""

@@ -1,0 +1,56 @@
+"""A split of a dataset as an array that stays on the disk: what is sliced or indexed is read then, and nothing is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.artifacts import read_manifest
+from components.dataset.records import SplitIndex, decode_example, parse_example, read_tfrecord
+
+Images = npt.NDArray[np.uint8]
+
+
+class StoredImages:
+    """The images of a split in shard order, uint8 [N, H, W, C] to those who slice or index it; 16 bytes an image in memory."""
+
+    def __init__(self, dataset: Path, split: str) -> None:
+        details = read_manifest(dataset, "dataset", verify=False).details
+        self._index = SplitIndex(dataset, split)
+        size, channels = int(details["image_size"]), int(details["channels"])
+        self.shape = (len(self._index), size, size, channels)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, wanted: slice | npt.NDArray[np.integer]) -> Images:
+        """Return the images of a slice, or of an array of numbers of any shape [..., H, W, C]. Raises ArtifactError."""
+        numbers = np.arange(len(self))[wanted] if isinstance(wanted, slice) else np.asarray(wanted)
+        ascending, place = np.unique(numbers, return_inverse=True)
+        images = np.empty((len(ascending), *self.shape[1:]), np.uint8)
+        if len(ascending):
+            for at, serialized in enumerate(self._index.read(ascending)):
+                images[at] = decode_example(serialized, self.shape[1], self.shape[3]).image
+        return images[place.reshape(numbers.shape)]
+
+
+class StoredSet(NamedTuple):
+    """A split whose images stay on the disk, and its labels int64 [N]."""
+
+    images: StoredImages
+    labels: npt.NDArray[np.int64]
+
+
+def open_split(dataset: Path, split: str) -> StoredSet:
+    """Open one split of a dataset artifact, in the order of `read_split`; the labels alone are read. Raises ArtifactError."""
+    images = StoredImages(dataset, split)
+    manifest = read_manifest(dataset, "dataset", verify=False)
+    labels = np.empty(len(images), np.int64)
+    files = sorted(name for name in manifest.files if name.startswith(f"{split}-"))
+    examples = (parse_example(serialized) for name in files for serialized in read_tfrecord(dataset / name))
+    for at, features in enumerate(examples):
+        (labels[at],) = features["label"].int64_list.value
+    return StoredSet(images, labels)

@@ -1,0 +1,67 @@
+"""What a score means: the same score of real images (the floor) and of noise (the ceiling), measured alike."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.common.artifacts import code_digest, digest_of, write_json
+from components.common.progress import say
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.features.extractor import AnyExtractor
+from components.evaluate.metrics.one_pass import RealSide
+from components.evaluate.scores import Reference, measure
+
+FOLDER = "bounds"
+Bounds = dict[str, dict[str, float] | None]
+
+
+def floor_and_ceiling(
+    config: EvaluateConfig,
+    reference: Reference,
+    extractor: AnyExtractor,
+    data_digest: str,
+    work_dir: Path,
+    side: RealSide | None = None,
+) -> Bounds:
+    """Return `floor` and `ceiling`, each FID, KID, precision, recall, density, coverage and the number of images.
+
+    The floor is of held-out images against the training images that samples are scored against, None where there are too few of
+    them for neighbours_k; FID and coverage are worse the fewer images there are, so its number of images stands beside it.
+    The ceiling is of images of uniform noise. `side` is what `one_pass.real_side` returned of the reference. Kept under
+    `work_dir` by digest. Raises ArtifactError.
+    """
+    made = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
+    key = digest_of([data_digest, extractor.digest, made, code_digest("evaluate")])
+    file = work_dir / FOLDER / f"{key[:24]}.json"
+    kept = _read(file)
+    if kept is None:
+        say("scoring real images and noise the same way, for comparison")
+        kept = _measured(config, reference, extractor, side)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, kept)
+    return kept
+
+
+def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Bounds:
+    held_out = reference.held_out[: config.samples]
+    settings = extractor.settings
+    shape = (config.samples, settings.image_size, settings.image_size, settings.channels)
+    noise = extractor.features(np.random.default_rng(config.seed).integers(0, 256, shape, np.uint8))
+    enough = len(held_out) > config.neighbours_k
+    k = config.neighbours_k
+    return {
+        "floor": measure(reference.real, held_out, k, side) | {"images": len(held_out)} if enough else None,
+        "ceiling": measure(reference.real, noise, k, side) | {"images": len(noise)},
+    }
+
+
+def _read(file: Path) -> Bounds | None:
+    try:
+        found: Any = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return dict(found) if isinstance(found, dict) and set(found) == {"floor", "ceiling"} else None

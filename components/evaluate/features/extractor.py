@@ -1,0 +1,149 @@
+"""What turns images into features: a small convolutional network, trained on the labels or with fixed random weights.
+
+Both kinds have the same form, so the rest of the component does not know which one it holds:
+- `classifier`: trained on the labelled training images; the features are the 64 activations before its last layer.
+- `random`: weights drawn once and for all from a fixed seed, for images without labels. Its scores tell which of two
+  generators is nearer to the data, but are comparable with no other extractor's, and say less about what people see.
+Extractors made elsewhere are in given.py and have the same form.
+Scores of any are comparable only with scores of the very same weights, which is what `digest` is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.common.artifacts import digest_of, write_bytes, write_text
+from components.common.errors import ArtifactError
+from components.dataset.stored_images import StoredImages
+from components.evaluate.features.external import SETTINGS_FILE as GIVEN_FILE
+from components.evaluate.features.external import GivenExtractor, load_given
+
+FEATURES = 64
+CHANNELS = (32, 64)  # of the first convolution and of all others
+WEIGHTS_FILE = "weights.npz"
+SETTINGS_FILE = "extractor.json"
+BATCH_SIZE = 1000
+
+Floats32 = npt.NDArray[np.float32]
+Images = npt.NDArray[np.uint8] | StoredImages  # uint8 [N, H, W, C]; a batch of it is in memory at a time
+
+
+class Settings(BaseModel):
+    """What an extractor is, but for its weights. `scale` brings the mean squared feature of training images to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["classifier", "random"]
+    image_size: int
+    channels: int
+    classes: int
+    scale: float
+    held_out_accuracy: float | None
+
+
+class Extractor(NamedTuple):
+    """Settings and weights, in the order of `network`."""
+
+    settings: Settings
+    weights: tuple[Floats32, ...]
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of kind, sizes, scale and weights."""
+        arrays = [[list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()] for array in self.weights]
+        return digest_of([self.settings.model_dump(exclude={"held_out_accuracy"}), arrays])
+
+    @property
+    def width(self) -> int:
+        """The number of features of an image."""
+        return FEATURES
+
+    @property
+    def resize(self) -> str:
+        """How images are made what the extractor wants, in words."""
+        return f"none: native {self.settings.image_size}×{self.settings.image_size}"
+
+    def features(self, images: Images) -> Floats32:
+        """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], non-negative, about 1 in size."""
+        settings = self.settings
+        model = network(settings.image_size, settings.channels, settings.classes)
+        model.set_weights(self.weights)
+        parts = [model(part, training=False)["features"].numpy() for part in _batches(images)]
+        features: Floats32 = np.concatenate(parts) * np.float32(settings.scale)
+        return features
+
+    def classes_of(self, features: Floats32) -> npt.NDArray[np.int64]:
+        """Return the class a classifier sees in each row of features: int64 [N]."""
+        kernel, bias = self.weights[-2:]
+        scores = (features / np.float32(self.settings.scale)) @ kernel + bias
+        return np.asarray(scores.argmax(axis=1), np.int64)
+
+    def save(self, folder: Path) -> None:
+        """Write weights.npz (plain arrays, no pickle) and extractor.json into `folder`. Raises ArtifactError."""
+        stream = io.BytesIO()
+        arrays: dict[str, Any] = {f"w{index:02d}": array for index, array in enumerate(self.weights)}
+        np.savez(stream, **arrays)
+        write_bytes(folder / WEIGHTS_FILE, stream.getvalue())
+        write_text(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=1))
+
+
+AnyExtractor = Extractor | GivenExtractor
+
+
+def load(folder: Path) -> AnyExtractor:
+    """Read what `save` wrote. Raises ArtifactError when it is missing or damaged."""
+    if (folder / GIVEN_FILE).is_file():
+        return load_given(folder)
+    try:
+        settings = Settings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
+        with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as arrays:
+            weights = tuple(arrays[name] for name in sorted(arrays.files))
+    except (OSError, ValueError, ValidationError) as error:
+        first_line = str(error).splitlines()[0].rstrip(".")
+        raise ArtifactError(f"{folder} holds no extractor: {first_line}.", "Run evaluate again.") from error
+    return Extractor(settings, weights)
+
+
+def network(image_size: int, channels: int, classes: int) -> Any:
+    """Return the Keras model: uint8 [B, H, W, C] to `features` before scaling [B, 64] and `scores` [B, classes].
+
+    Convolutions 3×3 with stride 2 bring the image to 4×4 or less; the first has stride 1 for images of 16 pixels or
+    less. The native size is used: nothing is resized. Without classes there are no `scores`.
+    """
+    import keras
+
+    def convolution(inputs: Any, filters: int, stride: int) -> Any:
+        return keras.layers.Conv2D(filters, 3, strides=stride, padding="same", activation="relu")(inputs)
+
+    inputs = keras.Input((image_size, image_size, channels), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    x = convolution(x, CHANNELS[0], 1 if image_size <= 16 else 2)
+    while x.shape[1] > 4:
+        x = convolution(x, CHANNELS[1], 2)
+    features = keras.layers.Dense(FEATURES, activation="relu")(keras.layers.Flatten()(x))
+    outputs = {"features": features}
+    if classes:
+        outputs["scores"] = keras.layers.Dense(classes)(features)
+    return keras.Model(inputs, outputs)
+
+
+def initial_weights(model: Any, seed: int) -> list[Floats32]:
+    """Return He-normal kernels (He et al. 2015, equation 10) and zero biases, drawn by NumPy: the same anywhere."""
+    generator = np.random.default_rng(seed)
+    weights = []
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        deviation = np.sqrt(2.0 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0
+        weights.append((generator.standard_normal(shape) * deviation).astype(np.float32))
+    return weights
+
+
+def _batches(images: Images) -> Iterator[npt.NDArray[np.uint8]]:
+    return (images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE))

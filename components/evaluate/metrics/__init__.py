@@ -1,0 +1,1 @@
+"""The scores: pure functions of features or images."""

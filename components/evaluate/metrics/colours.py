@@ -1,0 +1,60 @@
+"""Whether samples have the colours of real images: mean, deviation and saturation of each image.
+
+Seven numbers an image (two of a grey one): mean and standard deviation of each channel, and the mean saturation of HSV (Smith
+1978, "Color Gamut Transform Pairs"). Each is compared by the 1-Wasserstein distance in standard deviations of real images.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.evaluate.metrics.pixels import check_images, in_deviations
+from components.evaluate.metrics.products import Floats
+
+AT_ONCE = 512  # images; float64 is needed of no more
+
+
+class Colours(NamedTuple):
+    """The largest distance of all numbers, 0 is best, and the number that it is of."""
+
+    distance: float
+    furthest: str
+
+
+def names(channels: int) -> tuple[str, ...]:
+    """Return what the columns of the statistics are."""
+    if channels == 1:
+        return ("brightness", "contrast")
+    return (*(f"{what} of {which}" for what in ("mean", "deviation") for which in ("red", "green", "blue")), "saturation")
+
+
+def features_to_statistics(images: npt.ArrayLike) -> Floats:
+    """Return the numbers of each image, uint8 [N, H, W, C] to float64 [N, 2 for C = 1, 7 for C = 3]."""
+    array = check_images(images, smallest=1)
+    found = [_numbers(array[start : start + AT_ONCE]) for start in range(0, len(array), AT_ONCE)]
+    return np.concatenate(found)
+
+
+def statistics_to_metric(real: Floats, fake: Floats) -> Colours:
+    """Return the largest distance from the numbers of real [N, S] and fake [M, S] images. Raises ValueError."""
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"real images have {real.shape[1]} colour numbers, fake ones {fake.shape[1]}: compare equal channels")
+    distances = [in_deviations(of_real, of_fake) for of_real, of_fake in zip(real.T, fake.T, strict=True)]
+    return Colours(max(distances), names(1 if real.shape[1] == 2 else 3)[int(np.argmax(distances))])
+
+
+def compute(real_images: npt.ArrayLike, fake_images: npt.ArrayLike) -> Colours:
+    """Return the colours of fake images [M, H, W, C] beside real ones [N, H, W, C], uint8. Raises ValueError."""
+    return statistics_to_metric(features_to_statistics(real_images), features_to_statistics(fake_images))
+
+
+def _numbers(images: npt.NDArray[np.uint8]) -> Floats:
+    levels = images.astype(np.float64)
+    numbers = [levels.mean(axis=(1, 2)), levels.std(axis=(1, 2))]
+    if images.shape[3] == 3:
+        brightest, darkest = levels.max(axis=3), levels.min(axis=3)
+        numbers.append(((brightest - darkest) / np.maximum(brightest, 1.0)).mean(axis=(1, 2))[:, None])
+    return np.concatenate(numbers, axis=1)

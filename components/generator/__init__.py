@@ -1,0 +1,1 @@
+"""Draw images with a trained generator."""

@@ -1,0 +1,1 @@
+"""The Beam pipeline of ingest, and the runners it runs on."""

@@ -1,0 +1,122 @@
+"""Chunk files: the decoded images of one chunk on the disk, in the order of their shards, with an index of each shard.
+
+A worker writes a chunk's file once, whole or not at all, under a name that is a digest of everything it depends on: an attempt
+that is repeated, on any runner, finds it done, and so does the run after one that was killed. What travels from worker to
+worker is the index alone, some 60 bytes an image; the records are copied from file to file in the end.
+
+    magic, length of the header (8 bytes) | header, JSON | index of each shard | records, framed as in a TFRecord file | magic
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.dataset.records import framed
+from components.ingest.beam.store import Store
+
+MAGIC = b"WGANCHK1"
+# Digests are compared as two big-endian numbers, so that their order is that of their bytes.
+ENTRY = np.dtype(
+    [("high", "<u8"), ("low", "<u8"), ("label", "<i8"), ("split", "u1"), ("offset", "<u8"), ("length", "<u4"),
+     ("look", "<u8"), ("id_end", "<u4")]
+)  # fmt: skip
+FORCED = ("", "train", "eval")  # what `split` stands for: by hash, or as the source says
+Entries = npt.NDArray[np.void]
+Rejected = tuple[str, str, str, str]  # id, reason, detail, digest of the first bytes
+Part = tuple[str, bytes, bytes]  # name of the chunk file, packed entries, their ids as UTF-8 one after the other
+
+
+class Item(NamedTuple):
+    """One decoded image: pixel digest, label, split ("" by hash), perceptual hash, id, serialised example."""
+
+    digest: bytes
+    label: int
+    split: str
+    look: int
+    id: str
+    example: bytes
+
+
+class ChunkFile(NamedTuple):
+    """What a chunk file says: images read, those that could not be, and the index of each shard that has any."""
+
+    read: int
+    rejected: list[Rejected]
+    parts: dict[int, Part]
+
+
+def shard_of(digest: bytes, shards: int) -> int:
+    """Return the index of an image's shard, from other bytes of the digest than its split."""
+    return int.from_bytes(digest[8:16], "big") % shards
+
+
+def write_chunk(store: Store, name: str, read: int, items: Iterable[Item], rejected: list[Rejected], shards: int) -> ChunkFile:
+    """Write a chunk file, whole or not at all, and return what it says. Raises ArtifactError."""
+    by_shard: dict[int, list[Item]] = {}
+    for item in items:
+        by_shard.setdefault(shard_of(item.digest, shards), []).append(item)
+    packed = {shard: _pack(by_shard[shard]) for shard in sorted(by_shard)}
+    sizes = {shard: [part.entries.nbytes, len(part.ids)] for shard, part in packed.items()}
+    header = json.dumps({"read": read, "rejected": rejected, "index": sizes}).encode()
+    start = len(MAGIC) + 8 + len(header) + sum(map(sum, sizes.values()))
+    for part in packed.values():
+        part.entries["offset"] += start
+        start += int(part.entries["length"].sum())
+    parts = {shard: (name, part.entries.tobytes(), part.ids) for shard, part in packed.items()}
+    store.write(name, _blocks(header, parts, packed))
+    return ChunkFile(read, rejected, parts)
+
+
+def _blocks(header: bytes, parts: dict[int, Part], packed: dict[int, _Packed]) -> Iterator[bytes]:
+    yield MAGIC + struct.pack("<Q", len(header)) + header
+    for _, entries, ids in parts.values():
+        yield entries + ids
+    for part in packed.values():
+        yield from part.frames
+    yield MAGIC
+
+
+class _Packed(NamedTuple):
+    entries: Entries
+    ids: bytes
+    frames: list[bytes]
+
+
+def _pack(items: list[Item]) -> _Packed:
+    """Return the index of one shard's items, with offsets from its own first record, and their framed records."""
+    entries = np.empty(len(items), ENTRY)
+    ids = [item.id.encode() for item in items]
+    frames = [framed(item.example) for item in items]
+    digests = np.frombuffer(b"".join(item.digest for item in items), ">u8").reshape(-1, 2)
+    entries["high"], entries["low"] = digests[:, 0], digests[:, 1]
+    entries["label"] = [item.label for item in items]
+    entries["split"] = [FORCED.index(item.split) for item in items]
+    entries["length"] = [len(frame) for frame in frames]
+    entries["offset"] = np.cumsum(entries["length"], dtype=np.uint64) - entries["length"]
+    entries["look"] = [item.look for item in items]
+    entries["id_end"] = np.cumsum([len(id) for id in ids])
+    return _Packed(entries, b"".join(ids), frames)
+
+
+def read_chunk_file(store: Store, name: str) -> ChunkFile | None:
+    """Return what a chunk file says, None where there is none or it is not whole."""
+    try:
+        with store.reading(name) as stream:
+            magic, length = struct.unpack("<8sQ", stream.read(len(MAGIC) + 8))
+            header: dict[str, Any] = json.loads(stream.read(length))
+            parts = {
+                int(shard): (name, stream.read(entries), stream.read(ids)) for shard, (entries, ids) in header["index"].items()
+            }
+            records = sum(int(np.frombuffer(entries, ENTRY)["length"].sum()) for _, entries, _ in parts.values())
+            stream.seek(records, os.SEEK_CUR)
+            whole = magic == MAGIC and stream.read() == MAGIC
+    except (FileNotFoundError, struct.error, ValueError, LookupError, TypeError):
+        return None
+    return ChunkFile(header["read"], [tuple(row) for row in header["rejected"]], parts) if whole else None

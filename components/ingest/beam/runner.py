@@ -1,0 +1,157 @@
+"""Runs a Beam pipeline: on the runner that the options name, or here, on as many processes as pay for their start."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from components.common.addresses import is_address, remote_errors
+from components.common.errors import ConfigError, PipelineError
+from components.ingest.beam import dataflow
+from components.ingest.beam.quiet_beam import BeamError, PipelineOptions, beam, grpc
+from components.ingest.beam.worker_errors import WORKER_GONE, unwrapped, worker_gone
+from components.ingest.config import LOCAL_RUNNER, IngestConfig
+from components.ingest.sources.readers import Reader
+
+# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
+RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
+BEAM_ERROR_LOGGERS = (
+    "apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker", "apache_beam.runners.portability.local_job_service",
+)  # fmt: skip
+MULTI_PROCESSING = "--direct_running_mode=multi_processing"
+SECONDS_BETWEEN_LOOKS, SECONDS_TO_NOTICE = 0.05, 5.0
+LAST_WORDS_BYTES = 10_000
+IMAGES_THAT_PAY = 20_000  # for the start of worker processes, about two seconds each
+
+
+def beam_options(config: IngestConfig, reader: Reader, name: str) -> tuple[str, ...]:
+    """Return the options for Beam: those given, unchanged; without any this machine's cores where there is work for them.
+
+    A job on Dataflow that is given no name gets one from `name`, so that Dataflow refuses a second one that does the same.
+    Raises ConfigError for a job on Dataflow that could not work.
+    """
+    if config.beam_options:
+        return dataflow.complete(config, name) if dataflow.is_named(config.beam_options) else config.beam_options
+    workers = min(len(os.sched_getaffinity(0)), len(reader.chunks))
+    if workers < 2 or reader.total < IMAGES_THAT_PAY:
+        return (LOCAL_RUNNER,)
+    return (LOCAL_RUNNER, MULTI_PROCESSING, f"--direct_num_workers={workers}")
+
+
+def run_pipeline(
+    options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options", shared: str = ""
+) -> None:
+    """Build a pipeline and run it to its end. Raises ConfigError for wrong options (of `key`), else what a worker raised.
+
+    `shared` is where workers leave files for one another; only a job that has an address for it may go to Dataflow.
+    """
+    with _beam_hushed(), _worker_processes_hushed(options):
+        on_dataflow = dataflow.is_named(options)
+        if on_dataflow and not is_address(shared):
+            raise dataflow.no_shared_folder(key)
+        pipeline = new_pipeline(options, key)
+        build(pipeline)
+        try:
+            if on_dataflow:
+                dataflow.run(pipeline)
+            else:
+                _run_watched(pipeline) if MULTI_PROCESSING in options else pipeline.run().wait_until_finish()
+        except remote_errors(PipelineError, *RUNNER_ERRORS) as error:
+            raise unwrapped(error) from error
+
+
+def _run_watched(pipeline: Any) -> None:
+    """Run a pipeline on worker processes, and raise when one of them has ended and the runner waits for it for ever.
+
+    The runner notices a worker's end only while that works on something. The thread that starts a worker process raises when
+    it ends with an error, which would be heard by nobody.
+    """
+    worker_died = threading.Event()
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            pipeline.run().wait_until_finish()
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            raised.append(error)
+
+    def hear(arguments: threading.ExceptHookArgs) -> None:
+        if WORKER_GONE.search(str(arguments.exc_value)):
+            worker_died.set()
+        else:
+            before(arguments)
+
+    before, threading.excepthook = threading.excepthook, hear
+    try:
+        thread = threading.Thread(target=run, name="Beam pipeline", daemon=True)
+        thread.start()
+        while thread.is_alive() and not worker_died.wait(SECONDS_BETWEEN_LOOKS):
+            pass
+        thread.join(SECONDS_TO_NOTICE if worker_died.is_set() else None)
+    finally:
+        threading.excepthook = before
+    if raised:
+        raise raised[0]
+    if thread.is_alive():
+        raise worker_gone()
+
+
+def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> beam.Pipeline:
+    """Return an empty pipeline with these options. Raises ConfigError: in Beam's words, or for a runner that cannot work."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
+            parsed.get_all_options()
+            return beam.Pipeline(options=parsed)
+    except SystemExit:
+        problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+    except (ValueError, ImportError, AttributeError) as error:  # no such runner
+        problem = str(error)
+    raise ConfigError(f"{key}: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
+
+
+@contextlib.contextmanager
+def _beam_hushed() -> Iterator[None]:
+    """Keep Beam from logging a traceback for each layer that an exception passes: it is raised as well."""
+    loggers = [logging.getLogger(name) for name in BEAM_ERROR_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _worker_processes_hushed(options: tuple[str, ...]) -> Iterator[None]:
+    """Keep what Beam's own worker processes print of their start and end from the terminal, unless the run fails.
+
+    They take no option for it, and write to the error stream that they inherit.
+    """
+    if MULTI_PROCESSING not in options:
+        yield
+        return
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(before, said.read()[-LAST_WORDS_BYTES:])
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)

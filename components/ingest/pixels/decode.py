@@ -1,0 +1,211 @@
+"""From the bytes of an image file to square uint8 pixels, or to the reason why that cannot be done.
+
+Colour profiles (ICC) are not applied: pixels are taken as the file has them. CMYK becomes RGB by Pillow's plain formula.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from components.ingest.config import Decoding
+from components.ingest.pixels.crop import REDUCED_TO, look_of, square_of
+
+# Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
+# would hand to Ghostscript, and TGA, which any text file may look like.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
+# To open and decode so little takes a fraction of a second whatever it holds; to watch a small PNG costs a tenth of it.
+UNWATCHED_BYTES, UNWATCHED_PIXELS = 1 << 16, 1 << 16
+MODES = {1: "L", 3: "RGB"}
+# What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/ingest/pixels/test_decode.py).
+DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
+    AssertionError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+class Decoded(NamedTuple):
+    """A decoded image: digest of its pixels (16 bytes), its square as uint8 [size, size, channels] row by row, the size
+    of the source after EXIF rotation, and its perceptual hash (64 bits; 0: not made).
+
+    The digest is of the pixels as decoded: for a JPEG that was made smaller while decoding (`provenance`), of those.
+    """
+
+    digest: bytes
+    pixels: bytes
+    height: int
+    width: int
+    look: int = 0
+
+
+class UnreadableImageError(Exception):
+    """Why an image goes to quarantine: a short reason that never varies, and what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(reason, detail)
+
+
+class _TooSlowError(Exception):
+    pass
+
+
+class _Watched(io.BytesIO):
+    """A file in memory whose read() fails after a while: decoders that read block by block can be stopped in any thread."""
+
+    def __init__(self, content: bytes, seconds: float) -> None:
+        super().__init__(content)
+        self._end = time.monotonic() + seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as BytesIO does. Raises _TooSlowError."""
+        if time.monotonic() > self._end:
+            raise _TooSlowError
+        return super().read(size)
+
+
+def decode(content: bytes, settings: Decoding) -> Decoded:
+    """Decode, check and resize an image file. Raises UnreadableImageError."""
+    image, height, width = open_image(content, settings)
+    pixels = image.tobytes()
+    digest = hashlib.blake2b(b"%b %d %d " % (image.mode.encode(), image.width, image.height), digest_size=16)
+    digest.update(pixels)
+    size = settings.image_size
+    square = image if image.size == (size, size) else square_of(image, settings, height, width)
+    look = look_of(square) if settings.looks else 0
+    return Decoded(digest.digest(), pixels if square is image else square.tobytes(), height, width, look)
+
+
+def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
+    """Decode an image file to 8 bits a channel, mode L for 1 channel, RGB for 3; return it with its full height and width.
+
+    EXIF rotation is applied, transparency is laid on white, 16 bits are scaled to 8, of an animation the first frame is
+    taken. A large JPEG comes smaller than it is. Raises UnreadableImageError.
+    """
+    if not content:
+        raise UnreadableImageError("empty file", "0 bytes")
+    image, height, width = _load(content, settings)
+    try:
+        return _to_mode(image, MODES[settings.channels]), height, width
+    except (ValueError, MemoryError) as error:
+        raise UnreadableImageError("unsupported pixels", _first_line(error)) from None
+
+
+def prepare_pillow(max_pixels: int) -> None:
+    """Let Pillow's warnings about odd files go unseen in this process, and set its own limit of pixels to ours.
+
+    What cannot be decoded is quarantined with its reason; the limit also holds for images inside of images, as in an ICO.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+@contextlib.contextmanager
+def pillow_prepared(max_pixels: int) -> Iterator[None]:
+    """Prepare Pillow in this process while the block runs, worker threads included."""
+    before = Image.MAX_IMAGE_PIXELS
+    try:
+        with warnings.catch_warnings():
+            prepare_pillow(max_pixels)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
+    """Return the decoded image, turned as its EXIF says, and height and width that it has in full."""
+    try:
+        image = _open(content, settings)
+        width, height = image.size
+        if image.format == "PNG":
+            _check_png(content)
+        elif image.format == "JPEG":
+            _reduce(image, settings)
+        image.load()
+        if image.info or image.format == "TIFF":  # the places where a rotation may be noted
+            before = image.size
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.size != before:
+                width, height = height, width
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image", f"not one of {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError("too large", _first_line(error)) from None
+    except _TooSlowError:
+        raise UnreadableImageError("too slow", f"not decoded within {settings.max_seconds:g} s") from None
+    except DECODE_ERRORS as error:
+        detail = _first_line(error)
+        reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
+        raise UnreadableImageError(reason, detail) from None
+    return image, height, width
+
+
+def _open(content: bytes, settings: Decoding) -> Image.Image:
+    """Open an image, not yet decoded: one that may take long is watched while it is read."""
+    watched = len(content) > UNWATCHED_BYTES
+    image = Image.open(_Watched(content, settings.max_seconds) if watched else io.BytesIO(content), formats=FORMATS)
+    _refuse_bomb(image, settings.max_pixels)
+    if image.width * image.height <= UNWATCHED_PIXELS or watched:
+        return image
+    return Image.open(_Watched(content, settings.max_seconds), formats=FORMATS)
+
+
+def _reduce(image: Image.Image, settings: Decoding) -> None:
+    """Let a large JPEG be decoded at a half, a quarter or an eighth of its size, at least REDUCED_TO times the target."""
+    least = REDUCED_TO * settings.image_size
+    if min(image.size) >= 2 * least:
+        short = min(image.size)
+        # draft() takes the largest reduction that is not smaller than what it is asked for, on both sides
+        image.draft(None, (image.width * least // short, image.height * least // short))
+
+
+def _check_png(content: bytes) -> None:
+    """Check the chunks' checksums, which Pillow's load() skips. Raises ValueError."""
+    view, position, kind = memoryview(content), 8, b""
+    while kind != b"IEND":
+        length = int.from_bytes(view[position : position + 4], "big")
+        body, position = view[position + 4 : position + 8 + length], position + 12 + length
+        if position > len(content):
+            raise ValueError(f"the file is truncated, {position - len(content)} bytes at least are missing")
+        kind = bytes(body[:4])
+        if zlib.crc32(body) != int.from_bytes(view[position - 4 : position], "big"):
+            raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
+
+
+def _refuse_bomb(image: Image.Image, limit: int) -> None:
+    if image.width * image.height > limit:  # Pillow itself only warns up to twice its own limit
+        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels, {limit:,} are allowed (ingest.max_pixels)")
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
+        image = _sixteen_to_eight_bits(image)
+    if image.mode in {"I", "F"}:
+        raise UnreadableImageError("unsupported pixels", f"mode {image.mode}: what is black and white is not known")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own convert("L") would clip every value above 255 to white
+    pixels = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r" at 0x[0-9a-f]+", "", text)  # an address would make two runs differ

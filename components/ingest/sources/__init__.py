@@ -1,0 +1,1 @@
+"""Find and read the images of a source: folders, archives, manifests, addresses, TFDS."""

@@ -1,0 +1,92 @@
+"""Sources as chunks: the main process lists a source as chunks of images, a worker reads the images of a chunk.
+
+Workers import no TensorFlow, whatever the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from components.common.errors import DataRejectedError
+from components.ingest.config import IngestConfig
+from components.ingest.sources.archive_members import read_tar_gz_members, read_tar_members, read_zip_members
+from components.ingest.sources.archives import open_archive
+from components.ingest.sources.chunks import Chunk, ChunkPacker, RawImage, Reader, Unread, folder_label
+from components.ingest.sources.files import read_local_files, read_remote_files
+from components.ingest.sources.fingerprint import expanded, find_place, kind_of, nothing_there
+from components.ingest.sources.listing import ALL
+from components.ingest.sources.manifests import open_manifest
+from components.ingest.sources.tfds_files import read_array_records, read_tfrecords
+
+__all__ = ["Chunk", "RawImage", "Reader", "Unread", "load_digits", "open_source", "read_chunk"]
+
+
+def open_source(config: IngestConfig) -> Reader:
+    """Return the reader of config.source.
+
+    Raises ConfigError when the source does not exist or cannot be prepared, DataRejectedError when it holds no image or
+    is an archive that is damaged.
+    """
+    kind, _, rest = config.source.partition(":")
+    if kind == "tfds":
+        from components.ingest.sources.tfds_reader import open_tfds  # TensorFlow: seconds that other sources need not spend
+
+        return open_tfds(config, rest)
+    if kind == "images":
+        return _open_images(rest, config)
+    return Reader(1797, tuple("0123456789"), [("digits",)])
+
+
+def read_chunk(chunk: Chunk) -> Iterator[RawImage | Unread]:
+    """Yield exactly one item for each image that the chunk lists; one that cannot be read is Unread, never an exception."""
+    kind, *rest = chunk
+    return KINDS[kind](*rest)
+
+
+def load_digits() -> Iterator[RawImage]:
+    """Yield scikit-learn's 1,797 handwritten digits, 8×8, their 17 grey levels spread over 0 to 255."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    for index, (pixels, label) in enumerate(zip(levels, digits.target, strict=True)):
+        # A PGM file is a header and the pixels, so digits take the same way as every other image at no cost.
+        yield RawImage(f"digits/{index:05d}", int(label), "", b"P5 8 8 255\n" + pixels.tobytes())
+
+
+def _open_images(location: str, config: IngestConfig) -> Reader:
+    kind = kind_of(location)
+    if kind == "archive":
+        reader = open_archive(expanded(location), config.max_bytes, config.labels_from_folders)
+    elif kind == "manifest":
+        reader = open_manifest(expanded(location), config.max_bytes)
+    else:
+        reader = _open_files(location, config)
+    if not reader.total:
+        raise DataRejectedError(f"{expanded(location)} holds no file (hidden ones do not count).", "Name one with images.")
+    return reader
+
+
+def _open_files(location: str, config: IngestConfig) -> Reader:
+    place = find_place(location)
+    packer = ChunkPacker("files" if isinstance(place.root, bytes) else "remote", place.root, config.max_bytes)
+    for file in place.listed():
+        label = folder_label(file.name) if config.labels_from_folders else ""
+        packer.add(file.name, min(file.size, config.max_bytes), (file.size, file.stamp), label)
+    if not packer.total and place.pattern != ALL:
+        raise nothing_there(location)
+    return packer.reader()
+
+
+KINDS: dict[str, Callable[..., Iterator[RawImage | Unread]]] = {
+    "digits": load_digits,
+    "files": read_local_files,
+    "remote": read_remote_files,
+    "tar": read_tar_members,
+    "tar.gz": read_tar_gz_members,
+    "zip": read_zip_members,
+    "tfrecord": read_tfrecords,
+    "array_record": read_array_records,
+}

@@ -1,0 +1,1 @@
+"""Published versions, the champion and the record of decisions."""

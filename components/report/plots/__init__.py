@@ -1,0 +1,1 @@
+"""Plots as SVG geometry; the templates draw them."""

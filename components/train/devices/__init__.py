@@ -1,0 +1,1 @@
+"""Everything that differs between a CPU, a GPU and a TPU."""

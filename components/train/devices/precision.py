@@ -1,0 +1,58 @@
+"""Whether the layers compute in bfloat16: where the device has it and is faster for it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import tensorflow as tf
+
+from components.common.artifacts import write_text
+from components.common.progress import say
+from components.train.config import TrainConfig
+
+FLAGS = {"avx512_bf16", "amx_bf16"}
+# The flag alone says little: of two machines that had avx512_bf16, one convolved twice as fast in bfloat16, one at 0.6 times
+# the speed (docs/scaling.md). So a CPU that has it is asked.
+NEEDED_GAIN = 1.2
+
+
+def resolved(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return `config` with "auto" decided: as this training began, if it has begun, else by the device."""
+    if config.precision != "auto":
+        return config
+    file = folder / "precision"
+    precision = file.read_text().strip() if file.is_file() else ""
+    if precision not in ("float32", "bfloat16"):
+        precision = "bfloat16" if bfloat16_is_faster(config.devices) else "float32"
+        write_text(file, f"{precision}\n")  # another machine that goes on with this training computes the same
+        say(f"Layers compute in {precision}")
+    return config.model_copy(update={"precision": precision})
+
+
+def bfloat16_is_faster(devices: str) -> bool:
+    """Return True on a TPU, and on a CPU that has bfloat16 and convolves NEEDED_GAIN times faster with it."""
+    kind = devices.partition(":")[0]
+    return kind == "tpu" or (kind == "cpu" and cpu_has_bfloat16() and convolution_gain() >= NEEDED_GAIN)
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the processor's flags name bfloat16 (Linux on x86; elsewhere False)."""
+    if not cpuinfo.is_file():
+        return False
+    flags = [line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")]
+    return bool(flags) and bool(FLAGS & set(flags[0].split()))
+
+
+def convolution_gain(repeats: int = 7) -> float:
+    """Return the time of a convolution in float32 over that in bfloat16, the fastest of `repeats` each; under a second."""
+    fastest = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        images, kernel = tf.ones([32, 32, 32, 64], dtype), tf.ones([3, 3, 64, 64], dtype)
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            tf.nn.conv2d(images, kernel, 1, "SAME").numpy()
+            seconds.append(time.perf_counter() - started)
+        fastest[dtype] = min(seconds)
+    return fastest[tf.float32] / fastest[tf.bfloat16]

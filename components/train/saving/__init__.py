@@ -1,0 +1,1 @@
+"""Everything that training writes: checkpoints, the exported model, TensorBoard events."""

@@ -1,0 +1,1 @@
+"""Compare a dataset with the last accepted snapshot of its source."""

@@ -1,0 +1,1 @@
+"""Count a dataset's pixels and labels, and write the statistics."""

@@ -1,0 +1,84 @@
+"""`registry`: what the command line prints of published models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.config import load_config
+
+app = typer.Typer(help="List published models, go back to an earlier one, remove old ones.", no_args_is_help=True)
+Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// address of the registry (push.registry).")]
+HERE = "runs/registry"
+
+
+@app.command("list")
+def list_(registry: Registry = HERE) -> None:
+    """List the versions with their scores, newest first."""
+    from rich.table import Table
+
+    from components.push.registry.maintenance import list_versions
+    from pipeline.commands.printing import console
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("version", "in service", "published", "KID", "FID", "coverage"):
+        table.add_column(heading, justify="right" if heading in {"KID", "FID", "coverage"} else "left")
+    versions = list_versions(registry)
+    for each in versions:
+        if each.fault:
+            table.add_row(each.name, each.state, f"damaged: {each.fault}")
+            continue
+        scores = each.scores
+        figures = (f"{scores['kid']:.5f}", f"{scores['fid']:.3f}", f"{scores['coverage']:.3f}")
+        table.add_row(each.name, each.state, each.created_at[:19].replace("T", " "), *figures)
+    console().print(table) if versions else print(f"No versions in {registry} yet: wgan-pipeline run")
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(help="A version; without it the champion.")] = "", registry: Registry = HERE
+) -> None:
+    """Check every file of a version and print where it is, what it scores and what it was made from, as JSON."""
+    from components.push.registry import maintenance
+    from components.push.registry.location import location_of
+
+    found, manifest = maintenance.show(registry, version)
+    about = {"version": found.name, "in_service": found.state, "path": location_of(registry, found.name)}
+    about |= {"created_at": found.created_at, "digest": manifest.digest}
+    print(json.dumps(about | {"inputs": manifest.inputs, "details": manifest.details, "scores": found.scores}, indent=2))
+
+
+@app.command()
+def rollback(
+    version: Annotated[str, typer.Argument(help="A version; without it the one that was in service before.")] = "",
+    registry: Registry = HERE,
+    config: Annotated[Path | None, typer.Option(help="Take push.registry, push.vertex_model and the rest from here.")] = None,
+) -> None:
+    """Put an earlier version into service; the move is recorded, and Vertex told where the config names push.vertex_model."""
+    from components.push.registry import maintenance
+
+    push = load_config(config).push if config else None
+    registry = push.registry or registry if push else registry
+    pointer = maintenance.rollback(registry, version)
+    print(f"{pointer.version} is in service" + (f"; it was {pointer.previous}." if pointer.previous else "."))
+    if push and push.vertex_model:
+        from components.push.vertex_model import tell_vertex
+
+        print(f"Vertex has it as {tell_vertex(push.vertex_model, push.serving_image, registry)}.")
+
+
+@app.command()
+def retain(
+    keep: Annotated[int, typer.Option(help="How many of the newest versions stay.")],
+    registry: Registry = HERE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; touch nothing.")] = False,
+) -> None:
+    """Remove old versions; the champion and the one before it always stay."""
+    from components.push.registry import maintenance
+
+    names = maintenance.retain(registry, keep, dry_run=dry_run)
+    done = "Would remove" if dry_run else "Removed"
+    print(f"{done} {', '.join(names)}." if names else "There is nothing to remove.")

@@ -1,0 +1,1 @@
+"""Compile for Kubeflow Pipelines, and submit to it."""

@@ -1,0 +1,212 @@
+"""Run the whole pipeline here with KFP: each step as a process (no Docker, no account, no network) or in its container."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from components.common.addresses import is_address
+from components.common.artifacts import now, write_json
+from components.common.errors import ArtifactError, ConfigError
+from components.common.journal import read_entry
+from components.ingest.sources.fingerprint import source_fingerprint
+from components.push.registry.location import opened_to_read
+from components.push.registry.registry import check_image_size, read_champion
+from components.report.description import RunDescription
+from components.train.devices.tpu_runtime import check_machine
+from pipeline import snapshot
+from pipeline.arguments import describe_run, pipeline_arguments
+from pipeline.config import RunConfig, resolve_paths
+from pipeline.targets.local import docker, process
+from pipeline.targets.local.terminal import shown_on
+
+Runner = Literal["subprocess", "docker"]
+WAIT_FOR_STEP_SECONDS = 60.0
+# TensorFlow's chatter goes; a step's own lines come at once.
+STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+
+
+def check_before_running(config: RunConfig) -> dict[str, str]:
+    """Refuse what can be known to fail before any step starts; return the keys of the steps.
+
+    Raises ConfigError for a source that does not exist, a place that cannot be written, a champion of another image size,
+    and DeviceError where a TPU is asked for that is not here.
+    """
+    if config.train.devices == "tpu":
+        check_machine(os.environ)
+    digest = source_fingerprint(config.ingest)
+    registry = [] if is_address(config.registry) else [Path(config.registry)]
+    for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
+        _check_writable(folder)
+    with opened_to_read(config.registry, whole=["champion"]) as place:
+        champion = read_champion(place)
+        if champion is not None:
+            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    return snapshot.take(config, digest).keys
+
+
+def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:
+    """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
+    config = resolve_paths(config)
+    if runner == "docker":
+        docker.check_devices(config)
+        with docker.connected() as engine:
+            docker.check_image(engine, config)
+    keys = check_before_running(config)
+    started_at = now()
+    folder = _new_run_folder(Path(config.run.dir))
+    process.mark(folder)
+    write_json(folder / "config.json", config.as_dict())
+    description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
+    write_json(folder / "run.json", description.model_dump(mode="json"))
+    console.print(f"Run [bold]{folder.name}[/] in {folder}", highlight=False, soft_wrap=True)
+    status, message = _run_pipeline(config, description, folder, console, runner)
+    summary = _summary(description, folder, status, message)
+    _point_latest(folder)
+    return summary
+
+
+def _run_pipeline(
+    config: RunConfig, description: RunDescription, folder: Path, console: Console, runner: Runner
+) -> tuple[str, str]:
+    """Run the graph in KFP; return status and KFP's own message. The steps' reasons are in the journal."""
+    from kfp import local  # 0.7 s: not before the config has been found right
+
+    from pipeline.graph import checks_before_train, make_pipeline
+
+    scratch = folder / ".tmp"
+    scratch.mkdir()
+    (scratch / "workspace").mkdir()
+    in_containers = runner == "docker"
+    local.init(
+        docker.runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / "steps"),
+        workspace_root=str(scratch / "workspace"),
+        enable_caching=True,
+        cache_root=str(config.work_dir / "cache"),
+    )
+    arguments = pipeline_arguments(config, description.keys, description)
+
+    def place(task: Any, _: str) -> None:
+        if in_containers:
+            task.set_container_image(config.deploy.image)
+
+    started_right = docker.containers_that_fail_fail(docker.mounts(config)) if in_containers else contextlib.nullcontext()
+    try:
+        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt(), started_right:
+            make_pipeline(place, checks_before_train(config))(**arguments)
+    except KeyboardInterrupt:
+        console.print("Stopping: the step saves what it can; press Ctrl-C again to leave at once.", highlight=False)
+        if not in_containers:  # which have been stopped; their processes have numbers of their own
+            _end_running_step(description)
+        return "interrupted", "Interrupted."
+    except RuntimeError as error:  # kfp: "Pipeline … finished with status FAILURE. Inner task failed: …"
+        return "failed", str(error)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return "succeeded", ""
+
+
+def _summary(description: RunDescription, folder: Path, status: str, message: str) -> dict[str, Any]:
+    """Return summary.json as the report step wrote it; where it could not, or the run was interrupted, write it here."""
+    file = folder / "summary.json"
+    written = json.loads(file.read_text()) if file.is_file() else {}
+    if status == "interrupted" or (status == "failed") != (written.get("status") == "failed"):
+        from components.report.run import run as write_report
+
+        write_report(description, folder=folder, status=status, message=message)
+        written = json.loads(file.read_text())
+    return dict(written)
+
+
+def _end_running_step(description: RunDescription) -> None:
+    """Ask the step that still runs to stop (it may not have had Ctrl-C itself) and wait until it has saved."""
+    deadline = time.monotonic() + WAIT_FOR_STEP_SECONDS
+    asked: set[int] = set()
+    while time.monotonic() < deadline:
+        entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
+        running = [entry.pid for entry in entries if entry and entry.state == "running" and _alive(entry.pid)]
+        if not running:
+            return
+        for pid in set(running) - asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked.add(pid)
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _new_run_folder(runs: Path) -> Path:
+    """Make runs/<time>, with a number where two runs start in one second."""
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    for number in range(1, 1000):
+        folder = runs / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ArtifactError(f"{runs} already has 999 runs of this second.", "Wait a second.")
+
+
+def _check_writable(folder: Path) -> None:
+    if "python3" in str(folder):  # kfp.local 2.17.0 replaces that word in every path by the interpreter's
+        raise ConfigError(f"{folder} has python3 in its path, which KFP's local runner garbles.", "Set run.dir elsewhere.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}.", "Set run.dir to a writable folder.") from None
+
+
+def _point_latest(folder: Path) -> None:
+    """Move runs/latest to this run, atomically."""
+    fresh = folder.parent / f".latest-{folder.name}"
+    fresh.symlink_to(folder.name)
+    fresh.replace(folder.parent / "latest")
+
+
+@contextlib.contextmanager
+def _environment(scratch: Path) -> Iterator[None]:
+    """Give the steps their environment; KFP leaves a temporary folder a task, so these go into the run's own."""
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in STEP_ENVIRONMENT.items() if name not in before})
+    os.environ["TMPDIR"] = str(scratch)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

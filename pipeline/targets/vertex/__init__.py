@@ -1,0 +1,1 @@
+"""Compile for Vertex AI Pipelines, and submit to it."""

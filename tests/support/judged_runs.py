@@ -1,0 +1,29 @@
+"""Runs for the tests of the report whose validate step is the real one, beside a history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.common.errors import DataRejectedError
+from components.report.description import RunDescription
+from components.validate.config import ValidateConfig
+from components.validate.run import run as validate
+from tests.support.report_runs import Run
+from tests.support.snapshots import brighter, digits, write_snapshot
+
+
+def judged(root: Path, *, changed: bool, history: bool = True) -> tuple[Run, RunDescription]:
+    """Return a run whose validate step is the real one, beside a history that holds the digits."""
+    place = root / "history"
+    config = ValidateConfig(history=str(place) if history else "")
+    if history:
+        write_snapshot(root / "before", *digits())
+        validate(config, dataset=root / "before", out=root / "out-before")
+    made = Run(root, brighter(digits()[0]) if changed else digits()[0])
+    made.ingest()
+    try:
+        made.record("validate", lambda: validate(config, dataset=made.out("ingest"), out=made.out("validate")), "ingest")
+    except DataRejectedError:
+        assert changed
+    told = made.description
+    return made, told.model_copy(update={"config": told.config | {"validate": config.model_dump(mode="json")}})

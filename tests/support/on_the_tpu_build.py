@@ -1,0 +1,50 @@
+"""Run by the Python of the TPU image's lock: what tensorflow-tpu makes of a checkpoint and a model that tensorflow wrote.
+
+on_the_tpu_build.py MODEL TRAINING CONFIG_JSON OUT.npz
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import components  # first: it keeps libtpu away from the TensorFlow that is imported below
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+
+from components.common.artifacts import read_manifest
+from components.train import loop, step
+from components.train.config import TrainConfig
+from components.train.devices.strategy import make_strategy
+from components.train.networks import ImageShape
+from components.train.saving import checkpoint
+from components.train.saving.export import Generator
+
+
+def main(model: Path, training: Path, config: TrainConfig, out: Path) -> None:
+    """Write the images of the SavedModel, and those of the checkpoint's moving average, for the same seed."""
+    manifest = read_manifest(model, "model")
+    shape = ImageShape(manifest.details["image_size"], manifest.details["channels"], manifest.details["classes"])
+    served = tf.saved_model.load(str(model / "saved_model")).signatures["generate"]
+    state = step.make_state(shape, config, make_strategy(config))
+    last = checkpoint.load_latest(training, config, shape)
+    assert last is not None
+    checkpoint.check_variables(training, last.arrays, loop.state_arrays(state))
+    loop.load_arrays(state, last.arrays)
+    generator = Generator(shape, config)
+    generator.take_weights(loop.averages(state))
+    np.savez(
+        out,
+        served=served(seed=tf.constant(7, tf.int64), count=tf.constant(50))["images"].numpy(),
+        checkpointed=generator.generate(tf.constant(7, tf.int64), tf.constant(50))["images"].numpy(),
+        round=last.round,
+        **{f"state/{name}": array for name, array in loop.state_arrays(state).items()},
+    )
+
+
+if __name__ == "__main__":
+    assert components.__file__
+    main(Path(sys.argv[1]), Path(sys.argv[2]), TrainConfig(**json.loads(sys.argv[3])), Path(sys.argv[4]))

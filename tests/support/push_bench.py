@@ -1,0 +1,115 @@
+"""A registry for the tests of push, and candidates for it whose scores are made up."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.artifacts import new_artifact, read_manifest, write_bytes, write_json, write_text
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.scores import Reference
+from components.push import run as push
+from components.push.config import PushConfig
+from components.push.registry.location import Place
+from components.push.run import PushSummary
+from components.train.config import TrainConfig
+from tests.support.tiny_artifacts import LATENTS, write_dataset, write_validation
+
+SCORES = {
+    "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
+    "memorization": 0.01, "modes": {"covered": 10, "of": 10, "shares": {}},
+    "provenance": {
+        "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.98, "features": 64},
+        "resize": "none: native 8×8",
+        "real": {"split": "train", "count": 900, "held_out": 300, "dataset": "cd" * 32},
+        "samples": 600, "seed": 0, "neighbours_k": 5, "kid_subsets": 10, "kid_subset_size": 200, "weights": "ema",
+        "code": "ef" * 32, "tensorflow": "2.20.0",
+    },
+}  # fmt: skip
+
+
+REAL_IMAGES, SAMPLES, WIDTH = 200, 150, 8
+
+
+def features(count: int, shift: float, seed: int) -> npt.NDArray[np.float32]:
+    """Made-up features, further from the real ones (shift 0) the larger the shift."""
+    return (np.random.default_rng(seed).standard_normal((count, WIDTH)) + shift).astype(np.float32)
+
+
+def sample_features(kid: float) -> npt.NDArray[np.float32]:
+    """Features of a model whose scores say this KID: the larger it is, the further from the real ones."""
+    return features(SAMPLES, 10.0 * abs(kid), 3)
+
+
+def rescored(_: Path, model: Path) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+    """Stands for the measuring of a champion: its scores as they are, and features that go with them."""
+    scores = json.loads((model / "scores.json").read_bytes())
+    return scores, sample_features(scores["kid"])
+
+
+def write_shared(root: Path) -> Path:
+    """Write what candidates share, with a model that nothing loads: it is moved about only."""
+    write_validation(root / "validation", write_dataset(root / "dataset"))
+    with new_artifact(root / "model", "model", config=TrainConfig(latents=LATENTS)) as writer:
+        write_text(writer.path / "saved_model" / "saved_model.pb", "a graph")
+        write_text(writer.path / "saved_model" / "variables" / "variables.index", "weights")
+        writer.details = {"image_size": 8, "channels": 1, "latents": LATENTS}
+    return root
+
+
+class Bench:
+    """A registry, and candidates for it whose scores are made up."""
+
+    def __init__(self, root: Path, shared: Path) -> None:
+        self.root, self.shared, self.registry = root, shared, root / "registry"
+        self.numbers = itertools.count()
+
+    def candidate(self, **scores: Any) -> dict[str, Path]:
+        """The three inputs of push for a new model with these scores."""
+        number = next(self.numbers)
+        model = self.root / f"model-{number}"
+        with new_artifact(model, "model", config=_train_config(self.shared / "model")) as writer:
+            shutil.copytree(self.shared / "model" / "saved_model", writer.path / "saved_model")
+            write_bytes(writer.path / "number", bytes([number]))  # so that the digests differ
+            writer.details = read_manifest(self.shared / "model").details
+        return {
+            "model": model,
+            "evaluation": self.evaluation(model, **scores),
+            "validation": self.shared / "validation",
+        }
+
+    def evaluation(self, model: Path, **scores: Any) -> Path:
+        path = self.root / f"evaluation-{next(self.numbers)}"
+        dataset = self.shared / "dataset"
+        with new_artifact(path, "evaluation", config=EvaluateConfig(), inputs={"dataset": dataset, "model": model}) as w:
+            write_json(w.path / "scores.json", SCORES | scores)
+            write_bytes(w.path / "samples.png", b"a grid")
+            Reference(features(REAL_IMAGES, 0.0, 1), features(50, 0.0, 2), REAL_IMAGES).save(w.path)
+            stream = io.BytesIO()
+            np.save(stream, sample_features((SCORES | scores)["kid"]), allow_pickle=False)
+            write_bytes(w.path / "sample_features.npy", stream.getvalue())
+            w.counts = {"real": REAL_IMAGES}
+            data = read_manifest(dataset)
+            counts = {"counts": data.counts, "digest": data.digest, "source": "digits"}
+            w.details = {"dataset": {**counts, "label_names": data.details["label_names"]}}
+        return path
+
+    def push(
+        self, inputs: dict[str, Path], out: Path | None = None, registry: Place | None = None, **config: float
+    ) -> PushSummary:
+        return push.run(PushConfig(**config), registry=registry or self.registry, **inputs, out=out or self.root / "push")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything in the registry, to show that nothing changed."""
+        return {str(f.relative_to(self.registry)): f.read_bytes() for f in self.registry.rglob("*") if f.is_file()}
+
+
+def _train_config(artifact: Path) -> TrainConfig:
+    return TrainConfig.model_validate(read_manifest(artifact).config)

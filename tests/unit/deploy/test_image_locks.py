@@ -1,0 +1,89 @@
+"""The locks of the images: same versions as the tests run with, hashes, no address, nothing that must not be there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+IMAGES = ROOT / "deploy" / "images"
+NAMES = ["train-tpu", "data", "tpu-check"]
+LOCKS = [*(IMAGES / name / "requirements.lock" for name in NAMES), IMAGES / "data" / "dataflow.lock", IMAGES / "build.lock"]
+OF_ITS_OWN = {
+    "train-tpu": {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"},
+    "data": {},
+    "tpu-check": {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"},
+}
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Return the version of each package for Python 3.11; a lock for several Pythons may hold two of a package."""
+    lines = [line for line in lock.read_text().splitlines() if not re.search(r">= '3\.1[2-9]'", line)]
+    return dict(re.findall(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==([^ ;]+)", "\n".join(lines), re.MULTILINE))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
+def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+    for block in re.split(r"\n(?=[a-z])", text):
+        assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_runs_the_versions_that_are_tested(name: str) -> None:
+    tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
+    assert len(image) > 50
+    of_its_own = {name: version for name, version in image.items() if tested.get(name) != version}
+    assert of_its_own == OF_ITS_OWN[name]
+    assert "tensorflow-tpu" not in tested
+
+
+def test_each_image_has_what_its_steps_need_and_no_more() -> None:
+    train, data, check = (pins(lock) for lock in LOCKS[:3])
+    assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "jax", "libclang"}.isdisjoint(train)
+    assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
+    assert {"tensorflow-tpu", "libtpu", "libclang"}.isdisjoint(data)
+    assert check == data | OF_ITS_OWN["tpu-check"]
+    dataflow, tested = pins(IMAGES / "data" / "dataflow.lock"), pins(ROOT / "requirements" / "dataflow.lock")
+    assert data.items() <= dataflow.items() <= tested.items()
+    assert "google-cloud-dataflow-client" in dataflow.keys() - data.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_containerfile_is_nonroot_and_takes_its_base(name: str) -> None:
+    text = (IMAGES / name / "Containerfile").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert lines[0] == "ARG BASE_IMAGE", "no default: a base is named by its digest"
+    stages = [line for line in lines if line.startswith("FROM")]
+    assert stages[0] == "FROM ${BASE_IMAGE} AS build"
+    assert stages[1].startswith("FROM ${BASE_IMAGE}")
+    assert "USER 10001:10001" in lines
+    before = lines[: lines.index("FROM data AS dataflow")] if name == "data" else lines
+    assert not any(line.startswith("ENTRYPOINT") for line in before), "KFP gives the whole command"
+    assert f"deploy/images/{name}/" in text
+    assert "org.opencontainers.image.revision" in text
+
+
+def build(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(IMAGES / "build"), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ((), 1, "which image: train-tpu, data, dataflow or tpu-check"),
+        (("data",), 1, "which base image, by digest"),
+        (("data", "python:3.11-slim"), 2, "build: python:3.11-slim has no digest, so that it may be another image tomorrow."),
+        (("nothing", "localhost/base:latest"), 2, "build: there is no deploy/images/nothing/Containerfile."),
+    ],
+)
+def test_build_refuses_what_it_cannot_build(arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    done = build(*arguments)
+    assert done.returncode == code
+    assert sentence in done.stderr

@@ -1,0 +1,233 @@
+"""deploy/: manifests that Kubernetes' own types take, Terraform that the provider's types take, and examples that run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import pytest
+import yaml
+
+from components.common.errors import ConfigError
+from pipeline.config import RunConfig, load_config
+from pipeline.cron import parse_cron
+from pipeline.targets.kubeflow import compiler as kubeflow
+from pipeline.targets.vertex import compiler as vertex
+from tests.support.kubernetes_types import check
+
+ROOT = Path(__file__).parents[3]
+DEPLOY = ROOT / "deploy"
+OVERLAYS = sorted(path.name for path in (DEPLOY / "kubeflow" / "overlays").iterdir())
+TYPES = {
+    "Namespace": "V1Namespace", "ServiceAccount": "V1ServiceAccount", "Role": "V1Role", "RoleBinding": "V1RoleBinding",
+    "NetworkPolicy": "V1NetworkPolicy", "PersistentVolumeClaim": "V1PersistentVolumeClaim", "ResourceQuota": "V1ResourceQuota",
+    "ConfigMap": "V1ConfigMap",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=OVERLAYS)
+def objects(request: pytest.FixtureRequest, in_ci: bool) -> dict[str, Any]:
+    """What an overlay makes, by kind."""
+    if shutil.which("kubectl") is None:
+        pytest.fail("kubectl is not here") if in_ci else pytest.skip("kubectl is not here")
+    folder = DEPLOY / "kubeflow" / "overlays" / request.param
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
+
+
+class TestKubeflow:
+    def test_every_object_is_of_its_type(self, objects: dict[str, Any]) -> None:
+        assert set(objects) == set(TYPES) - {"ConfigMap"}
+        for kind, each in objects.items():
+            check(each, TYPES[kind], kind)
+
+    def test_all_are_in_the_overlays_namespace(self, objects: dict[str, Any]) -> None:
+        assert {each["metadata"].get("namespace", "kubeflow") for each in objects.values()} == {"kubeflow"}
+        assert objects["RoleBinding"]["subjects"] == [
+            {"kind": "ServiceAccount", "name": "wgan-runner", "namespace": "kubeflow"}
+        ]
+
+    def test_the_role_has_no_wildcard_and_names_its_secrets(self, objects: dict[str, Any]) -> None:
+        for rule in objects["Role"]["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+            if {"secrets", "configmaps"} & set(rule["resources"]):
+                assert rule["resourceNames"]
+                assert rule["verbs"] == ["get"]
+            if "pods" in rule["resources"]:
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}
+
+    def test_the_policy_is_of_our_steps_alone(self, objects: dict[str, Any], tmp_path: Path) -> None:
+        policy = objects["NetworkPolicy"]["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert not policy.get("ingress")
+        kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan"]), tmp_path / "p.yaml")
+        _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+        for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            assert policy["podSelector"]["matchLabels"].items() <= executor["podMetadata"]["labels"].items()
+
+    def test_without_buckets_no_step_reaches_the_internet(self) -> None:
+        folder = DEPLOY / "kubeflow" / "overlays" / "shared-disk"
+        (patched,) = yaml.safe_load_all((folder / "no-internet.yaml").read_text())
+        assert all("to" in rule for rule in patched["spec"]["egress"])
+
+    def test_a_pod_of_argos_is_hardened(self) -> None:
+        (found,) = yaml.safe_load_all((DEPLOY / "kubeflow" / "hardening" / "workflow-controller-configmap.yaml").read_text())
+        check(found, "V1ConfigMap", "ConfigMap")
+        for container in ("mainContainer", "executor"):
+            context = yaml.safe_load(found["data"][container])["securityContext"]
+            check(context, "V1SecurityContext", container)
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+        context = yaml.safe_load(found["data"]["workflowDefaults"])["spec"]["securityContext"]
+        check(context, "V1PodSecurityContext", "workflowDefaults")
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def text(value: Any) -> Any:
+    return value.strip('"') if isinstance(value, str) else value
+
+
+def blocks(file: Path) -> dict[str, Any]:
+    with file.open() as stream:
+        return dict(hcl2.load(stream))
+
+
+def plain(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if not name.startswith("__")}
+
+
+class TestTerraform:
+    FILES = sorted((DEPLOY / "vertex").glob("*.tf"))
+    META = ("for_each", "count", "depends_on", "lifecycle", "provider")
+
+    def resources(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for each in blocks(DEPLOY / "vertex" / "main.tf")["resource"]:
+            ((kind, named),) = each.items()
+            ((name, body),) = named.items()
+            yield text(kind), text(name), plain(body)
+
+    def provider(self) -> dict[str, Any]:
+        return dict(json.loads((ROOT / "tests" / "support" / "google_provider.json").read_text())["resources"])
+
+    def test_it_is_formatted(self, in_ci: bool) -> None:
+        if shutil.which("terraform") is None:
+            pytest.fail("terraform is not here") if in_ci else pytest.skip("terraform is not here")
+        command = ["terraform", "fmt", "-check", "-diff", "-recursive", str(DEPLOY / "vertex")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_every_resource_has_what_the_provider_knows_and_needs(self) -> None:
+        """In the place of `terraform validate`, which fetches the provider from a registry of its own."""
+        found = list(self.resources())
+        assert {kind for kind, _, _ in found} == self.provider().keys()
+        for kind, name, body in found:
+            self.check_block({key: each for key, each in body.items() if key not in self.META}, self.provider()[kind], name)
+
+    def check_block(self, body: dict[str, Any], known: dict[str, Any], where: str) -> None:
+        for dynamic in body.pop("dynamic", []):
+            ((name, content),) = plain(dynamic).items()
+            (inner,) = content["content"]
+            body[text(name)] = [inner]
+        free = {"action": {"type"}, "condition": {"days_since_noncurrent_time"}}
+        for key, value in body.items():
+            if key in known["blocks"]:
+                for each in value:
+                    self.check_block(plain(each), known["blocks"][key], f"{where}.{key}")
+            else:
+                assert key in known["arguments"] or key in free, f"{where} has no {key}"
+        needed = {key for key, each in known["arguments"].items() if each == "required"}
+        needed |= {key for key, each in known["blocks"].items() if each["required"]}
+        assert not needed - body.keys(), f"{where} needs {needed - body.keys()}"
+
+    def test_what_is_referred_to_is_there(self) -> None:
+        whole = "\n".join(file.read_text() for file in self.FILES)
+        names = {f"{kind}.{name}": kind for kind, name, _ in self.resources()}
+        for reference, attribute in re.findall(r"\b(google_\w+\.\w+)\.(\w+)", whole):
+            assert attribute in self.provider()[names[reference]]["attributes"], f"{reference}.{attribute}"
+        variables = {text(name) for each in blocks(DEPLOY / "vertex" / "variables.tf")["variable"] for name in each}
+        assert set(re.findall(r"\bvar\.(\w+)", whole)) <= variables
+        example = blocks_of_example()
+        assert set(example) <= variables
+
+    def test_roles_are_no_wider_than_is_said(self) -> None:
+        found = list(self.resources())
+        roles = {name: text(body.get("role", "")) for _, name, body in found if "role" in body}
+        broad = {"roles/owner", "roles/editor", "roles/aiplatform.admin", "roles/aiplatform.user", "roles/storage.admin"}
+        assert not broad & set(roles.values())
+        on_project = [body for kind, _, body in found if kind == "google_project_iam_member"]
+        assert all("google_project_iam_custom_role" in body["role"] for body in on_project)
+        assert not any(kind.endswith("service_account_key") for kind, _, _ in found), "no key is ever made"
+
+    def test_its_output_is_a_config_that_compiles(self, tmp_path: Path) -> None:
+        written = (DEPLOY / "vertex" / "outputs.tf").read_text()
+        (section,) = re.findall(r"<<-EOT\n(.*?)EOT", written, re.DOTALL)
+        values = {"google_storage_bucket.wgan.name": "b", "google_service_account.steps.email": "s@p.iam.gserviceaccount.com"}
+        filled = re.sub(r"\$\{([^}]*)\}", lambda found: values.get(found[1], ""), section)
+        file = tmp_path / "c.toml"
+        file.write_text("\n".join(line.strip() for line in filled.splitlines()))
+        config = load_config(file)
+        assert config.deploy.pipeline_root == "gs://b/root"
+        vertex.compile_pipeline(config, tmp_path / "p.yaml")
+
+    def test_the_schedule_is_as_the_command_line_makes_it(self) -> None:
+        ((body,),) = [[body] for kind, _, body in self.resources() if kind == "google_vertex_ai_schedule"]
+        assert (text(body["max_concurrent_run_count"]), body["allow_queueing"]) == ("1", False)
+        (variable,) = [each for each in blocks(DEPLOY / "vertex" / "variables.tf")["variable"] if '"cron"' in each]
+        zone, _, fields = text(variable['"cron"']["default"]).removeprefix("TZ=").partition(" ")
+        assert parse_cron(fields, zone).for_vertex() == f"TZ={zone} {fields}"
+
+
+def blocks_of_example() -> list[str]:
+    return list(plain(blocks(DEPLOY / "vertex" / "terraform.tfvars.example")))
+
+
+class TestSchedules:
+    def test_the_config_of_the_examples_compiles_for_both(self, tmp_path: Path) -> None:
+        config = load_config(DEPLOY / "schedules" / "nightly.toml")
+        assert config.train.start_from == "champion"
+        kubeflow.compile_pipeline(config, tmp_path / "k.yaml")
+        vertex.compile_pipeline(config, tmp_path / "v.yaml")
+
+    @pytest.mark.parametrize("name", ["kubeflow.sh", "vertex.sh", "laptop.crontab"])
+    def test_each_command_is_one_of_ours(self, name: str) -> None:
+        import typer
+
+        from pipeline.cli import app
+
+        commands = typer.main.get_command(app)
+        written = (DEPLOY / "schedules" / name).read_text().replace("\\\n", " ")
+        lines = [
+            line[line.index("wgan-pipeline") :] for line in written.splitlines() if "wgan-pipeline " in line and line[0] != "#"
+        ]
+        assert lines
+        for line in lines:
+            words = [word.strip("\"'") for word in re.findall(r'"[^"]*"|\S+', line.split(" >>")[0])][1:]
+            command: Any = commands
+            while hasattr(command, "commands"):
+                command = command.commands[words.pop(0)]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, line
+
+    @pytest.mark.parametrize("name", ["kubeflow.sh", "vertex.sh"])
+    def test_a_script_is_sound(self, name: str) -> None:
+        done = subprocess.run(["bash", "-n", str(DEPLOY / "schedules" / name)], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_an_overlay_tells_to_set_is_there() -> None:
+    for file in (DEPLOY / "kubeflow").rglob("*.yaml"):
+        for key in re.findall(r"--set (\S+?)=", file.read_text()):
+            section, _, name = key.partition(".")
+            assert name in type(getattr(RunConfig(), section)).model_fields, f"{file.name}: {key}"
+
+
+def test_a_config_without_what_a_schedule_needs_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        load_config(DEPLOY / "schedules" / "nightly.toml", ["train.start_form=champion"])

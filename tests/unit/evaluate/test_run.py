@@ -1,0 +1,293 @@
+"""Scores of generators whose faults are known; their provenance; and every input that is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.common.artifacts import read_manifest
+from components.common.errors import ArtifactError, ConfigError, DataRejectedError
+from components.dataset.records import ImageSet
+from components.evaluate import baselines
+from components.evaluate import run as evaluate
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.features import extractor, extractor_training
+from components.evaluate.features.extractor import Extractor
+from components.evaluate.provenance import comparable, provenance
+from components.evaluate.scores import EvaluateSummary, Reference, check_counts, load_reference, modes, score
+from tests.support.tiny_artifacts import HELD_OUT, TRAIN, Images, part, sample_here, write_dataset, write_model
+
+CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
+
+
+class Evaluated:
+    """One real evaluation of an honest generator, and the folders around it."""
+
+    def __init__(self, root: Path) -> None:
+        self.work_dir = root / "work"
+        self.dataset = write_dataset(root / "dataset")
+        self.model = write_model(root / "model", part("rest").images)
+        self.out = root / "evaluation"
+        self.summary = evaluate.run(CONFIG, dataset=self.dataset, model=self.model, work_dir=self.work_dir, out=self.out)
+        self.scores = json.loads((self.out / "scores.json").read_bytes())
+        self.extractor = extractor.load(self.out / "extractor")
+        self.reference = load_reference(self.out, TRAIN)
+
+    def score(self, images: Images) -> EvaluateSummary:
+        """Score images as `run` does, without the detour through a SavedModel."""
+        return score(self.reference, self.extractor.features(images), CONFIG, {})
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    return Evaluated(tmp_path_factory.mktemp("evaluate"))
+
+
+class TestArtifact:
+    def test_an_honest_generator_gets_good_scores(self, evaluated: Evaluated) -> None:
+        summary = evaluated.summary
+        assert abs(summary.kid) < 0.01
+        assert 0 < summary.kid_std < 0.01
+        assert summary.fid < 1.0
+        assert min(summary.precision, summary.recall, summary.density) > 0.9
+        assert summary.coverage > 0.6
+        assert summary.memorization < 0.03
+
+    def test_the_artifact_holds_scores_and_manifest(self, evaluated: Evaluated) -> None:
+        manifest = read_manifest(evaluated.out, "evaluation")
+        assert manifest.inputs == {
+            "dataset": read_manifest(evaluated.dataset).digest,
+            "model": read_manifest(evaluated.model).digest,
+        }
+        assert manifest.counts == {"samples": 600, "real": TRAIN, "train": TRAIN, "eval": HELD_OUT}
+        assert manifest.details["scores"] == evaluated.scores
+        assert {**evaluated.summary.model_dump(mode="json"), "modes": evaluated.scores["modes"]} == evaluated.scores
+
+    def test_all_classes_are_reached(self, evaluated: Evaluated) -> None:
+        assert evaluated.scores["modes"]["covered"] == evaluated.scores["modes"]["of"] == 10
+        assert sum(evaluated.scores["modes"]["shares"].values()) == pytest.approx(1.0)
+
+    def test_the_grids_show_samples_and_their_neighbours(self, evaluated: Evaluated) -> None:
+        with Image.open(evaluated.out / "samples.png") as first, Image.open(evaluated.out / "neighbours.png") as second:
+            samples, neighbours = np.asarray(first), np.asarray(second)
+        assert samples.shape == (8 * 49 + 1, 8 * 49 + 1)
+        assert neighbours.shape == (CONFIG.neighbour_rows * 49 + 1, 6 * 49 + 1)
+        assert np.array_equal(neighbours[:49, :49], samples[:49, :49])
+        nearest = neighbours[1:49:6, 50:98:6]
+        assert (part("train").images[..., 0] == nearest).all(axis=(1, 2)).any()
+
+    def test_the_provenance_says_it_all(self, evaluated: Evaluated) -> None:
+        found = evaluated.summary.provenance
+        assert found["extractor"]["kind"] == "classifier"
+        assert found["extractor"]["accuracy"] > 0.95
+        assert found["extractor"]["digest"] == evaluated.extractor.digest
+        dataset_digest = read_manifest(evaluated.dataset).digest
+        assert found["real"] == {"split": "train", "count": TRAIN, "held_out": HELD_OUT, "dataset": dataset_digest}
+        assert (found["samples"], found["seed"], found["weights"]) == (600, 0, "ema")
+        assert found["resize"] == "none: native 8×8"
+
+    def test_no_file_of_it_needs_pickle(self, evaluated: Evaluated) -> None:
+        assert evaluated.reference.train.shape == (TRAIN, 64)
+        assert evaluated.reference.held_out.shape == (HELD_OUT, 64)
+        assert not list(evaluated.out.rglob("*.pkl"))
+
+
+class TestPlantedFaults:
+    def test_a_copying_generator_is_caught(self, evaluated: Evaluated) -> None:
+        copies = part("train").images[:600]
+        assert evaluated.score(copies).memorization > 0.99
+        grey_levels = np.random.default_rng(0).integers(-8, 9, copies.shape)
+        assert evaluated.score(np.clip(copies + grey_levels, 0, 255).astype(np.uint8)).memorization > 0.9
+
+    def test_dropped_classes_lower_recall_and_coverage(self, evaluated: Evaluated) -> None:
+        rest = part("rest")
+        dropped = evaluated.score(rest.images[rest.labels < 6])
+        assert dropped.recall < evaluated.summary.recall - 0.1
+        assert dropped.coverage < evaluated.summary.coverage - 0.1
+        assert dropped.precision > 0.9
+        assert dropped.kid > evaluated.summary.kid + 3 * dropped.kid_std
+
+    def test_noise_raises_the_distances_step_by_step(self, evaluated: Evaluated) -> None:
+        images, generator = part("rest").images, np.random.default_rng(0)
+        scores = []
+        for level in (0, 60, 120, 240):
+            noise = generator.integers(-level, level + 1, images.shape)
+            scores.append(evaluated.score(np.clip(images + noise, 0, 255).astype(np.uint8)))
+        for better, worse in itertools.pairwise(scores):
+            assert better.kid < worse.kid
+            assert better.fid < worse.fid
+
+    def test_a_score_stands_between_its_floor_and_its_ceiling(self, evaluated: Evaluated) -> None:
+        summary = evaluated.summary
+        floor, ceiling, intervals = summary.floor, summary.ceiling, summary.intervals
+        assert floor is not None
+        assert ceiling is not None
+        assert intervals is not None
+        assert floor["images"] == len(evaluated.reference.held_out)
+        assert ceiling["images"] == CONFIG.samples
+        assert abs(floor["kid"]) < 0.02
+        assert ceiling["kid"] > 20 * abs(summary.kid)
+        assert ceiling["fid"] > 20 * max(floor["fid"], summary.fid)
+        assert ceiling["precision"] == ceiling["coverage"] == 0.0
+        assert min(floor["precision"], floor["recall"]) > 0.9
+        for name, value in (("fid", summary.fid), ("kid", summary.kid)):
+            found = intervals[name]
+            assert found is not None
+            assert found[0] <= value <= found[1]
+            assert found[1] - found[0] < 0.1 * (ceiling[name] - floor[name])
+        assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
+
+    def test_floor_and_ceiling_are_kept_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(baselines, "measure", lambda *_: pytest.fail("measured again"))
+        digest = read_manifest(evaluated.dataset).digest
+        kept = baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
+        assert kept == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, "other data", evaluated.work_dir)
+
+    def test_a_constant_generator_is_scored_not_refused(self, evaluated: Evaluated) -> None:
+        constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))
+        assert constant.recall == constant.coverage == 0.0
+        assert constant.kid > 0.3
+        assert np.isfinite([constant.fid, constant.kid, constant.kid_std]).all()
+
+    def test_a_dropped_class_is_not_covered(self) -> None:
+        real = np.repeat([0, 1, 2], 100)
+        found = modes(real, np.repeat([0, 1, 2], [150, 147, 3]), ["zero", "one"])
+        assert found == {"covered": 2, "of": 3, "shares": {"zero": 0.5, "one": 0.49, "2": 0.01}}
+
+
+class TestRescore:
+    def test_the_same_model_gets_the_same_scores(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
+        again = evaluate.rescore(evaluated.out, evaluated.model)
+        assert again.summary == evaluated.summary
+        np.testing.assert_array_equal(again.features, np.load(evaluated.out / "sample_features.npy"))
+
+    def test_a_model_of_other_images_is_refused(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evaluate, "sample_in_fresh_process", lambda *_: np.zeros((600, 16, 16, 1), np.uint8))
+        with pytest.raises(ArtifactError, match="makes images of 16×16×1, the data has 8×8×1"):
+            evaluate.rescore(evaluated.out, evaluated.model)
+
+    def test_a_damaged_evaluation_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactError, match="holds no features"):
+            load_reference(tmp_path, 10)
+        with pytest.raises(ArtifactError, match="holds no extractor"):
+            extractor.load(tmp_path)
+
+
+class TestExtractor:
+    def test_it_is_made_once_for_a_dataset(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        def again(*_: Any) -> Extractor:
+            raise AssertionError("trained again")
+
+        monkeypatch.setattr(extractor_training, "train_classifier", again)
+        train, held_out = part("train"), part("eval")
+        digest = read_manifest(evaluated.dataset).digest
+        arguments = (evaluated.dataset, digest, train, held_out, evaluated.work_dir)
+        assert extractor_training.extractor_for(CONFIG, *arguments).digest == evaluated.extractor.digest
+        other = CONFIG.model_copy(update={"extractor_epochs": 3})
+        with pytest.raises(AssertionError, match="trained again"):
+            extractor_training.extractor_for(other, *arguments)
+
+    def test_training_again_gives_the_same_weights(self, evaluated: Evaluated) -> None:
+        assert extractor_training.train_classifier(part("train"), part("eval"), 12).digest == evaluated.extractor.digest
+
+    def test_what_is_saved_is_what_is_loaded(self, evaluated: Evaluated, tmp_path: Path) -> None:
+        evaluated.extractor.save(tmp_path)
+        loaded = extractor.load(tmp_path)
+        assert loaded.digest == evaluated.extractor.digest
+        images = part("eval").images
+        assert np.array_equal(loaded.features(images), evaluated.extractor.features(images))
+
+    def test_features_are_about_one_in_size(self, evaluated: Evaluated) -> None:
+        assert np.square(evaluated.reference.train).mean() == pytest.approx(1.0, rel=1e-3)
+
+    def test_one_changed_weight_changes_the_digest(self, evaluated: Evaluated) -> None:
+        weights = [array.copy() for array in evaluated.extractor.weights]
+        weights[0].flat[0] += 1e-6
+        assert evaluated.extractor._replace(weights=tuple(weights)).digest != evaluated.extractor.digest
+
+    @pytest.mark.parametrize(("size", "channels"), [(8, 1), (16, 3), (28, 1), (32, 3), (64, 3), (128, 3)])
+    def test_the_random_one_serves_every_size(self, size: int, channels: int) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (6, size, size, channels)).astype(np.uint8)
+        made = extractor_training.random_extractor(images)
+        assert made.features(images).shape == (6, 64)
+        assert made.digest == extractor_training.random_extractor(images).digest
+
+    def test_the_random_one_tells_good_from_bad(self) -> None:
+        train, held_out, rest = (part(name).images for name in ("train", "eval", "rest"))
+        made = extractor_training.random_extractor(train)
+        reference = Reference(made.features(train), made.features(held_out), TRAIN)
+        noise = np.random.default_rng(0).integers(-120, 121, rest.shape)
+        good, bad = (
+            score(reference, made.features(images), CONFIG, {})
+            for images in (rest, np.clip(rest + noise, 0, 255).astype(np.uint8))
+        )
+        assert good.kid + 5 * good.kid_std < bad.kid
+
+    def test_auto_goes_by_labels(self) -> None:
+        train = part("train")
+        unlabelled = ImageSet(train.images, np.full(TRAIN, -1), train.ids)
+        assert extractor_training.kind_for(EvaluateConfig(), train) == "classifier"
+        assert extractor_training.kind_for(EvaluateConfig(), unlabelled) == "random"
+        assert extractor_training.kind_for(EvaluateConfig(extractor="random"), train) == "random"
+        with pytest.raises(ConfigError, match=r"needs images of at least 2 labels; the dataset has 0.*Use evaluate\."):
+            extractor_training.kind_for(EvaluateConfig(extractor="classifier"), unlabelled)
+
+
+class TestProvenance:
+    def test_equal_ones_compare_and_different_ones_say_in_what(self, evaluated: Evaluated) -> None:
+        ours = evaluated.summary.provenance
+        assert comparable(ours, json.loads(json.dumps(ours))) == []
+        other = json.loads(json.dumps(ours)) | {"seed": 1, "resize": "bicubic"}
+        other["extractor"] |= {"digest": "00", "accuracy": 0.5}
+        del other["real"]["dataset"]
+        assert comparable(ours, other) == ["extractor.digest", "real.dataset", "resize", "seed"]
+        assert comparable(other, ours) == comparable(ours, other)
+
+    @pytest.mark.parametrize("key", ["samples", "seed", "neighbours_k", "kid_subsets", "kid_subset_size"])
+    def test_every_setting_that_moves_a_score_is_in_it(self, evaluated: Evaluated, key: str) -> None:
+        other = CONFIG.model_copy(update={key: getattr(CONFIG, key) + 1})
+        ours, theirs = (provenance(config, evaluated.extractor, "d", 10, 5) for config in (CONFIG, other))
+        assert comparable(ours, theirs) == [key]
+
+
+class TestRefusals:
+    def test_a_model_of_another_size_is_refused_before_any_work(self, evaluated: Evaluated, tmp_path: Path) -> None:
+        model = write_model(tmp_path / "model", np.zeros((4, 16, 16, 3), np.uint8))
+        with pytest.raises(ArtifactError, match="model makes images of 16×16×3, the dataset has 8×8×1"):
+            evaluate.run(CONFIG, dataset=evaluated.dataset, model=model, work_dir=tmp_path / "work", out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "work").exists()
+
+    @pytest.mark.parametrize(
+        ("train", "held_out", "config", "error", "sentence"),
+        [
+            (19, 50, {}, DataRejectedError, "The dataset has 19 training images; the scores need at least 20."),
+            (500, 9, {}, DataRejectedError, "The dataset has 9 held-out images; memorization needs at least 10."),
+            (30, 10, {"neighbours_k": 30}, ConfigError, "Use evaluate.neighbours_k = 29 or less."),
+            (900, 99, {"neighbours_k": 100, "samples": 100}, ConfigError, "Use evaluate.neighbours_k = 99 or less."),
+        ],
+    )
+    def test_too_few_images_are_refused_with_the_number(
+        self, train: int, held_out: int, config: dict[str, int], error: type[Exception], sentence: str
+    ) -> None:
+        with pytest.raises(error) as caught:
+            check_counts(EvaluateConfig(**config), train, held_out)
+        assert sentence in str(caught.value)
+
+    def test_the_smallest_sets_that_are_taken_can_be_scored(self) -> None:
+        check_counts(EvaluateConfig(samples=100), 20, 10)
+        features = np.random.default_rng(0).standard_normal((130, 64)).astype(np.float32)
+        reference = Reference(features[:20], features[20:30], 20)
+        summary = score(reference, features[30:], EvaluateConfig(samples=100), {})
+        assert np.isfinite([value for value in summary.model_dump().values() if isinstance(value, float)]).all()
+        assert summary.intervals is not None
+        assert np.isfinite(list(summary.intervals.values())).all()

@@ -1,0 +1,66 @@
+"""What Beam's runners raise, in all the forms they have, becomes one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.common.errors import ArtifactError, DataRejectedError, PipelineError
+from components.ingest.beam.worker_errors import unwrapped, writing
+
+TRACEBACK = """Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1512, in apache_beam.runners.common.DoFnRunner.process
+  File "x.py", line 7, in write_shard
+    raise ArtifactError("Cannot write x.", "Free space.")
+{first}
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "sdk_worker.py", line 311, in _execute
+    response = task()
+{last}
+"""
+
+
+def test_ours_comes_back_from_the_text_of_a_traceback() -> None:
+    last = "components.common.errors.ArtifactError: Cannot write x: 'full'. [while running 'Write shards'] Free space."
+    text = TRACEBACK.format(first="components.common.errors.ArtifactError: Cannot write x: 'full'. Free space.", last=last)
+    error = unwrapped(RuntimeError(text))
+    assert isinstance(error, ArtifactError)
+    assert (error.problem, error.cure) == ("Cannot write x: 'full'.", "Free space.")
+
+
+def test_ours_comes_back_from_a_runner_that_raises_the_error_itself() -> None:
+    error = unwrapped(DataRejectedError("Bad. [while running 'Decode']", "Mend it."))
+    assert isinstance(error, DataRejectedError)
+    assert (error.problem, error.cure) == ("Bad.", "Mend it.")
+    plain = unwrapped(DataRejectedError("Bad.", "Mend it."))
+    assert str(plain) == "Bad. Mend it."
+
+
+def test_any_other_error_is_told_with_its_step() -> None:
+    text = TRACEBACK.format(first="KeyError: 'a'", last="KeyError: \"'a' [while running 'Drop duplicates']\"")
+    error = unwrapped(RuntimeError(text))
+    assert str(error) == (
+        "The Beam pipeline failed: KeyError: \"'a' [while running 'Drop duplicates']\". Run with --debug for the traceback."
+    )
+    assert type(error) is PipelineError
+
+
+def test_an_error_without_words_and_one_with_too_many() -> None:
+    assert "RuntimeError" in str(unwrapped(RuntimeError()))
+    assert len(str(unwrapped(ValueError("x" * 10_000)))) < 600
+
+
+def test_ctrl_c_stays_ctrl_c() -> None:
+    assert isinstance(unwrapped(RuntimeError("KeyboardInterrupt [while running 'Decode']")), KeyboardInterrupt)
+    text = TRACEBACK.format(first="KeyboardInterrupt", last="RuntimeError: KeyboardInterrupt [while running 'Decode']")
+    assert isinstance(unwrapped(RuntimeError(text)), KeyboardInterrupt)
+
+
+def test_writing_names_the_file() -> None:
+    with (
+        pytest.raises(ArtifactError, match=r"Cannot write train-0\.tfrecord: No space left on device\. Free space"),
+        writing("train-0.tfrecord"),
+    ):
+        raise OSError(28, "No space left on device")

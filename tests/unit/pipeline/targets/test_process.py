@@ -1,0 +1,70 @@
+"""`wgan-pipeline runs`: what became of each run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands import printing
+from pipeline.targets.local import process
+
+SUMMARY = {
+    "run_id": "20260102-000000", "status": "succeeded", "seconds": 61.25, "train": {"rounds": 300},
+    "evaluate": {"fid": 1.25, "kid": 0.0125}, "push": {"decision": "kept"},
+}  # fmt: skip
+
+
+def make_run(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
+    program = f"import pathlib, time; from pipeline.targets.local import process; process.mark(pathlib.Path({str(tmp_path)!r}))"
+    program += "; print('marked', flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"marked\n"
+        assert process.state(tmp_path) == "running"
+    child.kill()
+    child.wait()
+    assert process.state(tmp_path) == "killed"
+
+
+def test_a_number_that_is_used_again_is_not_the_run(tmp_path: Path) -> None:
+    process.mark(tmp_path)
+    assert process.state(tmp_path) == "running"
+    marked = json.loads((tmp_path / "process.json").read_bytes())
+    (tmp_path / "process.json").write_text(json.dumps(marked | {"started": "1"}))
+    assert process.state(tmp_path) == "killed"
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"pid": 1, "started": "", "host": "elsewhere"}'])
+def test_what_cannot_be_told_is_not_claimed(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "process.json").write_text(content)
+    assert process.state(tmp_path) == "running or killed"
+
+
+def test_the_table_is_newest_first_with_scores_and_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "20260101-000000")
+    done = make_run(tmp_path / "20260102-000000")
+    (done / "summary.json").write_text(json.dumps(SUMMARY))
+    process.mark(make_run(tmp_path / "20260103-000000"))
+    (make_run(tmp_path / "20260104-000000") / "summary.json").write_text("{")
+    (tmp_path / "latest").symlink_to("20260102-000000")
+    printing.runs(tmp_path)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["run", "status", "rounds", "FID", "KID", "decision", "seconds"],
+        ["20260104-000000", "damaged"],
+        ["20260103-000000", "running"],
+        ["20260102-000000", "succeeded", "300", "1.250", "0.01250", "kept", "61.2"],
+        ["20260101-000000", "running", "or", "killed"],
+    ]

@@ -1,0 +1,159 @@
+"""The configuration: what is refused, and with what sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from components.common.errors import ConfigError
+from pipeline.config import RunConfig, load_config, resolve_paths
+
+BAD = [
+    ("train.round=3", "train.round: unknown key; did you mean rounds?"),
+    ("trian.rounds=3", "trian: unknown key; did you mean train?"),
+    ("ingest.xyzzy=3", "ingest.xyzzy: unknown key; there are source, tfds_manual_dir"),
+    ("ingest.image_size=30", "ingest.image_size = 30: input should be 8, 16, 28, 32, 64 or 128."),
+    ("ingest.channels=4", "ingest.channels = 4: input should be 1 or 3."),
+    ("train.rounds=many", "train.rounds = 'many': input should be a valid integer."),
+    ("train.rounds=0", "train.rounds = 0: input should be greater than or equal to 1."),
+    ("train.critic_learning_rate=nan", "train.critic_learning_rate"),
+    ("train.devices=cpu", """train.devices = 'cpu': use "cpu:N" (N virtual devices), "gpu", "tpu" or "tpu:NAME"."""),
+    ("train.devices=cpu:3", "global_batch_size = 64 does not divide by 3 replicas; use 63 or 66."),
+    ("train.rounds_per_call=30", "log_every_rounds = 50 is no multiple of rounds_per_call = 30."),
+    ("ingest.source=s3", """ingest.source = 's3': use "digits", "tfds:NAME" or "images:PLACE"."""),
+    ("ingest.source=tfds:", "ingest.source = 'tfds:': use"),
+    ("ingest.tfds_manual_dir=/x", """the tfds_* keys need source = "tfds:NAME", not "digits"."""),
+    ("ingest.eval_fraction=1.0", "ingest.eval_fraction = 1.0: input should be less than 1."),
+    ("evaluate.kid_subset_size=5000", "evaluate.kid_subset_size = 5000 is more than evaluate.samples = 2000"),
+    ("deploy.tpu_topology=v5e:3x3", "deploy.tpu_topology = 'v5e:3x3': '3x3' is no topology of TPU v5e; use v5e:1x1, v5e:2x2,"),
+    (
+        "deploy.tpu_topology=2x4",
+        "deploy.tpu_topology = '2x4': use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2,",
+    ),
+    ("deploy.tpu_platform=aws", "deploy.tpu_platform = 'aws': input should be 'any', 'gke' or 'vertex'."),
+    ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
+    ("push.registry=s3://bucket/models", "push.registry = 's3://bucket/models': two pushes at once would not notice each"),
+    ("run.dir=gs://bucket/runs", "run.dir = 'gs://bucket/runs': name a folder"),
+    ("train=3", "--set train=3 is not of the form section.key=value."),
+    ("train.rounds", "--set train.rounds is not of the form section.key=value."),
+    ("train.rounds.x=3", "train.rounds"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), BAD)
+def test_bad_values_are_refused_in_one_line(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_several_faults_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.round=3", "ingest.image_size=30"])
+    assert "train.round" in str(caught.value)
+    assert "image_size" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("topology", "batch_size", "sentence"),
+    [
+        ("v5e:2x4", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v2:2x2", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v4:2x2x1", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v5p:2x2x1", 62, "is wrong: global_batch_size = 62 does not divide by 4 replicas; use 60 or 64."),
+        ("v5e:16x16", 64, "is wrong: global_batch_size = 64 does not divide by 256 replicas; use 256."),
+    ],
+)
+def test_a_tpu_batch_must_divide_by_its_replicas(topology: str, batch_size: int, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.devices=tpu", f"deploy.tpu_topology={topology}", f"train.global_batch_size={batch_size}"])
+    assert sentence in str(caught.value)
+
+
+V6E = "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e."
+
+
+@pytest.mark.parametrize(
+    ("platform", "topology", "sentence"),
+    [
+        ("vertex", "v6e:2x4", V6E),
+        ("gke", "v6e:2x4", V6E),
+        ("any", "v6e:2x4", V6E),
+        ("vertex", "v4:2x2x1", "Vertex AI has no TPU v4 to train on; use v2:2x2, v3:2x2, v5e:1x1, v5e:2x2 or v5e:2x4."),
+        (
+            "gke",
+            "v5e:4x4",
+            "v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; use",
+        ),
+    ],
+)
+def test_a_tpu_on_which_training_fails_is_refused(platform: str, topology: str, sentence: str) -> None:
+    words = [f"deploy.tpu_platform={platform}", f"deploy.tpu_topology={topology}"]
+    load_config(None, words)  # nobody asks for a TPU yet
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.devices=tpu", *words])
+    assert f" is wrong: deploy.tpu_topology = {topology!r}: {sentence}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_hosts_are_refused_only_where_a_platform_is_named() -> None:
+    """A slice of Cloud TPU virtual machines, on which `run` is started by hand, may have several."""
+    config = load_config(None, ["train.devices=tpu:my-slice", "deploy.tpu_topology=v3:4x4"])
+    assert config.deploy.tpu_platform == "any"
+
+
+def test_overrides_are_toml_values_or_strings(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[train]\nrounds = 100\nseed = 4\n[ingest]\nsource = "digits"\n')
+    config = load_config(file, ["train.rounds=200", "ingest.source=images:/some/where", "train.beta_1=0.5"])
+    assert (config.train.rounds, config.train.seed, config.train.beta_1) == (200, 4, 0.5)
+    assert config.ingest.source == "images:/some/where"
+
+
+def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no config file"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("[train\n")
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        load_config(tmp_path / "broken.toml")
+
+
+def test_it_is_frozen_and_survives_json() -> None:
+    config = load_config(None, ["train.rounds=7"])
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.rounds = 8  # type: ignore[misc]
+    assert RunConfig.model_validate_json(config.model_dump_json(by_alias=True)) == config
+
+
+def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = resolve_paths(load_config(None, ["ingest.source=images:pictures/*.png", "run.dir=r"]))
+    assert config.ingest.source == f"images:{tmp_path}/pictures/*.png"
+    assert config.run.dir == str(tmp_path / "r")
+    assert config.push.registry == str(tmp_path / "r" / "registry")
+    assert config.run.work_dir == str(tmp_path / "r" / ".work")
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.toml")), ids=lambda file: file.name)
+def test_configs_that_ship_are_right_and_say_what_they_cost(file: Path) -> None:
+    load_config(file)
+    head = file.read_text().split("\n\n")[0]
+    assert head.startswith("# ")
+    assert "wgan-pipeline run" in head
+
+
+def test_each_source_has_a_history_of_its_own() -> None:
+    def place(*overrides: str) -> str:
+        return str(resolve_paths(load_config(None, ["run.dir=/runs", *overrides])).validation.history)
+
+    assert place() == "/runs/snapshots/digits"
+    names = {place(f"ingest.source={source}") for source in ("images:/a/b", "images:/a-b", "tfds:a/b", "images:/A/b")}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"/runs/snapshots/[a-z0-9_.-]+-[0-9a-f]{8}", name) for name in names)
+    assert place("ingest.source=images:x") == place(f"ingest.source=images:{Path('x').absolute()}")
+    assert place("validate.history=/kept") == "/kept"

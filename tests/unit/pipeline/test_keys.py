@@ -1,0 +1,51 @@
+"""Keys: what a change makes run again, and what it leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.common import artifacts
+from pipeline import keys
+from pipeline.config import load_config
+
+CHANGES = [
+    ("ingest.eval_fraction=0.3", {"ingest", "validate", "train", "evaluate", "push"}),
+    ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "push"}),
+    ("train.seed=1", {"train", "evaluate", "push"}),
+    ("evaluate.seed=1", {"evaluate", "push"}),
+    ("push.confidence=0.9", {"push"}),
+    ("run.dir=elsewhere", set()),
+]
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {step for step in before if before[step] != after[step]}
+
+
+@pytest.mark.parametrize(("override", "steps"), CHANGES)
+def test_a_change_reaches_the_steps_after_it_and_no_others(override: str, steps: set[str]) -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == steps
+
+
+def test_other_content_of_the_source_is_another_key() -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None), "g")) == set(keys.UPSTREAM) - {
+        "tpu_check"
+    }
+
+
+@pytest.mark.parametrize("override", ["validate.accept=s0123456789ab", "validate.history=/elsewhere"])
+def test_how_a_dataset_is_judged_changes_nothing_of_what_is_made_of_it(override: str) -> None:
+    assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == {"validate"}
+
+
+def test_another_snapshot_to_compare_with_is_another_key_of_validate_alone() -> None:
+    config = load_config(None)
+    known = [keys.step_keys(config, "f", state) for state in (["id", ""], ["id", "s1"], ["other", ""])]
+    assert changed(known[0], known[1]) == changed(known[0], known[2]) == {"validate"}
+    assert keys.step_keys(config, "f", ["id", ""]) == known[0]
+
+
+def test_other_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = keys.step_keys(load_config(None), "f")
+    monkeypatch.setattr(keys, "code_digest", lambda step: "new" if step == "evaluate" else artifacts.code_digest(step))
+    assert changed(before, keys.step_keys(load_config(None), "f")) == {"evaluate", "push"}

@@ -1,0 +1,158 @@
+"""What became of each step: derived from the journal's entries and their times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.errors import DataRejectedError
+from components.common.journal import STEPS, StepRecord, entry_path, step_error
+from components.report.description import RunDescription
+from components.report.outcomes import Outcome, derive_outcomes, find_failure, read_entries, run_status
+
+BEFORE, START, LATER, END = (f"2026-01-31T10:{minute}:00.000+00:00" for minute in ("00", "10", "20", "30"))
+
+
+def entry(step: str, state: str, started_at: str, **fields: Any) -> StepRecord:
+    return StepRecord(step=step, key="k" * 64, state=state, pid=4_194_305, started_at=started_at, **fields)
+
+
+def entries(words: str, push: dict[str, Any] | None = None) -> dict[str, StepRecord]:
+    """One word a step: `new-STATE` began in this run, `old-STATE` before it, `none` has no entry."""
+    found = {}
+    for step, word in zip(STEPS, filled(words, "none"), strict=True):
+        if word != "none":
+            age, _, state = word.partition("-")
+            summary = push or {} if step == "push" else {}
+            started = LATER if age == "new" else START if age == "now" else BEFORE
+            found[step] = entry(step, state, started, seconds=2.5, summary=summary)
+    return found
+
+
+# name: (entries, outcomes, status of the run); a missing word at the end stands for `none` and `skipped`
+CASES = {
+    "all ran": ("new-succeeded " * 5, "succeeded " * 5, "succeeded"),
+    "began in the same millisecond": ("now-succeeded " * 5, "succeeded " * 5, "succeeded"),
+    "all cached, push ran": ("old-succeeded " * 4 + "new-succeeded", "cached " * 4 + "succeeded", "succeeded"),
+    "an old push is never reused": ("old-succeeded " * 5, "cached " * 4, "failed"),
+    "first failed": ("new-failed", "failed", "failed"),
+    "old entries after a failure do not count": (
+        "old-succeeded new-failed old-succeeded old-succeeded old-succeeded",
+        "cached failed",
+        "failed",
+    ),
+    "killed": ("old-succeeded new-succeeded new-running", "cached succeeded killed", "failed"),
+    "interrupted": (
+        "new-succeeded new-succeeded new-interrupted old-succeeded",
+        "succeeded succeeded interrupted",
+        "interrupted",
+    ),
+    "an old failure is not of this run": ("old-failed", "", "failed"),
+    "an old kill is not of this run": ("new-succeeded old-running", "succeeded", "failed"),
+    "nothing ran": ("", "", "failed"),
+    "no reuse behind a gap": ("none old-succeeded old-succeeded", "", "failed"),
+}
+
+
+def filled(words: str, word: str) -> list[str]:
+    return (words.split() + [word] * len(STEPS))[: len(STEPS)]
+
+
+@pytest.mark.parametrize(("words", "expected", "status"), CASES.values(), ids=CASES.keys())
+def test_outcomes_follow_from_entries_and_times(words: str, expected: str, status: str) -> None:
+    outcomes = derive_outcomes(entries(words), START, END)
+    assert [outcome.step for outcome in outcomes] == list(STEPS)
+    assert [outcome.status for outcome in outcomes] == filled(expected, "skipped")
+    assert run_status("failed" if status == "failed" else "succeeded", outcomes) == status
+    for outcome in outcomes:
+        assert (outcome.record is None) == (outcome.status == "skipped")
+        assert outcome.cached == (outcome.status == "cached")
+        assert outcome.seconds == {"cached": 0, "skipped": 0, "killed": 600}.get(outcome.status, 2.5)
+
+
+def test_unchanged_push_counts_as_cached() -> None:
+    words = "old-succeeded " * 4 + "new-succeeded"
+    assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].cached
+    assert not derive_outcomes(entries(words, {"decision": "published"}), START, END)[-1].cached
+    assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].status == "succeeded"
+
+
+def test_times_of_other_zones_and_without_zone_compare() -> None:
+    one = {"ingest": entry("ingest", "succeeded", "2026-01-31T12:05:00+02:00")}
+    assert derive_outcomes(one, START, END)[0].status == "cached"
+    assert derive_outcomes(one, "2026-01-31T10:05:00", END)[0].status == "succeeded"
+    assert derive_outcomes(one, "2026-01-31T10:05:00Z", END)[0].status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("reported", "words", "expected"),
+    [
+        ("succeeded", "new-succeeded " * 5, "succeeded"),
+        ("SUCCEEDED", "new-succeeded " * 5, "succeeded"),
+        # DockerRunner reports success for a container that failed, and dsl.If for a branch that never ran.
+        ("succeeded", "new-succeeded new-succeeded new-failed none none", "failed"),
+        ("succeeded", "new-succeeded new-succeeded new-succeeded new-succeeded none", "failed"),
+        ("failed", "new-succeeded " * 5, "failed"),
+        ("failed", "new-succeeded new-interrupted none none none", "interrupted"),
+        ("interrupted", "new-succeeded new-running none none none", "interrupted"),
+        ("CANCELLED", "none " * 5, "interrupted"),
+        ("what?", "new-succeeded " * 5, "failed"),
+    ],
+)
+def test_run_status_corrects_the_runner(reported: str, words: str, expected: str) -> None:
+    assert run_status(reported, derive_outcomes(entries(words), START, END)) == expected
+
+
+def test_failure_says_what_the_step_said() -> None:
+    error = step_error(DataRejectedError("9 of 100 images cannot be read.", "Mend them."))
+    broken = Outcome("ingest", "failed", record=entry("ingest", "failed", LATER, error=error))
+    failure = find_failure("failed", (broken,), "Inner task failed: 'ingest'")
+    assert failure is not None
+    assert (failure.step, failure.exit_code) == ("ingest", 3)
+    assert (failure.problem, failure.cure) == ("9 of 100 images cannot be read.", "Mend them.")
+    assert "DataRejectedError" in failure.traceback
+
+
+def test_killed_step_is_named_with_its_process() -> None:
+    words = "new-succeeded new-succeeded new-running none none"
+    failure = find_failure("failed", derive_outcomes(entries(words), START, END), "")
+    assert failure is not None
+    assert failure.step == "train"
+    assert failure.problem == "train ended without a word after at most 600 s: process 4194305 was killed."
+    assert failure.exit_code == 1
+
+
+@pytest.mark.parametrize(("message", "said"), [("disk full", "The runner says: disk full"), (" ", "gives no reason")])
+def test_unexplained_failure_repeats_the_runner(message: str, said: str) -> None:
+    outcomes = derive_outcomes(entries("new-succeeded new-succeeded none none none"), START, END)
+    failure = find_failure("failed", outcomes, message)
+    assert failure is not None
+    assert failure.step is None
+    assert "no step says why, and train, evaluate, push left no record" in failure.problem
+    assert said in failure.problem
+    assert failure.cure
+
+
+def test_interruption_between_steps_and_success() -> None:
+    outcomes = derive_outcomes(entries("new-succeeded none none none none"), START, END)
+    failure = find_failure("interrupted", outcomes, "")
+    assert failure is not None
+    assert failure.problem == "The run was interrupted between two steps."
+    assert find_failure("succeeded", outcomes, "") is None
+
+
+def test_damaged_entry_becomes_a_sentence(tmp_path: Path) -> None:
+    keys = {"ingest": "a" * 64, "train": "b" * 64, "push": "c" * 64}
+    for step, content in (("ingest", entry("ingest", "succeeded", START).model_dump_json()), ("train", "{broken")):
+        file = entry_path(tmp_path, step, keys[step])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    description = RunDescription(
+        run_id="r", started_at=START, config={}, command="", work_dir=str(tmp_path), keys=keys
+    )  # fmt: skip
+    found, notes = read_entries(description)
+    assert list(found) == ["ingest"]
+    assert len(notes) == 1
+    assert notes[0].startswith("The journal's entry of train cannot be read: ")

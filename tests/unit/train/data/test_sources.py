@@ -1,0 +1,492 @@
+"""The sources of images: resident and streamed give the same batches, of any round, from damaged data a sentence."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.common.artifacts import new_artifact
+from components.common.errors import ArtifactError
+from components.dataset import records
+from components.dataset.records import NO_LABEL, Record, SplitIndex, encode_example, read_split, shard_name, write_tfrecord
+from components.ingest.config import IngestConfig
+from components.train import noise
+from components.train.data import sources
+from components.train.data.sources import Batch, Source, Streamed, open_source, rounds_that_fit
+from tests.support.local_runs import ROOT
+from tests.unit.dataset.test_records import damaged
+
+SHARDS = (13, 0, 21, 3)  # 37 images: no multiple of the batch, so that batches run across epochs; one shard is empty
+N_CRITIC, BATCH, SEED = 2, 5, 7
+ROUND = N_CRITIC * BATCH
+IMAGE_BYTES = 4 * 4 * 3
+
+
+def write_dataset(
+    folder: Path, shards: tuple[int, ...] = SHARDS, labels: Any = lambda number: number % 4, size: int = 4, **details: Any
+) -> Path:
+    """Write a dataset whose image i is random with seed i, and whose ids differ in length."""
+    with new_artifact(folder, "dataset", config=IngestConfig()) as artifact:
+        numbers = iter(range(sum(shards)))
+        for shard, length in enumerate(shards):
+            part = [encode_example(record(next(numbers), labels, size)) for _ in range(length)]
+            write_tfrecord(artifact.path / shard_name("train", shard, len(shards)), part)
+        write_tfrecord(artifact.path / shard_name("eval", 0, 1), [encode_example(record(10_000, labels, size))])
+        artifact.counts |= {"train": sum(shards), "eval": 1}
+        artifact.details |= {"image_size": 4, "channels": 3, **details}
+    return folder
+
+
+def record(number: int, labels: Any, size: int = 4) -> Record:
+    pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), np.uint8)
+    return Record(pixels, labels(number), "é" * number)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    yield
+    if reading_threads():
+        gc.collect()
+    assert reading_threads() == []
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("images of round")]
+
+
+def opened(dataset: Path, mode: Literal["auto", "resident", "stream"], **changes: Any) -> Source:
+    return open_source(dataset, **{"seed": SEED, "n_critic": N_CRITIC, "batch_size": BATCH, "mode": mode, **changes})
+
+
+def batches(source: Source, calls: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of all rounds of `calls` (first round, rounds), as a host call gets them."""
+
+    @tf.function(reduce_retracing=True)
+    def call(taken: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+        rounds = tf.shape(taken[0])[0]
+        images = tf.TensorArray(tf.uint8, rounds, element_shape=[N_CRITIC, BATCH, *source.shape])
+        labels = tf.TensorArray(tf.int32, rounds, element_shape=[N_CRITIC, BATCH])
+        for offset in tf.range(rounds):
+            batch = source.batch(taken, offset)
+            images, labels = images.write(offset, batch.images), labels.write(offset, batch.labels)
+        return images.stack(), labels.stack()
+
+    parts = [call(source.take(first, rounds)) for first, rounds in calls]
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def expected(dataset: Path, first_round: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same by the plainest means: the whole split and the order of noise.batch_indices."""
+    images, labels, _ = read_split(dataset, "train")
+    order = noise.batch_indices(SEED, len(images), first_round * N_CRITIC, rounds * N_CRITIC, BATCH)
+    order = order.reshape(rounds, N_CRITIC, BATCH)
+    return images[order], labels[order]
+
+
+CALLS = {
+    "calls of one length, over three epochs": [(0, 4), (4, 4), (8, 4)],
+    "a last call that is shorter": [(0, 5), (5, 5), (10, 2)],
+    "a call that is longer": [(0, 2), (2, 6)],
+    "resumed": [(9, 3), (12, 1)],
+    "back and forth": [(20, 2), (3, 2), (5, 2), (50, 1)],
+    "one round that is far away": [(1_000_000, 1)],
+}
+
+
+@pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_every_round_has_the_images_that_seed_and_round_say(mode: Any, calls: list[tuple[int, int]], dataset: Path) -> None:
+    source = opened(dataset, mode)
+    images, labels = batches(source, calls)
+    parts = [expected(dataset, first, rounds) for first, rounds in calls]
+    np.testing.assert_array_equal(images, np.concatenate([part for part, _ in parts]))
+    np.testing.assert_array_equal(labels, np.concatenate([part for _, part in parts]))
+    source.close()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6), st.integers(0, 2**31 - 1))
+def test_both_sources_give_the_same_bytes(dataset: Path, calls: list[tuple[int, int]], seed: int) -> None:
+    resident, streamed = opened(dataset, "resident", seed=seed), opened(dataset, "stream", seed=seed)
+    for first_round, rounds in calls:
+        one, other = resident.take(first_round, rounds), streamed.take(first_round, rounds)
+        for offset in range(rounds):
+            pairs = zip(resident.batch(one, offset), streamed.batch(other, offset), strict=True)
+            assert all(mine.dtype == its.dtype and mine.numpy().tobytes() == its.numpy().tobytes() for mine, its in pairs)
+    streamed.close()
+
+
+def test_a_batch_larger_than_the_dataset(dataset: Path) -> None:
+    taken = [np.asarray(opened(dataset, "stream", batch_size=100).take(0, 1)[0]) for _ in range(2)]
+    assert taken[0].shape == (1, N_CRITIC, 100, 4, 4, 3)
+    assert taken[0].tobytes() == taken[1].tobytes()
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_what_a_source_says_of_itself(mode: Any, dataset: Path) -> None:
+    source = opened(dataset, mode)
+    assert source.shape == (4, 4, 3)
+    assert source.count == 37
+    assert source.bytes_per_round == sum(tensor.numpy().nbytes for tensor in source.take(0, 1))
+    np.testing.assert_array_equal(source.first(3), read_split(dataset, "train").images[:3])
+    assert source.first(100).shape == (37, 4, 4, 3)
+    source.close()
+
+
+def test_auto_keeps_in_memory_what_fits(dataset: Path) -> None:
+    for limit, kind in ((37 * IMAGE_BYTES, sources.Resident), (37 * IMAGE_BYTES - 1, Streamed)):
+        source = opened(dataset, "auto", resident_limit_bytes=limit)
+        assert isinstance(source, kind)
+    assert isinstance(opened(dataset, "auto"), sources.Resident)
+
+
+def test_rounds_that_fit() -> None:
+    assert rounds_that_fit(100, 1000) == 10
+    assert rounds_that_fit(101, 1000) == 9
+    assert rounds_that_fit(5000, 1000) == 1
+    assert rounds_that_fit(2**20) == 256
+
+
+class Reads:
+    """Counts the records that are read, and can hold the reading up or make it slow."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.records, self.delay_seconds, self.go_on, original = 0, 0.0, threading.Event(), SplitIndex.read
+        self.go_on.set()
+
+        def read(index: SplitIndex, numbers: Any) -> list[bytes]:
+            assert self.go_on.wait(20)
+            time.sleep(self.delay_seconds)
+            self.records += len(numbers)
+            return original(index, numbers)
+
+        monkeypatch.setattr(SplitIndex, "read", read)
+
+
+def wait_for(what: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_resumed_run_reads_nothing_of_what_was_passed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    source = opened(dataset, "stream")
+    assert reads.records == 0
+    source.take(123_456, 2)
+    wait_for(lambda: reads.records == 4 * ROUND)  # this call and the next
+    source.close()
+    assert reads.records == 4 * ROUND
+
+
+def test_the_next_call_is_read_while_this_one_is_computed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    source = opened(dataset, "stream")
+    source.take(0, 3)
+    wait_for(lambda: not reading_threads())  # nobody has asked for rounds 3 to 5 yet
+    assert reads.records == 6 * ROUND
+    reads.go_on.clear()
+    source.take(3, 3)  # comes although nothing can be read
+    reads.go_on.set()
+    source.take(6, 1)  # the shorter last call is served from what was read ahead
+    source.close()
+    assert reads.records <= 10 * ROUND
+
+
+def test_the_index_reads_headers_alone(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    pread = os.pread
+
+    def counted(descriptor: int, size: int, at: int) -> bytes:
+        sizes.append(size)
+        return pread(descriptor, size, at)
+
+    monkeypatch.setattr(records.os, "pread", counted)
+    assert len(SplitIndex(dataset, "train")) == 37
+    assert sizes == [12] * 37
+
+
+@given(numbers=st.lists(st.integers(0, 36), min_size=1, max_size=50))
+def test_any_records_can_be_read(dataset: Path, numbers: list[int]) -> None:
+    ascending = np.sort(numbers)
+    assert SplitIndex(dataset, "train").read(ascending) == [encode_example(record(n, lambda i: i % 4)) for n in ascending]
+
+
+def test_small_chunks_make_no_difference(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 7 * IMAGE_BYTES)
+    np.testing.assert_array_equal(batches(opened(dataset, "stream"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
+    np.testing.assert_array_equal(batches(opened(dataset, "resident"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
+
+
+# Memory
+
+
+def test_two_calls_are_in_memory_and_no_third(tmp_path: Path) -> None:
+    rounds = 1500
+    source = opened(write_dataset(tmp_path / "dataset"), "stream")
+    call_bytes = rounds * source.bytes_per_round
+    source.take(0, rounds)
+    tracemalloc.start()
+    for call in range(1, 6):
+        source.take(call * rounds, rounds)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    source.close()
+    order_bytes = 4 * 8 * rounds * ROUND  # noise.batch_indices' positions, epochs, places and what NumPy makes in between
+    assert call_bytes < peak < 2.1 * call_bytes + order_bytes + 2 * sources.CHUNK_BYTES
+
+
+def test_a_resident_dataset_is_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CHUNK_RECORDS", 4)
+    folder = write_dataset(tmp_path / "dataset", shards=(300, 100), size=64, image_size=64)
+    tracemalloc.start()
+    source = opened(folder, "resident")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    pixels = source.count * 64 * 64 * 3
+    assert pixels < peak < 1.2 * pixels
+
+
+def test_a_tensor_shares_the_memory_of_an_aligned_array() -> None:
+    array = sources.aligned_empty((3, 5), np.uint8)
+    array[:] = 1
+    tensor = sources.shared_tensor(array)
+    array[2, 4] = 9
+    assert int(tensor[2, 4]) == 9
+
+
+@pytest.mark.parametrize("spoil", ["unaligned", "read-only", "strided"])
+def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
+    array = sources.aligned_empty((65, 16), np.uint8)
+    array[:] = np.arange(65 * 16).reshape(65, 16) % 251
+    if spoil == "unaligned":
+        array = array.ravel()[1:].reshape(-1)
+    elif spoil == "strided":
+        array = array[:, ::2]
+    else:
+        array.setflags(write=False)
+    tensor = sources.shared_tensor(array)
+    np.testing.assert_array_equal(tf.cast(tensor, tf.float32), array)  # the cast dies where memory is not aligned
+
+
+# The thread
+
+
+@pytest.fixture
+def reading(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """Return a source whose thread will still read for 10 seconds, image by image, if nobody ends it."""
+    reads = Reads(monkeypatch)
+    monkeypatch.setattr(sources, "CHUNK_RECORDS", 1)
+    source = opened(dataset, "stream")
+    source.take(0, 100)
+    reads.delay_seconds = 0.01
+    return source
+
+
+def test_close_ends_the_thread_while_it_reads(reading: Source) -> None:
+    assert len(reading_threads()) == 1
+    started = time.monotonic()
+    reading.close()
+    assert reading_threads() == []
+    assert time.monotonic() - started < 5.0
+    reading.close()
+    with pytest.raises(ValueError, match=r"take\(\) after close\(\)"):
+        reading.take(0, 1)
+
+
+def test_another_round_than_was_read_ahead_does_not_wait_for_it(reading: Source) -> None:
+    started = time.monotonic()
+    reading.take(70, 1)
+    assert time.monotonic() - started < 5.0
+    reading.close()
+
+
+def test_a_source_that_is_forgotten_ends_its_thread(dataset: Path) -> None:
+    source = opened(dataset, "stream")
+    source.take(0, 1)
+    ahead = source._ahead  # type: ignore[attr-defined]
+    del source
+    gc.collect()
+    assert ahead == []
+
+
+DIES = """
+import sys, time
+from pathlib import Path
+from components.dataset.records import SplitIndex
+from components.train.data import sources
+
+sources.CHUNK_BYTES = 5 * 48
+source = sources.open_source(Path(sys.argv[1]), seed=0, n_critic=2, batch_size=5, mode="stream")
+original = SplitIndex.read
+SplitIndex.read = lambda *arguments: time.sleep(delay) or original(*arguments)
+delay = 0
+source.take(0, 1000)
+delay = 0.01
+print("taken", flush=True)
+raise SystemExit(3)
+"""
+
+
+def test_a_process_that_dies_without_close_ends_at_once(dataset: Path) -> None:
+    command = [sys.executable, "-c", DIES, str(dataset)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "taken\n"
+        started = time.monotonic()
+        process.wait(60)
+        assert process.returncode == 3, "TensorFlow aborts when a thread is inside it at the end"
+        assert time.monotonic() - started < 10.0, "the 20 seconds of reading ahead are not waited for"
+
+
+# Damage
+
+
+def rounds_with(number: int, count: int = 37) -> int:
+    """Return the first round that has image `number`."""
+    order = noise.batch_indices(SEED, count, 0, 20, BATCH).reshape(-1, ROUND)
+    return int(np.flatnonzero((order == number).any(axis=1))[0])
+
+
+def flip(file: Path, byte: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 4
+    file.write_bytes(content)
+
+
+def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset")
+    number = next(number for number in range(37) if rounds_with(number) == 2)
+    index = SplitIndex(folder, "train")
+    shard, within = next((s, number - sum(SHARDS[:s])) for s in range(4) if number < sum(SHARDS[: s + 1]))
+    start, length = records.record_places(index.files[shard])[within]
+    flip(index.files[shard], int(start) + 30)
+    source = opened(folder, "stream")
+    source.take(0, 1)
+    source.take(1, 1)
+    for _ in range(2):  # not only the first time, and not only from the thread that read ahead
+        with pytest.raises(ArtifactError, match=rf"{shard_name('train', shard, 4)} is damaged at byte {start + length}"):
+            source.take(2, 1)
+    source.close()
+    with pytest.raises(ArtifactError, match="is damaged at byte"):
+        opened(folder, "resident")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_every_flipped_bit_and_every_cut_is_noticed(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(Path(folder) / "dataset", shards=(2,))
+        file = dataset / shard_name("train", 0, 1)
+        file.write_bytes(damaged(data, file.read_bytes(), first=-1))
+        with pytest.raises(ArtifactError, match=r"is damaged at byte|has 1 train records, its manifest counts 2"):
+            SplitIndex(dataset, "train").read(np.arange(2))
+
+
+def test_a_shard_that_is_gone(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset")
+    source = opened(folder, "stream")
+    (folder / shard_name("train", 2, 4)).unlink()
+    with pytest.raises(ArtifactError, match=r"Cannot read .*train-00002-of-00004.tfrecord: No such file"):
+        source.take(0, 4)
+    with pytest.raises(ArtifactError, match=r"Cannot read .*train-00002-of-00004.tfrecord: No such file"):
+        opened(folder, "stream")
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_records_that_are_no_images_of_this_dataset(mode: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="A record holds 75 bytes, 4×4×3 are expected"):
+        opened(write_dataset(tmp_path / "other size", size=5), mode).take(0, 1)
+    with pytest.raises(ArtifactError, match="A record has the label 1099511627776, which is no class"):
+        opened(write_dataset(tmp_path / "label", labels=lambda number: 2**40), mode).take(0, 1)
+    folder = write_dataset(tmp_path / "no example")
+    for shard, length in enumerate(SHARDS):
+        write_tfrecord(folder / shard_name("train", shard, 4), [b"\x0a\x00"] * length)
+    with pytest.raises(ArtifactError, match="A record holds no image with a label"):
+        opened(folder, mode).take(0, 1)
+
+
+@pytest.mark.parametrize("mode", ["auto", "resident", "stream"])
+def test_a_dataset_without_training_images(mode: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="has no training images"):
+        opened(write_dataset(tmp_path / "dataset", shards=(0, 0)), mode)
+
+
+# Labels
+
+NAMES = {"label_names": ["zero", "one", "two", "three", "never"]}
+HISTOGRAM = {"label_histogram": {"train": {"zero": 10, "one": 9, "two": 9, "three": 9}}}
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+@pytest.mark.parametrize("details", [{}, NAMES, NAMES | HISTOGRAM], ids=["no names", "names", "histogram"])
+def test_images_by_class(mode: Any, details: dict[str, Any], tmp_path: Path) -> None:
+    counts = opened(write_dataset(tmp_path / "dataset", **details), mode).label_counts
+    assert counts == [10, 9, 9, 9] + [0] * (details != {})
+
+
+def test_a_streamed_source_believes_the_manifest_where_it_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    assert opened(write_dataset(tmp_path / "a", **NAMES, **HISTOGRAM), "stream").label_counts == [10, 9, 9, 9, 0]
+    assert reads.records == 0
+    unbalanced = {"label_histogram": {"train": {"zero": 10}}}
+    assert opened(write_dataset(tmp_path / "b", **NAMES, **unbalanced), "stream").label_counts == [10, 9, 9, 9, 0]
+    assert reads.records == 37
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+@pytest.mark.parametrize("histogram", [{}, {"label_histogram": {"train": {"unlabelled": 37}}}])
+def test_a_dataset_without_labels_has_no_classes(mode: Any, histogram: dict[str, Any], tmp_path: Path) -> None:
+    source = opened(write_dataset(tmp_path / "dataset", labels=lambda number: NO_LABEL, **histogram), mode)
+    assert source.label_counts == []
+    assert set(batches(source, [(0, 2)])[1].ravel()) == {NO_LABEL}
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_labels_that_cannot_be_classes_hurt_only_who_wants_classes(mode: Any, tmp_path: Path) -> None:
+    source = opened(write_dataset(tmp_path / "dataset", labels=lambda number: 10**6 + number), mode)
+    source.take(0, 1)
+    with pytest.raises(ArtifactError, match="The labels go up to 1000036, at most 65536 classes can be told apart"):
+        _ = source.label_counts
+
+
+@pytest.mark.parametrize(
+    ("histogram", "names", "counts"),
+    [
+        ({"0": 3, "2": 1}, [], {0: 3, 2: 1}),
+        ({"b": 3, "unlabelled": 1}, ["a", "b"], {1: 3, -1: 1}),
+        ({"b": 3, "7": 1}, ["a", "b"], {1: 3, 7: 1}),
+        ({"0": 3, "1": 4}, ["1", "0"], {1: 3, 0: 4}),
+        ({"7": 3}, ["7"], None),  # the class of that name, or label 7, which has none
+        ({"a": 3}, ["a", "a"], None),
+        ({"unlabelled": 3}, ["unlabelled"], None),
+        ({"c": 3}, ["a", "b"], None),
+    ],
+)
+def test_a_histogram_by_name_is_one_by_label_or_nothing(histogram: Any, names: list[str], counts: Any) -> None:
+    assert sources.counts_by_label(histogram, names) == counts
+
+
+def test_batch_has_the_names_that_the_step_uses() -> None:
+    assert Batch._fields == ("images", "labels")

@@ -1,0 +1,129 @@
+"""Host code in a training step is found in the traced graph, wherever it hides, and named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.common.errors import DeviceError
+from components.train import loop, step
+from components.train.config import TrainConfig
+from components.train.data.sources import Resident
+from components.train.devices.host_code import host_operations, without_host_code
+from components.train.devices.strategy import make_strategy
+from components.train.saving.signals import long_call_text
+from tests.parity.training import IMAGES, LABELS, config_for, shape_for
+
+Hook = Callable[[tf.Tensor], Any]
+
+
+def traced(config: TrainConfig) -> tuple[loop.Call, tuple[Any, ...]]:
+    """Return the very function that trains, and arguments for it."""
+    strategy = make_strategy(config)
+    state = step.make_state(shape_for(config), config, strategy)
+    source = Resident(IMAGES, LABELS, seed=0, n_critic=config.n_critic, batch_size=config.global_batch_size)
+    return loop.make_call(state, config, strategy, source), (source.take(0, 2), tf.constant(0))
+
+
+def seen_through(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `hook` see a metric inside the step: a debugging line that somebody forgot."""
+    real = step.generator_step
+
+    def with_hook(*args: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, norm = real(*args)
+        hook(loss)
+        return loss, norm
+
+    monkeypatch.setattr(step, "generator_step", with_hook)
+
+
+def into_numpy(loss: tf.Tensor) -> None:
+    tf.py_function(lambda value: np.float32(value), [loss], tf.float32)
+
+
+def stateless(loss: tf.Tensor) -> None:
+    tf.numpy_function(lambda value: value, [loss], tf.float32, stateful=True)
+
+
+def in_a_branch(loss: tf.Tensor) -> None:
+    tf.cond(loss > 0, lambda: tf.print("high", loss), lambda: tf.no_op())
+
+
+def in_a_function_of_a_function(loss: tf.Tensor) -> None:
+    @tf.function
+    def inner(value: tf.Tensor) -> tf.Tensor:
+        tf.io.write_file("loss.txt", tf.strings.as_string(value))
+        return value
+
+    @tf.function
+    def outer(value: tf.Tensor) -> tf.Tensor:
+        return inner(value)
+
+    outer(loss)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_step_as_it_is_has_none(replicas: int) -> None:
+    call, arguments = traced(config_for(replicas))
+    assert host_operations(call.get_concrete_function(*arguments).graph) == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    ("hook", "operation"),
+    [(into_numpy, "EagerPyFunc"), (stateless, "PyFunc"), (in_a_branch, "PrintV2"), (in_a_function_of_a_function, "WriteFile")],
+)
+def test_host_code_is_refused_by_name_before_the_first_round(
+    hook: Hook, operation: str, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen_through(hook, monkeypatch)
+    call, arguments = traced(config_for(replicas))
+    ran: list[int] = []
+
+    class Counted:
+        get_concrete_function = staticmethod(call.get_concrete_function)  # type: ignore[attr-defined]
+
+        def __call__(self, *args: Any) -> tf.Tensor:
+            ran.append(1)
+            return call(*args)
+
+    with pytest.raises(DeviceError) as caught:
+        without_host_code(Counted())(*arguments)
+    assert re.match(
+        rf"The training step has (an operation|\d operations) that a TPU cannot run: .*\b{operation} \S+", str(caught.value)
+    )
+    assert "\n" not in str(caught.value)
+    assert caught.value.cure.startswith("Take Python functions")
+    assert not ran
+
+
+def test_a_clean_step_trains_the_same() -> None:
+    call, arguments = traced(config_for(1))
+    again, _ = traced(config_for(1))
+    checked = without_host_code(again)
+    for _ in range(2):
+        np.testing.assert_array_equal(checked(*arguments).numpy(), call(*arguments).numpy())
+
+
+def test_many_are_counted_and_three_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_through(lambda loss: [into_numpy(loss) for _ in range(5)], monkeypatch)
+    call, arguments = traced(config_for(1))
+    with pytest.raises(
+        DeviceError, match=r"has 5 operations that a TPU cannot run: (EagerPyFunc \S+, ){2}EagerPyFunc \S+ and 2 more\."
+    ):
+        without_host_code(call)(*arguments)
+
+
+@pytest.mark.parametrize(("seconds", "warned"), [(15.0, False), (16.0, True)])
+def test_a_call_too_long_to_save_after_it(seconds: float, warned: bool) -> None:
+    text = long_call_text(seconds)
+    assert bool(text) == warned
+    if warned:
+        assert text == (
+            "A host call takes 16 s, and a machine that is taken away gives 30 s to save: lower train.rounds_per_call"
+        )

@@ -1,0 +1,44 @@
+"""What "auto" means, and that a training keeps what it began with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.train.config import TrainConfig
+from components.train.devices import precision
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2", False), ("fpu avx512f avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx512_bf16x", False)],
+)
+def test_flags_of_the_processor(flags: str, expected: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    assert precision.cpu_has_bfloat16(cpuinfo) is expected
+
+
+def test_no_cpuinfo_no_bfloat16(tmp_path: Path) -> None:
+    assert not precision.cpu_has_bfloat16(tmp_path / "absent")
+
+
+def test_the_gain_is_measured() -> None:
+    assert 0.0 < precision.convolution_gain(repeats=1) < 100.0
+
+
+@pytest.mark.parametrize(("has", "gain", "expected"), [(True, 1.9, True), (True, 0.6, False), (False, 9.0, False)])
+def test_a_cpu_is_asked_only_when_it_has_it(has: bool, gain: float, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(precision, "convolution_gain", lambda: gain)
+    assert precision.bfloat16_is_faster("cpu:2") is expected
+    assert precision.bfloat16_is_faster("tpu")
+    assert not precision.bfloat16_is_faster("gpu")
+
+
+def test_a_training_keeps_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "bfloat16_is_faster", lambda devices: devices == "tpu")
+    assert precision.resolved(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
+    assert precision.resolved(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
+    assert precision.resolved(TrainConfig(precision="float32"), tmp_path).precision == "float32"

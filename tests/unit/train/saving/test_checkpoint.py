@@ -1,0 +1,339 @@
+"""Checkpoints on their own: damage, strangers, a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.common import artifacts
+from components.common.artifacts import read_manifest
+from components.common.errors import ArtifactError, TrainingDivergedError
+from components.common.images import write_png
+from components.train import loop
+from components.train.config import TrainConfig
+from components.train.networks import ImageShape
+from components.train.saving import checkpoint
+from components.train.saving.tensorboard import Events, shown_elsewhere, written_by_tensorflow
+
+CONFIG = TrainConfig(keep_checkpoints=3)
+SHAPE = ImageShape(8, 1)
+KEY = checkpoint.training_key(CONFIG, "data")
+
+
+def made(rounds: int) -> checkpoint.Checkpoint:
+    arrays = {"critic/000/kernel": np.full([50, 3], rounds, np.float32), "critic_optimizer/000/iteration": np.int64(rounds)}
+    values = dict.fromkeys([name for name in loop.Logged.model_fields if name != "round"], 1.5) | {"images_seen": 64}
+    return checkpoint.Checkpoint(rounds, {name: np.asarray(array) for name, array in arrays.items()}, [
+        loop.Logged.model_validate({"round": rounds, **values})
+    ])  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a training's folder with the checkpoints of rounds 4, 8 and 12."""
+    for rounds in (4, 8, 12):
+        checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(rounds))
+    return tmp_path / KEY
+
+
+def load(folder: Path) -> checkpoint.Checkpoint | None:
+    return checkpoint.load_latest(folder, CONFIG, SHAPE)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def truncate(path: Path) -> None:
+    content = (path / "state.npz").read_bytes()
+    (path / "state.npz").write_bytes(content[: len(content) // 2])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray((path / "state.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "state.npz").write_bytes(content)
+
+
+def edit_manifest(path: Path, **fields: Any) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | fields))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, r"state\.npz does not match its digest"),
+    "bit flipped": (flip_a_bit, r"state\.npz does not match its digest"),
+    "empty": (lambda path: (path / "state.npz").write_bytes(b""), r"state\.npz does not match its digest"),
+    "a file gone": (lambda path: (path / "metrics.jsonl").unlink(), r"metrics\.jsonl is missing"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), r"has no manifest\.json: it is not a finished artifact"),
+    "half a manifest": (
+        lambda path: (path / "manifest.json").write_text('{"schema_version": 1'),
+        r"manifest\.json cannot be read: 1 validation error for Manifest",
+    ),
+    "other schema": (lambda path: edit_manifest(path, schema_version=9), r"has schema version 9, this program reads 1"),
+    "other kind": (lambda path: edit_manifest(path, kind="model"), r"is a model, a checkpoint is needed"),
+    "other round": (lambda path: edit_manifest(path, counts={"round": 7}), r"its manifest says round 7"),
+    "files unlisted": (
+        lambda path: (edit_manifest(path, files={}), (path / "state.npz").unlink()),
+        r"\[Errno 2\] No such file or directory: \S+",
+    ),
+    "a file in its place": (
+        lambda path: (shutil.rmtree(path), path.write_text("x")),
+        r"manifest\.json cannot be read: \[Errno 20\] Not a directory: \S+",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_and_the_one_taken_instead_are_named(
+    damage: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harm, reason = DAMAGE[damage]
+    harm(folder / "round-00000012")
+    taken = load(folder)
+    assert taken is not None
+    assert taken.round == 8
+    np.testing.assert_array_equal(taken.arrays["critic/000/kernel"], made(8).arrays["critic/000/kernel"])
+    assert [line.round for line in taken.log] == [8]
+    assert said(capsys, rf"Checkpoint round-00000012 is damaged \({reason}\); round-00000008 is taken instead")
+
+
+def said(capsys: pytest.CaptureFixture[str], *patterns: str) -> bool:
+    """Return whether exactly these lines were said, in this order."""
+    lines = capsys.readouterr().out.splitlines()
+    return len(lines) == len(patterns) and all(map(re.fullmatch, [f"» {pattern}" for pattern in patterns], lines))
+
+
+def test_two_damaged_checkpoints_are_both_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truncate(folder / "round-00000012")
+    flip_a_bit(folder / "round-00000008")
+    taken = load(folder)
+    assert taken is not None
+    assert taken.round == 4
+    because = r"is damaged \(state\.npz does not match its digest\); round-00000004 is taken instead"
+    assert said(capsys, f"Checkpoint round-00000012 {because}", f"Checkpoint round-00000008 {because}")
+
+
+def test_where_all_are_damaged_it_says_so_and_starts_from_scratch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in folder.iterdir():
+        truncate(path)
+    assert load(folder) is None
+    because = (
+        r"is damaged \(state\.npz does not match its digest\); there is no sound one before it, training starts from scratch"
+    )
+    assert said(capsys, *[f"Checkpoint {name} {because}" for name in reversed(names(folder))])
+
+
+def test_a_sound_checkpoint_is_not_dropped_for_a_damaged_later_one(folder: Path) -> None:
+    truncate(folder / "round-00000012")
+    one = CONFIG.model_copy(update={"keep_checkpoints": 1})
+    checkpoint.save(folder, one, SHAPE, made(10))
+    assert names(folder) == ["round-00000010", "round-00000012"]
+    taken = load(folder)
+    assert taken is not None
+    assert taken.round == 10
+    checkpoint.save(folder, one, SHAPE, made(12))
+    assert names(folder) == ["round-00000012"]
+    read_manifest(folder / "round-00000012", "checkpoint")
+
+
+def test_a_disk_that_refuses_to_read_is_not_a_damaged_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(artifacts, "file_sha256", refuses)
+    with pytest.raises(ArtifactError, match=r"round-00000012 cannot be read: Input/output error\. Mend that, or remove it"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "differences"),
+    [
+        ({"seed": 1}, SHAPE, "it was made with train.seed = 0, this run has 1."),
+        (
+            {"seed": 1, "precision": "bfloat16"},
+            SHAPE,
+            'it was made with train.precision = "auto", this run has "bfloat16"; '
+            "it was made with train.seed = 0, this run has 1.",
+        ),
+        ({}, ImageShape(28, 1), "it has image size 8, the data has 28."),
+        ({}, ImageShape(8, 3), "it has 1 channels, the data has 3."),
+    ],
+)
+def test_another_trainings_checkpoint_is_refused_by_name(
+    config: dict[str, Any], shape: ImageShape, differences: str, folder: Path
+) -> None:
+    last = folder / "round-00000012"
+    with pytest.raises(checkpoint.ForeignCheckpointError) as caught:
+        checkpoint.load_latest(folder, CONFIG.model_copy(update=config), shape)
+    sentence = f"Checkpoint {last} is another training's: {differences} Remove {last}, or run with what it was made with."
+    assert str(caught.value) == sentence
+    assert caught.value.exit_code == 1
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(folder: Path) -> None:
+    folder = folder.rename(folder.with_name(checkpoint.training_key(CONFIG, "other data")))
+    with pytest.raises(checkpoint.ForeignCheckpointError, match="it was made from another dataset"):
+        load(folder)
+
+
+def test_a_setting_that_only_one_version_knows_is_a_difference(folder: Path) -> None:
+    path = folder / "round-00000012"
+    edit_manifest(path, config={**read_manifest(path).config, "spectral_norm": True})
+    with pytest.raises(checkpoint.ForeignCheckpointError, match=r"train\.spectral_norm = true, this run has nothing"):
+        load(folder)
+
+
+def test_what_may_change_between_two_tries_does_not_make_a_stranger(folder: Path) -> None:
+    other = CONFIG.model_copy(update={"devices": "cpu:2", "keep_checkpoints": 1, "checkpoint_every_rounds": 50})
+    assert checkpoint.load_latest(folder, other, SHAPE) is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"b": None}, r"it lacks b\."),
+        ({"d": np.zeros(2, np.float32)}, r"it has d, which the networks here lack\."),
+        ({"a": np.zeros([2, 3], np.float32)}, r"it has a as \['float32', 2, 3\], the networks here \['float32', 2, 2\]\."),
+        ({"a": np.zeros([2, 2], np.float64)}, r"it has a as \['float64', 2, 2\]"),
+        (
+            {"a": None, "b": None, "c": None, "d": np.zeros(2)},
+            r"lacks a; it lacks b; it lacks c; it differs in 1 more variables\.",
+        ),
+    ],
+)
+def test_other_variables_are_refused_by_name(changes: dict[str, Any], difference: str, tmp_path: Path) -> None:
+    wanted = {name: np.zeros([2, 2], np.float32) for name in "abc"}
+    checkpoint.check_variables(tmp_path, wanted, wanted)
+    arrays = {name: array for name, array in {**wanted, **changes}.items() if array is not None}
+    with pytest.raises(checkpoint.ForeignCheckpointError, match=difference):
+        checkpoint.check_variables(tmp_path, arrays, wanted)
+
+
+@contextlib.contextmanager
+def files_end_at(size_bytes: int) -> Iterator[None]:
+    """Let the system refuse every write beyond `size_bytes` of a file, as a full disk does (EFBIG in place of ENOSPC)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, 700])
+def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_half_written(size_bytes: int, folder: Path) -> None:
+    with files_end_at(size_bytes), pytest.raises(ArtifactError) as caught:
+        checkpoint.save(folder, CONFIG, SHAPE, made(16))
+    assert str(caught.value) == (
+        f"Cannot write {folder / 'round-00000016'}: File too large. "
+        "Free space or name a writable folder, for instance --set run.dir=DIR."
+    )
+    assert names(folder) == ["round-00000004", "round-00000008", "round-00000012"]
+    for path in folder.iterdir():
+        read_manifest(path, "checkpoint")
+    checkpoint.save(folder, CONFIG, SHAPE, made(16))
+    assert names(folder) == ["round-00000008", "round-00000012", "round-00000016"]
+
+
+def test_events_and_pictures_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 1], np.uint8)
+    events = Events(tmp_path / "tensorboard")
+    with files_end_at(1000):
+        events.picture(0, "samples", noise)
+        with pytest.raises(ArtifactError, match=r"^Cannot write \S+/tensorboard: File too large\. Free space"):
+            events.scalars(0, {"critic_loss": 0.5})
+        with pytest.raises(ArtifactError, match=r"^Cannot write \S+/samples/a\.png: File too large\. Free space"):
+            write_png(tmp_path / "samples" / "a.png", noise)
+    assert names(tmp_path / "samples") == []
+    events.close()
+
+
+def test_events_go_to_the_platforms_tensorboard_too(tmp_path: Path) -> None:
+    assert shown_elsewhere({"AIP_TENSORBOARD_LOG_DIR": "gs://b/root/logs"}) == [Path("/gcs/b/root/logs")]
+    assert shown_elsewhere({}) == shown_elsewhere({"AIP_TENSORBOARD_LOG_DIR": "/local"}) == []
+    events = Events(tmp_path / "ours", tmp_path / "theirs")
+    events.scalars(3, {"critic_loss": 0.5})
+    events.close()
+    found = [next((tmp_path / name).iterdir()) for name in ("ours", "theirs")]
+    for file in found:
+        values = [value for event in tf.compat.v1.train.summary_iterator(str(file)) for value in event.summary.value]
+        assert [value.tag for value in values] == ["critic_loss"]
+
+
+def test_a_model_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.weights = tf.Variable(tf.zeros([1000]))
+    with files_end_at(1000), pytest.raises(ArtifactError) as caught, written_by_tensorflow(tmp_path):
+        tf.saved_model.save(module, str(tmp_path / "model"))
+    assert "File too large. Free space" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_copy_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    for name in "ab":
+        (tmp_path / "samples" / name).write_bytes(bytes(5000))
+
+    def copy() -> None:
+        with artifacts.atomic_directory(tmp_path / "model") as folder:
+            shutil.copytree(tmp_path / "samples", folder / "samples")
+
+    with files_end_at(1000), pytest.raises(ArtifactError, match=r"^Cannot write \S+/model: \[Errno 27\] File too") as caught:
+        copy()
+    assert str(caught.value).count("Errno") == 1
+    assert names(tmp_path) == ["samples"]
+
+
+def test_only_leftovers_of_the_name_that_was_asked_for_are_removed(tmp_path: Path) -> None:
+    kept = [".a.0123abcd.old", ".a.tmp", ".ab.0123abcd.tmp", "a.0123abcd.tmp", ".a.0123abcd.tmpx"]
+    for name in [*kept, ".[a].0123abcd.tmp", ".a.0123abcd.tmp"]:
+        (tmp_path / name).mkdir()
+    artifacts.remove_leftovers(tmp_path, "a")
+    artifacts.remove_leftovers(tmp_path, "[a]")
+    assert names(tmp_path) == sorted(kept)
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    real_sync, real_rename = os.fsync, Path.rename
+
+    def sync(descriptor: int) -> None:
+        order.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        real_sync(descriptor)
+
+    def rename(path: Path, target: Path) -> Path:
+        order.append(f"rename {target.name}")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(4))
+    renamed = order.index("rename round-00000004")
+    assert {"sync state.npz", "sync metrics.jsonl", "sync manifest.json"} < set(order[:renamed])
+    assert order[renamed - 1].startswith("sync .round-00000004."), "the folder itself, last"
+    assert order[renamed + 1 :] == [f"sync {KEY}"], "and that it has its name"
+
+
+def test_broken_rounds_are_named_with_all_their_metrics(tmp_path: Path) -> None:
+    values = np.ones([3, 6])
+    values[1, 2] = np.nan
+    values[2] = np.inf
+    with pytest.raises(TrainingDivergedError, match=r"between round 6 and round 9: penalty is nan in round 8\.") as caught:
+        loop.check_finite(values, 6)
+    file = checkpoint.write_evidence(tmp_path, caught.value.evidence)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["round"], line["penalty"]) for line in lines] == [(7, 1.0), (8, "nan"), (9, "inf")]
+    loop.check_finite(np.ones([3, 6]), 6)

@@ -1,0 +1,180 @@
+"""A training that starts from a model: the same networks and optimizers, or from scratch with the reason said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.common.artifacts import file_entries, new_artifact, read_manifest
+from components.common.errors import ArtifactError, InterruptedStepError
+from components.push.config import PushConfig
+from components.train import loop
+from components.train import run as train_run
+from components.train.config import TrainConfig
+from components.train.data.sources import open_source
+from components.train.devices.strategy import make_strategy
+from components.train.networks import ImageShape
+from components.train.saving import checkpoint, warm_start
+from pipeline.config import load_config
+from pipeline.keys import step_keys
+from tests.support.training_data import write_digits
+from tests.unit.train.test_run import TINY
+
+SHAPE = ImageShape(8, 1)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of 12 rounds on a hundred digits."""
+    folder = tmp_path_factory.mktemp("first")
+    train(write_digits(folder), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_digits(tmp_path_factory.mktemp("other"), train=120)
+
+
+def train(data: tuple[Path, Path], folder: Path, start: Path | None = None, **changes: Any) -> train_run.TrainSummary:
+    config = TrainConfig(**{**TINY, **changes})
+    folders = {"dataset": data[0], "validation": data[1], "work_dir": folder / "work", "out": folder / "model"}
+    return train_run.run(config, **folders, start=start)
+
+
+def arrays_of(folder: Path, config: TrainConfig) -> dict[str, Any]:
+    (training,) = (folder / "work" / "checkpoints").iterdir()
+    last = checkpoint.load_latest(training, config, SHAPE)
+    assert last is not None
+    return last.arrays
+
+
+def version_of(model: Path, folder: Path) -> Path:
+    """A version of the registry as push makes it of a model."""
+    manifest = read_manifest(model)
+    with new_artifact(folder / "v0007", "version", config=PushConfig()) as writer:
+        shutil.copyfile(model / "state.npz", writer.path / "state.npz")
+        writer.details = {"image_size": 8, "channels": 1, "latents": 8, "classes": 0, "train": manifest.config}
+    return folder / "v0007"
+
+
+def test_it_begins_where_the_other_ended(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
+    config = TrainConfig(**TINY, start_from="registry")
+    source = open_source(other_data[0], seed=0, n_critic=2, batch_size=8, mode="auto")
+    (tmp_path / "training").mkdir()
+    held_out = np.zeros([0, 8, 8, 1], np.uint8)
+    trainer = train_run.Trainer(config, make_strategy(config), source, held_out, tmp_path / "training", first / "model")
+    expected = arrays_of(first, TrainConfig(**TINY))
+    got = loop.state_arrays(trainer.state)
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert trainer.round == 0
+
+
+def test_a_version_will_do_and_the_model_says_so(
+    first: Path, other_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = version_of(first / "model", tmp_path)
+    summary = train(other_data, tmp_path, version, start_from=str(tmp_path), rounds=8, seed=5)
+    assert summary.started_from == "v0007"
+    assert read_manifest(tmp_path / "model").details["started_from"] == "v0007"
+    assert "Training 8 rounds from v0007 on cpu:1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "sentence"),
+    [
+        ({"generator_learning_rate": 1e-3}, SHAPE, "was made with train.generator_learning_rate = 0.0005, not 0.001"),
+        ({"networks": "residual"}, SHAPE, 'was made with train.networks = "plain", not "residual"'),
+        ({}, ImageShape(8, 1, 10), "was made with classes = 0, not 10"),
+        ({}, ImageShape(16, 3), "was made with image_size = 8, not 16; channels = 1, not 3"),
+    ],
+)
+def test_what_differs_is_named(first: Path, changes: Any, shape: ImageShape, sentence: str) -> None:
+    found = warm_start.start_of(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
+    assert isinstance(found, str)
+    assert found.endswith(sentence)
+
+
+def test_another_training_is_from_scratch_and_says_why(
+    first: Path, tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "was made with train.critic_channels = 4, not 8"
+    summary = train(
+        other_data, tmp_path, first / "model", start_from="registry", rounds=4, sample_every_rounds=4, critic_channels=8
+    )
+    said = capsys.readouterr().out
+    assert "Not started from the champion: " in said
+    assert sentence in said
+    assert "from scratch" in said
+    assert summary.started_from == ""
+    assert sentence in summary.why_from_scratch
+
+
+def test_without_a_champion_it_is_from_scratch(
+    tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(other_data, tmp_path, None, start_from="registry", rounds=4, sample_every_rounds=4)
+    assert "Not started from the champion: there is no champion yet" in capsys.readouterr().out
+
+
+def test_one_that_was_stopped_goes_on_with_what_it_had(
+    first: Path, other_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the champion is by then; and the end is that of a training that was not stopped."""
+    version = version_of(first / "model", tmp_path / "registry")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(other_data, whole, version, start_from="registry")
+    real, calls = train_run.Trainer._tell, []
+
+    def stop(trainer: train_run.Trainer, logged: loop.Logged) -> None:
+        real(trainer, logged)
+        calls.append(logged.round)
+        if len(calls) == 3:
+            raise InterruptedStepError("stopped")
+
+    monkeypatch.setattr(train_run.Trainer, "_tell", stop)
+    with pytest.raises(InterruptedStepError):
+        train(other_data, stopped, version, start_from="registry")
+    monkeypatch.undo()
+    summary = train(other_data, stopped, None, start_from="elsewhere")
+    assert (summary.resumed_from_round, summary.started_from) == (4, "v0007")
+    config = TrainConfig(**TINY, start_from="registry")
+    expected, got = arrays_of(whole, config), arrays_of(stopped, config)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert file_entries(whole / "model")["state.npz"] == file_entries(stopped / "model")["state.npz"]
+
+
+def test_a_model_that_got_worse_is_nothing_to_start_from(first: Path, tmp_path: Path) -> None:
+    shutil.copytree(first / "model", tmp_path / "old")
+    with new_artifact(tmp_path / "worse", "model", config=TrainConfig(**TINY)) as writer:
+        writer.details = read_manifest(tmp_path / "old").details
+    found = warm_start.start_of(tmp_path / "worse", TrainConfig(**TINY), SHAPE, {})
+    assert isinstance(found, str)
+    assert found.endswith("holds no training to start from")
+
+
+def test_a_damaged_champion_is_no_silent_scratch(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(first / "model", tmp_path / "old")
+    (tmp_path / "old" / "state.npz").write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match=r"state\.npz does not match its digest"):
+        train(other_data, tmp_path, tmp_path / "old", start_from="registry")
+
+
+class TestKeys:
+    def test_where_the_registry_is_does_not_matter(self) -> None:
+        here, there, scratch = (TrainConfig(**TINY, start_from=place) for place in ("/a", "gs://b/c", ""))
+        assert checkpoint.training_key(here, "d") == checkpoint.training_key(there, "d")
+        assert checkpoint.training_key(here, "d") != checkpoint.training_key(scratch, "d")
+
+    def test_nor_does_who_is_champion_when_nothing_else_has_changed(self) -> None:
+        keys = [
+            step_keys(load_config(None, [f"train.start_from={place}"]), "digest")["train"] for place in ("/a", "champion", "")
+        ]
+        assert keys[0] == keys[1] != keys[2]

@@ -1,0 +1,331 @@
+"""The train step on real digits: what it writes, how it resumes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.common.artifacts import read_manifest
+from components.common.errors import ArtifactError, DeviceError, InterruptedStepError, TrainingDivergedError
+from components.train import loop, step
+from components.train import run as train_run
+from components.train.config import TrainConfig
+from components.train.devices import strategy
+from components.train.networks import ImageShape
+from components.train.saving import checkpoint
+from tests.support.training_data import write_digits
+
+TINY: dict[str, Any] = {
+    "rounds": 12, "rounds_per_call": 2, "log_every_rounds": 4, "checkpoint_every_rounds": 4, "sample_every_rounds": 6,
+    "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_digits(tmp_path_factory.mktemp("data"))
+
+
+def train(data: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
+    config = TrainConfig(**{**TINY, **changes})
+    return train_run.run(config, dataset=data[0], validation=data[1], work_dir=folder / "work", out=folder / "model")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(data, folder)
+    return folder
+
+
+def final_arrays(folder: Path) -> dict[str, np.ndarray]:
+    (training,) = (folder / "work" / "checkpoints").iterdir()
+    last = checkpoint.load_latest(training, TrainConfig(**TINY), ImageShape(8, 1))
+    assert last is not None
+    assert last.round == 12
+    return last.arrays
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    expected, got = final_arrays(one), final_arrays(other)
+    assert expected.keys() == got.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert metrics(other) == metrics(one)
+    grids = sorted(path.name for path in (one / "model" / "samples").iterdir())
+    assert grids == ["real.png", "round-00000000.png", "round-00000006.png", "round-00000012.png"]
+    for name in grids:
+        assert (other / "model" / "samples" / name).read_bytes() == (one / "model" / "samples" / name).read_bytes()
+
+
+def test_what_it_writes(uninterrupted: Path) -> None:
+    manifest = read_manifest(uninterrupted / "model", "model")
+    assert manifest.counts == {"rounds": 12, "images_seen": 12 * 2 * 8}
+    assert manifest.details == {
+        "image_size": 8, "channels": 1, "latents": 8, "classes": 0, "exported_round": 12, "started_from": "",
+    }  # fmt: skip
+    assert [line["round"] for line in metrics(uninterrupted)] == [4, 8, 12]
+    assert set(metrics(uninterrupted)[0]) == {
+        "round", "images_seen", "critic_loss", "wasserstein_gap", "penalty", "critic_grad_norm", "generator_loss",
+        "generator_grad_norm",
+    }  # fmt: skip
+    assert any((uninterrupted / "model" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_saved_model_draws_the_moving_average(uninterrupted: Path) -> None:
+    model = tf.saved_model.load(str(uninterrupted / "model" / "saved_model"))
+    generate = model.signatures["generate"]
+    images = generate(seed=tf.constant(3, tf.int64), count=tf.constant(5))["images"]
+    assert images.shape == (5, 8, 8, 1)
+    assert images.dtype == tf.uint8
+    again = generate(seed=tf.constant(3, tf.int64), count=tf.constant(5))["images"]
+    np.testing.assert_array_equal(images, again)
+    latents = tf.random.stateless_normal([64, 8], [1, 2])
+    drawn = model.signatures["generate_from_latents"](latents=latents)["images"]
+    assert drawn.shape == (64, 8, 8, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_next_run_is_the_run_that_was_not_interrupted(
+    number: signal.Signals, data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ends = loop.run_call, []
+
+    def signalled(*args: Any) -> loop.Logged:
+        if len(ends) == 2:
+            os.kill(os.getpid(), number)
+        logged = real(*args)
+        ends.append(time.monotonic())
+        return logged
+
+    monkeypatch.setattr(loop, "run_call", signalled)
+    with pytest.raises(InterruptedStepError, match=f"stopped by {number.name} after round 6 of 12"):
+        train(data, tmp_path)
+    assert time.monotonic() - ends[-1] < 5.0, "seconds from the end of the call to the end of the save"
+    assert not (tmp_path / "model").exists()
+    monkeypatch.setattr(loop, "run_call", real)
+    assert train(data, tmp_path).resumed_from_round == 6
+    assert_same_training(uninterrupted, tmp_path)
+
+
+def test_a_death_between_checkpoints_costs_only_the_rounds_since(
+    data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.run_call
+
+    def dies(*args: Any) -> loop.Logged:
+        if args[-1] == 10:
+            raise MemoryError
+        return real(*args)
+
+    monkeypatch.setattr(loop, "run_call", dies)
+    with pytest.raises(MemoryError):
+        train(data, tmp_path)
+    monkeypatch.setattr(loop, "run_call", real)
+    assert train(data, tmp_path).resumed_from_round == 8
+    assert_same_training(uninterrupted, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    data: Any, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, tmp_path)
+    (training,) = (tmp_path / "work" / "checkpoints").iterdir()
+    state = training / "round-00000012" / "state.npz"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    assert train(data, tmp_path).resumed_from_round == 8
+    warning = "» Checkpoint round-00000012 is damaged (state.npz does not match its digest); round-00000008 is taken instead\n"
+    assert warning in capsys.readouterr().out
+    assert_same_training(uninterrupted, tmp_path)
+
+
+def test_a_finished_training_is_not_repeated(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**TINY)
+    places = {"dataset": data[0], "validation": data[1], "work_dir": uninterrupted / "work"}
+    summary = train_run.run(config, **places, out=tmp_path / "model")
+    assert summary.resumed_from_round == 12
+    assert summary.images_seen == 192
+
+
+def test_other_data_or_config_is_another_training() -> None:
+    config = TrainConfig(**TINY)
+    key = checkpoint.training_key(config, "a")
+    assert key != checkpoint.training_key(config, "b")
+    assert key != checkpoint.training_key(config.model_copy(update={"seed": 1}), "a")
+    assert key == checkpoint.training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
+
+
+def test_two_replicas_resume_what_one_began(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+    config = TrainConfig(**{**TINY, "devices": "cpu:2"})
+    places = {"dataset": data[0], "validation": data[1], "work_dir": uninterrupted / "work"}
+    assert train_run.run(config, **places, out=tmp_path / "model").replicas == 2
+
+
+def broken_lines(folder: Path, message: str) -> list[dict[str, Any]]:
+    (training,) = (folder / "work" / "checkpoints").iterdir()
+    assert message.endswith(
+        f"The metrics of these rounds are in {training / 'broken.jsonl'}. Lower train.critic_learning_rate and "
+        "train.generator_learning_rate, or raise train.penalty_weight."
+    )
+    return [json.loads(line) for line in (training / "broken.jsonl").read_text().splitlines()]
+
+
+def test_a_training_that_diverges_stops_names_the_rounds_and_keeps_the_good_checkpoint(data: Any, tmp_path: Path) -> None:
+    diverges = {"optimizer": "sgd", "critic_learning_rate": 0.1, "rounds": 40, "checkpoint_every_rounds": 2}
+    with pytest.raises(TrainingDivergedError) as caught:
+        train(data, tmp_path, **diverges)
+    (training,) = (tmp_path / "work" / "checkpoints").iterdir()
+    kept = max(training.glob("round-*"))
+    read_manifest(kept, "checkpoint")
+    good, message = int(kept.name.removeprefix("round-")), str(caught.value)
+    named = re.search(r"broke between round (\d+) and round (\d+): (\w+) is (nan|inf|-inf) in round (\d+)\.", message)
+    assert named is not None, message
+    assert (int(named[1]), int(named[2])) == (good, good + 2)
+    assert f"The last good checkpoint is {kept}." in message
+    *lines, variables = broken_lines(tmp_path, message)
+    assert [line["round"] for line in lines] == [good + 1, good + 2]
+    assert lines[int(named[5]) - good - 1][named[3]] == named[4], "the line of the round that was named says it too"
+    assert variables["variables_not_finite"]
+    assert not (tmp_path / "model").exists()
+    assert caught.value.exit_code == 1
+
+
+def test_a_weight_that_breaks_while_every_metric_is_finite_stops_the_training(data: Any, tmp_path: Path) -> None:
+    # A critic without penalty and large steps has large slopes, so that the generator's last step ends beyond float32.
+    diverges = {"optimizer": "sgd", "critic_learning_rate": 3.0, "penalty_weight": 0.0, "generator_learning_rate": 3e38}
+    with pytest.raises(TrainingDivergedError) as caught:
+        train(data, tmp_path, **diverges, rounds_per_call=1)
+    message = str(caught.value)
+    assert re.search(r"broke between round 0 and round 1: generator/\S+ is not finite \(first of \d+", message), message
+    assert "There is no checkpoint yet." in message
+    metrics, variables = broken_lines(tmp_path, message)
+    assert all(np.isfinite(metrics[name]) for name in step.METRICS)
+    assert {name.split("/")[0] for name in variables["variables_not_finite"]} == {"generator", "ema_generator"}
+
+
+@pytest.mark.parametrize("devices", ["cpu:1", "cpu:2"])
+def test_one_weight_that_is_not_finite_is_found_by_name(devices: str) -> None:
+    config = TrainConfig(**{**TINY, "devices": devices})
+    replicas = strategy.make_strategy(config)
+    state = step.make_state(ImageShape(8, 1), config, replicas)
+    check = loop.make_weights_check(state, replicas)
+    assert check() == []
+    *_, slot = state.critic_optimizer.variables
+    values = slot.numpy()
+    values.flat[-1] = -np.inf
+    slot.assign(values)
+    (name,) = check()
+    assert name.startswith("critic_optimizer/")
+    assert name.endswith(f"/{slot.name}")
+
+
+def test_no_checkpoint_with_a_weight_that_is_not_finite(tmp_path: Path) -> None:
+    broken = checkpoint.Checkpoint(3, {"critic/bias": np.array([1.0, np.inf])}, [])
+    with pytest.raises(TrainingDivergedError, match="critic/bias is not finite"):
+        checkpoint.save(tmp_path, TrainConfig(), ImageShape(8, 1), broken)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"seed": 2}, "train.seed = 0, this run has 2"), ({"latents": 9}, "train.latents = 8, this run has 9")],
+)
+def test_a_checkpoint_copied_from_another_training_is_refused_by_name(
+    changes: dict[str, Any], named: str, data: Any, uninterrupted: Path, tmp_path: Path
+) -> None:
+    (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
+    key = checkpoint.training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
+    shutil.copytree(theirs / "round-00000012", tmp_path / "work" / "checkpoints" / key / "round-00000012")
+    with pytest.raises(
+        ArtifactError, match=f"round-00000012 is another training's: it was made with {named}. Remove"
+    ) as caught:
+        train(data, tmp_path, **changes)
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_with_other_variables_is_refused_by_name(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+    (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
+    training = tmp_path / "work" / "checkpoints" / theirs.name
+    config, shape = TrainConfig(**TINY), ImageShape(8, 1)
+    last = checkpoint.load_latest(theirs, config, shape)
+    assert last is not None
+    name = min(last.arrays)
+    last.arrays[name] = last.arrays[name][..., :2]
+    checkpoint.save(training, config, shape, last)
+    with pytest.raises(checkpoint.ForeignCheckpointError, match=f"round-00000012 is another training's: it has {name} as"):
+        train(data, tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_but_not_while_it_lives(
+    data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(uninterrupted / "work", tmp_path / "work")
+    (training,) = (tmp_path / "work" / "checkpoints").iterdir()
+    left = [
+        training / ".round-00000012.0123abcd.tmp",
+        training / ".round-00000004.0123abcd.old",
+        tmp_path / ".model.89abcdef.tmp",
+    ]
+    for folder in left:
+        folder.mkdir()
+        (folder / "state.npz").write_bytes(b"half")
+    left.append(training / "samples" / ".round-00000012.png.0123abcd.tmp")
+    left[-1].write_bytes(b"half")
+    (tmp_path / ".other.89abcdef.tmp").mkdir()
+    monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
+    with train_run._only_one(training), pytest.raises(ArtifactError, match="Another process still trains"):
+        train(data, tmp_path)
+    assert all(path.exists() for path in left)
+    assert train(data, tmp_path).resumed_from_round == 12
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / ".other.89abcdef.tmp").exists(), "who writes this is not known"
+    assert_same_training(uninterrupted, tmp_path)
+
+
+def test_a_second_process_on_the_same_training_waits_then_says_so(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = tmp_path / "training"
+    training.mkdir()
+    monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
+    with train_run._only_one(training), pytest.raises(ArtifactError, match="Another process still trains"):
+        train_run._only_one(training)
+
+
+def test_old_checkpoints_go(uninterrupted: Path) -> None:
+    (training,) = (uninterrupted / "work" / "checkpoints").iterdir()
+    assert sorted(path.name for path in training.glob("round-*")) == ["round-00000008", "round-00000012"]
+
+
+def test_no_tpu_is_one_sentence() -> None:
+    with pytest.raises(DeviceError) as caught:
+        strategy.make_strategy(TrainConfig(devices="tpu"))
+    assert "there is no TPU on this machine" in str(caught.value)
+    assert "Run on a TPU VM" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_gpu_is_one_sentence() -> None:
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(DeviceError, match="sees no GPU"):
+        strategy.make_strategy(TrainConfig(devices="gpu"))

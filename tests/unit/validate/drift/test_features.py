@@ -1,0 +1,99 @@
+"""Distances in the features of an extractor: they find what no histogram sees, and stay silent for samples of one source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.common.errors import ArtifactError
+from components.evaluate.features.extractor import SETTINGS_FILE, Extractor, Settings, initial_weights, network
+from components.validate.config import ValidateConfig
+from components.validate.drift.features import SAMPLE_FILE, discrepancy, newest_extractor, sample_images
+from components.validate.run import run
+from tests.support.snapshots import digits, write_snapshot
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    """Random convolutions, whose mean squared feature of the digits is 1."""
+    settings = Settings(kind="random", image_size=8, channels=1, classes=0, scale=1.0, held_out_accuracy=None)
+    weights = tuple(initial_weights(network(8, 1, 0), seed=0))
+    size = float(np.sqrt(np.square(Extractor(settings, weights).features(digits()[0])).mean()))
+    return Extractor(settings.model_copy(update={"scale": 1 / size}), weights)
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path, extractor: Extractor) -> Path:
+    """A work directory as an evaluation leaves it."""
+    (tmp_path / "work" / "extractors" / "abc").mkdir(parents=True)
+    extractor.save(tmp_path / "work" / "extractors" / "abc")
+    return tmp_path / "work"
+
+
+def test_the_discrepancy_is_that_of_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((30, 4)), rng.standard_normal((20, 4)) + 1
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float(((x @ y.T / 4 + 1) ** 3).mean())
+
+    assert discrepancy(a, b, 0.01)[0] == pytest.approx(kernel(a, a) + kernel(b, b) - 2 * kernel(a, b), rel=1e-12)
+    assert discrepancy(a, a, 0.01)[0] == pytest.approx(0, abs=1e-12)
+    assert discrepancy(np.ones((5, 2)), np.ones((5, 2)), 0.01) == (0, 0)
+
+
+def test_its_noise_is_exceeded_as_often_as_said() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(rng.standard_normal((60, 6)), rng.standard_normal((90, 6))) for _ in range(400)]
+    above = sum(value > noise for value, noise in (discrepancy(a, b, 0.05) for a, b in pairs))
+    assert 8 <= above <= 34  # 20 expected
+
+
+def test_random_samples_of_digits_do_not_alarm_and_turned_ones_do(extractor: Extractor) -> None:
+    images = digits()[0]
+    features, turned = (
+        extractor.features(part).astype(np.float64) for part in (images, np.ascontiguousarray(np.rot90(images, axes=(1, 2))))
+    )
+    rng, chance = np.random.default_rng(0), 1e-3 / 6
+    alarms = 0
+    for _ in range(100):
+        order = rng.permutation(len(images))
+        value, noise = discrepancy(features[order[:300]], features[order[300:600]], chance)
+        alarms += value > noise
+    assert alarms <= 1
+    value, noise = discrepancy(features[:512], turned[512:1024], chance)
+    assert value > 2 * noise
+
+
+def test_turned_digits_are_a_warning_though_every_histogram_is_the_same(tmp_path: Path, work_dir: Path) -> None:
+    images, labels = digits()
+    config = ValidateConfig(history=str(tmp_path / "history"))
+    write_snapshot(tmp_path / "before", images, labels)
+    write_snapshot(tmp_path / "turned", np.ascontiguousarray(np.rot90(images, axes=(1, 2))), labels)
+    run(config, dataset=tmp_path / "before", out=tmp_path / "out-before", work_dir=work_dir)
+    summary = run(config, dataset=tmp_path / "turned", out=tmp_path / "out", work_dir=work_dir)
+    assert [(anomaly["feature"], anomaly["severity"]) for anomaly in summary.anomalies] == [("features", "warning")]
+    assert "512 images differ from 512 before in the features of the random extractor abc" in summary.anomalies[0]["text"]
+    measures = json.loads((tmp_path / "out" / "comparison.json").read_text())["measures"]
+    assert {measure["feature"]: measure["value"] for measure in measures}["channel_0"] == 0
+    assert measures[-1]["most"] is None
+    assert "features" in (tmp_path / "out" / "anomalies.pbtxt").read_text()
+
+
+def test_extractors_of_other_images_or_damaged_ones_are_left_alone(work_dir: Path) -> None:
+    assert newest_extractor(work_dir, 8, 1) == work_dir / "extractors" / "abc"
+    assert newest_extractor(work_dir, 16, 1) is None
+    assert newest_extractor(work_dir / "elsewhere", 8, 1) is None
+    (work_dir / "extractors" / "abc" / SETTINGS_FILE).write_text("{")
+    assert newest_extractor(work_dir, 8, 1) is None
+
+
+def test_a_sample_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"The sample in .* cannot be read"):
+        sample_images(tmp_path, 8, 1)
+    (tmp_path / SAMPLE_FILE).write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"The sample in .* cannot be read"):
+        sample_images(tmp_path, 8, 1)

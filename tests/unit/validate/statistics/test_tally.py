@@ -1,0 +1,145 @@
+"""Counting: whatever the parts, the order and the runner, the same images give the same tally."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from components.common.artifacts import Manifest, read_manifest
+from components.common.errors import ConfigError
+from components.ingest.config import LOCAL_RUNNER
+from components.validate.config import ValidateConfig
+from components.validate.run import run
+from components.validate.statistics import scan
+from components.validate.statistics.outliers import most_unlike, worst_images
+from components.validate.statistics.scan import tally_dataset
+from components.validate.statistics.statistics import split_statistics
+from components.validate.statistics.tally import LOOK_BUCKETS, SAMPLED, WORST, Batch, Tally
+from tests.support.snapshots import Images, digits, with_blanks, write_snapshot
+
+
+def batch(images: Images, first: int = 0, sizes: tuple[int, int] = (0, 0)) -> Batch:
+    numbers = range(first, first + len(images))
+    ids, places = [f"i{number}" for number in numbers], [("f", number) for number in numbers]
+    labels = [number % 3 for number in numbers]
+    return Batch(images, labels, ids, places, [sizes[0]] * len(images), [sizes[1]] * len(images))
+
+
+def tally_of(images: Images, first: int = 0) -> Tally:
+    tally = Tally(images.shape[-1])
+    tally.add(batch(images, first, (7 + first, 9)), 2.0)
+    return tally
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 99), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_merging_is_exact_in_any_order_and_grouping(cuts: list[int], random: object) -> None:
+    images = digits()[0][:100]
+    edges = [0, *sorted(set(cuts)), 100]
+    parts = [tally_of(images[a:b], a) for a, b in itertools.pairwise(edges)]
+    forward = parts[0]
+    for part in parts[1:]:
+        forward = forward + part
+    backward = parts[-1]
+    for part in reversed(parts[:-1]):
+        backward = part + backward
+    random.shuffle(parts)  # type: ignore[attr-defined]
+    shuffled = sum(parts[1:], Tally(1) + parts[0])
+    assert forward.to_json() == backward.to_json() == shuffled.to_json() == Tally.from_json(forward.to_json()).to_json()
+    assert (forward.count, sum(forward.labels.values()), forward.levels.sum()) == (100, 100, 6400)
+
+
+def test_counts_are_those_of_numpy() -> None:
+    images = with_blanks(digits()[0], 0.01)
+    tally = tally_of(images)
+    flat = images.reshape(len(images), -1).astype(np.float64)
+    assert tally.blank == (flat.std(axis=1) < 2.0).sum() == 18
+    assert tally.brightness.tolist() == np.histogram(flat.mean(axis=1), LOOK_BUCKETS, (0, 256))[0].tolist()
+    assert tally.contrast.tolist() == np.histogram(flat.std(axis=1), LOOK_BUCKETS, (0, 128))[0].tolist()
+    each = np.stack([np.histogram(image, 32, (0, 256))[0] for image in flat])
+    assert tally.products[0].tolist() == (each.T @ each).tolist()
+    assert tally.extremes == {"height": [7, 7, 7 * 1797, 49 * 1797], "width": [9, 9, 9 * 1797, 81 * 1797]}
+    assert len(tally.sample) == SAMPLED
+    statistics = split_statistics(tally, 8, [])
+    assert statistics.source_height is not None
+    assert (statistics.source_height.mean, statistics.source_height.deviation) == (7, 0)
+    assert statistics.aspect_ratios == {"1.3": 1797}
+
+
+def test_worst_images_are_the_worst() -> None:
+    images = digits()[0].copy()
+    images[5], images[6] = 250, 0
+    found = worst_images(tally_of(images))
+    assert {item.id for item in found["blankest"][:2]} == {"i5", "i6"}
+    assert found["darkest"][0].id == "i6"
+    assert found["brightest"][0].id == "i5"
+    assert {item.id for item in most_unlike(tally_of(images))[:2]} == {"i5", "i6"}
+    assert all(len(items) == WORST for items in found.values())
+
+
+def dataset(tmp_path: Path) -> tuple[Path, Manifest]:
+    images, labels = digits()
+    folder = write_snapshot(tmp_path / "dataset", images[:300], labels[:300], shards=3)
+    return folder, read_manifest(folder)
+
+
+@pytest.mark.parametrize("options", [(LOCAL_RUNNER,), (LOCAL_RUNNER, "--direct_num_workers=2"), ()])
+def test_beam_counts_what_this_process_counts(
+    options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, manifest = dataset(tmp_path)
+    here = tally_dataset(ValidateConfig(), folder, manifest, tmp_path)
+    monkeypatch.setattr(scan, "SMALL_BYTES", 0)
+    there = tally_dataset(ValidateConfig(beam_options=options), folder, manifest, tmp_path)
+    assert {split: tally.to_json() for split, tally in here.items()} == {
+        split: tally.to_json() for split, tally in there.items()
+    }
+    assert here["train"].count == 240
+    assert [file.name for file in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_a_runner_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    folder, manifest = dataset(tmp_path)
+    with pytest.raises(ConfigError, match=r"^validate\.beam_options: .*NoSuchRunner"):
+        tally_dataset(ValidateConfig(beam_options=("--runner=NoSuchRunner",)), folder, manifest, tmp_path)
+
+
+def test_workers_import_no_tensorflow() -> None:
+    names = "[name for name in ('tensorflow', 'keras') if name in sys.modules]"
+    program = f"import components.validate.statistics.beam_scan, sys; print({names})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_statistics_are_what_tfdv_reads(tmp_path: Path) -> None:
+    folder, _ = dataset(tmp_path)
+    run(ValidateConfig(), dataset=folder, out=tmp_path / "out")
+    proto = statistics_pb2.DatasetFeatureStatisticsList.FromString((tmp_path / "out" / "statistics.pb").read_bytes())
+    text = (tmp_path / "out" / "statistics.pbtxt").read_text()
+    assert text_format.Parse(text, statistics_pb2.DatasetFeatureStatisticsList()) == proto
+    assert [(part.name, part.num_examples) for part in proto.datasets] == [("train", 240), ("eval", 60)]
+    features = {feature.path.step[0]: feature for feature in proto.datasets[0].features}
+    images = digits()[0][:300][np.arange(300) % 5 != 0]
+    assert features["channel_0"].num_stats.mean == pytest.approx(images.mean())
+    assert features["channel_0"].num_stats.std_dev == pytest.approx(images.std())
+    assert features["channel_0"].num_stats.median == np.sort(images.ravel())[images.size // 2 - 1]
+    assert features["channel_0"].num_stats.num_zeros == (images == 0).sum()
+    assert sum(bucket.sample_count for bucket in features["channel_0"].num_stats.histograms[0].buckets) == images.size
+    brightness = features["brightness"].num_stats
+    assert brightness.mean == pytest.approx(images.mean(), abs=2.0)
+    assert sum(bucket.sample_count for bucket in brightness.histograms[0].buckets) == 240
+    words = features["label_name"].string_stats
+    written = json.loads((tmp_path / "out" / "statistics.json").read_text())["train"]["label_histogram"]
+    assert {bucket.label: bucket.sample_count for bucket in words.rank_histogram.buckets} == written
+    assert words.common_stats.num_non_missing == features["id"].bytes_stats.common_stats.num_non_missing == 240
+    assert features["image"].bytes_stats.max_num_bytes_int == 64

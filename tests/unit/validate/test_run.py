@@ -1,0 +1,175 @@
+"""Validation: exact statistics, and every reason to refuse a dataset."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.datasets import load_digits
+
+from components.common.artifacts import MANIFEST, new_artifact, read_manifest
+from components.common.errors import ArtifactError, DataRejectedError
+from components.dataset.records import NO_LABEL, Record, encode_example, shard_name, write_tfrecord
+from components.ingest.config import IngestConfig
+from components.validate.config import ValidateConfig
+from components.validate.run import ValidateSummary, run
+from components.validate.statistics.statistics import label_histogram, split_statistics
+from components.validate.statistics.tally import Batch, Tally
+
+Images = npt.NDArray[np.uint8]
+
+
+def digit_images(count: int = 120) -> tuple[Images, npt.NDArray[np.int64]]:
+    digits = load_digits()
+    return np.rint(digits.images[:count, :, :, None] * (255 / 16)).astype(np.uint8), digits.target[:count].astype(np.int64)
+
+
+def write_dataset(path: Path, train: Images, held_out: Images, counts: dict[str, int] | None = None) -> Path:
+    """Write a dataset artifact; `counts` override what its manifest claims."""
+    names = list("0123456789")
+    with new_artifact(path, "dataset", config=IngestConfig()) as artifact:
+        for split, images in (("train", train), ("eval", held_out)):
+            records = [Record(image, index % 10, f"{split}/{index}") for index, image in enumerate(images)]
+            for shard in range(2):
+                write_tfrecord(artifact.path / shard_name(split, shard, 2), map(encode_example, records[shard::2]))
+        artifact.counts |= {"train": len(train), "eval": len(held_out)} | (counts or {})
+        artifact.details |= {"image_size": train.shape[1], "channels": train.shape[3], "label_names": names}
+    return path
+
+
+def validate(
+    tmp_path: Path, train: Images, held_out: Images, counts: dict[str, int] | None = None, **fields: Any
+) -> ValidateSummary:
+    dataset = write_dataset(tmp_path / "dataset", train, held_out, counts)
+    return run(ValidateConfig(**fields), dataset=dataset, out=tmp_path / "out")
+
+
+def test_digits_are_fit_and_their_statistics_are_exact(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    summary = validate(tmp_path, images[:100], images[100:])
+    assert (summary.train_images, summary.eval_images) == (100, 20)
+    assert (summary.image_size, summary.channels, summary.labels) == (8, 1, 10)
+    assert (summary.minimum, summary.maximum) == (0, 255)
+    assert summary.mean == pytest.approx([images[:100].mean()], rel=1e-12)
+    assert summary.deviation == pytest.approx([images[:100].std()], rel=1e-12)
+    written = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert written["eval"]["count"] == 20
+    assert written["eval"]["shape"] == [8, 8, 1]
+    assert written["eval"]["mean"] == pytest.approx([images[100:].mean()], rel=1e-12)
+    assert written["train"]["label_histogram"] == {str(label): 10 for label in range(10)}
+    manifest = read_manifest(tmp_path / "out", "validation")
+    assert manifest.counts == {"train": 100, "eval": 20}
+    assert manifest.inputs == {"dataset": read_manifest(tmp_path / "dataset").digest}
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 7), st.just(3), st.just(2), st.sampled_from([1, 3]))), st.integers(1, 5))
+def test_statistics_are_numpy_s_whatever_the_chunks(images: Images, chunk: int) -> None:
+    labels = (np.arange(len(images)) % 3 - 1).tolist()
+    tally = Tally(images.shape[3])
+    for start in range(0, len(images), chunk):
+        part = slice(start, start + chunk)
+        count = len(images[part])
+        tally.add(Batch(images[part], labels[part], ["id"] * count, [("file", 0)] * count, [0] * count, [0] * count), 2.0)
+    found = split_statistics(tally, 3, ["a"])
+    np.testing.assert_allclose(found.mean, images.mean(axis=(0, 1, 2)), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(found.deviation, images.std(axis=(0, 1, 2)), rtol=1e-9, atol=1e-9)
+    assert (found.minimum, found.maximum) == (images.min(), images.max())
+    assert sum(found.label_histogram.values()) == found.count == len(images)
+
+
+def test_labels_are_told_by_name() -> None:
+    found = label_histogram({1: 2, NO_LABEL: 1, 0: 1, 7: 1}, ["cat", "dog"])
+    assert found == {"unlabelled": 1, "cat": 1, "dog": 2, "7": 1}
+
+
+def test_too_few_images_are_refused_with_both_numbers(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    with pytest.raises(DataRejectedError) as caught:
+        validate(tmp_path, images[:63], images[63:78])
+    assert caught.value.exit_code == 3
+    assert str(caught.value) == (
+        "The dataset is too small: 63 train images where 64 are needed, 15 eval images where 16 are needed."
+        " Name a larger source, or lower validate.min_train_images and validate.min_eval_images."
+    )
+    assert not (tmp_path / "out").exists()
+    validate(tmp_path, images[:63], images[63:78], min_train_images=63, min_eval_images=15)
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    with pytest.raises(DataRejectedError, match="0 eval images where 2 are needed"):
+        validate(tmp_path, images, images[:0], min_eval_images=2)
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_constant_images_are_refused(split: str, tmp_path: Path) -> None:
+    images, _ = digit_images()
+    flat = np.full_like(images, 17)
+    flat[0, 0, 0, 0] = 18
+    train, held_out = (flat, images[:20]) if split == "train" else (images, flat[:20])
+    with pytest.raises(DataRejectedError, match=f"The {split} images are constant: pixels deviate by 0.0 grey levels"):
+        validate(tmp_path, train, held_out)
+    validate(tmp_path, train, held_out, min_deviation=0.0)
+
+
+def test_one_channel_that_varies_is_enough(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    colour = np.concatenate([np.zeros_like(images), images, np.zeros_like(images)], axis=-1)
+    summary = validate(tmp_path, colour[:100], colour[100:])
+    assert summary.channels == 3
+    assert summary.deviation[0] == 0.0 < summary.deviation[1]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"train": 101}, "101 train images claimed and 100 found"),
+        ({"train": 99, "eval": 21}, "99 train images claimed and 100 found, 21 eval images claimed and 20 found"),
+    ],
+)
+def test_counts_that_differ_from_the_records_are_refused(counts: dict[str, int], said: str, tmp_path: Path) -> None:
+    images, _ = digit_images()
+    with pytest.raises(DataRejectedError, match=said):
+        validate(tmp_path, images[:100], images[100:], counts)
+
+
+def test_a_damaged_or_missing_dataset_is_no_dataset(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    dataset = write_dataset(tmp_path / "dataset", images[:100], images[100:])
+    shard = dataset / shard_name("train", 0, 2)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"is damaged: train-00000-of-00002\.tfrecord does not match its digest"):
+        run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
+    (dataset / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match="it is not a finished artifact"):
+        run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
+
+
+def test_another_artifact_is_no_dataset(tmp_path: Path) -> None:
+    with new_artifact(tmp_path / "model", "model", config=ValidateConfig()):
+        pass
+    with pytest.raises(ArtifactError, match="is a model, a dataset is needed"):
+        run(ValidateConfig(), dataset=tmp_path / "model", out=tmp_path / "out")
+
+
+def test_by_hand_and_without_tensorflow(tmp_path: Path) -> None:
+    images, _ = digit_images()
+    dataset = write_dataset(tmp_path / "dataset", images[:40], images[40:])
+    command = [sys.executable, "-X", "importtime", "-m", "components.validate"]
+    done = subprocess.run(
+        [*command, "--dataset", str(dataset), "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "40 train images where 64 are needed" in done.stderr
+    assert not [name for name in ("tensorflow", "apache_beam", "sklearn") if f" {name}\n" in done.stderr]

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, first_line
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MANIFESTS = (".csv", ".jsonl")
@@ -113,9 +113,3 @@ def size_of(info: dict[str, Any]) -> int:
     """Return the size in bytes that fsspec's info tells; -1 where it tells none."""
     size = info.get("size")
     return -1 if size is None else int(size)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without a full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    return str(said).splitlines()[0][:200].rstrip(".")

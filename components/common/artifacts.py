@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -190,8 +190,9 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
             f"{path} has no {MANIFEST}: it is not a finished artifact.", "Run the step that makes it."
         ) from None
     except (ValidationError, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ArtifactError(f"{path / MANIFEST} cannot be read: {first_line}.", f"Remove {path} and run again.") from None
+        raise ArtifactError(
+            f"{path / MANIFEST} cannot be read: {first_line(error)}.", f"Remove {path} and run again."
+        ) from None
     if manifest.schema_version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema version {manifest.schema_version}, this program reads {SCHEMA_VERSION}.",

@@ -52,3 +52,9 @@ class InterruptedStepError(PipelineError):
     """Ctrl-C or SIGTERM ended a step; what was saved is kept."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException | str) -> str:
+    """Return the first line of a message without a full stop, at most 200 characters; the exception's type if it is empty."""
+    message = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(message).splitlines()[0][:200].rstrip(".")

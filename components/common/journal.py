@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from components.common.artifacts import now, read_manifest, write_text
-from components.common.errors import InterruptedStepError, PipelineError
+from components.common.errors import InterruptedStepError, PipelineError, first_line
 from components.common.section import Summary
 
 STEPS = ("ingest", "validate", "train", "evaluate", "push")  # of every run; one for a TPU has tpu_check before train
@@ -117,8 +117,7 @@ def step_error(error: BaseException) -> StepError:
     if isinstance(error, KeyboardInterrupt):
         problem, cure = "Interrupted by Ctrl-C.", "Run again to go on."
         return StepError(kind="KeyboardInterrupt", problem=problem, cure=cure, exit_code=1, traceback=text)
-    first_line = (str(error).strip() or "no message").splitlines()[0]
-    problem = f"{type(error).__name__}: {first_line}"
+    problem = f"{type(error).__name__}: {first_line(error)}."
     return StepError(
         kind=type(error).__name__, problem=problem, cure="Run with --debug for the traceback.", exit_code=1, traceback=text
     )

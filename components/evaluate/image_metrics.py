@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import write_bytes
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images
 from components.evaluate.metrics import class_coverage, class_entropy, colours, sharpness
 from components.evaluate.metrics.products import Floats
@@ -40,8 +40,7 @@ def load_real_others(folder: Path) -> RealOthers:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return RealOthers(*(arrays[name] for name in RealOthers._fields))
     except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{folder} holds no numbers of real images: {first_line}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} holds no numbers of real images: {first_line(error)}.", "Run evaluate again.") from error
 
 
 def look_at_real(images: Images, count: int, labels: npt.NDArray[np.int64], classes: int) -> RealOthers:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import write_bytes
-from components.common.errors import ArtifactError, ConfigError, DataRejectedError
+from components.common.errors import ArtifactError, ConfigError, DataRejectedError, first_line
 from components.common.section import Summary
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import Floats32
@@ -87,8 +87,7 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     try:
         train, held_out = (np.load(folder / name, allow_pickle=False) for name in (TRAIN_FILE, HELD_OUT_FILE))
     except (OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{folder} holds no features: {first_line}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} holds no features: {first_line(error)}.", "Run evaluate again.") from error
     return Reference(train, held_out, real_count)
 
 

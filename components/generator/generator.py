@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.common.errors import ArtifactError, ConfigError
+from components.common.errors import ArtifactError, ConfigError, first_line
 from components.generator.latents import Latents, interpolated, truncated
 
 Images = npt.NDArray[np.uint8]
@@ -50,7 +50,7 @@ def load(saved_model: Path) -> Any:
     try:
         model = tf.saved_model.load(str(saved_model))
     except (OSError, ValueError, tf.errors.OpError) as error:
-        raise ArtifactError(f"{saved_model} cannot be loaded: {_first_line(error)}.", "Run train again.") from error
+        raise ArtifactError(f"{saved_model} cannot be loaded: {first_line(error)}.", "Run train again.") from error
     if "generate" not in model.signatures:
         found = ", ".join(sorted(model.signatures)) or "none"
         raise ArtifactError(f"{saved_model} has no signature `generate` (found: {found}).", "Run train again.")
@@ -259,10 +259,6 @@ def _environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def write_batches(file: Path, batches: Iterable[Images], count: int) -> None:

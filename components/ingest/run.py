@@ -8,11 +8,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from components.common.addresses import is_address
 from components.common.artifacts import code_digest, digest_of, new_artifact, remove_directory, remove_leftovers, write_text
 from components.common.errors import ArtifactError, DataRejectedError
+from components.common.locks import locked
 from components.common.progress import say, tick
 from components.common.section import Summary
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
@@ -108,30 +107,24 @@ def spill_folder(config: IngestConfig, out: Path, work_dir: Path | None) -> Iter
     """
     parent = work_dir / SPILL_FOLDER if work_dir else out.parent / f".{out.name}.{SPILL_FOLDER}"
     folder = parent / spill_key(config)[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ArtifactError(f"Another ingest of the same source works in {folder}.", "Wait until it is done.") from None
-    except OSError as error:
-        raise ArtifactError(f"Cannot write {out}: {error.strerror}.", "Name a writable folder.") from error
-    try:
-        remove_leftovers(out.parent, out.name)  # of a run that was killed: the lock says that nobody else writes there now
-        yield folder
-        remove_directory(folder)
-    except DataRejectedError:
-        remove_directory(folder)
-        raise
-    except BaseException:
-        if not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+    lock = folder.with_name(f"{folder.name}.lock")
+    with locked(lock, holder="Another ingest of the same source", wait_seconds=0.0):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(out.parent, out.name)  # of a run that was killed: the lock says that nobody else writes there now
+            yield folder
             remove_directory(folder)
-        raise
-    finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: others work there
-            parent.rmdir()
+        except DataRejectedError:
+            remove_directory(folder)
+            raise
+        except BaseException:
+            if not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+                remove_directory(folder)
+            raise
+        finally:
+            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: others work there
+                parent.rmdir()
 
 
 def spill_place(config: IngestConfig, folder: Path) -> str:

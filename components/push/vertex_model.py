@@ -8,9 +8,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from components.common.addresses import first_line
 from components.common.artifacts import Manifest
-from components.common.errors import ArtifactError, ConfigError
+from components.common.errors import ArtifactError, ConfigError, first_line
 from components.generator.generator import SAVED_MODEL
 from components.push.registry.location import Place, location_of, opened_to_read
 from components.push.registry.registry import SCORES_FILE, VERSIONS, Pointer, read_pointer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from components.common.errors import PipelineError
+from components.common.errors import PipelineError, first_line
 from components.report.description import RunDescription
 from components.report.run import run
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         description = RunDescription.model_validate_json(arguments.description.read_bytes())
         summary = run(description, folder=arguments.out, status=arguments.status, message=arguments.message)
     except (OSError, ValidationError) as error:
-        print(f"report: {arguments.description} cannot be read: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"report: {arguments.description} cannot be read: {first_line(error)}", file=sys.stderr)
         return 2
     except PipelineError as error:
         print(f"report: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from components.common.artifacts import Manifest, read_manifest
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.common.journal import ArtifactRef
 from components.dataset.records import decode_example, read_tfrecord
 from components.report.outcomes import Outcome
@@ -46,8 +46,7 @@ class Opened:
         try:
             return read()
         except READ_ERRORS as error:
-            first_line = (str(error) or type(error).__name__).splitlines()[0]
-            self.notes.append(f"{what} cannot be shown: {first_line.rstrip('.')}.")
+            self.notes.append(f"{what} cannot be shown: {first_line(error)}.")
             return None
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from components.common.artifacts import write_text
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, first_line
 from components.evaluate.provenance import comparable
 from components.report import formatting
 from components.report.artifact_reader import Opened
@@ -79,7 +79,7 @@ class FinishedRun:
                 f"There is no {missing} in {folder}: {error.strerror}.", "wgan-pipeline runs lists them."
             ) from None
         except ValidationError as error:
-            problem = str(error).splitlines()[0].rstrip(".")
+            problem = first_line(error)
             raise ConfigError(f"{folder} was not written by this version: {problem}.", "Compare runs of one version.") from None
         self.sections: dict[str, dict[str, Any]] = {
             step: getattr(self.summary, "validation" if step == "validate" else step) or {} for step in KINDS

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from components.common.errors import first_line
 from components.common.journal import STEPS, StepRecord, read_entry
 from components.report.description import RunDescription
 
@@ -52,7 +53,7 @@ def read_entries(description: RunDescription) -> tuple[dict[str, StepRecord], li
         try:
             entry = read_entry(Path(description.work_dir), step, key)
         except (OSError, ValidationError) as error:
-            notes.append(f"The journal's entry of {step} cannot be read: {str(error).splitlines()[0]}.")
+            notes.append(f"The journal's entry of {step} cannot be read: {first_line(error)}.")
         else:
             if entry is not None:
                 entries[step] = entry

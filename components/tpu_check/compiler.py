@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.common.errors import first_line
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
 from components.tpu_check.program import Program
@@ -71,7 +72,7 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     try:
         devices = topologies.get_topology_desc(config.topology, "tpu").devices
     except JaxRuntimeError as error:
-        raise ProgramRefusedError(f"libtpu knows no slice {config.topology}: {_first_line(error)}") from None
+        raise ProgramRefusedError(f"libtpu knows no slice {config.topology}: {first_line(error)}.") from None
     replicas = config.slice.replicas
     options = _jax.CompileOptions()
     build = options.executable_build_options
@@ -103,7 +104,7 @@ def refusal(message: str, config: TpuCheckConfig) -> ProgramRefusedError:
     """Put the compiler's message into a sentence: out of memory by how much, or its own first line."""
     match = OUT_OF_MEMORY.search(message)
     if not match:
-        return ProgramRefusedError(f"The compiler for {config.topology} refuses the program: {_first_line(message)}")
+        return ProgramRefusedError(f"The compiler for {config.topology} refuses the program: {first_line(message)}.")
     used, have = float(match[1]) * UNITS[match[2].upper()], float(match[3]) * UNITS[match[4].upper()]
     batch, unit = config.train.global_batch_size, "chip" if config.slice.chip.replicas == 1 else "core"
     return ProgramRefusedError(
@@ -112,11 +113,6 @@ def refusal(message: str, config: TpuCheckConfig) -> ProgramRefusedError:
         f"Lower train.global_batch_size (now {batch}, {batch // config.slice.replicas} images a {unit}) or the channels,"
         " or take a larger slice.",
     )
-
-
-def _first_line(error: object) -> str:
-    line = str(error).strip().splitlines()[0][:300]
-    return line if line.endswith(".") else f"{line}."
 
 
 def once(text: str) -> Callable[[str, str], float]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.common.errors import first_line
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import ProgramRefusedError
 from components.train import loop, step
@@ -145,7 +146,7 @@ def _is_double(operation: tf.Operation) -> bool:
 
 def _no_derivative(error: LookupError) -> ProgramRefusedError:
     match = SECOND_DERIVATIVE.search(str(error))
-    name, kind = (match[1], match[2]) if match else ("an operation", str(error).splitlines()[0])
+    name, kind = (match[1], match[2]) if match else ("an operation", first_line(error))
     return ProgramRefusedError(
         f"{kind} ({name}) has no derivative in TensorFlow, and the gradient penalty needs a second one of the critic.",
         "Use a layer that has one: for nearest-neighbour up-sampling keras.layers.UpSampling2D or UpConv, not tf.image.resize.",

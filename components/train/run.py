@@ -6,17 +6,18 @@ import contextlib
 import os
 import shutil
 import statistics
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from components.common import images as pictures
 from components.common.artifacts import new_artifact, read_manifest, remove_leftovers
-from components.common.errors import ArtifactError, ConfigError, InterruptedStepError, TrainingDivergedError
+from components.common.errors import ConfigError, InterruptedStepError, TrainingDivergedError
+from components.common.locks import locked
 from components.common.progress import say, tick
 from components.common.section import Summary
 from components.dataset.records import read_split
@@ -71,7 +72,7 @@ def run(
     read_manifest(validation, "validation")
     training = Path(work_dir) / "checkpoints" / checkpoint.training_key(config, manifest.digest)
     training.mkdir(parents=True, exist_ok=True)
-    with _only_one(training), stop_requested_by_signal() as stop:
+    with _locked(training), stop_requested_by_signal() as stop:
         checkpoint.remove_unfinished(training)
         remove_leftovers(out.parent, out.name)
         source = open_source(
@@ -302,18 +303,11 @@ def _classes(config: TrainConfig, source: Source) -> int:
     return len(source.label_counts)
 
 
-def _only_one(training: Path) -> filelock.BaseFileLock:
-    """Return the lock of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
-    lock = filelock.FileLock(training / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"Another process trains this very configuration; waiting up to {LOCK_SECONDS} s for it to end")
-        try:
-            lock.acquire(timeout=LOCK_SECONDS)
-        except filelock.Timeout:
-            raise ArtifactError(
-                f"Another process still trains this very configuration (it holds {training / '.lock'}).",
-                "Wait for it, or end it and run again.",
-            ) from None
-    return lock
+def _locked(training: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
+    return locked(
+        training / ".lock",
+        holder="Another process that trains this configuration",
+        wait_seconds=LOCK_SECONDS,
+        waiting=f"Another process trains this configuration; waiting up to {LOCK_SECONDS} s for it to end",
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.common.artifacts import Manifest, write_bytes, write_json, write_text
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.dataset.records import SPLITS
 from components.validate import schema
 from components.validate.anomalies import DATASET, Anomaly, as_text
@@ -86,7 +86,7 @@ def read_statistics(folder: Path) -> dict[str, SplitStatistics]:
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> ArtifactError:
-    problem = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    problem = first_line(error)
     return ArtifactError(
         f"The {what} in {folder} cannot be read: {problem}.", "Restore them from a backup, or name another validate.history."
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.validate.anomalies import DATASET, Anomaly
 from components.validate.config import ValidateConfig
 from components.validate.statistics.statistics import SplitStatistics
@@ -82,7 +82,7 @@ def read(file: Path) -> tuple[Any, Expected]:
             maximum=features["channel_0"].int_domain.max,
         )
     except (OSError, UnicodeDecodeError, text_format.ParseError, KeyError) as error:
-        problem = f"it has no feature {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
+        problem = f"it has no feature {error}" if isinstance(error, KeyError) else first_line(error)
         raise ArtifactError(
             f"The schema {file} cannot be read: {problem}.", "Restore it from a backup, or name another validate.history."
         ) from error

@@ -21,7 +21,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.cron import Cron, parse_cron
 
 if TYPE_CHECKING:
-    from pipeline.targets.requests import Outcome, Scheduled, Submitted
+    from pipeline.targets.runs import Outcome, Scheduled, Submitted
 
 NAME = "wgan-tpu-pipeline"
 app = typer.Typer(help="Retrain on a schedule: create, list, pause, resume, delete.", no_args_is_help=True)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.common import requests
 from components.push.registry.registry import complete_versions, read_champion
-from pipeline.targets import requests
 from tests.support.kubeflow_server import Kubeflow, kubeflow_served, tick
 from tests.support.local_runs import SHORT, wait_for
 from tests.support.remote_runs import run
@@ -116,7 +116,7 @@ def report_of(day: Day) -> str:
 
 @pytest.fixture
 def month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Month]:
-    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):

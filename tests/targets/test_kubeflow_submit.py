@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from components.common import requests
 from pipeline.commands import remote
 from pipeline.config import load_config
-from pipeline.targets import requests
+from pipeline.targets import runs
 from pipeline.targets.kubeflow import compiler
 from tests.support.kubeflow_server import Kubeflow, kubeflow_served
 from tests.support.remote_runs import run
@@ -25,8 +26,8 @@ QUICK = "--set=train.rounds=20"
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(requests, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(runs, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
@@ -152,7 +153,7 @@ class TestSubmit:
         import json
 
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        monkeypatch.setattr(requests, "POLL_SECONDS", 0.5)
+        monkeypatch.setattr(runs, "POLL_SECONDS", 0.5)
         known = served[1]
         known.execute = True
         file = tmp_path / "tiny.toml"
@@ -245,12 +246,12 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("status", "at", "sentence"),
         [
-            (401, "/healthz", "answered 401 when asked to ask whether it is well: it does not take this token (expired?)"),
-            (403, "/runs", "answered 403 when asked to start the run: this account may not do that"),
-            (404, "/runs", "answered 404 when asked to start the run: as the test wants it."),
-            (409, "/runs", "cannot start the run: as the test wants it. Nothing was made twice; run again."),
-            (500, "/runs", "cannot start the run: as the test wants it. Nothing was made twice; run again."),
-            (400, "/pipelines/upload_version", "answered 400 when asked to upload the pipeline: as the test wants it."),
+            (401, "/healthz", "answered 401 to the request to check its health: it does not take this token (expired?)"),
+            (403, "/runs", "answered 403 to the request to start the run: this account may not do that"),
+            (404, "/runs", "answered 404 to the request to start the run: as the test wants it."),
+            (409, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
+            (500, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
+            (400, "/pipelines/upload_version", "answered 400 to the request to upload the pipeline: as the test wants it."),
         ],
     )
     def test_what_does_not_pass_gets_a_sentence(
@@ -302,7 +303,7 @@ class TestFaults:
         served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
         code, said = submit(served, config)
         assert code == 1
-        assert f"; the clock here is 90 minutes {way} the platform's: set it." in said
+        assert f"; the clock here is 90 minutes {way} the service's: correct it." in said
 
     def test_a_server_that_does_not_answer(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
@@ -316,10 +317,10 @@ class TestFaults:
         assert "timed out" in said.lower()
 
     def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
+        monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
         code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
         assert code == 1
-        assert "http://127.0.0.1:9 cannot be reached to ask whether it is well: " in said
+        assert "http://127.0.0.1:9 cannot be reached to check its health: " in said
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

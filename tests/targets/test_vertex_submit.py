@@ -16,8 +16,9 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.oauth2.credentials import Credentials
 
+from components.common import requests
 from pipeline.config import load_config
-from pipeline.targets import requests
+from pipeline.targets import runs as platform_runs
 from pipeline.targets.vertex import client, compiler
 from tests.support.remote_runs import run
 from tests.support.vertex_runs import Runs, content, runs_served
@@ -51,8 +52,8 @@ class Renewed(Credentials):
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Runs]]:
-    monkeypatch.setattr(requests, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(requests, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(platform_runs, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     log_in(monkeypatch, Renewed(TOKEN))
     with runs_served(tmp_path / "server") as (address, runs):
         yield address, runs
@@ -177,7 +178,7 @@ def test_the_job_that_arrives_is_executed(served: tuple[str, Runs], tmp_path: Pa
     """Submit, run, result, with train in the container of its custom job: KFP's own orchestrator, from the request alone."""
     from tests.targets.test_kubeflow_submit import TINY
 
-    monkeypatch.setattr(requests, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(platform_runs, "POLL_SECONDS", 0.5)
     known = served[1]
     known.execute = True
     file = tmp_path / "tiny.toml"
@@ -240,12 +241,15 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("status", "sentence"),
         [
-            (401, "answered 401 when asked to start the run: it does not take these credentials (expired?); run gcloud auth"),
-            (403, "answered 403 when asked to start the run: this account may not do that; it needs roles/aiplatform.user"),
-            (404, "answered 404 when asked to start the run: as the test wants it."),
-            (409, "cannot start the run: as the test wants it. Nothing was made twice; run again."),
-            (500, "cannot start the run: as the test wants it. Nothing was made twice; run again."),
-            (400, "answered 400 when asked to start the run: as the test wants it."),
+            (
+                401,
+                "answered 401 to the request to start the run: it does not take these credentials (expired?); run gcloud auth",
+            ),
+            (403, "answered 403 to the request to start the run: this account may not do that; it needs roles/aiplatform.user"),
+            (404, "answered 404 to the request to start the run: as the test wants it."),
+            (409, "cannot start the run: as the test wants it. Nothing was created twice; run again."),
+            (500, "cannot start the run: as the test wants it. Nothing was created twice; run again."),
+            (400, "answered 400 to the request to start the run: as the test wants it."),
         ],
     )
     def test_what_does_not_pass_gets_a_sentence(
@@ -293,7 +297,7 @@ class TestFaults:
         served[1].fault = lambda method, path: (401, {"Date": date})
         code, said = submit(served, config)
         assert code == 1
-        assert "; the clock here is 90 minutes ahead of the platform's: set it." in said
+        assert "; the clock here is 90 minutes ahead of the service's: correct it." in said
 
     def test_the_token_is_in_no_output(self, served: tuple[str, Runs], config: Path, caplog: pytest.LogCaptureFixture) -> None:
         for status in (0, 400, 401, 500):
@@ -308,7 +312,7 @@ class TestFaults:
         served[1].pause = lambda method, path: 1.0 if method == "GET" else 0.0
         code, said = submit(served, config)
         assert code == 1
-        assert "Vertex AI (p, europe-west4) cannot be reached to ask how the run goes: " in said
+        assert "Vertex AI (p, europe-west4) cannot be reached to get the state of the run: " in said
         assert "timed out" in said.lower()
 
     def test_nobody_there(self, served: tuple[str, Runs], config: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.artifacts import digest_of, write_text
-from components.common.errors import ArtifactError, ConfigError
+from components.common.errors import ArtifactError, ConfigError, first_line
 from components.common.progress import say
 from components.dataset.stored_images import StoredImages
 
@@ -138,8 +138,7 @@ def load_given(folder: Path) -> GivenExtractor:
     try:
         return GivenExtractor(GivenSettings.model_validate_json((folder / SETTINGS_FILE).read_bytes()))
     except (OSError, ValidationError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{folder} holds no extractor: {first_line}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} holds no extractor: {first_line(error)}.", "Run evaluate again.") from error
 
 
 def _inception(place: str) -> tuple[Any, str, int]:
@@ -158,7 +157,7 @@ def _inception(place: str) -> tuple[Any, str, int]:
     except (OSError, ValueError, TypeError, KeyError, UserWarning) as error:
         what = f"evaluate.extractor_weights = {place} holds no weights of InceptionV3" if place else "no weights came"
         raise ConfigError(
-            f'evaluate.extractor = "inception": {what}: {str(error).splitlines()[0][:200].rstrip(".")}.',
+            f'evaluate.extractor = "inception": {what}: {first_line(error)}.',
             "Name the file inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras.",
         ) from error
     hashed = hashlib.sha256()
@@ -175,7 +174,7 @@ def _saved_model(place: str) -> tuple[Any, str, int]:
     try:
         model = tf.saved_model.load(place)
     except (OSError, ValueError, tf.errors.OpError) as error:
-        problem = str(error).splitlines()[0][:200].rstrip(".")
+        problem = first_line(error)
         raise ConfigError(f"evaluate.extractor: {place} cannot be loaded: {problem}.", "Name a SavedModel.") from error
     name, function = _only(dict(model.signatures), "serving_default", f"{place} has", "signature")
     wanted, spec = _only(function.structured_input_signature[1], "images", f"Signature {name} of {place} takes", "input")
@@ -191,7 +190,7 @@ def _saved_model(place: str) -> tuple[Any, str, int]:
         try:
             found = function(**{wanted: cast})[given].numpy()
         except (ValueError, tf.errors.OpError) as error:
-            problem = str(error).splitlines()[0][:200].rstrip(".")
+            problem = first_line(error)
             raise ArtifactError(
                 f"The extractor {place} failed on {list(images.shape)}: {problem}.", "Use another one."
             ) from error

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.artifacts import digest_of, write_bytes, write_text
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.dataset.stored_images import StoredImages
 from components.evaluate.features.external import SETTINGS_FILE as GIVEN_FILE
 from components.evaluate.features.external import GivenExtractor, load_given
@@ -106,8 +106,7 @@ def load(folder: Path) -> AnyExtractor:
         with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as arrays:
             weights = tuple(arrays[name] for name in sorted(arrays.files))
     except (OSError, ValueError, ValidationError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{folder} holds no extractor: {first_line}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} holds no extractor: {first_line(error)}.", "Run evaluate again.") from error
     return Extractor(settings, weights)
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 from uuid import uuid4
 
-from components.common.addresses import find_filesystem, first_line, is_address, remote_errors
+from components.common.addresses import find_filesystem, is_address, remote_errors
 from components.common.artifacts import remove_directory
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.ingest.beam.worker_errors import writing
 
 OPEN_FILES = 200  # that one worker holds open at a time

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from components.common.errors import first_line
 from components.ingest.config import Decoding
 from components.ingest.pixels.crop import REDUCED_TO, look_of, square_of
 
@@ -207,5 +208,4 @@ def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r" at 0x[0-9a-f]+", "", text)  # an address would make two runs differ
+    return re.sub(r" at 0x[0-9a-f]+", "", first_line(error))  # a memory address differs from run to run

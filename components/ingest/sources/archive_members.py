@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from components.common.addresses import find_filesystem, first_line, is_address, remote_errors, size_of, stamp_of
-from components.common.errors import ConfigError
+from components.common.addresses import find_filesystem, is_address, remote_errors, size_of, stamp_of
+from components.common.errors import ConfigError, first_line
 from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, RawImage, Row, Unread, rows
 from components.ingest.sources.files import OPEN_FLAGS, changed, read_up_to, refuse_irregular, refuse_size
 from components.ingest.sources.zip_archive import ZipMember, read_member

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from components.common.addresses import first_line, remote_errors, suffix_in
-from components.common.errors import DataRejectedError
+from components.common.addresses import remote_errors, suffix_in
+from components.common.errors import DataRejectedError, first_line
 from components.common.progress import say
 from components.ingest.sources.archive_members import KINDS, OVERLAPPING, UNSAFE, archive_opened, cannot_open
 from components.ingest.sources.chunks import ChunkPacker, Reader, digest_number, folder_label

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from components.common.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
+from components.common.addresses import find_filesystem, remote_errors, size_of, stamp_of
+from components.common.errors import first_line
 from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, RawImage, Row, Unread, rows
 from components.ingest.sources.listing import UNKNOWN
 

@@ -10,8 +10,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from components.common.addresses import find_filesystem, first_line, remote_errors, size_of, stamp_of
-from components.common.errors import ConfigError
+from components.common.addresses import find_filesystem, remote_errors, size_of, stamp_of
+from components.common.errors import ConfigError, first_line
 
 ALL = ("**", "*")
 UNKNOWN = -1

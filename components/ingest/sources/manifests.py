@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from components.common.addresses import find_filesystem, first_line, is_address, remote_errors, suffix_in
-from components.common.errors import ConfigError
+from components.common.addresses import find_filesystem, is_address, remote_errors, suffix_in
+from components.common.errors import ConfigError, first_line
 from components.ingest.sources.chunks import IMAGES_PER_CHUNK, SPLIT_CODES, CannotReadError, ChunkPacker, Reader, digest_number
 from components.ingest.sources.files import REQUESTS_AT_ONCE, refuse_irregular
 from components.ingest.sources.listing import local_status, remote_status

@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.dataset.records import NO_LABEL, parse_example, read_tfrecord_part
 from components.ingest.sources.chunks import CannotReadError, RawImage, Row, Unread, rows
 
@@ -42,7 +42,7 @@ def read_array_records(file: str, split: str, labelled: bool, *packed: bytes) ->
         reader = ArrayRecordReader(file)
         records = reader.read([row.numbers[0] for row in waiting])
     except (RuntimeError, ValueError, IndexError, OSError) as error:
-        yield from (row.unread(CannotReadError(DAMAGED, str(error).splitlines()[0])) for row in waiting)
+        yield from (row.unread(CannotReadError(DAMAGED, first_line(error))) for row in waiting)
         return
     yield from (_image(row, serialized, split, labelled) for row, serialized in zip(waiting, records, strict=True))
 

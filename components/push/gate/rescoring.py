@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from components.common.artifacts import read_manifest
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.evaluate import run as evaluate
 from components.evaluate.features.extractor import Floats32
 from components.evaluate.provenance import comparable
@@ -48,6 +48,5 @@ def candidate_features(evaluation: Path) -> Floats32:
     try:
         features: Floats32 = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{file} cannot be read: {first_line}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{file} cannot be read: {first_line(error)}.", "Run evaluate again.") from error
     return features

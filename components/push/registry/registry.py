@@ -12,18 +12,17 @@ Wherever a push is interrupted, the old champion stays, and the next push of the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from components.common import locks
 from components.common.artifacts import MANIFEST, now, read_manifest, remove_leftovers, write_json, write_text
-from components.common.errors import ArtifactError, ConfigError
+from components.common.errors import ArtifactError, ConfigError, first_line
 
 VERSIONS, CHAMPION, DECISIONS, MOVES, LOCK = "versions", "champion.json", "decisions", "moves", ".lock"
 CLAIM = "claim.json"  # only behind an address: the number is taken, by whom and when
@@ -78,26 +77,10 @@ class Decision(BaseModel):
     decided_at: str
 
 
-@contextlib.contextmanager
-def locked(registry: Path) -> Iterator[None]:
+def locked(registry: Path) -> AbstractContextManager[None]:
     """Hold the registry's lock, waiting up to 60 seconds for it. Raises ArtifactError."""
-    lock = filelock.FileLock(registry / LOCK, timeout=LOCK_SECONDS)
-    try:
-        registry.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ArtifactError(
-            f"Another push has held {registry / LOCK} for more than {LOCK_SECONDS:.0f} s.",
-            "Wait until it is done, then run again.",
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        raise ArtifactError(
-            f"The registry {registry} cannot be locked: {error}.", "Name a writable folder with push.registry."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    cure = "Name a writable folder with push.registry."
+    return locks.locked(registry / LOCK, holder="Another push", wait_seconds=LOCK_SECONDS, cure=cure)
 
 
 def read_champion(registry: Path) -> Champion | None:
@@ -140,8 +123,7 @@ def read_pointer(registry: Path) -> Pointer | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise _broken(file, f"it cannot be read ({first_line})") from error
+        raise _broken(file, f"it cannot be read ({first_line(error)})") from error
 
 
 def _broken(file: Path, why: str) -> ArtifactError:
@@ -226,8 +208,7 @@ def read_decision(registry: Path, model_digest: str) -> Decision | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        first_line = str(error).splitlines()[0].rstrip(".")
-        raise ArtifactError(f"{file} cannot be read: {first_line}.", "Delete it and run again.") from error
+        raise ArtifactError(f"{file} cannot be read: {first_line(error)}.", "Delete it and run again.") from error
 
 
 def write_decision(registry: Path, decision: Decision) -> None:

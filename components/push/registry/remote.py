@@ -19,9 +19,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from components.common.addresses import find_filesystem, first_line, remote_errors
+from components.common.addresses import find_filesystem, remote_errors
 from components.common.artifacts import MANIFEST, now, read_manifest, write_bytes
-from components.common.errors import ArtifactError, ConfigError, PipelineError
+from components.common.errors import ArtifactError, ConfigError, PipelineError, first_line
 from components.push.config import check_place
 from components.push.registry.registry import (
     CHAMPION,

@@ -22,7 +22,7 @@ from components.common.artifacts import (
     remove_leftovers,
     write_text,
 )
-from components.common.errors import ArtifactError, TrainingDivergedError
+from components.common.errors import ArtifactError, TrainingDivergedError, first_line
 from components.common.progress import say
 from components.train.config import TrainConfig
 from components.train.loop import Logged
@@ -195,7 +195,7 @@ def _read(path: Path, manifest: Manifest) -> Checkpoint:
         if path != path_of(path.parent, manifest.counts["round"]):
             raise ValueError(f"its manifest says round {manifest.counts['round']}")
     except (KeyError, ValueError, FileNotFoundError) as error:  # the digests are right, so it was never a checkpoint of ours
-        raise ArtifactError(f"{path} is damaged: {str(error).splitlines()[0]}.", f"Remove {path}.") from error
+        raise ArtifactError(f"{path} is damaged: {first_line(error)}.", f"Remove {path}.") from error
     return Checkpoint(manifest.counts["round"], state, log, scores, best)
 
 

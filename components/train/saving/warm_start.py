@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.addresses import first_line
 from components.common.artifacts import Manifest, read_manifest, write_text
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 

@@ -7,18 +7,18 @@ folder is written first and named in accepted.json last, so a snapshot that is n
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-import filelock
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from components.common import locks
 from components.common.artifacts import new_artifact, now, read_manifest, remove_leftovers, write_json, write_text
-from components.common.errors import ArtifactError
+from components.common.errors import ArtifactError, first_line
 from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig
 
@@ -56,26 +56,10 @@ def snapshot_id(digest: str) -> str:
     return f"s{digest[:12]}"
 
 
-@contextlib.contextmanager
-def locked(history: Path) -> Iterator[None]:
+def locked(history: Path) -> AbstractContextManager[None]:
     """Hold the history's lock, waiting up to 60 seconds for it. Raises ArtifactError."""
-    lock = filelock.FileLock(history / LOCK, timeout=LOCK_SECONDS)
-    try:
-        history.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ArtifactError(
-            f"Another validation has held {history / LOCK} for more than {LOCK_SECONDS:.0f} s.",
-            "Wait until it is done, then run again.",
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        raise ArtifactError(
-            f"The history {history} cannot be locked: {error}.", "Name a writable folder with validate.history."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    cure = "Name a writable folder with validate.history."
+    return locks.locked(history / LOCK, holder="Another validation", wait_seconds=LOCK_SECONDS, cure=cure)
 
 
 def read_accepted(history: Path) -> list[Acceptance]:
@@ -86,7 +70,7 @@ def read_accepted(history: Path) -> list[Acceptance]:
     except FileNotFoundError:
         return []
     except (OSError, ValidationError) as error:
-        raise _broken(file, str(error).splitlines()[0]) from error
+        raise _broken(file, first_line(error)) from error
 
 
 def find(accepted: list[Acceptance], digest: str) -> Acceptance | None:
@@ -146,7 +130,7 @@ def history_id(history: Path) -> str:
             write_json(file, made.model_dump())
             return made.id
         except (OSError, ValidationError) as error:
-            raise _broken(file, str(error).splitlines()[0]) from error
+            raise _broken(file, first_line(error)) from error
 
 
 def state(history: Path, digest: str) -> list[str]:

@@ -13,22 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.common import requests
 from components.common.errors import ConfigError
+from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
 from pipeline.config import RunConfig
 from pipeline.cron import Cron, parse_cron
 from pipeline.graph import NAME
-from pipeline.targets import requests
-from pipeline.targets.requests import (
-    Answer,
-    Asker,
-    Outcome,
-    RemoteError,
-    Scheduled,
-    Submitted,
-    ended_with,
-    is_step,
-    not_reached,
-)
+from pipeline.targets import runs
+from pipeline.targets.runs import Outcome, Scheduled, Submitted, ended_with, is_step
 
 T = TypeVar("T")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
@@ -51,10 +43,10 @@ class Kubeflow:
         self.place = host.rstrip("/")
         self._zone = cluster_zone
         self._token, self._sent = token, token()
-        self._asker = Asker(self.place, _answer, MEANINGS, self._token_is_fresh)
+        self._client = RetryingClient(self.place, _failure, MEANINGS, self._token_is_fresh)
         self._inside = {"namespace": namespace or None}
         try:
-            self._kfp: Any = self._ask("ask whether it is well", lambda: _bounded_client(self.place, self._sent, namespace))
+            self._kfp: Any = self._ask("check its health", lambda: _bounded_client(self.place, self._sent, namespace))
         except RemoteError as error:
             if error.status not in (404, 405):
                 raise
@@ -127,7 +119,7 @@ class Kubeflow:
         """
         seen: dict[str, str] = {}
         while True:
-            run = self._ask("ask how the run goes", lambda: self._kfp.get_run(run_id))
+            run = self._ask("get the state of the run", lambda: self._kfp.get_run(run_id))
             for name, state in _steps(run):
                 if seen.get(name) != state:
                     seen[name] = state
@@ -137,7 +129,7 @@ class Kubeflow:
             if state in ENDED:
                 message = getattr(run.error, "message", "") if run.error else ""
                 return ended_with(state, seen, message or "")
-            time.sleep(requests.POLL_SECONDS)
+            time.sleep(runs.POLL_SECONDS)
 
     def get(self, run_id: str) -> Submitted:
         """Return a run by its id."""
@@ -222,11 +214,11 @@ class Kubeflow:
 
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         with _quiet():
-            return self._asker.ask(what, call)
+            return self._client.call(what, call)
 
     def _make(self, what: str, make: Callable[[], T], find: Callable[[], T]) -> T:
         with _quiet():
-            return self._asker.make(what, make, find)
+            return self._client.create(what, make, find)
 
     def _token_is_fresh(self) -> bool:
         """Take the token anew; return whether it is another one than the one that was refused."""
@@ -268,14 +260,14 @@ def _bounded_client(host: str, token: str, namespace: str) -> Any:
     return client
 
 
-def _answer(error: Exception) -> Answer | None:
+def _failure(error: Exception) -> Failure | None:
     import urllib3
     from kfp_server_api import ApiException
 
     if isinstance(error, ApiException):
-        return Answer(int(error.status or 0), _said(error), error.headers or {})
+        return Failure(int(error.status or 0), _said(error), error.headers or {})
     if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
-        return not_reached(error, arrived=not isinstance(error, urllib3.exceptions.NewConnectionError))
+        return no_answer(error, received=not isinstance(error, urllib3.exceptions.NewConnectionError))
     return None
 
 

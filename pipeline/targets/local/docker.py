@@ -17,7 +17,7 @@ from typing import Any
 
 from components.common.addresses import is_address, local_path
 from components.common.artifacts import code_digest
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, first_line
 from pipeline.config import RunConfig
 
 CANNOT_START = 127
@@ -134,7 +134,7 @@ def connected() -> Iterator[Any]:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"No container engine answers at {os.environ.get('DOCKER_HOST', 'its usual place')}: {reason}.",
             "Start Docker, or podman system service and name its socket with DOCKER_HOST.",

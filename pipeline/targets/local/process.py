@@ -28,10 +28,11 @@ def state(folder: Path) -> Literal["running", "killed", "running or killed"]:
         return "running or killed"
     if host != platform.node():
         return "running or killed"
-    return "running" if _alive(pid) and _started(pid) == started else "killed"
+    return "running" if is_alive(pid) and _started(pid) == started else "killed"
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process with this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

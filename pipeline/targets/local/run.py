@@ -135,7 +135,7 @@ def _end_running_step(description: RunDescription) -> None:
     asked: set[int] = set()
     while time.monotonic() < deadline:
         entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
-        running = [entry.pid for entry in entries if entry and entry.state == "running" and _alive(entry.pid)]
+        running = [entry.pid for entry in entries if entry and entry.state == "running" and process.is_alive(entry.pid)]
         if not running:
             return
         for pid in set(running) - asked:
@@ -143,16 +143,6 @@ def _end_running_step(description: RunDescription) -> None:
                 os.kill(pid, signal.SIGTERM)
             asked.add(pid)
         time.sleep(0.1)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _new_run_folder(runs: Path) -> Path:

@@ -10,23 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.common.addresses import first_line
-from components.common.errors import ConfigError
+from components.common import requests
+from components.common.errors import ConfigError, first_line
+from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
 from pipeline.config import RunConfig
 from pipeline.cron import Cron, parse_cron
 from pipeline.graph import NAME
-from pipeline.targets import requests
-from pipeline.targets.requests import (
-    Answer,
-    Asker,
-    Outcome,
-    RemoteError,
-    Scheduled,
-    Submitted,
-    ended_with,
-    is_step,
-    not_reached,
-)
+from pipeline.targets import runs
+from pipeline.targets.runs import Outcome, Scheduled, Submitted, ended_with, is_step
 
 T = TypeVar("T")
 CONSOLE = "https://console.cloud.google.com/vertex-ai/pipelines/locations/{region}/runs/{run}?project={project}"
@@ -50,7 +41,7 @@ class Vertex:
         self.place = f"Vertex AI ({project}, {region})"
         self._project, self._region = project, region
         self._parent = f"projects/{project}/locations/{region}"
-        self._asker = Asker(self.place, _answer, MEANINGS)
+        self._client = RetryingClient(self.place, _failure, MEANINGS)
         options = {"api_endpoint": host or f"{region}-aiplatform.googleapis.com"}
         about: dict[str, Any] = {"credentials": self._credentials, "transport": "rest", "client_options": options}
         self._runs = self._v1.PipelineServiceClient(**about)
@@ -68,14 +59,14 @@ class Vertex:
         def started() -> Any:
             return self._or_none("find the run", lambda: self._call(self._runs.get_pipeline_job, name=path))
 
-        return self._submitted(self._asker.make("start the run", start, started))
+        return self._submitted(self._client.create("start the run", start, started))
 
     def wait(self, run_id: str, tell: Callable[[str], None]) -> Outcome:
         """Wait until a run has ended and return how; `tell` gets a line for each step whose state changes."""
         path = f"{self._parent}/pipelineJobs/{run_id}"
         seen: dict[str, str] = {}
         while True:
-            run = self._asker.ask("ask how the run goes", lambda: self._call(self._runs.get_pipeline_job, name=path))
+            run = self._client.call("get the state of the run", lambda: self._call(self._runs.get_pipeline_job, name=path))
             for step, state in _steps(run):
                 if seen.get(step) != state:
                     seen[step] = state
@@ -84,12 +75,12 @@ class Vertex:
             state = run.state.name.removeprefix("PIPELINE_STATE_")
             if state in ENDED:
                 return ended_with(state, seen, str(run.error.message))
-            time.sleep(requests.POLL_SECONDS)
+            time.sleep(runs.POLL_SECONDS)
 
     def get(self, run_id: str) -> Submitted:
         """Return a run by its id."""
         path = f"{self._parent}/pipelineJobs/{run_id}"
-        return self._submitted(self._asker.ask("find the run", lambda: self._call(self._runs.get_pipeline_job, name=path)))
+        return self._submitted(self._client.call("find the run", lambda: self._call(self._runs.get_pipeline_job, name=path)))
 
     def schedule(self, name: str) -> Scheduled | None:
         """Return the schedule of a name, None where there is none."""
@@ -118,7 +109,7 @@ class Vertex:
         def make() -> Scheduled | None:
             return _scheduled(self._call(self._schedules.create_schedule, parent=self._parent, schedule=schedule))
 
-        made = self._asker.make(f"make the schedule {name}", make, lambda: self.schedule(name))
+        made = self._client.create(f"make the schedule {name}", make, lambda: self.schedule(name))
         assert made is not None
         return made
 
@@ -134,7 +125,7 @@ class Vertex:
             else:
                 self._call(self._schedules.pause_schedule, name=schedule.schedule_id)
 
-        self._asker.ask(f"{'resume' if on else 'pause'} {schedule.name}", switch)
+        self._client.call(f"{'resume' if on else 'pause'} {schedule.name}", switch)
 
     def delete_schedule(self, schedule: Scheduled) -> None:
         """Remove a schedule; its runs stay."""
@@ -169,7 +160,7 @@ class Vertex:
         token = ""
         while True:
             request = self._v1.ListSchedulesRequest(parent=self._parent, page_size=100, page_token=token, **asked)
-            page = self._asker.ask("list the schedules", functools.partial(self._page, request))
+            page = self._client.call("list the schedules", functools.partial(self._page, request))
             yield from (each for each in page.schedules if "create_pipeline_job_request" in each)
             token = page.next_page_token
             if not token:
@@ -179,12 +170,12 @@ class Vertex:
         return next(iter(self._call(self._schedules.list_schedules, request=request).pages))
 
     def _call(self, method: Callable[..., T], *arguments: Any, **named: Any) -> T:
-        """Send one request once, for a limited time: what may be repeated is decided by the Asker."""
+        """Send one request once, for a limited time: what may be repeated is decided by RetryingClient."""
         return method(*arguments, **named, retry=None, timeout=requests.REQUEST_SECONDS)
 
     def _or_none(self, what: str, call: Callable[[], T]) -> T | None:
         try:
-            return self._asker.ask(what, call)
+            return self._client.call(what, call)
         except RemoteError as error:
             if error.status != 404:
                 raise
@@ -239,24 +230,24 @@ def _check_region(region: str) -> None:
     raise ConfigError(f"--region {region} is no region of Vertex AI.", f"Use {' or '.join(near)}, or another one.")
 
 
-def _answer(error: Exception) -> Answer | None:
-    import requests
+def _failure(error: Exception) -> Failure | None:
     from google.api_core.exceptions import GoogleAPICallError
     from google.auth.exceptions import GoogleAuthError, TransportError
+    from requests import RequestException
 
     if isinstance(error, GoogleAPICallError):
         response = error.response
         lines = re.sub(r"^[A-Z]+ \S+: ", "", str(error.message or "")).splitlines() or [f"status {error.code}"]
-        return Answer(int(error.code or 0), lines[0].rstrip("."), dict(getattr(response, "headers", None) or {}))
+        return Failure(int(error.code or 0), lines[0].rstrip("."), dict(getattr(response, "headers", None) or {}))
     if isinstance(error, TransportError):
-        return not_reached(error, arrived=False)  # it was to fetch a token that nobody was reached
+        return no_answer(error, received=False)  # it was to fetch a token that nobody was reached
     if isinstance(error, GoogleAuthError):
         cure = f"; {CLOCK}" if re.search("iat|exp|short-lived|clock", str(error)) else ""
         raise RemoteError(
             f"Google gives this account no token: {first_line(error)}{cure}.", "Run gcloud auth application-default login."
         ) from None
-    if isinstance(error, (requests.RequestException, OSError)):
-        return not_reached(error, arrived="NewConnectionError" not in repr(error))
+    if isinstance(error, (RequestException, OSError)):
+        return no_answer(error, received="NewConnectionError" not in repr(error))
     return None
 
 

@@ -353,7 +353,7 @@ class TestRefusals:
         holder.start()
         try:
             assert taken.wait(30)
-            with pytest.raises(ArtifactError, match=r"Another push has held .*\.lock for more than 0 s"):
+            with pytest.raises(ArtifactError, match=r"Another push holds .*\.lock and did not release it within 0 s"):
                 bench.push(bench.candidate())
         finally:
             done.set()
@@ -361,7 +361,7 @@ class TestRefusals:
 
     def test_a_registry_that_is_a_file_gets_a_sentence(self, bench: Bench) -> None:
         bench.registry.write_text("not a folder")
-        with pytest.raises(ArtifactError, match=r"cannot be locked: .* Name a writable folder with push.registry"):
+        with pytest.raises(ArtifactError, match=r"Cannot lock .* Name a writable folder with push.registry"):
             bench.push(bench.candidate())
 
     def test_an_unreadable_decision_gets_a_sentence(self, bench: Bench, no_load_test: None, measured: None) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,72 +14,104 @@ import pytest
 from components.common.artifacts import read_manifest
 from tests.support.local_runs import interrupt, latest_summary, leftovers, run, start, step_runs, wait_for
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 STEPS = ["ingest", "validate", "train", "evaluate", "push"]
-LONG = "train.rounds=400"
+ROUNDS = 400
+LONG = f"train.rounds={ROUNDS}"
 
 
-def checkpoints(runs: Path) -> list[Path]:
-    return sorted((runs / ".work" / "checkpoints").glob("*/round-*"))
+class Runs:
+    """Runs one after the other in one folder, each of which goes on from where the one before was ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rounds_saved(self) -> int:
+        saved = (self.folder / ".work" / "checkpoints").glob("*/round-*")
+        return max((int(path.name.removeprefix("round-")) for path in saved), default=0)
+
+    def start_until_step(self, step: str) -> subprocess.Popen[str]:
+        """Start a run and return it when the step runs; train, when it has saved two checkpoints more than there were."""
+        before = self.rounds_saved()
+        process = start(self.folder, LONG)
+        wait_for(step_runs(self.folder, step), seconds=300)
+        if step == "train":
+            wait_for(lambda: self.rounds_saved() >= before + 20)
+        return process
+
+    def assert_interrupted_in(self, step: str) -> None:
+        """The run left nothing half-written, a summary and a report; the steps before were done, or were done before."""
+        assert leftovers(self.folder) == []
+        summary = latest_summary(self.folder)
+        assert summary["status"] == "interrupted"
+        statuses = {name: row["status"] for name, row in summary["steps"].items()}
+        assert statuses[step] in {"interrupted", "killed"}
+        assert all(statuses[before] in {"succeeded", "cached"} for before in STEPS[: STEPS.index(step)])
+        assert (self.folder / "latest" / "report.html").is_file()
+
+    def assert_killed(self) -> None:
+        """The last run has no summary, and above all none that says success; `latest` is still a run that ended."""
+        assert not (max(self.folder.glob("2*")) / "summary.json").exists()
+        assert latest_summary(self.folder)["status"] == "interrupted"
 
 
-def test_kill_9_in_training_then_run_again(tmp_path: Path) -> None:
-    process = start(tmp_path, LONG)
-    wait_for(lambda: len(checkpoints(tmp_path)) >= 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert latest_summary(tmp_path) == {}, "a killed run has no summary, and above all none that says success"
-    reached = int(checkpoints(tmp_path)[-1].name.removeprefix("round-"))
-    again = run(tmp_path, LONG)
-    assert again.code == 0, again.stdout + again.stderr
-    assert again.summary["train"]["resumed_from_round"] == reached > 0
-    assert again.summary["train"]["rounds"] == 400
-    assert again.statuses()["ingest"] == "cached"
-    metrics = Path(again.summary["artifacts"]["train"]["path"]) / "metrics.jsonl"
-    assert [json.loads(line)["round"] for line in metrics.read_text().splitlines()] == list(range(10, 401, 10))
+def test_runs_that_are_ended_in_each_step_and_in_each_way_go_on(tmp_path: Path) -> None:
+    """One training of 400 rounds, through four ways to end it: whatever the one before did, the next one goes on from there."""
+    runs = Runs(tmp_path)
+    for step in ("ingest", "validate"):
+        process = runs.start_until_step(step)
+        output = interrupt(process)
+        assert process.returncode == 1, output
+        assert "Traceback" not in output
+        runs.assert_interrupted_in(step)
 
-
-def test_kill_9_of_the_runner_alone_leaves_no_orphan_that_trains_on(tmp_path: Path) -> None:
-    process = start(tmp_path, LONG)
-    wait_for(lambda: len(checkpoints(tmp_path)) >= 1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    again = run(tmp_path, LONG)  # waits for the orphan, which ends by itself after the next host call, with a checkpoint
-    assert again.code == 0, again.stdout + again.stderr
-    assert again.summary["train"]["resumed_from_round"] >= 10
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_ctrl_c_in_each_step(step: str, tmp_path: Path) -> None:
-    long = [LONG] if step == "train" else []
-    process = start(tmp_path, *long)
-    wait_for(step_runs(tmp_path, step))
-    if step == "train":
-        wait_for(lambda: len(checkpoints(tmp_path)) >= 1)
+    process = runs.start_until_step("train")
     output = interrupt(process)
     assert process.returncode == 1, output
     assert "Traceback" not in output
-    assert leftovers(tmp_path) == []
-    summary = latest_summary(tmp_path)
-    assert summary["status"] == "interrupted"
-    assert summary["steps"][step]["status"] in {"interrupted", "killed"}
-    assert (tmp_path / "latest" / "report.html").is_file()
-    again = run(tmp_path, *long)
-    assert again.code == 0, again.stdout + again.stderr
-    assert all(again.statuses()[before] == "cached" for before in STEPS[: STEPS.index(step)])
-    assert again.summary["push"]["decision"] in {"published", "unchanged"}
-    if step == "train":
-        assert again.summary["train"]["resumed_from_round"] >= 10
-    for each in STEPS:
-        read_manifest(Path(again.summary["artifacts"][each]["path"]))
+    runs.assert_interrupted_in("train")
+    saved = runs.rounds_saved()
 
-
-def test_sigterm_to_the_runner_alone_saves_and_reports(tmp_path: Path) -> None:
-    process = start(tmp_path, LONG)
-    wait_for(lambda: len(checkpoints(tmp_path)) >= 1)
-    process.send_signal(signal.SIGTERM)
+    process = runs.start_until_step("train")
+    process.send_signal(signal.SIGTERM)  # to the runner alone
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
-    summary = latest_summary(tmp_path)
-    assert summary["steps"]["train"]["status"] == "interrupted"
-    assert run(tmp_path, LONG).summary["train"]["resumed_from_round"] >= 10
+    runs.assert_interrupted_in("train")
+    assert latest_summary(tmp_path)["steps"]["ingest"]["status"] == "cached"
+    assert f"Resuming from round {saved} of {ROUNDS}" in output
+    saved = runs.rounds_saved()
+
+    process = runs.start_until_step("train")
+    os.kill(process.pid, signal.SIGKILL)  # the runner alone: its train step is an orphan, which ends after its next host call
+    process.communicate()
+    runs.assert_killed()
+    at_kill = runs.rounds_saved()
+    assert at_kill > saved
+
+    process = runs.start_until_step("train")  # waits for the orphan
+    os.killpg(process.pid, signal.SIGKILL)  # every process of the run
+    output, _ = process.communicate()
+    resumed = re.search(rf"Resuming from round (\d+) of {ROUNDS}", output)
+    assert resumed, output
+    assert at_kill <= int(resumed[1]) <= at_kill + 20, "the orphan did not train on"
+    runs.assert_killed()
+
+    saved = runs.rounds_saved()
+    for step in ("evaluate", "push"):
+        process = runs.start_until_step(step)
+        output = interrupt(process)
+        assert process.returncode == 1, output
+        assert "Traceback" not in output
+        runs.assert_interrupted_in(step)
+        if step == "evaluate":
+            assert latest_summary(tmp_path)["train"]["resumed_from_round"] == saved > 0
+
+    last = run(tmp_path, LONG)
+    assert last.code == 0, last.stdout + last.stderr
+    assert [last.statuses()[step] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
+    assert last.summary["train"]["rounds"] == ROUNDS
+    assert last.summary["push"]["decision"] in {"published", "unchanged"}
+    metrics = Path(last.summary["artifacts"]["train"]["path"]) / "metrics.jsonl"
+    assert [json.loads(line)["round"] for line in metrics.read_text().splitlines()] == list(range(10, ROUNDS + 1, 10))
+    for step in STEPS:
+        read_manifest(Path(last.summary["artifacts"][step]["path"]))

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings for all tests."""
 
 from __future__ import annotations
 
@@ -13,30 +13,39 @@ from tests.support.fashion_mnist import PackageMissingError, make_manual_dir
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does
 VIRTUAL_CPUS = 8
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every process that a test interrupts.
+# A shell that starts the tests in the background makes them ignore SIGINT, which the processes that a test interrupts inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with the longest time limits first, so that no worker is left alone with one of them at the end."""
+    limits: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits.get(item.path, 0.0), float(marker.args[0]) if marker else 0.0)
+    items.sort(key=lambda item: -limits[item.path])
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Virtual devices must exist before TensorFlow first uses the CPU, so they are made before the first test."""
+    """Create the virtual devices before the first test, because TensorFlow cannot add any once it has used the CPU."""
     if any("train" in item.nodeid or "parity" in item.nodeid for item in session.items):
         import tensorflow as tf
 
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * VIRTUAL_CPUS)
-        tf.config.list_logical_devices()  # now they are made: a test that asks for fewer can no longer set their number
+        tf.config.list_logical_devices()  # creates them: from now on no test can set another number
 
 
 @pytest.fixture(scope="session")
 def in_ci() -> bool:
-    """Whether a missing heavy part is a failure (CI) or a skip (a user's machine)."""
+    """Whether the tests run in CI, where a missing program fails a test; elsewhere the test is skipped."""
     return os.environ.get("CI", "") == "true"
 
 
 @pytest.fixture(scope="session")
 def fashion_mnist(in_ci: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with Fashion-MNIST's original files; without Debian's package a skip, in CI a failure."""
+    """Return a folder with the original files of Fashion-MNIST, which come from a Debian package."""
     try:
         return make_manual_dir(tmp_path_factory.mktemp("fashion-mnist"))
     except PackageMissingError as error:

@@ -122,7 +122,7 @@ def test_checkpoint_and_model_of_plain_tensorflow_give_the_same_images(python: P
     config = TrainConfig(**SETTINGS)
     run.run(config, dataset=dataset, validation=validation, work_dir=tmp_path / "work", out=tmp_path / "model")
     (training,) = (tmp_path / "work" / "checkpoints").iterdir()
-    script = str(ROOT / "tests" / "data" / "on_the_tpu_build.py")
+    script = str(ROOT / "tests" / "support" / "on_the_tpu_build.py")
     arguments = [str(tmp_path / "model"), str(training), json.dumps(SETTINGS), str(tmp_path / "theirs.npz")]
     done = on_tpu_build(python, script, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]

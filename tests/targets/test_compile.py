@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.common.errors import ConfigError
 from components.common.journal import STEPS
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.targets.kubeflow import compiler as kubeflow
 from pipeline.targets.vertex import compiler as vertex
 from tests.support.kubernetes_types import check
@@ -28,15 +30,26 @@ QUICKSTART = ROOT / "configs" / "quickstart.toml"
 COMPILE = {"kubeflow": kubeflow.compile_pipeline, "vertex": vertex.compile_pipeline}
 
 
-def compiled(target: str, folder: Path, *overrides: str) -> list[dict[str, Any]]:
-    out = folder / f"{target}.yaml"
-    COMPILE[target](load_config(QUICKSTART, ["run.dir=/mnt/wgan", *overrides]), out)
-    return list(yaml.safe_load_all(out.read_text()))
+def config_of(*overrides: str) -> RunConfig:
+    return load_config(QUICKSTART, ["run.dir=/mnt/wgan", *overrides])
+
+
+def compiled(target: str, *overrides: str) -> list[dict[str, Any]]:
+    """Return the documents of the quickstart compiled for a target."""
+    return list(yaml.load_all(text_of(target, *overrides), yaml.CSafeLoader))
+
+
+@functools.cache
+def text_of(target: str, *overrides: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "pipeline.yaml"
+        COMPILE[target](config_of(*overrides), out)
+        return out.read_text()
 
 
 @pytest.fixture(params=["kubeflow", "vertex"])
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    documents = compiled(request.param, tmp_path)
+def spec(request: pytest.FixtureRequest) -> dict[str, Any]:
+    documents = compiled(request.param)
     assert len(documents) == {"kubeflow": 2, "vertex": 1}[request.param], "Vertex refuses a file of two documents"
     return documents[0]
 
@@ -82,15 +95,15 @@ def test_the_report_is_the_exit_handler_and_knows_when_the_run_began(spec: dict[
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str, tmp_path: Path) -> None:
-    spec, *_ = compiled(target, tmp_path, "deploy.image=registry.example/wgan@sha256:0")
+def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str) -> None:
+    spec, *_ = compiled(target, "deploy.image=registry.example/wgan@sha256:0")
     for executor in spec["deploymentSpec"]["executors"].values():
         assert executor["container"]["image"] == "registry.example/wgan@sha256:0"
         assert "pip install" not in json.dumps(executor)
 
 
-def test_kubeflow_places_train_alone_on_the_tpu(tmp_path: Path) -> None:
-    spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
+def test_kubeflow_places_train_alone_on_the_tpu() -> None:
+    spec, platform = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     accelerator = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]["accelerator"]
     assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("google.com/tpu", "4")
     assert "accelerator" not in spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
@@ -103,15 +116,15 @@ def test_kubeflow_places_train_alone_on_the_tpu(tmp_path: Path) -> None:
     assert placed["exec-train"]["tolerations"] == [{"effect": "NoSchedule", "key": "google.com/tpu", "operator": "Exists"}]
 
 
-def test_kubeflow_mounts_the_volume_in_every_step(tmp_path: Path) -> None:
-    _, platform = compiled("kubeflow", tmp_path, "deploy.volume_claim=wgan")
+def test_kubeflow_mounts_the_volume_in_every_step() -> None:
+    _, platform = compiled("kubeflow", "deploy.volume_claim=wgan")
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
-def test_a_key_for_buckets_is_mounted_and_never_named_in_the_file(tmp_path: Path) -> None:
-    spec, platform = compiled("kubeflow", tmp_path, "deploy.google_key_secret=wgan-google-key")
+def test_a_key_for_buckets_is_mounted_and_never_named_in_the_file() -> None:
+    spec, platform = compiled("kubeflow", "deploy.google_key_secret=wgan-google-key")
     for name, executor in spec["deploymentSpec"]["executors"].items():
         told = {each["name"]: each["value"] for each in executor["container"]["env"]}
         assert told == {"GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json"}
@@ -147,7 +160,7 @@ REFUSED = [
 @pytest.mark.parametrize(("target", "overrides", "sentence"), REFUSED)
 def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[str], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        compiled(target, tmp_path, "train.devices=tpu", *overrides)
+        COMPILE[target](config_of("train.devices=tpu", *overrides), tmp_path / "p.yaml")
     assert str(caught.value).startswith(sentence)
     assert list(tmp_path.iterdir()) == []
 
@@ -158,13 +171,13 @@ def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str,
     with pytest.raises(
         ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"
     ):
-        compiled(target, tmp_path, f"ingest.source=images:{place}")
+        COMPILE[target](config_of(f"ingest.source=images:{place}"), tmp_path / "p.yaml")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
-def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str, tmp_path: Path) -> None:
-    spec, *_ = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
+def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str) -> None:
+    spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
     written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
     assert json.loads(written)["source"] == f"images:{place}"
 
@@ -197,11 +210,11 @@ def test_the_graph_has_no_branch() -> None:
     assert not any(isinstance(node, ast.If) for node in ast.walk(ast.parse(text)))
 
 
-def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Path) -> None:
-    plain, *_ = compiled("kubeflow", tmp_path)
-    without, *_ = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_check=false")
+def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else() -> None:
+    plain, *_ = compiled("kubeflow")
+    without, *_ = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_check=false")
     assert "exec-tpu-check" not in {**plain["deploymentSpec"]["executors"], **without["deploymentSpec"]["executors"]}
-    spec, platform = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
+    spec, platform = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert "tpu-check" in tasks["train"]["dependentTasks"]
     assert tasks["tpu-check"]["dependentTasks"] == ["ingest", "snapshot"]
@@ -213,15 +226,15 @@ def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else(tmp_path: Pat
     assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")
 
 
-def kubernetes_of(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def kubernetes_of(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tasks of the graph, and of each step what Kubernetes is told."""
-    spec, platform = compiled("kubeflow", folder, *overrides)
+    spec, platform = compiled("kubeflow", *overrides)
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     return tasks, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels(tmp_path: Path) -> None:
-    _, executors = kubernetes_of(tmp_path, "deploy.timeout_hours=1.5")
+def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels() -> None:
+    _, executors = kubernetes_of("deploy.timeout_hours=1.5")
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     for name, each in executors.items():
         assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
@@ -229,10 +242,10 @@ def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels(tmp_
         assert each["podMetadata"]["labels"]["app.kubernetes.io/component"] == name.removeprefix("exec-")
 
 
-def test_what_kubernetes_is_told_is_of_its_types(tmp_path: Path) -> None:
+def test_what_kubernetes_is_told_is_of_its_types() -> None:
     """The parts that KFP passes on to the pod as they are; its numbers are strings, as protobuf's JSON has them."""
     overrides = ["train.devices=tpu", "deploy.tpu_spot=true", "deploy.volume_claim=wgan", "deploy.google_key_secret=k"]
-    _, executors = kubernetes_of(tmp_path, *overrides)
+    _, executors = kubernetes_of(*overrides)
     for name, each in executors.items():
         context = {key: int(value) if str(value).isdigit() else value for key, value in each["securityContext"].items()}
         check(context, "V1SecurityContext", name)
@@ -249,32 +262,32 @@ def test_what_kubernetes_is_told_is_of_its_types(tmp_path: Path) -> None:
     assert not any("tolerations" in each for name, each in executors.items() if name != "exec-train")
 
 
-def test_only_what_may_be_repeated_is_tried_again(tmp_path: Path) -> None:
-    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=3")
+def test_only_what_may_be_repeated_is_tried_again() -> None:
+    tasks, _ = kubernetes_of("deploy.retries=3")
     policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
     assert set(policies) == {"ingest", "train", "evaluate", "push"}
     for policy in policies.values():
         assert policy == {"maxRetryCount": 3, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"}
-    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=0")
+    tasks, _ = kubernetes_of("deploy.retries=0")
     assert not any("retryPolicy" in task for task in tasks.values())
 
 
-def test_every_step_on_kubeflow_asks_for_a_share_of_a_machine(tmp_path: Path) -> None:
-    spec, _ = compiled("kubeflow", tmp_path, "deploy.cpu=500m", "deploy.memory=12Gi")
+def test_every_step_on_kubeflow_asks_for_a_share_of_a_machine() -> None:
+    spec, _ = compiled("kubeflow", "deploy.cpu=500m", "deploy.memory=12Gi")
     for executor in spec["deploymentSpec"]["executors"].values():
         resources = executor["container"]["resources"]
         assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("500m", "12Gi")
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_an_image_without_digest_is_refused_in_production(target: str, tmp_path: Path) -> None:
+def test_an_image_without_digest_is_refused_in_production(target: str) -> None:
     with pytest.raises(ConfigError, match=r"deploy\.image = 'registry\.example/wgan:1' has no digest"):
-        compiled(target, tmp_path, "deploy.require_digests=true", "deploy.image=registry.example/wgan:1")
+        compiled(target, "deploy.require_digests=true", "deploy.image=registry.example/wgan:1")
     named = f"registry.example/wgan@sha256:{'0' * 64}"
-    assert compiled(target, tmp_path, "deploy.require_digests=true", f"deploy.image={named}")
+    assert compiled(target, "deploy.require_digests=true", f"deploy.image={named}")
     if target == "kubeflow":  # Vertex takes no TPU here
         with pytest.raises(ConfigError, match=r"deploy\.tpu_image = .* has no digest, and deploy\.require_digests is set"):
-            compiled(target, tmp_path, "deploy.require_digests=true", f"deploy.image={named}", "train.devices=tpu")
+            compiled(target, "deploy.require_digests=true", f"deploy.image={named}", "train.devices=tpu")
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,7 @@ def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Pat
     assert np.any(sevens != of(seed=seed, labels=tf.constant([1, 1]))["images"])
     loaded = generator.load(generator.find_saved_model(tmp_path / "model"))
     assert loaded.label_counts.numpy().tolist() == np.bincount(load_digits().target[:120]).tolist()
-    ones = generator.sample_in_fresh_process(tmp_path / "model", 3, seed=0, label=1)
-    np.testing.assert_array_equal(ones, generator.sample(loaded, 3, seed=0, label=1))
-    assert np.any(ones != generator.sample(loaded, 3, seed=0, label=7))
+    assert np.any(generator.sample(loaded, 3, seed=0, label=1) != generator.sample(loaded, 3, seed=0, label=7))
 
 
 def test_labels_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:

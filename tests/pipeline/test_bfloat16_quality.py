@@ -1,4 +1,4 @@
-"""Layers in bfloat16 train as well as layers in float32: KID after equal rounds is not worse beyond the noise of seeds."""
+"""Training in bfloat16 is as good as in float32: after equal rounds, KID is not worse by more than the noise between seeds."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def test_kid_is_not_worse_beyond_noise() -> None:
     difference = np.mean(kids["bfloat16"]) - np.mean(kids["float32"])
     noise = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in kids.values()))
     assert difference < 3.0 * noise
-    assert noise < 0.1 * untrained, "the noise is small enough for this to say something"
-    assert max(np.mean(values) for values in kids.values()) < 0.3 * untrained, "both have learned"
+    assert noise < 0.1 * untrained, "the noise must be small enough for the comparison to mean something"
+    assert max(np.mean(values) for values in kids.values()) < 0.3 * untrained, "both must have learned something"

@@ -1,7 +1,7 @@
-"""Ingest on Google Cloud Dataflow, as far as a machine without a project goes: Beam's true client against servers on 127.0.0.1.
+"""Ingest on Google Cloud Dataflow without a Google Cloud project: Beam's real client against servers on 127.0.0.1.
 
-The job that arrives is read with Dataflow's own messages, and the pipeline that was staged for it is run from the staged
-file alone; its workers leave their files in a bucket.
+The server parses the job with Dataflow's own messages and runs the pipeline from the file that the client staged. The workers
+write their files to a bucket.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from components.ingest.run import run
 from tests.support.bucket_server import bucket_served
 from tests.support.engines import ENGINES
 from tests.support.image_folder import write_digit_images
+from tests.support.local_runs import wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[2]
@@ -31,16 +31,16 @@ IMAGE = "europe-west4-docker.pkg.dev/some-project/wgan/dataflow@sha256:" + "0" *
 
 @pytest.fixture(scope="module")
 def python(in_ci: bool) -> Path:
-    """A Python with the extra `dataflow`."""
+    """Return the Python of an environment with the extra `dataflow`."""
     found = ENGINES / "dataflow/bin/python"
     if not found.exists():
-        reason = "no client of Dataflow here: run make engines"
+        reason = "the Dataflow client is not installed: run make engines"
         pytest.fail(reason) if in_ci else pytest.skip(reason)
     return found
 
 
 class Cloud:
-    """The servers, what they hold, and how to ingest there."""
+    """The servers of Dataflow and of the bucket, their content, and ways to start an ingest that uses them."""
 
     def __init__(self, python: Path, folder: Path, bucket: str, objects: dict[str, bytes], environment: dict[str, str]) -> None:
         self.python, self.folder, self.objects, self.environment = python, folder, objects, environment
@@ -72,7 +72,7 @@ class Cloud:
     def jobs(self) -> list[dict[str, Any]]:
         return [json.loads(file.read_text()) for file in sorted((self.folder / "server").glob("2026-*.json"))]
 
-    def left(self) -> set[str]:
+    def files_in_bucket(self) -> set[str]:
         return {name for name in self.objects if name.startswith("ingest/")}
 
 
@@ -97,7 +97,7 @@ def cloud(python: Path, pictures: Path, tmp_path: Path) -> Iterator[Cloud]:
                 [python, "-m", "tests.support.dataflow_server", tmp_path / "server"], env=environment, stdout=log, stderr=log
             )
         try:
-            until(lambda: (tmp_path / "server/port").exists(), 60)
+            wait_for(lambda: (tmp_path / "server/port").exists(), seconds=60)
             made = Cloud(python, tmp_path, bucket, objects, environment)
             made.broken = broken
             yield made
@@ -106,14 +106,7 @@ def cloud(python: Path, pictures: Path, tmp_path: Path) -> Iterator[Cloud]:
             server.wait()
 
 
-def until(true: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
-def test_the_job_that_beam_submits_gives_the_dataset_of_one_process(cloud: Cloud, pictures: Path, tmp_path: Path) -> None:
+def test_the_submitted_job_produces_the_same_dataset_as_a_local_run(cloud: Cloud, pictures: Path, tmp_path: Path) -> None:
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 0, said
     here = tmp_path / "here/dataset"
@@ -136,46 +129,45 @@ def test_the_job_that_beam_submits_gives_the_dataset_of_one_process(cloud: Cloud
     assert job["labels"] == {"team": "images"}
     assert environment["tempStoragePrefix"].startswith(f"storage.googleapis.com/bucket/temp/{job['name']}")
     assert any(name.startswith("staging/") and name.endswith("pipeline.pb") for name in cloud.objects)
-    assert cloud.left() == set()  # what workers left for one another is gone
+    assert cloud.files_in_bucket() == set()  # the workers' intermediate files were removed
     assert f"Job {job['name']} (2026-0) runs on Dataflow in europe-west4" in said
     assert "Traceback" not in said
 
 
-def test_a_worker_that_may_not_write_fails_the_run_in_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.ingest(tmp_path / "once/dataset")
-    key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
-    cloud.broken.add(f"ingest/{key}/counts.json")
+def test_a_worker_without_write_permission_fails_the_run_with_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.broken.add("ingest/*/counts.json")
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
+    key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
     assert f"Cannot write gs://bucket/ingest/{key}/counts.json" in said
     assert "Traceback" not in said
     assert not (tmp_path / "there/dataset").exists()
-    assert any(name.endswith(".chunk") for name in cloud.left())  # what was done is kept
+    assert any(name.endswith(".chunk") for name in cloud.files_in_bucket())  # decoded images are kept for the next run
     cloud.broken.clear()
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 0, said
     assert "Going on from an earlier run" in said
-    assert cloud.left() == set()
+    assert cloud.files_in_bucket() == set()
 
 
-def test_data_found_unfit_leaves_nothing_in_the_bucket(cloud: Cloud, tmp_path: Path) -> None:
+def test_rejected_data_leaves_no_files_in_the_bucket(cloud: Cloud, tmp_path: Path) -> None:
     code, said = cloud.ingest(tmp_path / "there/dataset", max_quarantine_fraction=0.0)
     assert code == 3, said
-    assert cloud.left() == set()
+    assert cloud.files_in_bucket() == set()
 
 
-def test_a_run_that_is_stopped_cancels_its_job(cloud: Cloud, tmp_path: Path) -> None:
+def test_stopping_a_run_cancels_its_job(cloud: Cloud, tmp_path: Path) -> None:
     process = cloud.start(tmp_path / "there/dataset")
-    until(lambda: cloud.jobs(), 120)
-    until(lambda: "runs on Dataflow" in (tmp_path / "there/said").read_text(), 30)
+    wait_for(lambda: bool(cloud.jobs()))
+    wait_for(lambda: "runs on Dataflow" in (tmp_path / "there/said").read_text(), seconds=30)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == -signal.SIGINT
     assert (cloud.folder / "server/2026-0.cancelled").exists()
     assert "Cancelling job 2026-0" in (tmp_path / "there/said").read_text()
 
 
-@pytest.mark.parametrize("fault", ["403 no permission", "404 no such project", "429 quota exceeded", "503 come again"])
-def test_what_the_service_refuses_is_one_sentence(cloud: Cloud, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["403 no permission", "404 no such project", "429 quota exceeded", "503 try again later"])
+def test_an_error_of_the_service_is_reported_in_one_sentence(cloud: Cloud, tmp_path: Path, fault: str) -> None:
     (cloud.folder / "server/fault").write_text(fault)
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
@@ -184,9 +176,9 @@ def test_what_the_service_refuses_is_one_sentence(cloud: Cloud, tmp_path: Path, 
     assert cloud.jobs() == []
 
 
-def test_a_job_that_runs_already_is_not_submitted_twice(cloud: Cloud, tmp_path: Path) -> None:
+def test_a_running_job_is_not_submitted_a_second_time(cloud: Cloud, tmp_path: Path) -> None:
     first = cloud.start(tmp_path / "one/dataset")
-    until(lambda: cloud.jobs(), 120)
+    wait_for(lambda: bool(cloud.jobs()))
     code, said = cloud.ingest(tmp_path / "two/dataset")
     assert code == 1
     assert "is running already" in said

@@ -1,4 +1,4 @@
-"""Steps in containers: what fails fails, 50 of 50; a whole run is the same as one of processes."""
+"""Steps in containers: a failure is reported as one, 50 times of 50, and a run produces what a run of processes produces."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from components.common.errors import ConfigError
 from pipeline.config import load_config, resolve_paths
 from pipeline.targets.local import docker as docker_target
 from tests.support import containers
-from tests.support.local_runs import ROOT, wait_for
-from tests.support.two_runs import CONFIG, made_in, without_times
+from tests.support.local_runs import ROOT, latest_summary, wait_for
+from tests.support.two_runs import CONFIG, Results, results_of
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
@@ -31,7 +30,7 @@ SETTINGS = docker_target.settings(network=False)
 @pytest.fixture(scope="module")
 def host(in_ci: bool) -> Iterator[str]:
     if missing := containers.missing():
-        reason = f"{', '.join(missing)} not here: apt-get install -y --no-install-recommends podman runc mmdebstrap"
+        reason = f"{', '.join(missing)} missing: apt-get install -y --no-install-recommends podman runc mmdebstrap"
         pytest.fail(reason) if in_ci else pytest.skip(reason)
     with containers.engine() as address:
         os.environ["DOCKER_HOST"] = address
@@ -55,18 +54,18 @@ def image(host: str) -> str:
     return containers.make_data_image()
 
 
-class TestWhatFailsFails:
-    """Each as often as kubeflow/pipelines#13332 needs to show itself: upstream, most of these pass."""
+class TestFailures:
+    """Each is repeated, since kubeflow/pipelines#13332 is a race: with the upstream runner most of these containers succeed."""
 
-    def test_a_container_that_exits_with_3(self, client: Any, base: str) -> None:
-        codes = [run(client, base, ["sh", "-c", "echo a word; exit 3"]) for _ in range(TIMES)]
+    def test_exit_code_3(self, client: Any, base: str) -> None:
+        codes = [run(client, base, ["sh", "-c", "echo some output; exit 3"]) for _ in range(TIMES)]
         assert codes == [3] * TIMES
 
-    def test_one_that_prints_nothing(self, client: Any, base: str) -> None:
+    def test_exit_without_output(self, client: Any, base: str) -> None:
         codes = [run(client, base, ["false"]) for _ in range(TIMES)]
         assert codes == [1] * TIMES
 
-    def test_one_that_is_killed(self, client: Any, base: str) -> None:
+    def test_kill(self, client: Any, base: str) -> None:
         codes = [self.killed(client, base) for _ in range(TIMES)]
         assert codes == [128 + signal.SIGKILL] * TIMES
 
@@ -84,26 +83,28 @@ class TestWhatFailsFails:
         return code
 
     @pytest.mark.parametrize("entry", ['["true"]', '["echo"]', "exit 0"])
-    def test_one_whose_image_has_an_entry_point(self, client: Any, base: str, tmp_path: Path, entry: str) -> None:
-        """Upstream, the entry point gets the command as arguments, and succeeds."""
+    def test_image_with_an_entry_point(self, client: Any, base: str, tmp_path: Path, entry: str) -> None:
+        """The upstream runner passes the command to the entry point as arguments, and that succeeds."""
         image = containers.make_image(tmp_path, "localhost/wgan-test-entry:1", f"ENTRYPOINT {entry}")
         codes = [run(client, image, ["sh", "-c", "exit 3"]) for _ in range(TIMES // 3 + 1)]
         assert set(codes) == {3}
 
-    def test_one_whose_command_is_not_there(self, client: Any, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_missing_command(self, client: Any, base: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(client, base, ["no-such-command"]) == docker_target.CANNOT_START
         assert "cannot start: " in capsys.readouterr().out
 
-    def test_one_that_succeeds_and_what_it_may(self, client: Any, base: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_container_has_neither_privileges_nor_network(
+        self, client: Any, base: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         script = "cat /proc/self/status | grep -E 'CapEff|NoNewPrivs'; touch /x; touch /tmp/x && echo tmp; ls /sys/class/net"
         assert run(client, base, ["sh", "-c", f"{script}; true"]) == 0
         said = capsys.readouterr().out
         assert "CapEff:\t0000000000000000" in said
         assert "NoNewPrivs:\t1" in said
         assert "Read-only file system" in said
-        assert said.endswith("tmp\nlo\n"), "no network but its own"
+        assert said.endswith("tmp\nlo\n"), "only the loopback interface"
 
-    def test_nothing_is_left(self, client: Any, base: str) -> None:
+    def test_no_container_is_left(self, client: Any, base: str) -> None:
         assert client.containers.list(all=True) == []
 
 
@@ -111,57 +112,47 @@ def run(client: Any, image: str, command: list[str]) -> int:
     return docker_target.run_container(client, image, command, {}, arguments=SETTINGS)
 
 
-def start(folder: Path, image: str, runner: str, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, image: str, *words: str) -> subprocess.Popen[str]:
     (folder / "c.toml").write_text(CONFIG)
-    sets = [f"--set=run.dir={folder / runner}", f"--set=deploy.image={image}"]
-    command = [sys.executable, "-m", "pipeline", "run", str(folder / "c.toml"), "--runner", runner, *sets, *words]
+    sets = [f"--set=run.dir={folder / 'runs'}", f"--set=deploy.image={image}"]
+    command = [sys.executable, "-m", "pipeline", "run", str(folder / "c.toml"), "--runner", "docker", *sets, *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def summary_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "latest" / "summary.json").read_bytes()))
-
-
-def made_of(folder: Path) -> dict[str, dict[str, Any]]:
-    return made_in((folder / "latest").resolve() / "steps")
-
-
 class TestARun:
-    def test_it_is_the_same_as_one_of_processes(self, image: str, tmp_path: Path) -> None:
+    def test_it_produces_what_a_run_of_processes_produces(self, image: str, local_run: Results, tmp_path: Path) -> None:
         """Same summary, same bytes of every dataset, weight, sample and score."""
-        for runner in ("subprocess", "docker"):
-            process = start(tmp_path, image, runner)
-            said = process.communicate(timeout=900)[0]
-            assert process.returncode == 0, said
-        ours, theirs = tmp_path / "docker", tmp_path / "subprocess"
-        assert made_of(ours) == made_of(theirs)
-        assert set(made_of(ours)) == {"dataset", "validation", "model", "evaluation"}
-        assert without_times(summary_of(ours), ours) == without_times(summary_of(theirs), theirs)
+        process = start(tmp_path, image)
+        said = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, said
+        results = results_of(tmp_path / "runs")
+        assert results.artifacts == local_run.artifacts
+        assert set(results.artifacts) == {"dataset", "validation", "model", "evaluation"}
+        assert results.summary == local_run.summary
 
     def test_a_step_that_fails_ends_the_run_with_its_reason(self, image: str, tmp_path: Path) -> None:
         (tmp_path / "images").mkdir()
-        process = start(tmp_path, image, "docker", f"--set=ingest.source=images:{tmp_path / 'images'}")
+        process = start(tmp_path, image, f"--set=ingest.source=images:{tmp_path / 'images'}")
         said = process.communicate(timeout=900)[0]
         assert process.returncode not in (0, None), said
         assert "images" in said
-        assert not (tmp_path / "docker" / "registry" / "champion.json").exists()
+        assert not (tmp_path / "runs" / "registry" / "champion.json").exists()
 
-    def test_one_that_is_stopped_saves_and_leaves_no_container(self, image: str, tmp_path: Path, client: Any) -> None:
-        process = start(tmp_path, image, "docker", "--set=train.rounds=100000")
-        checkpoints = tmp_path / "docker" / ".work" / "checkpoints"
-        wait_for(lambda: bool(list(checkpoints.glob("*/round-*"))) or process.poll() is not None, seconds=600)
-        time.sleep(1.0)
+    def test_a_stopped_run_saves_a_checkpoint_and_leaves_no_container(self, image: str, tmp_path: Path, client: Any) -> None:
+        process = start(tmp_path, image, "--set=train.rounds=100000")
+        checkpoints = tmp_path / "runs" / ".work" / "checkpoints"
+        wait_for(lambda: len(list(checkpoints.glob("*/round-*"))) > 1 or process.poll() is not None, seconds=600)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=180)[0]
         assert process.returncode == 1, said
-        summary = summary_of(tmp_path / "docker")
+        summary = latest_summary(tmp_path / "runs")
         assert (summary["status"], summary["steps"]["train"]["status"]) == ("interrupted", "interrupted")
         assert summary["error"]["problem"].startswith("Training stopped by SIGTERM after round "), (
-            "the step's own words: it had the time to save"
+            "the step's own message: it had time to save"
         )
         assert client.containers.list(all=True) == []
 
-    def test_an_image_of_other_code_is_refused(self, client: Any, image: str, tmp_path: Path) -> None:
+    def test_an_image_with_other_code_is_refused(self, client: Any, image: str, tmp_path: Path) -> None:
         lines = [
             f"FROM {image}",
             "USER root",
@@ -174,7 +165,7 @@ class TestARun:
             docker_target.check_image(client, config_of(tmp_path, other))
         docker_target.check_image(client, config_of(tmp_path, image))
 
-    def test_an_image_that_is_not_there_is_refused(self, client: Any, tmp_path: Path) -> None:
+    def test_a_missing_image_is_refused(self, client: Any, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"There is no image localhost/nothing:1 here \(deploy\.image\)\. Build it"):
             docker_target.check_image(client, config_of(tmp_path, "localhost/nothing:1"))
 
@@ -184,30 +175,32 @@ def config_of(folder: Path, image: str) -> Any:
 
 
 class TestImage:
-    """What the image of the steps holds."""
+    """The image that the steps run in."""
 
     MOST_BYTES = 2.9e9
 
-    def test_its_size_is_what_docs_say(self, client: Any, image: str) -> None:
+    def test_its_size_is_below_the_documented_limit(self, client: Any, image: str) -> None:
         assert client.images.get(image).attrs["Size"] < self.MOST_BYTES
 
-    def test_its_list_of_components_is_what_is_installed(self, client: Any, image: str) -> None:
-        tell = (
+    def test_its_bill_of_materials_lists_what_is_installed(self, client: Any, image: str) -> None:
+        program = (
             "import importlib.metadata, json, pathlib; "
             "print(json.dumps([sorted({(each.name, each.version) for each in importlib.metadata.distributions()}), "
             "json.loads(pathlib.Path('/opt/venv/sbom.cdx.json').read_text())]))"
         )
-        installed, listed = json.loads(client.containers.run(image, ["python", "-c", tell], remove=True, network_mode="none"))
+        installed, listed = json.loads(
+            client.containers.run(image, ["python", "-c", program], remove=True, network_mode="none")
+        )
         assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
-        found = {plain(each["name"]): each["version"] for each in listed["components"]}
-        assert found == {plain(name): version for name, version in installed}
+        found = {normalized(each["name"]): each["version"] for each in listed["components"]}
+        assert found == {normalized(name): version for name, version in installed}
         assert {"tensorflow", "apache-beam", "kfp", "wgan-tpu-pipeline"} <= found.keys()
-        assert not {"pip", "uv", "hatchling", "cyclonedx-bom"} & found.keys(), "nothing that installs"
+        assert not {"pip", "uv", "hatchling", "cyclonedx-bom"} & found.keys(), "no package that installs others"
 
-    def test_its_entry_point_is_well(self, client: Any, image: str) -> None:
+    def test_its_default_command_works(self, client: Any, image: str) -> None:
         said = client.containers.run(image, remove=True, network_mode="none", read_only=True, tmpfs={"/tmp": ""}).decode()
         assert "tensorflow" in said.lower(), said
 
 
-def plain(name: str) -> str:
+def normalized(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")

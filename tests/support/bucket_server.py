@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fnmatch
 import hashlib
 import http.server
 import json
@@ -18,9 +19,9 @@ import google_crc32c
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Lists, describes, gives, takes and removes the objects in `server.objects`, a mapping of name to content.
+    """Lists, describes, returns, stores and removes the objects in `server.objects`, a mapping of name to content.
 
-    Those in `broken` can be neither read nor written.
+    Objects whose names match a pattern in `server.broken` can be neither read nor written.
     """
 
     protocol_version = "HTTP/1.1"
@@ -53,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"kind": "storage#bucket", "name": bucket}).encode())
         elif not name:
             self._answer(200, json.dumps(self._listing(query.get("prefix", ""), query.get("delimiter"))).encode())
-        elif name in self.server.broken:
+        elif self._is_broken(name):
             self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
         elif name not in self.server.objects:
             self._answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
@@ -89,6 +90,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         found = self.server.objects.pop(name, None) is not None
         self._answer(204 if found else 404, b"" if found else b'{"error": {"code": 404, "message": "No such object"}}')
 
+    def _is_broken(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.server.broken)
+
     def _take_part(self, upload: int, part: bytes, query: dict[str, str]) -> None:
         name, before = self.server.uploads[upload]
         whole = before + part
@@ -99,7 +103,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._take(name, whole, query)
 
     def _take(self, name: str, content: bytes, query: dict[str, str]) -> None:
-        if name in self.server.broken:
+        if self._is_broken(name):
             self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
             return
         with self.server.writing:

@@ -1,10 +1,10 @@
-"""Two runs of one config compared: what they made, file by file, and their summaries less times."""
+"""Compares two runs of one config: the files of their artifacts, and their summaries without times."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,26 +26,39 @@ kid_subset_size = 100
 """
 
 
-def made_in(steps: Path) -> dict[str, dict[str, Any]]:
-    """What each step made in `steps`, KFP's pipeline root, file by file.
+class Results(NamedTuple):
+    """What a run produced."""
 
-    A file's digest, or what it holds where it also holds times or the zip of one Python. push's artifact says where its
-    registry is, so it is another one.
+    summary: dict[str, Any]
+    artifacts: dict[str, dict[str, Any]]
+
+
+def results_of(runs: Path) -> Results:
+    """Return the results of the last local run in a folder of runs."""
+    folder = (runs / "latest").resolve()
+    return Results(without_times(json.loads((folder / "summary.json").read_bytes()), runs), made_in(folder / "steps"))
+
+
+def made_in(steps: Path) -> dict[str, dict[str, Any]]:
+    """Return the artifact of each step below `steps`, KFP's pipeline root, as a mapping of file name to digest.
+
+    Files that also hold times, or whose bytes depend on the Python version, are given by their content. The artifact of push
+    is left out: it names its registry, which differs from run to run.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in steps.glob("*/*/*/manifest.json"):
         manifest = json.loads(file.read_bytes())
         if manifest["kind"] != "push":
-            names = [name for name in manifest["files"] if not name.startswith(OF_ITS_TIME)]
+            names = [name for name in manifest["files"] if not name.startswith(DEPENDS_ON_TIME)]
             found[manifest["kind"]] = {name: content(file.parent / name) or manifest["files"][name] for name in names}
     return found
 
 
-OF_ITS_TIME = ("tensorboard/", "saved_model/fingerprint.pb")
+DEPENDS_ON_TIME = ("tensorboard/", "saved_model/fingerprint.pb")
 
 
 def content(file: Path) -> Any:
-    """What a file holds, where its bytes may differ; else nothing."""
+    """Return the content of a file whose bytes may differ from run to run; None for other files."""
     if file.suffix == ".npz":
         with np.load(file) as arrays:
             return {name: (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) for name in arrays}
@@ -56,12 +69,12 @@ def content(file: Path) -> Any:
 
 
 def without_times(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A summary less what may differ: times, speeds, the run's name and folder."""
+    """Return a summary without what may differ between runs: times, speeds, name and folder of the run."""
     text = json.dumps(summary).replace(str(folder), "")
     found: dict[str, Any] = json.loads(text)
     for step in found["steps"].values():
         del step["seconds"]
-    for key in ("run_id", "started_at", "finished_at", "seconds", "artifacts"):  # what these hold is compared file by file
+    for key in ("run_id", "started_at", "finished_at", "seconds", "artifacts"):  # artifacts are compared file by file
         found.pop(key, None)
     found["train"].pop("critic_images_per_second")
     return found

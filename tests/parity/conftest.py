@@ -1,4 +1,4 @@
-"""What all replicas are held against: the same on one."""
+"""The results of one replica, which the tests compare with those of several."""
 
 from __future__ import annotations
 

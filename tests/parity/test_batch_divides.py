@@ -1,4 +1,4 @@
-"""A global batch that does not divide by the replicas is refused, with the nearest ones, where their number becomes known."""
+"""A global batch size that the replicas do not divide is refused, with the nearest sizes, as soon as their number is known."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from components.train.devices import strategy
 
 
 def nearest(batch: int, replicas: int) -> list[int]:
-    """Return, by search, the largest batch below and the smallest above that divide; a batch has at least one image."""
+    """Search for the largest divisible batch below and the smallest above; a batch has at least one image."""
     below = [each for each in range(1, batch) if each % replicas == 0]
     return [*below[-1:], next(each for each in range(batch, batch + replicas + 1) if each % replicas == 0)]
 
 
-def test_every_batch_divides_or_is_refused_with_the_nearest_that_do() -> None:
+def test_indivisible_batches_are_refused_with_the_nearest_divisible_ones() -> None:
     refused = 0
     for replicas in range(1, 17):
         for batch in range(1, 70):
@@ -38,13 +38,13 @@ def test_every_batch_divides_or_is_refused_with_the_nearest_that_do() -> None:
 @pytest.mark.parametrize(
     ("devices", "batch", "cure"), [("cpu:8", 60, "use 56 or 64"), ("cpu:3", 64, "use 63 or 66"), ("cpu:4", 3, "use 4")]
 )
-def test_a_config_that_names_the_replicas_is_refused_when_read(devices: str, batch: int, cure: str) -> None:
+def test_a_config_that_fixes_the_replicas_is_refused_when_it_is_read(devices: str, batch: int, cure: str) -> None:
     with pytest.raises(ValidationError, match=f"global_batch_size = {batch} does not divide by .* replicas; {cure}"):
         TrainConfig(devices=devices, global_batch_size=batch)
 
 
-def test_a_device_that_tells_the_replicas_itself_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ "gpu" and "tpu:NAME" name no number: three GPUs, played by three virtual CPUs."""
+def test_a_device_that_determines_the_replicas_is_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "gpu" and "tpu:NAME" the config does not fix the number. Three virtual CPUs stand for three GPUs."""
     monkeypatch.setattr(strategy, "_gpu", lambda _: strategy._cpu("3"))
     config = TrainConfig(devices="gpu", global_batch_size=64)
     with pytest.raises(DeviceError) as caught:

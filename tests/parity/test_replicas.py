@@ -1,4 +1,4 @@
-"""N replicas train as one: raw gradients, losses, penalty, weights and reported metrics are those of one replica."""
+"""N replicas train like one: same raw gradients, losses, penalty, weights and reported metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_raw_gradients_losses_and_penalty_are_those_of_one_replica(replicas: int
 
 @on_most_replicas_if_heavy
 def test_weights_and_metrics_after_sgd_are_those_of_one_replica(replicas: int, one_trained: tuple[Arrays, Arrays]) -> None:
-    """SGD sees the scale of a gradient, Adam does not."""
+    """SGD depends on the scale of a gradient, Adam does not."""
     arrays, metrics = trained(replicas)
     assert_parity(one_trained[0], arrays)
     assert_parity(one_trained[1], metrics)
@@ -64,8 +64,8 @@ def test_other_families_train_as_on_one_replica(family: str) -> None:
     assert_parity(one[1], other[1])
 
 
-def test_there_is_something_to_compare(one_first_step: Arrays, one_trained: tuple[Arrays, Arrays]) -> None:
-    """Gradients that are not zero, weights that moved a thousand tolerances, metrics of every round."""
+def test_the_comparison_is_not_vacuous(one_first_step: Arrays, one_trained: tuple[Arrays, Arrays]) -> None:
+    """Gradients are not zero, weights moved by a thousand tolerances, and every round has its own metrics."""
     still = [name for name, array in one_first_step.items() if not np.abs(array).max() > 1e-3]
     assert still == ["gradient/05/score/bias"]  # the same constant on real and fake
     config = config_for(1)
@@ -81,7 +81,7 @@ def test_there_is_something_to_compare(one_first_step: Arrays, one_trained: tupl
 class TestComparison:
     one = {"weights": np.array([1.0, -2.0]), "bias": np.array([0.0])}  # noqa: RUF012
 
-    def test_takes_what_rounding_does(self) -> None:
+    def test_accepts_rounding_errors(self) -> None:
         assert_parity(self.one, {"weights": np.array([1.0, -2.0 + 1e-5]), "bias": np.array([0.0])})
 
     @pytest.mark.parametrize(

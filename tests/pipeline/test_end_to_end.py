@@ -35,7 +35,7 @@ def second(runs: Path, first: Outcome) -> Outcome:
     return run(runs)
 
 
-def test_a_run_succeeds_and_says_where_the_report_is(first: Outcome, runs: Path) -> None:
+def test_a_run_succeeds_and_prints_the_path_of_its_report(first: Outcome, runs: Path) -> None:
     assert first.code == 0, first.stdout + first.stderr
     assert first.statuses() == dict.fromkeys(STEPS, "succeeded")
     assert f"Report   {runs}" in first.stdout
@@ -43,7 +43,7 @@ def test_a_run_succeeds_and_says_where_the_report_is(first: Outcome, runs: Path)
     assert leftovers(runs) == []
 
 
-def test_the_summary_is_as_the_design_says(first: Outcome) -> None:
+def test_the_summary_has_every_documented_key(first: Outcome) -> None:
     summary = first.summary
     assert summary["status"] == "succeeded"
     assert summary["ingest"]["read"] == 1797
@@ -66,14 +66,14 @@ def test_the_summary_is_as_the_design_says(first: Outcome) -> None:
     assert all(not row["cached"] and row["seconds"] > 0 for row in summary["steps"].values())
 
 
-def test_every_artifact_is_whole_and_knows_where_it_came_from(first: Outcome) -> None:
+def test_every_artifact_is_complete_and_names_its_inputs(first: Outcome) -> None:
     manifests = {step: read_manifest(Path(first.summary["artifacts"][step]["path"])) for step in STEPS}
     assert manifests["train"].inputs["dataset"] == manifests["ingest"].digest
     assert manifests["evaluate"].inputs["model"] == manifests["train"].digest
     assert manifests["push"].inputs["evaluation"] == manifests["evaluate"].digest
 
 
-def test_an_unchanged_second_run_does_no_step_again_and_says_so(first: Outcome, second: Outcome) -> None:
+def test_an_unchanged_second_run_takes_every_step_from_the_cache(first: Outcome, second: Outcome) -> None:
     assert second.code == 0
     assert all(row["cached"] for row in second.summary["steps"].values())
     assert "Nothing new: the data, the configuration and the code are those of an earlier run." in second.stdout
@@ -82,7 +82,7 @@ def test_an_unchanged_second_run_does_no_step_again_and_says_so(first: Outcome, 
     assert second.summary["artifacts"]["train"] == first.summary["artifacts"]["train"]
 
 
-def test_both_reports_are_there(second: Outcome, runs: Path) -> None:
+def test_both_runs_have_reports(second: Outcome, runs: Path) -> None:
     pages = [file.read_text() for file in runs.glob("2*/report.html")]
     assert len(pages) == 2
     assert all("v0001" in page for page in pages)
@@ -114,7 +114,7 @@ def test_a_champion_of_another_image_size_is_refused_before_any_step(first: Outc
     assert refused.summary == {}
 
 
-def test_no_tpu_on_this_machine_is_said_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_tpu_is_reported_before_anything_runs(tmp_path: Path) -> None:
     refused = run(tmp_path, "train.devices=tpu")
     assert refused.code == 1
     assert 'train.devices = "tpu", but there is no TPU on this machine' in refused.stderr
@@ -122,7 +122,7 @@ def test_no_tpu_on_this_machine_is_said_before_anything_runs(tmp_path: Path) -> 
     assert not (tmp_path / "latest").exists()
 
 
-def test_a_tpu_that_cannot_be_used_ends_in_one_sentence_and_a_report(tmp_path: Path) -> None:
+def test_an_unusable_tpu_is_reported_in_one_sentence_and_in_the_report(tmp_path: Path) -> None:
     failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9", "deploy.tpu_check=false")
     assert failed.code == 1
     assert failed.statuses() == {
@@ -149,7 +149,7 @@ def test_too_many_broken_files_end_with_exit_code_3_and_are_listed(tmp_path: Pat
 
 
 @pytest.mark.heavy
-def test_a_damaged_artifact_in_the_cache_is_refused_and_the_cure_works(runs: Path, second: Outcome) -> None:
+def test_a_damaged_artifact_in_the_cache_is_refused_and_the_suggested_fix_works(runs: Path, second: Outcome) -> None:
     dataset = Path(second.summary["artifacts"]["ingest"]["path"])
     shard = sorted(dataset.glob("train-*.tfrecord"))[0]
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -158,7 +158,7 @@ def test_a_damaged_artifact_in_the_cache_is_refused_and_the_cure_works(runs: Pat
     assert f"{shard.name} does not match its digest." in refused.summary["error"]["problem"]
     assert refused.summary["error"]["cure"] == f"Remove {dataset} and run again."
     shutil.rmtree(dataset)
-    mended = run(runs, "validate.min_deviation=2.0")
-    assert mended.code == 0, mended.stdout + mended.stderr
-    assert mended.statuses()["ingest"] == "succeeded"
-    assert mended.summary["train"]["resumed_from_round"] == 40, "the same data: the training that was done is found"
+    repaired = run(runs, "validate.min_deviation=2.0")
+    assert repaired.code == 0, repaired.stdout + repaired.stderr
+    assert repaired.statuses()["ingest"] == "succeeded"
+    assert repaired.summary["train"]["resumed_from_round"] == 40, "the data is the same, so the finished training must be found"

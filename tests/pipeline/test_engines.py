@@ -1,4 +1,4 @@
-"""Ingest on other runners: the same bytes from one process, threads, processes, Apache Flink and Prism; never wrong counts."""
+"""Ingest on other runners: one process, threads, processes, Apache Flink and Prism produce the same bytes and right counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from components.common.artifacts import read_manifest
-from tests.support.engines import EngineMissingError, can_be_had, engine_options
+from tests.support.engines import EngineMissingError, engine_options, is_installable
 from tests.support.image_folder import write_digit_images
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -26,20 +26,20 @@ WORKERS = ("apache_beam.runners.worker.sdk_worker_main", "wgan-beam-worker")
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some 1,500 images in six chunks, with broken ones and equal ones in different chunks."""
+    """Return a folder of about 1,500 images: six chunks, with broken images, and with duplicates in different chunks."""
     folder = tmp_path_factory.mktemp("engines") / "pictures"
     write_digit_images(folder, 1400, broken=True)
     rng = np.random.default_rng(0)
     for index in range(40):
         pixels = Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8))
-        for place, suffix in (("0", "png"), ("z", "bmp")):
-            (folder / place).mkdir(exist_ok=True)
-            pixels.save(folder / place / f"twice{index}.{suffix}")
+        for label, suffix in (("0", "png"), ("z", "bmp")):
+            (folder / label).mkdir(exist_ok=True)
+            pixels.save(folder / label / f"twice{index}.{suffix}")
     return folder
 
 
 def start(pictures: Path, out: Path, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Start ingest as a user would by hand; its output goes to a file beside `out`."""
+    """Start ingest by its own command line; its output goes to a file next to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     config = {"source": f"images:{pictures}", "labels_from_folders": True, "image_size": 32, "beam_options": list(options)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
@@ -54,7 +54,7 @@ def said(out: Path) -> str:
 
 
 def ingest(pictures: Path, out: Path, options: tuple[str, ...] = ()) -> str:
-    """Ingest and return the digest of the dataset."""
+    """Run ingest and return the digest of the dataset."""
     process = start(pictures, out, options)
     assert process.wait(timeout=300) == 0, said(out)
     return read_manifest(out, "dataset").digest
@@ -74,20 +74,20 @@ def options_of(engine: str, in_ci: bool) -> tuple[str, ...]:
     try:
         return engine_options(engine)
     except EngineMissingError as error:
-        if in_ci and can_be_had(engine):
+        if in_ci and is_installable(engine):
             raise
         pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("engine", ["threads", "processes", "flink", "flink-processes", "prism"])
-def test_every_engine_gives_the_same_bytes(engine: str, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool) -> None:
+def test_engines_produce_the_same_bytes(engine: str, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool) -> None:
     assert ingest(pictures, tmp_path / "dataset", options_of(engine, in_ci)) == undisturbed
     assert "Read 1,484 = " in said(tmp_path / "dataset")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no strays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no other files"
 
 
 @pytest.mark.parametrize(("engine", "seed"), [("processes", 0), ("processes", 1), ("processes", 2), ("flink-processes", 3)])
-def test_a_worker_killed_at_any_moment_never_makes_wrong_counts(
+def test_a_worker_killed_at_a_random_moment_never_causes_wrong_counts(
     engine: str, seed: int, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool
 ) -> None:
     out = tmp_path / "dataset"
@@ -108,7 +108,7 @@ def test_a_worker_killed_at_any_moment_never_makes_wrong_counts(
         assert "A worker of the Beam pipeline" in said(out)
         assert "what is decoded is kept" in said(out)
     assert ingest(pictures, out) == undisturbed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no strays"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml", "dataset", "said"], "no other files"
 
 
 def test_worker_processes_load_no_tensorflow(pictures: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def wait_for_workers(process: subprocess.Popen[str]) -> bool:
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Return the pids of the Python processes that work for a run: those of its session."""
+    """Return the process IDs of a run's Python workers, which belong to its session."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -153,7 +153,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """End what is left of a run's session."""
+    """Kill every process of a run's session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and kill -9: nothing half-written, nothing lost, and the next run goes on."""
+"""Ctrl-C, SIGTERM and kill -9 leave nothing half-written, lose no work, and the next run resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = f"train.rounds={ROUNDS}"
 
 
 class Runs:
-    """Runs one after the other in one folder, each of which goes on from where the one before was ended."""
+    """Consecutive runs in one folder; each resumes where the one before was ended."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class Runs:
         return max((int(path.name.removeprefix("round-")) for path in saved), default=0)
 
     def start_until_step(self, step: str) -> subprocess.Popen[str]:
-        """Start a run and return it when the step runs; train, when it has saved two checkpoints more than there were."""
+        """Start a run and return it as soon as the step runs; for train, after two more checkpoints."""
         before = self.rounds_saved()
         process = start(self.folder, LONG)
         wait_for(step_runs(self.folder, step), seconds=300)
@@ -40,7 +40,7 @@ class Runs:
         return process
 
     def assert_interrupted_in(self, step: str) -> None:
-        """The run left nothing half-written, a summary and a report; the steps before were done, or were done before."""
+        """Check that the last run left nothing half-written, and wrote a summary and a report; earlier steps were completed."""
         assert leftovers(self.folder) == []
         summary = latest_summary(self.folder)
         assert summary["status"] == "interrupted"
@@ -50,13 +50,13 @@ class Runs:
         assert (self.folder / "latest" / "report.html").is_file()
 
     def assert_killed(self) -> None:
-        """The last run has no summary, and above all none that says success; `latest` is still a run that ended."""
+        """Check that the last run has no summary, so none that says success, and `latest` points to an earlier run."""
         assert not (max(self.folder.glob("2*")) / "summary.json").exists()
         assert latest_summary(self.folder)["status"] == "interrupted"
 
 
-def test_runs_that_are_ended_in_each_step_and_in_each_way_go_on(tmp_path: Path) -> None:
-    """One training of 400 rounds, through four ways to end it: whatever the one before did, the next one goes on from there."""
+def test_runs_resume_whichever_step_was_ended_and_however(tmp_path: Path) -> None:
+    """One training of 400 rounds is ended in four ways; each run resumes from what the one before has saved."""
     runs = Runs(tmp_path)
     for step in ("ingest", "validate"):
         process = runs.start_until_step(step)
@@ -82,7 +82,7 @@ def test_runs_that_are_ended_in_each_step_and_in_each_way_go_on(tmp_path: Path) 
     saved = runs.rounds_saved()
 
     process = runs.start_until_step("train")
-    os.kill(process.pid, signal.SIGKILL)  # the runner alone: its train step is an orphan, which ends after its next host call
+    os.kill(process.pid, signal.SIGKILL)  # the runner alone: its train step, now an orphan, ends after its next host call
     process.communicate()
     runs.assert_killed()
     at_kill = runs.rounds_saved()
@@ -93,7 +93,7 @@ def test_runs_that_are_ended_in_each_step_and_in_each_way_go_on(tmp_path: Path) 
     output, _ = process.communicate()
     resumed = re.search(rf"Resuming from round (\d+) of {ROUNDS}", output)
     assert resumed, output
-    assert at_kill <= int(resumed[1]) <= at_kill + 20, "the orphan did not train on"
+    assert at_kill <= int(resumed[1]) <= at_kill + 20, "the orphan must have stopped training"
     runs.assert_killed()
 
     saved = runs.rounds_saved()

@@ -1,7 +1,7 @@
-"""The train step as a process that is killed, terminated or short of disk, and what the next one makes of it.
+"""The train step is killed, terminated or runs out of disk space, and the next process resumes.
 
-Whatever happened, the training must end as the one that nobody disturbed: the last checkpoint's arrays bit for bit,
-metrics.jsonl but for the seconds, the sample grids byte for byte.
+In every case the training must end like one that was not disturbed: the same arrays in the last checkpoint, bit for bit, the
+same metrics.jsonl except for the seconds, and the same sample grids, byte for byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
-LANES, CHAINS, KILLS = 2, 2, 5  # at random moments: two at a time, 20 in all
+LANES, CHAINS, KILLS = 2, 2, 5  # at random moments: two trainings at a time, 20 kills in all
 SEED = 20240607
 SETTINGS: dict[str, Any] = {
     "rounds": 400, "rounds_per_call": 2, "log_every_rounds": 10, "checkpoint_every_rounds": 4, "sample_every_rounds": 20,
@@ -40,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Training:
-    """A training by hand, `python -m components.train`, in a folder of its own; it can be started again and again."""
+    """A training by `python -m components.train` in its own folder, which can be started repeatedly."""
 
     processes: ClassVar[list[subprocess.Popen[bytes]]] = []
 
@@ -51,13 +51,13 @@ class Training:
         (folder / "out").mkdir()
         values = {name: json.dumps(value) for name, value in {**SETTINGS, **changes}.items()}
         (folder / "train.toml").write_text("[train]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
-        places = {"config": folder / "train.toml", "dataset": data[0], "validation": data[1], "out": self.out}
-        places["work-dir"] = folder / "work"
-        words = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+        paths = {"config": folder / "train.toml", "dataset": data[0], "validation": data[1], "out": self.out}
+        paths["work-dir"] = folder / "work"
+        words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
         self.command = [sys.executable, "-m", "components.train", *words]
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start a process; what it prints goes to a file, so that nobody has to read along."""
+        """Start a process whose output goes to a file, so that no pipe can fill up."""
         self.starts += 1
         with self.printed_file().open("wb") as stream:
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -66,7 +66,7 @@ class Training:
         return self.process
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so; fail when the last process ends before."""
+        """Wait until a condition holds; fail if the last process ends first."""
         wait_for(lambda: condition() or self.process.poll() is not None, seconds=600.0)
         assert condition(), self.printed()
 
@@ -78,22 +78,22 @@ class Training:
         return self.printed_file().read_text()
 
     def finish(self) -> None:
-        """Start once more and let it run to its end."""
+        """Start a process and wait until it succeeds."""
         assert self.start().wait(timeout=600) == 0, self.printed()
 
     def checkpoints(self) -> list[Path]:
         return sorted((self.folder / "work").glob("checkpoints/*/round-*"))
 
     def rounds_saved(self) -> int:
-        """Return the rounds of the last checkpoint."""
+        """Return the number of rounds in the last checkpoint."""
         return max((int(path.name.removeprefix("round-")) for path in self.checkpoints()), default=0)
 
     def has_ticked(self) -> bool:
-        """Return whether the last process has done a call, which the compilation belongs to."""
+        """Return whether the last process has finished a host call; the first one includes compilation."""
         return "… " in self.printed()
 
     def unfinished(self) -> list[Path]:
-        """Return what is half-written or half-removed, under the work folder and beside the model."""
+        """Return half-written or half-removed folders, below the work folder and next to the model."""
         return [path for path in self.folder.rglob(".*") if path.suffix in {".tmp", ".old"}]
 
 
@@ -107,13 +107,13 @@ def no_process_outlives_its_test() -> Iterator[None]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:
-    """Kill -9; return whether there was still something to kill."""
+    """Send SIGKILL; return whether it ended the process."""
     process.kill()
     return process.wait() == -signal.SIGKILL
 
 
-def where(training: Training) -> str:
-    """Say where a process was killed: how far it had come, and what it was writing."""
+def progress_at_kill(training: Training) -> str:
+    """Describe how far a killed process had come and what it was writing."""
     ticks = re.findall(r"^… (\d+)/", training.printed(), re.MULTILINE)
     before = "before the first round" if "»" in training.printed() else "start-up"
     writing = ", ".join(path.name.split(".")[1] for path in training.unfinished())
@@ -121,7 +121,7 @@ def where(training: Training) -> str:
 
 
 def assert_same(one: Training, other: Training) -> None:
-    """Compare two finished trainings."""
+    """Assert that two finished trainings have the same results."""
     assert other.unfinished() == []
     for training in (one, other):
         read_manifest(training.out, "model")
@@ -145,14 +145,14 @@ def metrics(training: Training) -> list[dict[str, Any]]:
 
 
 class Reference(NamedTuple):
-    """A training that nobody disturbed, and its life: from the start of the process to the first rounds, and to its end."""
+    """A training that was not disturbed, with the seconds from its start to its first rounds and to its end."""
 
     training: Training
     start_seconds: float
     seconds: float
 
     def life_seconds(self, rounds_done: int) -> float:
-        """Return how long a process lives that goes on after `rounds_done`."""
+        """Return how long a process runs that resumes after `rounds_done`."""
         return self.start_seconds + (self.seconds - self.start_seconds) * (1.0 - rounds_done / SETTINGS["rounds"])
 
 
@@ -163,7 +163,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
-    """Return a reference for one replica and one for two, made side by side: so the killed ones run too."""
+    """Return references for one and two replicas, trained at the same time, as the killed trainings are."""
     folder = tmp_path_factory.mktemp("undisturbed")
 
     def train(devices: str) -> Reference:
@@ -180,9 +180,9 @@ def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
 
 
 def test_kill_9_at_20_random_moments(data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path) -> None:
-    """Moments are uniform over the life of the process, from its start to the end of the export.
+    """The moments are uniform over the life of the process, from its start to the end of the export.
 
-    A chain is a training that is killed and started again; after its last kill it ends in peace and is compared.
+    A chain is one training that is killed and restarted several times. After the last kill it runs to its end and is compared.
     """
     reference = undisturbed["cpu:1"]
 
@@ -195,8 +195,8 @@ def test_kill_9_at_20_random_moments(data: tuple[Path, Path], undisturbed: dict[
             process, moment = training.start(), moments.uniform(0.0, life)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=moment)
-            if process.poll() is None and kill(process):  # it may end by itself while the signal is on its way
-                killed.append(f"{training.folder.name}: at {moment:4.1f} s of {life:.1f}: {where(training)}")
+            if process.poll() is None and kill(process):  # it may have ended just before the signal
+                killed.append(f"{training.folder.name}: at {moment:4.1f} s of {life:.1f}: {progress_at_kill(training)}")
                 if len(killed) % KILLS:
                     continue
                 training.finish()
@@ -213,7 +213,7 @@ def test_kill_9_at_20_random_moments(data: tuple[Path, Path], undisturbed: dict[
     assert any(": round" in line for line in killed)
 
 
-# The stages in the life of a checkpoint, and of the model, at which a kill is aimed: the file that shows them.
+# Stages of writing a checkpoint or the model, each with the file whose appearance triggers the kill.
 CHECKPOINT_STAGES = {
     "a checkpoint's folder": "work/checkpoints/*/.round-*.tmp",
     "its state": "work/checkpoints/*/.round-*.tmp/state.npz",
@@ -224,20 +224,20 @@ MODEL_STAGES = {"the model": "out/.model.*.tmp", "the model's graph": "out/.mode
 
 
 def test_kill_9_while_something_is_written(data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path) -> None:
-    """One and two replicas, each killed in every stage in turn; the half-written must be there, then gone."""
+    """One and two replicas are killed in every stage in turn. Half-written folders appear, and are gone at the end."""
 
     def chain(devices: str) -> list[str]:
         training, report = Training(tmp_path / devices.replace(":", ""), data, devices=devices), []
         moments = random.Random(SEED)
         for stage, file in {**CHECKPOINT_STAGES, **MODEL_STAGES}.items():
             process = training.start()
-            if stage in CHECKPOINT_STAGES:  # not always the first one
+            if stage in CHECKPOINT_STAGES:  # not always the first checkpoint
                 training.wait_until(training.has_ticked)
                 time.sleep(moments.uniform(0.0, 0.5))
             while not any(training.folder.glob(file)) and process.poll() is None:
                 time.sleep(0.0002)
             assert kill(process), training.printed()
-            report.append(f"{devices} aimed at {stage}: {where(training)}")
+            report.append(f"{devices} aimed at {stage}: {progress_at_kill(training)}")
         training.finish()
         assert_same(undisturbed[devices].training, training)
         return report
@@ -250,8 +250,8 @@ def test_kill_9_while_something_is_written(data: tuple[Path, Path], undisturbed:
 
 
 def test_sigterm_saves_within_5_seconds_of_the_end_of_the_call(data: tuple[Path, Path], tmp_path: Path) -> None:
-    """With networks of which a checkpoint has more than 100 MB. From outside the end of the call cannot be seen, so the
-    longest call so far is added to the 5 s; a call here is one round. What others took of the CPU does not count.
+    """A checkpoint of these networks has more than 100 MB. The end of the host call cannot be seen from outside, so the limit
+    is 5 s plus the longest call so far; a call is one round. Time spent waiting for a CPU does not count.
     """
     big = {"generator_channels": 256, "critic_channels": 256, "latents": 512, "global_batch_size": 4, "n_critic": 1}
     training = Training(tmp_path / "big", data, **big, rounds_per_call=1, log_every_rounds=1, checkpoint_every_rounds=2)
@@ -274,27 +274,27 @@ def test_sigterm_saves_within_5_seconds_of_the_end_of_the_call(data: tuple[Path,
     read_manifest(saved, "checkpoint")
     assert (saved / "state.npz").stat().st_size > 100_000_000
     call_seconds = max(json.loads(line)["seconds"] for line in (saved / "metrics.jsonl").read_text().splitlines()[1:])
-    print(f"SIGTERM to the end of the process {seconds:.2f} s, {queued:.2f} s of them in the queue for a CPU")
+    print(f"SIGTERM to the end of the process {seconds:.2f} s, {queued:.2f} s of them waiting for a CPU")
     print(f"the longest call but the first {call_seconds:.2f} s")
     assert seconds - queued < 5.0 + call_seconds
 
 
 def queued_seconds(process: subprocess.Popen[bytes]) -> float:
-    """Return how long the main thread of a process was ready to run while others had the CPU (Linux)."""
+    """Return how long the main thread of a process was runnable but waiting for a CPU (Linux)."""
     return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def one_sentence(training: Training) -> str:
-    """Return the only line of a process that says what went wrong."""
+    """Return the error message of a process, which must be its only line besides progress."""
     lines = [line for line in training.printed().splitlines() if not line.startswith(("»", "…"))]
     assert len(lines) == 1, training.printed()
     return lines[0]
 
 
-def test_a_disk_that_fills_up_stops_the_run_and_the_next_with_space_goes_on(
+def test_a_full_disk_stops_the_run_and_the_next_run_resumes(
     data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path
 ) -> None:
-    """The system refuses what goes beyond a file's size limit (EFBIG), which needs no root and fails where ENOSPC would."""
+    """A limit on the file size (EFBIG) stands for a full disk (ENOSPC): the same writes fail, and no root is needed."""
     training = Training(tmp_path / "full", data)
     process = training.start()
     training.wait_until(lambda: len(training.checkpoints()) >= 2)
@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_next_with_space_goes_on(
     assert_same(undisturbed["cpu:1"].training, training)
 
 
-def test_events_that_cannot_be_written_stop_the_run_with_one_sentence(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_unwritable_events_stop_the_run_with_one_sentence(data: tuple[Path, Path], tmp_path: Path) -> None:
     training = Training(tmp_path / "events", data, sample_every_rounds=2)  # a picture of 5 kB each time
     process = training.start()
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -1,4 +1,4 @@
-"""Memory of a real training process: bounded by dataset and 1.5 GB, and the same after 2,000 rounds as after 200."""
+"""Memory of a real training process: at most dataset + 1.5 GB, and no more after 2,000 rounds than after 200."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 ROUNDS, SETTLED_ROUNDS = 2000, 200
 ROUNDS_A_CALL = 20
 MIB, GB = 2**20, 10**9
-GROWTH_BYTES = 10 * MIB  # a leak of 6 KiB a round shows; without one, growth is 1 to 2 MiB
+GROWTH_BYTES = 10 * MIB  # a leak of 6 KiB a round exceeds this; without a leak, memory grows by 1 to 2 MiB
 OVERHEAD_BYTES = 1.5 * GB
 CONFIG = f"""
 rounds = {ROUNDS}
@@ -39,7 +39,7 @@ critic_channels = 4
 
 
 class Sample(NamedTuple):
-    """The training process at a tick: rounds done, resident bytes now, most resident bytes so far."""
+    """The training process at a progress line: rounds done, resident bytes now, peak of the resident bytes."""
 
     round: int
     resident: int
@@ -54,7 +54,7 @@ def resident_bytes(pid: int) -> tuple[int, int]:
 
 
 def soak(folder: Path, dataset: Path, validation: Path, data: str) -> list[Sample]:
-    """Train in a process of its own, as a user would by hand; return a sample for each tick."""
+    """Train in a new process; return a sample for each progress line."""
     config = folder / "config.toml"
     config.write_text(CONFIG + f'data = "{data}"\n')
     paths = {"--config": config, "--dataset": dataset, "--validation": validation, "--work-dir": folder / "work",

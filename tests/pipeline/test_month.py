@@ -1,4 +1,4 @@
-"""A month of a schedule: thirty daily runs on a folder that changes, on Kubeflow's protocol, from the compiled file alone."""
+"""A month of a schedule: thirty daily runs on a changing folder, through Kubeflow's protocol, from the compiled file alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALWAYS = {"snapshot", "push", "report"}
 
 
 class Day(NamedTuple):
-    """What a day's run came to: how it ended on the platform, its summary (empty: none was written), its log."""
+    """The result of a day's run: its state on the platform, its summary (empty if none was written), its log."""
 
     state: str
     summary: dict[str, Any]
@@ -35,13 +35,13 @@ class Day(NamedTuple):
     folder: Path
 
     @property
-    def done(self) -> set[str]:
-        """The steps that were done in this run."""
+    def steps_done(self) -> set[str]:
+        """Return the steps that ran, rather than being taken from the cache."""
         return {step for step, row in self.summary["steps"].items() if row["status"] == "succeeded"}
 
 
 class Month:
-    """A schedule, the folder that it reads, and what became of each day."""
+    """A schedule, the folder that it reads, and the results of its days."""
 
     def __init__(self, root: Path, address: str, kubeflow: Kubeflow) -> None:
         self.root, self.address, self.kubeflow = root, address, kubeflow
@@ -50,7 +50,7 @@ class Month:
         self.days: list[Day] = []
 
     def schedule(self, *overrides: str) -> None:
-        """Make the schedule anew, with these settings."""
+        """Replace the schedule by one with these settings."""
         for found in list(self.kubeflow.recurring.values()):
             code, said = run("schedule", "delete", found["display_name"], "--host", self.address)
             assert code == 0, said
@@ -65,19 +65,19 @@ class Month:
         assert said.startswith("Schedule nightly: At 02:00 every day, UTC time.")
 
     def add(self, count: int) -> None:
-        """Put more of the digits into the folder."""
+        """Add more digits to the folder."""
         images, labels = digits()
         for number in range(self.taken, self.taken + count):
             write(self.images, number, int(labels[number]), images[number])
         self.taken += count
 
     def begin(self) -> str:
-        """Let the schedule's time come; return the run's id."""
+        """Trigger the schedule; return the run's id."""
         (schedule,) = self.kubeflow.recurring
         return tick(self.kubeflow, schedule)
 
     def day(self, run_id: str = "") -> Day:
-        """Let the schedule's time come, and wait until its run has ended."""
+        """Trigger the schedule, unless a run is named, and wait until the run has ended."""
         run_id = run_id or self.begin()
         for thread in self.kubeflow.threads:
             thread.join()
@@ -88,18 +88,18 @@ class Month:
         return self.days[-1]
 
     def champion(self) -> str:
-        """The version in service, every file of it checked."""
+        """Return the version in service, after checking every file of it."""
         champion = read_champion(self.registry)
         return champion.version if champion else ""
 
     def quiet_days(self, count: int) -> None:
-        """Days on which nothing has changed."""
+        """Run days on which nothing has changed."""
         before = self.champion()
         for _ in range(count):
             day = self.day()
             assert day.state == "SUCCEEDED", day.log
             assert day.summary["nothing_new"] is True
-            assert day.done <= {"push"}
+            assert day.steps_done <= {"push"}
             assert "Nothing new: " in report_of(day)
             assert self.champion() == before
 
@@ -136,7 +136,7 @@ def test_thirty_days(month: Month) -> None:
 
     month.add(100)
     run_id = month.begin()
-    assert month.begin() == "", "while a run goes on, no second one starts"
+    assert month.begin() == "", "no second run starts while the first one is active"
     grown = month.day(run_id)  # 5
     assert grown.state == "SUCCEEDED", grown.log
     assert grown.summary["nothing_new"] is False
@@ -148,7 +148,7 @@ def test_thirty_days(month: Month) -> None:
     for file in bad:
         file.write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     before = month.champion()
-    for _ in range(2):  # 9 and 10: a refusal is no answer that is kept
+    for _ in range(2):  # 9 and 10: a refusal is not cached
         refused = month.day()
         assert refused.state == "FAILED"
         assert (refused.summary["exit_code"], refused.summary["error"]["step"]) == (3, "ingest")
@@ -158,13 +158,13 @@ def test_thirty_days(month: Month) -> None:
     for file in bad:
         file.unlink()
     month.add(60)
-    mended = month.day()  # 11
-    assert mended.state == "SUCCEEDED", mended.log
-    assert mended.summary["ingest"]["read"] == 1460
+    repaired = month.day()  # 11
+    assert repaired.state == "SUCCEEDED", repaired.log
+    assert repaired.summary["ingest"]["read"] == 1460
     month.quiet_days(4)  # 12 to 15
 
-    kept = month.root / "kept"
-    shutil.copytree(month.images, kept)
+    saved = month.root / "saved"
+    shutil.copytree(month.images, saved)
     images, labels = digits()
     for number, image in enumerate(brighter(images)[: month.taken]):
         write(month.images, number, int(labels[number]), image)
@@ -173,7 +173,7 @@ def test_thirty_days(month: Month) -> None:
     assert (drifted.summary["exit_code"], drifted.summary["error"]["step"]) == (3, "validate")
     assert "It was refused." in report_of(drifted)
     shutil.rmtree(month.images)
-    shutil.copytree(kept, month.images)  # another time of change, the same content
+    shutil.copytree(saved, month.images)  # other modification times, the same content
     month.quiet_days(3)  # 17 to 19
 
     month.schedule(
@@ -185,7 +185,7 @@ def test_thirty_days(month: Month) -> None:
     assert (worse.summary["push"]["decision"], month.champion()) == ("kept", before)
     assert "Not published: " in report_of(worse)
     month.schedule(*usual)
-    month.quiet_days(3)  # 21 to 23: as before the other settings
+    month.quiet_days(3)  # 21 to 23: nothing new under the former settings
 
     month.add(50)
     run_id = month.begin()
@@ -196,7 +196,7 @@ def test_thirty_days(month: Month) -> None:
     kill_children_of(run_id)
     crashed = month.day(run_id)  # 24
     assert (crashed.state, crashed.summary) == ("FAILED", {})
-    after = month.day()  # 25: on unchanged images, since none of what was done is lost
+    after = month.day()  # 25: the images are unchanged, and no work was lost
     assert after.state == "SUCCEEDED", after.log
     assert after.summary["ingest"]["read"] == 1510
     assert after.summary["steps"]["ingest"]["status"] == "cached"
@@ -206,10 +206,10 @@ def test_thirty_days(month: Month) -> None:
 
     assert len(month.days) == 30
     assert threading.active_count() < 50
-    trained = [first, grown, mended, worse, after]
+    trained = [first, grown, repaired, worse, after]
     assert sum(day.summary.get("nothing_new", False) for day in month.days) == 30 - len(trained) - 4
     decisions = [json.loads(file.read_bytes()) for file in (month.registry / "decisions").iterdir()]
-    assert len(decisions) == len(trained), "one for each model, and for no model twice"
+    assert len(decisions) == len(trained), "exactly one decision for each model"
     published = sorted(each["version"] for each in decisions if each["decision"] == "published")
     assert published == [folder.name for folder in complete_versions(month.registry)]
     assert {day.summary["push"]["decision"] for day in trained} == {"published", "kept"}
@@ -219,7 +219,7 @@ def test_thirty_days(month: Month) -> None:
 
 
 def kill_children_of(run_id: str) -> None:
-    """Kill the steps of a run, which KFP starts in sessions of their own: the whole machine dies."""
+    """Kill the steps of a run too, which KFP starts in new sessions, as if the machine had failed."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes()

@@ -1,4 +1,4 @@
-"""The report in a real browser: no console errors, nothing fetched, nothing cut off, light and dark, desk and phone."""
+"""The report in a real browser, light and dark, wide and narrow: no console errors, no requests, nothing cut off."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ FRAME = """<!doctype html><title></title>
 
 @pytest.fixture(scope="session")
 def chromium(in_ci: bool) -> str:
-    """The browser; where there is none the tests are skipped, but never silently in CI."""
+    """Return the path of the browser. Without one the tests are skipped; in CI they fail."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
-        reason = "no Chromium here: apt-get install -y --no-install-recommends chromium"
+        reason = "Chromium is not installed: apt-get install -y --no-install-recommends chromium"
         pytest.fail(reason) if in_ci else pytest.skip(reason)
     return found
 
 
 def browse(chromium: str, file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Open a file and end; the profile is new each time."""
+    """Open a file in a new profile and wait for the browser to exit."""
     with tempfile.TemporaryDirectory() as profile:
         command = [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, file.as_uri()]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
@@ -69,7 +69,7 @@ def console(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports: of a run that succeeded, of its cached repetition, of rejected data, of a killed step and of drift."""
+    """Write reports of a successful run, its cached repetition, rejected data, a killed step and drift."""
     root = tmp_path_factory.mktemp("reports")
     succeeded, rejected, killed = Run(root / "a").all(), Run(root / "b"), Run(root / "c")
     report(succeeded.description, folder=root / "succeeded", status="succeeded")
@@ -97,7 +97,7 @@ def test_page_is_drawn_without_console_errors(
     assert console(done) == []
     pixels = np.asarray(Image.open(shot).convert("L"))
     assert pixels.shape == (height, width)
-    assert len(np.unique(pixels)) > 50  # text has many greys, a blank page has one
+    assert len(np.unique(pixels)) > 50  # text has many shades of grey, a blank page has one
     assert (np.median(pixels) < 60) if dark else (np.median(pixels) > 200)
     assert pixels.std() > 10
 
@@ -107,8 +107,8 @@ def test_page_is_drawn_without_console_errors(
 def test_page_fits_the_window_and_shows_its_images(
     chromium: str, pages: dict[str, Path], tmp_path: Path, name: str, width: int
 ) -> None:
-    # The page itself allows no script, so a copy without its policy is measured.
-    # It is measured in a frame, since a headless window is never narrower than 500 pixels.
+    # The page's policy forbids scripts, so a copy without it is measured, and in a frame,
+    # because a headless window cannot be narrower than 500 pixels.
     copy, frame = tmp_path / "copy.html", tmp_path / "frame.html"
     html, replaced = POLICY.subn("", pages[name].read_text())
     assert replaced == 1
@@ -125,7 +125,7 @@ def test_page_fits_the_window_and_shows_its_images(
 
 @pytest.fixture
 def visits() -> Iterator[tuple[str, list[str]]]:
-    """A server that notes who comes: its address and the paths that were asked for."""
+    """Serve HTTP; give the server's URL and the list of requested paths."""
     paths: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -138,14 +138,14 @@ def visits() -> Iterator[tuple[str, list[str]]]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", paths
         server.shutdown()
         thread.join()
 
 
-def test_nothing_is_fetched_even_if_markup_got_in(
+def test_injected_markup_fetches_nothing(
     chromium: str, pages: dict[str, Path], tmp_path: Path, visits: tuple[str, list[str]]
 ) -> None:
     address, paths = visits
@@ -158,6 +158,6 @@ def test_nothing_is_fetched_even_if_markup_got_in(
     assert paths == []
     assert any("Content Security Policy" in line for line in console(refused))
     assert not any('"ran"' in line for line in console(refused))
-    ran = browse(chromium, open_page, f"--screenshot={tmp_path / 'b.png'}")  # the control: here it does get out
+    ran = browse(chromium, open_page, f"--screenshot={tmp_path / 'b.png'}")  # the control: without the policy
     assert sorted(paths) == ["/image", "/script"]
     assert any('"ran"' in line for line in console(ran))

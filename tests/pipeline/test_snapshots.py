@@ -1,4 +1,4 @@
-"""Snapshots in whole runs: drift stops one, accepting lets it go on, and what was accepted comes from the cache."""
+"""Snapshots in whole runs: drift stops a run, an accepted snapshot lets it continue, and the next run uses the cache."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
     first = again()
     assert first.code == 0, first.stderr
     assert first.summary["validate"]["accepted_against"] == ""
-    statuses = again().statuses()  # a snapshot that is known is no other key
-    assert statuses.pop("push") == "succeeded"  # it always looks
+    statuses = again().statuses()  # a known snapshot does not change the cache key
+    assert statuses.pop("push") == "succeeded"  # push always checks the registry
     assert set(statuses.values()) == {"cached"}
     write_images(tmp_path / "data", drifted=True)
     stopped = again()
@@ -39,7 +39,7 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
     words = stopped.summary["error"]["cure"].split()
     assert words[-2] == "--set"
     assert "It was refused." in (tmp_path / "runs" / "latest" / "report.html").read_text()
-    stopped_again = again()  # a refusal is never cached
+    stopped_again = again()  # a refusal is not cached
     assert stopped_again.code == 3
     accepted = again(words[-1])
     assert accepted.code == 0, accepted.stderr

@@ -1,4 +1,4 @@
-"""The pipeline on other sources than digits: Fashion-MNIST through TFDS, and folders of image files."""
+"""The pipeline on sources other than digits: Fashion-MNIST through TFDS, and folders of image files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.local_runs import run
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
-def test_a_folder_of_labelled_images_some_of_them_broken(tmp_path: Path) -> None:
+def test_a_folder_of_labelled_and_some_broken_images(tmp_path: Path) -> None:
     counts = write_digit_images(tmp_path / "pictures", 600, broken=True)
     done = run(
         tmp_path / "runs",

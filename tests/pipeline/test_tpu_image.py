@@ -1,6 +1,6 @@
-"""The lock of the TPU image, installed: it imports, and reads what plain TensorFlow wrote.
+"""An environment made from the lock of the TPU image: it imports, and it reads the files that plain TensorFlow wrote.
 
-What needs 1.5 GB is made once, in ~/.cache/wgan-tpu-pipeline.
+The environment needs 1.5 GB and is made once, in ~/.cache/wgan-tpu-pipeline.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETTINGS = {
     "rounds": 6, "log_every_rounds": 2, "checkpoint_every_rounds": 6, "sample_every_rounds": 6, "global_batch_size": 8,
     "n_critic": 2, "latents": 16, "generator_channels": 8, "critic_channels": 8, "precision": "float32",
 }  # fmt: skip
-TELL = """
+PROGRAM = """
 import components, ctypes, importlib.metadata, json, os, sys
 with_tensorflow = {each.name.lower().replace("_", "-") for each in importlib.metadata.distributions()}
 import tensorflow as tf
@@ -51,7 +51,7 @@ print(json.dumps({
     "lacks": [name for name in sys.argv[1:] if not hasattr(library, name)],
 }))
 """
-# What TensorFlow 2.20.0 takes from libtpu by name and cannot do without; libtpu 0.0.52 no longer has them.
+# Functions that TensorFlow 2.20.0 needs from libtpu; libtpu 0.0.52 no longer has them.
 FUNCTIONS = (
     "ConfigureDistributedTpuOp_DoWork",
     "TpuCompile_CompileAndBuild",
@@ -62,7 +62,7 @@ FUNCTIONS = (
 
 @pytest.fixture(scope="module")
 def python(in_ci: bool) -> Path:
-    """The Python of an environment made from the lock of the TPU image."""
+    """Return the Python of an environment made from the lock of the TPU image."""
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
     folder = Path.home() / ".cache" / "wgan-tpu-pipeline" / f"train-tpu-{digest}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -87,24 +87,24 @@ def on_tpu_build(python: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
 
 
-def test_it_imports_without_a_tpu_in_seconds_and_libtpu_has_what_tensorflow_calls(python: Path) -> None:
+def test_it_imports_without_a_tpu_and_libtpu_has_the_functions_that_tensorflow_calls(python: Path) -> None:
     started = time.monotonic()
-    done = on_tpu_build(python, "-c", TELL, *FUNCTIONS)
+    done = on_tpu_build(python, "-c", PROGRAM, *FUNCTIONS)
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert told["tensorflow"] == "2.20.0"
-    assert told["sum"] == 10.0
-    assert told["pjrt"][0] == 0
-    assert told["pjrt"][1] >= 72, "TensorFlow 2.20.0 speaks PJRT 0.72"
-    assert told["lacks"] == []
-    assert {"tensorflow-tpu", "libtpu", "kfp"} <= set(told["packages"])
-    assert {"tensorflow", "tensorflow-cpu", "apache-beam", "libclang", "jax"}.isdisjoint(told["packages"])
-    assert time.monotonic() - started < 120, "it asked Google's metadata server"
+    facts = json.loads(done.stdout)
+    assert facts["tensorflow"] == "2.20.0"
+    assert facts["sum"] == 10.0
+    assert facts["pjrt"][0] == 0
+    assert facts["pjrt"][1] >= 72, "TensorFlow 2.20.0 speaks PJRT 0.72"
+    assert facts["lacks"] == []
+    assert {"tensorflow-tpu", "libtpu", "kfp"} <= set(facts["packages"])
+    assert {"tensorflow", "tensorflow-cpu", "apache-beam", "libclang", "jax"}.isdisjoint(facts["packages"])
+    assert time.monotonic() - started < 120, "it must not query Google's metadata server"
     if not tpu_devices():
-        assert told["devices"] == ["CPU"]
+        assert facts["devices"] == ["CPU"]
 
 
-def test_no_tpu_is_one_sentence_under_tensorflow_tpu(python: Path, tmp_path: Path) -> None:
+def test_a_missing_tpu_is_reported_in_one_sentence(python: Path, tmp_path: Path) -> None:
     if tpu_devices():
         pytest.skip("this machine has a TPU")
     (tmp_path / "train.toml").write_text('devices = "tpu"\n')
@@ -117,7 +117,7 @@ def test_no_tpu_is_one_sentence_under_tensorflow_tpu(python: Path, tmp_path: Pat
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_checkpoint_and_model_of_plain_tensorflow_give_the_same_images(python: Path, tmp_path: Path) -> None:
+def test_checkpoint_and_model_of_plain_tensorflow_produce_the_same_images(python: Path, tmp_path: Path) -> None:
     dataset, validation = write_digits(tmp_path)
     config = TrainConfig(**SETTINGS)
     run.run(config, dataset=dataset, validation=validation, work_dir=tmp_path / "work", out=tmp_path / "model")
@@ -129,10 +129,10 @@ def test_checkpoint_and_model_of_plain_tensorflow_give_the_same_images(python: P
     theirs = dict(np.load(tmp_path / "theirs.npz"))
     ours = images_here(tmp_path / "model")
     assert theirs["round"] == SETTINGS["rounds"]
-    assert ours.std() > 5, "an empty image is no evidence"
+    assert ours.std() > 5, "an empty image would prove nothing"
     for name in ("served", "checkpointed"):
         difference = np.abs(theirs[name].astype(int) - ours.astype(int))
-        assert difference.max() <= 1, "rounding to a byte is all that may differ"
+        assert difference.max() <= 1, "only rounding to a byte may differ"
         assert difference.mean() < 0.01
     with np.load(checkpoint.path_of(training, config.rounds) / "state.npz") as saved:
         for name in saved.files:

@@ -1,7 +1,6 @@
-"""Containers on a machine without a Docker engine: podman speaking Docker's protocol, and images from a base made on the spot.
+"""Containers without a Docker engine: podman serves Docker's protocol, and images are built on a base made by mmdebstrap.
 
-No registry of images is asked: the base is Debian's bookworm by mmdebstrap, as facts of this machine allow; what runs in
-production is deploy/images on the pinned public base.
+No image registry is needed. In production, deploy/images is built on a public base that is pinned by its digest.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import resource
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.local_runs import ROOT, wait_for
+
 NEEDED = ("podman", "runc", "mmdebstrap")
 BASE = "localhost/wgan-test-base:bookworm"
 DATA = "localhost/wgan-tpu-pipeline:tested"
@@ -25,12 +24,12 @@ PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 
 
 def missing() -> list[str]:
-    """Return the programs that are not here."""
+    """Return the programs that are not installed."""
     return [name for name in NEEDED if shutil.which(name) is None]
 
 
 def configuration() -> str:
-    """Return podman's configuration for a machine that may itself be a container: limits as they are, runc, host's network."""
+    """Return a podman configuration that also works inside a container: unchanged limits, runc, the host's network."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = 65536 if hard == resource.RLIM_INFINITY else hard
     processes = Path("/proc/sys/kernel/pid_max").read_text().strip()
@@ -46,7 +45,7 @@ events_logger = "file"
 
 @contextlib.contextmanager
 def engine() -> Iterator[str]:
-    """Serve Docker's protocol by podman; gives the value of DOCKER_HOST. CONTAINERS_CONF is set meanwhile."""
+    """Serve Docker's protocol with podman; give the value for DOCKER_HOST. Sets CONTAINERS_CONF for the duration."""
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         file, socket = Path(folder) / "containers.conf", Path(folder) / "podman.sock"
         file.write_text(configuration())
@@ -55,11 +54,8 @@ def engine() -> Iterator[str]:
         command = ["podman", "system", "service", "--time=0", f"unix://{socket}"]
         service = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            until = time.monotonic() + 60
-            while not socket.exists():
-                assert service.poll() is None, "podman's service has ended"
-                assert time.monotonic() < until, "podman's service does not listen"
-                time.sleep(0.1)
+            wait_for(lambda: socket.exists() or service.poll() is not None, seconds=60)
+            assert service.poll() is None, "podman's service has ended"
             yield f"unix://{socket}"
         finally:
             service.terminate()
@@ -71,12 +67,12 @@ def engine() -> Iterator[str]:
 
 
 def exists(image: str) -> bool:
-    """Return whether an image is here."""
+    """Return whether an image exists locally."""
     return subprocess.run(["podman", "image", "exists", image], check=False).returncode == 0
 
 
 def make_base() -> str:
-    """Make a small Debian with Python, which trusts whom this machine trusts, unless it is here; return its name."""
+    """Create a small Debian image with Python and this machine's CA certificates, unless it exists; return its name."""
     if exists(BASE):
         return BASE
     with tempfile.TemporaryDirectory(prefix="base-") as folder:
@@ -101,7 +97,7 @@ def make_data_image() -> str:
 
 
 def make_image(folder: Path, tag: str, *lines: str) -> str:
-    """Build an image on the base by more lines of a Containerfile; return its name."""
+    """Build an image that adds `lines` of a Containerfile to the base; return its name."""
     (folder / "Containerfile").write_text("\n".join([f"FROM {make_base()}", *lines]) + "\n")
     subprocess.run(["podman", "build", "--quiet", "--tag", tag, str(folder)], check=True, stdout=subprocess.DEVNULL)
     return tag

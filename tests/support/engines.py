@@ -1,4 +1,4 @@
-"""Beam's other engines for the tests: where deploy/engines/get has put them, and the options that name them."""
+"""Beam's other runners for the tests: where deploy/engines/get installs them, and the options that select them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ NEEDS = {"flink": ("java", "mvn"), "prism": ("go",)}
 
 
 class EngineMissingError(Exception):
-    """What is missing for an engine, and how to get it."""
+    """An engine is not installed; the message says how to install it."""
 
 
 def engine_options(name: str) -> tuple[str, ...]:
-    """Return ingest.beam_options for an engine. Raises EngineMissingError when it is not on this machine."""
+    """Return ingest.beam_options for an engine. Raises EngineMissingError if it is not installed."""
     if name.startswith("flink"):
-        jar = _found(ENGINES / "flink-job-server.jar", "flink")
+        jar = _existing(ENGINES / "flink-job-server.jar", "flink")
         options = ("--runner=FlinkRunner", "--flink_master=[local]", f"--flink_job_server_jar={jar}", "--parallelism=2")
         worker = Path(sys.executable).with_name("wgan-beam-worker")
         process = ("--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(worker)})}")
         return (*options, *(process if name == "flink-processes" else ("--environment_type=LOOPBACK",)))
     if name == "prism":
-        prism = _found(ENGINES / "prism", "prism")
+        prism = _existing(ENGINES / "prism", "prism")
         return ("--runner=PrismRunner", f"--prism_location={prism}", "--environment_type=LOOPBACK")
     mode = {"threads": "multi_threading", "processes": "multi_processing"}[name]
     return (LOCAL, f"--direct_running_mode={mode}", "--direct_num_workers=2")
 
 
-def can_be_had(name: str) -> bool:
-    """Return whether this machine has what `make engines` needs for an engine."""
+def is_installable(name: str) -> bool:
+    """Return whether this machine has the tools with which `make engines` installs an engine."""
     return all(shutil.which(tool) for tool in NEEDS.get(name.partition("-")[0], ()))
 
 
-def _found(file: Path, engine: str) -> Path:
+def _existing(file: Path, engine: str) -> Path:
     if not file.exists():
-        raise EngineMissingError(f"no {file.name}: {HOW} (needs {' and '.join(NEEDS[engine])})")
+        raise EngineMissingError(f"{file.name} is not installed: {HOW} (needs {' and '.join(NEEDS[engine])})")
     return file

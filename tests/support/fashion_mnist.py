@@ -1,8 +1,8 @@
-"""Fashion-MNIST without a network: TFDS's original files, made from Debian's package dataset-fashion-mnist.
+"""Fashion-MNIST without a network: the original files that TFDS expects, made from the Debian package dataset-fashion-mnist.
 
-The package holds the four files recompressed without a name in the gzip header; the deflate bytes are the originals, so
-a header with the original name and time makes files whose sha256 TFDS accepts. Run as a program:
-`python -m tests.support.fashion_mnist DIR`, then name DIR in ingest.tfds_manual_dir.
+The files of the package differ from the originals only in the gzip header, which has no name and another time. With the
+original header their sha256 is the one that TFDS expects. As a program: `python -m tests.support.fashion_mnist DIR`, then set
+ingest.tfds_manual_dir to DIR.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ ORIGINALS = (
 
 
 class PackageMissingError(Exception):
-    """Debian's package is not installed, or holds other files than expected."""
+    """The Debian package is not installed or has unexpected files."""
 
 
 def package_files() -> dict[str, Path]:
-    """Return the package's gzip files by name. Raises PackageMissingError when it is not installed."""
+    """Return the package's gzip files by name. Raises PackageMissingError if it is not installed."""
     cure = f"install it: apt-get install {PACKAGE}"
     try:
         listing = subprocess.run(["dpkg", "-L", PACKAGE], capture_output=True, text=True, check=True).stdout
     except FileNotFoundError:
-        raise PackageMissingError(f"this is not Debian, so its package {PACKAGE} is not here") from None
+        raise PackageMissingError(f"this is not Debian, so the package {PACKAGE} is not available") from None
     except subprocess.CalledProcessError:
         raise PackageMissingError(f"Debian's package {PACKAGE} is not installed; {cure}") from None
     files = {path.name: path for line in listing.splitlines() if (path := Path(line)).suffix == ".gz"}
@@ -56,9 +56,9 @@ def package_files() -> dict[str, Path]:
 
 
 def make_manual_dir(target: Path) -> Path:
-    """Write the four original files into `target` and return it; files that are already right are kept.
+    """Write the four original files into `target`, unless they exist, and return `target`.
 
-    Raises PackageMissingError when the package is not installed, or holds other bytes than the originals.
+    Raises PackageMissingError if the package is not installed or its content is not that of the originals.
     """
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ def make_manual_dir(target: Path) -> Path:
 
 
 def original_bytes(original: Original, packaged: bytes) -> bytes:
-    """Give a packaged gzip file its original header back. Raises PackageMissingError when the sha256 is another."""
+    """Restore the original header of a packaged gzip file. Raises PackageMissingError if the sha256 does not match."""
     # RFC 1952: magic, deflate, FNAME set, time, no extra flags, Unix, name
     header = b"\x1f\x8b\x08\x08" + struct.pack("<I", original.gzip_mtime) + b"\x00\x03" + original.name.encode() + b"\0"
     content = header + packaged[BARE_HEADER_BYTES:]
     if _sha256(content) != original.sha256:
-        raise PackageMissingError(f"{PACKAGE} holds another {original.name}.gz than its authors published")
+        raise PackageMissingError(f"{original.name}.gz of {PACKAGE} is not the file that its authors published")
     return content
 
 
@@ -85,7 +85,7 @@ def _sha256(content: bytes) -> str:
 
 
 def main() -> int:
-    """Make the folder that the command line names, and print its path."""
+    """Fill the folder that the command line names, and print its path."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder to fill with the four files")
     try:

@@ -1,4 +1,4 @@
-"""A folder of real image files: scikit-learn's handwritten digits as PNG and JPEG in a folder a class, some broken."""
+"""A folder of real image files: scikit-learn's handwritten digits as PNG and JPEG, one folder a class, and broken files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-SIDE = 32  # pixels: four times the originals', so that JPEG keeps different digits different
+SIDE = 32  # pixels, four times the original side, so that different digits stay different as JPEG
 
 
 class FolderCounts(NamedTuple):
-    """What was written: files in all, readable images by class, and the broken files with the reason expected."""
+    """Number of files, readable images by class, and the broken files with the expected reason."""
 
     read: int
     images: dict[str, int]
@@ -39,7 +39,7 @@ def write_digit_images(folder: Path, count: int, broken: bool = True) -> FolderC
 
 
 def write_broken_images(folder: Path, digit: np.ndarray) -> dict[str, str]:
-    """Write four files into `folder` that are no readable images; return the reason expected for each."""
+    """Write four unreadable files into `folder`; return the expected reason for each."""
     files = {
         "empty.png": (b"", "empty file"),
         "text.png": (b"This is a text, whatever its name says.\n" * 20, "not an image"),

@@ -1,4 +1,4 @@
-"""Run by the Python of the TPU image's lock: what tensorflow-tpu makes of a checkpoint and a model that tensorflow wrote.
+"""Load a checkpoint and a model that tensorflow wrote, with tensorflow-tpu. Run by the Python of the TPU image's lock.
 
 on_the_tpu_build.py MODEL TRAINING CONFIG_JSON OUT.npz
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-import components  # first: it keeps libtpu away from the TensorFlow that is imported below
+import components  # first, since it keeps TensorFlow from loading libtpu
 
 # isort: split
 import numpy as np
@@ -25,7 +25,7 @@ from components.train.saving.export import Generator
 
 
 def main(model: Path, training: Path, config: TrainConfig, out: Path) -> None:
-    """Write the images of the SavedModel, and those of the checkpoint's moving average, for the same seed."""
+    """Write the images of the SavedModel and of the checkpoint's moving average, both for the same seed."""
     manifest = read_manifest(model, "model")
     shape = ImageShape(manifest.details["image_size"], manifest.details["channels"], manifest.details["classes"])
     served = tf.saved_model.load(str(model / "saved_model")).signatures["generate"]

@@ -1,7 +1,7 @@
 """Run a compiled file with KFP's local orchestrator: python -m tests.support.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
 
-FILE is what `compile` writes or `submit` sends; nothing else of the pipeline is known here. What a platform fills in and KFP's
-local runner does not, the time when the job was made, is put in its place. Exits 0 when the run succeeded.
+FILE is what `compile` writes or `submit` sends; nothing else of the pipeline is used. The creation time of the job, which
+platforms fill in but KFP's local runner does not, is filled in here. The exit code is 0 if the run succeeded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from components.common.artifacts import now
 
 
 def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
-    """Run FILE with its own defaults and `arguments` (JSON); outputs go under ROOT, the platform's cache is in `cache`."""
+    """Run a file with its defaults and `arguments` (JSON); the outputs go below `root`, the platform's cache is in `cache`."""
     from kfp import components, local
 
-    document = file.read_text().split("\n---\n")[0]  # the Kubernetes parts of the second document are the cluster's business
+    document = file.read_text().split("\n---\n")[0]  # the second document is for Kubernetes
     document = document.replace("{{$.pipeline_job_create_time_utc}}", now())
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(root / "tmp")
@@ -39,9 +39,9 @@ def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
 
 
 def with_custom_jobs_run(spec: dict[str, Any]) -> dict[str, Any]:
-    """Put in the place of each launcher of a custom job the container that the job would run: Vertex's business.
+    """Replace each launcher of a custom job by the container that the job would run on Vertex.
 
-    What is filled into a payload is escaped for that (`json_escape`); here it goes straight to the container.
+    Values in the launcher's payload are escaped (`json_escape`); the container takes them unescaped.
     """
     for executor in spec["deploymentSpec"]["executors"].values():
         if "google_cloud_pipeline_components.container.v1.custom_job.launcher" not in executor["container"].get("command", []):
@@ -53,9 +53,9 @@ def with_custom_jobs_run(spec: dict[str, Any]) -> dict[str, Any]:
         ]
         inputs = component["inputDefinitions"]["parameters"]
         (pool,) = inputs["worker_pool_specs"]["defaultValue"]
-        told = pool["container_spec"]
-        args = [word.replace("{{$.json_escape[1]}}", "{{$}}") for word in told["args"]]
-        executor["container"] = {"image": told["image_uri"], "command": told["command"], "args": args}
+        container = pool["container_spec"]
+        args = [word.replace("{{$.json_escape[1]}}", "{{$}}") for word in container["args"]]
+        executor["container"] = {"image": container["image_uri"], "command": container["command"], "args": args}
         component["inputDefinitions"]["parameters"] = {
             name: each for name, each in inputs.items() if not each.get("isOptional")
         }

@@ -47,12 +47,12 @@ def without_label(images: Images, labels: Labels, label: int) -> tuple[Images, L
 
 
 def brighter(images: Images, share: float = 0.1) -> Images:
-    """Return images with every grey level raised by a share of itself, cut at 255."""
+    """Return images with every grey level raised by a share of itself, clipped at 255."""
     return np.minimum(255, np.rint(images * (1.0 + share))).astype(np.uint8)
 
 
 def with_blanks(images: Images, share: float = 0.01) -> Images:
-    """Return images of which every so many is blank, in a grey of its own."""
+    """Return images of which this share is blank, each in a different shade of grey."""
     changed = images.copy()
     places = np.arange(0, len(images), round(1 / share))
     changed[places] = (places % 256).astype(np.uint8)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""What a TPU program must not contain, planted into the critic, and the sentence that each fault gets; needs no compiler."""
+"""Faults that a TPU program must not contain, planted into the critic, and their error messages. Needs no compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small(topology: str = "v5e:2x4", images: int = 100, **train: Any) -> TpuChec
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, fault: Callable[[tf.Tensor], tf.Tensor]) -> None:
-    """Put a layer that does `fault` in front of the real critic."""
+    """Put a layer that applies `fault` in front of the real critic."""
 
     def make(shape: Any, config: TrainConfig, dtype: str) -> keras.Model:
         critic = make_critic(shape, config, dtype)
@@ -72,7 +72,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "sentence"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_planted_fault_is_refused_in_a_sentence(
+def test_a_planted_fault_is_refused_with_its_message(
     fault: Callable[[tf.Tensor], tf.Tensor], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch, fault)
@@ -90,7 +90,7 @@ def test_a_dynamic_batch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("chips", [1, 8])
-def test_the_round_itself_is_lowered_with_a_sum_over_the_chips_for_each_gradient(chips: int) -> None:
+def test_the_lowered_round_sums_each_gradient_over_the_chips(chips: int) -> None:
     text = lowering.lowered_call(small({1: "v5e:1x1", 8: "v5e:2x4"}[chips]))
     assert text.count("stablehlo.while") >= 2, "rounds, and critic steps in a round"
     groups = {line.split("replica_groups = ")[1].split(" :")[0] for line in text.splitlines() if "replica_groups" in line}
@@ -98,7 +98,7 @@ def test_the_round_itself_is_lowered_with_a_sum_over_the_chips_for_each_gradient
     assert "f64" not in text
 
 
-def test_images_stay_on_the_chip_as_rows_of_bytes_or_come_with_the_call() -> None:
+def test_images_are_resident_rows_of_bytes_or_arguments_of_the_call() -> None:
     config = small()
     data, arguments = lowering.argument_specs(config)
     assert [tuple(spec.shape) for spec in (*data, *arguments)] == [(100, 64), (100,), (5, 2, 16)]

@@ -1,7 +1,8 @@
-"""What the golden files hold, as it is made now. `python -m tests.support.golden_files` writes them again."""
+"""The content of the golden files, as the code produces it now. `python -m tests.support.golden_files` writes the files."""
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ VERTEX = {
 
 
 def vertex() -> str:
-    """Return what a custom job is made of, for every row of Vertex AI."""
+    """Return the parts of a custom job for every row of Vertex AI."""
     jobs: dict[str, Any] = {}
     for row in ROWS:
         if row.platform == "vertex":
@@ -51,31 +52,32 @@ def vertex() -> str:
     return json.dumps(jobs, indent=1) + "\n"
 
 
-def compiled(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+@functools.cache
+def compiled(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the two documents of the quickstart compiled for Kubeflow with a TPU."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pipeline.yaml"
         words = ["run.dir=/mnt/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
         compiler.compile_pipeline(load_config(QUICKSTART, words), out)
-        spec, platform = yaml.safe_load_all(out.read_text())
+        spec, platform = yaml.load_all(out.read_text(), yaml.CSafeLoader)
     return spec, platform
 
 
 def kubernetes(overrides: list[str]) -> str:
-    """Return train's container and the second document, which is what Kubernetes sees of the placement."""
-    spec, platform = compiled(overrides)
+    """Return train's container and the second document, which together place it on Kubernetes."""
+    spec, platform = compiled(*overrides)
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     placed = {"image": container["image"], "resources": container["resources"]}
     return "".join(["# train's container\n", yaml.safe_dump(placed), "---\n", yaml.safe_dump(platform)])
 
 
 def vertex_train(overrides: list[str]) -> str:
-    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher, and what the custom job is made of."""
+    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher and the parts of the custom job."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pipeline.yaml"
         words = ["run.dir=/gcs/bucket/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
         compile_for_vertex(load_config(QUICKSTART, words), out)
-        (spec,) = yaml.safe_load_all(out.read_text())
+        (spec,) = yaml.load_all(out.read_text(), yaml.CSafeLoader)
     parts = {"executor": spec["deploymentSpec"]["executors"]["exec-train"], "component": spec["components"]["comp-train"]}
     return str(yaml.safe_dump(parts))
 

@@ -1,4 +1,4 @@
-"""The golden files: what Vertex AI and Kubernetes are asked for, held still; written again by tests/support/golden_files.py."""
+"""The golden files hold what is sent to Vertex AI and Kubernetes; tests/support/golden_files.py writes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_golden_files_are_what_is_made(made: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", golden_files.KUBERNETES)
 def test_the_kubernetes_document_is_valid_and_agrees_with_the_row(name: str) -> None:
-    placed, document = yaml.safe_load_all((golden_files.FOLDER / f"kubernetes-{name}.yaml").read_text())
+    placed, document = yaml.load_all((golden_files.FOLDER / f"kubernetes-{name}.yaml").read_text(), yaml.CSafeLoader)
     executors: dict[str, Any] = document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for each in executors.values():
         json_format.ParseDict(each, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
@@ -46,6 +46,6 @@ def test_the_kubernetes_document_is_valid_and_agrees_with_the_row(name: str) -> 
 
 
 def test_one_step_has_the_image_for_tpus() -> None:
-    spec, _ = golden_files.compiled(["deploy.tpu_topology=v5e:2x4"])
+    spec, _ = golden_files.compiled("deploy.tpu_topology=v5e:2x4")
     images = {name: executor["container"]["image"] for name, executor in spec["deploymentSpec"]["executors"].items()}
     assert [name for name, image in images.items() if image == golden_files.IMAGE] == ["exec-train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files with the longest time limits first, so that no worker is left alone with one of them at the end."""
+    """Put files with long tests first, so that no worker is left alone with one of them at the end.
+
+    Those have a time limit of their own; among equal limits, the file with fewer tests has the longer ones.
+    """
     limits: dict[Path, float] = {}
     for item in items:
         marker = item.get_closest_marker("timeout")
         limits[item.path] = max(limits.get(item.path, 0.0), float(marker.args[0]) if marker else 0.0)
-    items.sort(key=lambda item: -limits[item.path])
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-limits[item.path], counts[item.path] if limits[item.path] else 0))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

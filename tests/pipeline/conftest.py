@@ -10,7 +10,7 @@ import filelock
 import pytest
 
 from tests.support.local_runs import ROOT
-from tests.support.two_runs import CONFIG, Results, results_of
+from tests.support.two_runs import CONFIG, ENVIRONMENT, Results, results_of
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,6 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Results:
         if not (folder / "runs" / "latest").exists():
             (folder / "c.toml").write_text(CONFIG)
             command = [sys.executable, "-m", "pipeline", "run", str(folder / "c.toml"), f"--set=run.dir={folder / 'runs'}"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return results_of(folder / "runs")

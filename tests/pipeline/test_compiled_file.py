@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.local_runs import ROOT
-from tests.support.two_runs import CONFIG, Results, made_in, without_times
+from tests.support.two_runs import CONFIG, ENVIRONMENT, Results, made_in, without_times
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
 def run_program(*words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", *words]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

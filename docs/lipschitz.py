@@ -101,8 +101,7 @@ def digit_trainings(case: Case, train: ImageSet, held_out: ImageSet, count: int)
 
     def scored(snapshot: Snapshot) -> Scored:
         features = extractor.features(snapshot.samples)
-        sums = kid.features_to_statistics(real, features)
-        return Scored(snapshot, fid.compute(real, features), kid.statistics_to_metric(sums))
+        return Scored(snapshot, fid.compute(real, features), kid.compute(real, features))
 
     results: dict[str, tuple[Scored, Scored]] = {}
     seconds = 0.0

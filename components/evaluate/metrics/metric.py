@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from components.evaluate.metrics.inputs import Inputs
 
 Page = Literal["report", "scale", "card", "vertex", "console"]
 
@@ -14,9 +16,10 @@ Page = Literal["report", "scale", "card", "vertex", "console"]
 class Metric:
     """A metric, as every page shows it.
 
-    `name` is its key in scores.json and summary.json, `better` which way is better ("target": as near as possible to `best`),
-    `best` the best value (None: it depends on the data), `reading` and `meaning` tell a reader how to read it, `shown` names the
-    pages that show it, `gate` says whether publishing depends on it. `error` and `p_value` are the keys of its standard error
+    `name` is its key in scores.json and summary.json, `better` which way is better ("target": near `best`),
+    `best` the best value (None: it depends on the data), `reading` and `meaning` say how to read it, `shown` names the
+    pages that show it, `measure` computes it with its error by key (nothing, where the inputs lack what it needs),
+    `gate` says whether publishing depends on it. `error` and `p_value` are the keys of its standard error
     and of its p-value, where it has one; `decimals` is how many digits a page shows.
     """
 
@@ -29,6 +32,7 @@ class Metric:
     meaning: str
     source: str
     shown: frozenset[Page]
+    measure: Callable[[Inputs], Mapping[str, float]]
     gate: bool = False
     error: str = ""
     p_value: str = ""

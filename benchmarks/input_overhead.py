@@ -33,9 +33,11 @@ import tensorflow as tf
 from components.common.artifacts import new_artifact
 from components.dataset.records import Record, encode_example, shard_name, write_tfrecord
 from components.ingest.config import IngestConfig
-from components.train import loop, step
+from components.train import loop, progress, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Batch, Source, open_source
+from components.train.data.batches import Batch
+from components.train.data.source import Source, open_source
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
 
@@ -90,7 +92,7 @@ def write_dataset(folder: Path, images: int, size: int) -> Path:
 def training(config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Callable[[], Spent]:
     """Return what trains the rounds of a host call on `source` and tells the time; a state of its own, the same for all."""
     state = step.make_state(ImageShape(source.shape[0], source.shape[2]), config, strategy)
-    call = loop.make_call(state, config, strategy, source)
+    call = host_call.make_call(state, config, strategy, source)
     device_seconds = 0.0
     done = 0
 
@@ -148,7 +150,7 @@ def main() -> None:
                 spent[name].append(runs[name]())
         reading = reading_alone(sources["streamed"], arguments.rounds)
         sources["streamed"].close()
-    images = loop.images_seen(config, arguments.rounds)
+    images = progress.images_seen(config, arguments.rounds)
     constant = statistics.median(each.processors for each in spent["constant"])
     row: dict[str, object] = {
         "benchmark": "input_overhead",

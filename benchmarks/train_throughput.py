@@ -26,7 +26,9 @@ import tensorflow as tf
 from components.dataset.records import NO_LABEL
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Batch, Resident
+from components.train.data.batches import Batch
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.layers import Leaky, UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
@@ -39,7 +41,7 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
     strategy = tf.distribute.get_strategy()
     labels = np.full(len(images), NO_LABEL)
     source = Resident(images, labels, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
-    call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, source)
+    call = host_call.make_call(step.make_state(shape, config, strategy), config, strategy, source)
     done = 0
 
     def run() -> float:

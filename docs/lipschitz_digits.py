@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from components.train import loop, losses, noise, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape, score
+from components.train.saving import variables
 from components.train.saving.export import Generator
 
 Floats = npt.NDArray[np.floating]
@@ -44,7 +46,7 @@ class DigitTraining:
         order = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
         self.source = Resident(images.copy(), np.zeros(len(images), np.int32), **order)
         self.state = step.make_state(shape, config, strategy)
-        self.call = loop.make_call(self.state, config, strategy, self.source)
+        self.call = host_call.make_call(self.state, config, strategy, self.source)
         self.generator = Generator(shape, config)
         self.rounds, self.cpu_seconds = 0, 0.0
 
@@ -57,7 +59,7 @@ class DigitTraining:
 
     def snapshot(self, count: int) -> Snapshot:
         """Draw `count` samples, and take the slopes at as many mixed images."""
-        self.generator.take_weights(loop.averages(self.state))
+        self.generator.set_weights(variables.averages(self.state))
         critic_noise = noise.critic_noise(noise.round_seed(0, noise.FIXED_LATENTS), 0, count, self.config.latents)
         reals = step.to_float(self.images[np.arange(count) % len(self.images)])
         mixed = losses.mixed_images(reals, self.state.generator(critic_noise.latents, training=True), critic_noise.alpha)

@@ -12,11 +12,13 @@ from benchmarks.quality.contender import DRAW_BATCH, AfterCall, Images
 from components.common.artifacts import code_digest
 from components.common.command import read_section
 from components.dataset.records import NO_LABEL
-from components.train import loop, step
+from components.train import loop, progress, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
+from components.train.saving import variables
 from components.train.saving.export import Generator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.toml"
@@ -53,7 +55,7 @@ class Ours:
         order = {"seed": self.config.seed, "n_critic": self.config.n_critic, "batch_size": self.config.global_batch_size}
         self.source = Resident(self.images, labels, **order)
         self.state = step.make_state(shape, self.config, strategy)
-        self.call = loop.make_call(self.state, self.config, strategy, self.source)
+        self.call = host_call.make_call(self.state, self.config, strategy, self.source)
         self.generator = Generator(shape, self.config)
 
     def train(self, after_call: AfterCall) -> None:
@@ -61,10 +63,10 @@ class Ours:
         done = 0
         while True:
             done = loop.run_call(self.call, self.config, self.source, done).round
-            if after_call(done, loop.images_seen(self.config, done)):
+            if after_call(done, progress.images_seen(self.config, done)):
                 return
 
     def draw(self, count: int, seed: int) -> Images:
         """Return images of the moving average, in float32, as the exported model draws them."""
-        self.generator.take_weights(loop.averages(self.state))
+        self.generator.set_weights(variables.averages(self.state))
         return self.generator.draw(seed, count, DRAW_BATCH)

@@ -2,7 +2,7 @@
 
     python -m components.tpu_check.lowering FOLDER
 
-What is traced is components.train.loop.rounds_on_device and under it train_round, the functions that train. Only the
+What is traced is components.train.host_call.rounds_on_device and under it train_round, the functions that train. Only the
 replica context is ours: its all_reduce is a collective over N replicas and its replica id an argument of the program, as
 under TPUStrategy.
 """
@@ -19,9 +19,10 @@ import tensorflow as tf
 from components.common.errors import first_line
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import ProgramRefusedError
-from components.train import loop, step
+from components.train import step
 from components.train.data.on_device import Gathered, OnDevice, Sent
-from components.train.data.sources import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
+from components.train.data.source import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
+from components.train.devices import host_call
 from components.train.networks import ImageShape
 
 UNKNOWN_IMAGES = 100_000
@@ -74,7 +75,7 @@ def lowered_call(config: TpuCheckConfig) -> str:
     def call(first_round: tf.Tensor, replica_id: tf.Tensor, *rest: tf.Tensor) -> Any:
         source: OnDevice = Gathered(rest[0], rest[1], shape) if data else Sent(shape)
         with OneOfMany(strategy, replica_id, config.slice.replicas):
-            return loop.rounds_on_device(state, train, source, rest[len(data) :], first_round)
+            return host_call.rounds_on_device(state, train, source, rest[len(data) :], first_round)
 
     scalar = tf.TensorSpec([], tf.int32)
     return stablehlo(call, (scalar, scalar, *data, *arguments))
@@ -96,7 +97,7 @@ def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], t
 def _rounds(config: TpuCheckConfig, bytes_per_image: int) -> int:
     train = config.train
     fitting = rounds_that_fit(bytes_per_image * train.n_critic * train.global_batch_size, CALL_BUDGET_BYTES)
-    return loop.rounds_within(train, fitting)
+    return host_call.rounds_within(train, fitting)
 
 
 def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> str:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train import loop, step
+from components.train import step
 from components.train.data.on_device import OnDevice, Sent, placed
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
+from components.train.saving import variables
 from tests.parity.training import IMAGES, LABELS, config_for, shape_for, smooth_state
 
 STRATEGY = tf.distribute.get_strategy()
@@ -29,16 +31,16 @@ def test_the_loop_on_the_device_is_the_loop_of_the_host(kind: str, conditional: 
     settings = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
     source = Resident(IMAGES, LABELS, **settings)
     state = smooth_state(config, STRATEGY)
-    start = loop.state_arrays(state)
+    start = variables.state_arrays(state)
     first = tf.constant(0)
-    expected = loop.make_call(state, config, STRATEGY, source)(source.take(0, ROUNDS), first).numpy()
-    weights = loop.state_arrays(state)
-    loop.load_arrays(state, start)
+    expected = host_call.make_call(state, config, STRATEGY, source)(source.take(0, ROUNDS), first).numpy()
+    weights = variables.state_arrays(state)
+    variables.load_arrays(state, start)
     there = config.model_copy(update={"devices": "tpu", "precision": "float32"})
     taken, on_device = _taken(kind, source, settings)
-    found = loop.make_device_call(state, there, STRATEGY, on_device)(taken, first).numpy()
+    found = host_call.make_device_call(state, there, STRATEGY, on_device)(taken, first).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    for name, array in loop.state_arrays(state).items():
+    for name, array in variables.state_arrays(state).items():
         np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "it did train"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
 from components.common.errors import DeviceError
-from components.train.loop import Call
 
+Call = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]  # a host call: see host_call.make_call
 PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 PRINTING = frozenset({"Print", "PrintV2", "StringFormat"})
 FILES = frozenset({"ReadFile", "WriteFile", "SaveV2", "RestoreV2", "IteratorGetNext", "GeneratorDataset"})

@@ -25,8 +25,8 @@ import tensorflow as tf
 
 from benchmarks.train_throughput import as_one_types_it
 from components.tpu_check import compiler, lowering
-from components.tpu_check.child import run_child
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.subprocesses import run_subprocess
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_critic, make_generator
@@ -39,7 +39,8 @@ def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
     """Return the compiler's figures of a program."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "program.mlir").write_text(text)
-        run_child("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
+        (Path(folder) / "rounds").write_text(str(ROUNDS))
+        run_subprocess("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
         return dict(json.loads((Path(folder) / "figures.json").read_text()))
 
 
@@ -92,7 +93,7 @@ def plain(config: TpuCheckConfig) -> str:
             tf.while_loop(lambda turn, _: turn < train.n_critic, one_critic_step, (0, 0.0), maximum_iterations=train.n_critic)
             return index + 1, generator_step(seed - 1)
 
-        with lowering.OneOfMany(tf.distribute.get_strategy(), replica_id, chips):
+        with lowering.SliceReplicaContext(tf.distribute.get_strategy(), replica_id, chips):
             return tf.while_loop(lambda index, _: index < ROUNDS, one, (0, 0.0), maximum_iterations=ROUNDS)
 
     pixels = tf.TensorSpec([config.images, config.image_size**2 * config.channels], tf.uint8)
@@ -105,16 +106,14 @@ def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
     """Return what is compared, of a round."""
     images = config.train.n_critic * config.train.global_batch_size / config.slice.replicas
     return {
-        "gigabytes_a_round": round(figures["bytes_accessed"] / ROUNDS / 1e9, 3),
-        "megabytes_an_image": round(figures["bytes_accessed"] / ROUNDS / images / 1e6, 3),
-        "hbm_gigabytes_a_round": round((figures["bytes_accessed"] - figures["on_chip_bytes"]) / ROUNDS / 1e9, 3),
-        "teraflop_a_round": round(figures["flops"] / ROUNDS / 1e12, 4),
-        "all_reduces_a_round": figures["all_reduces"] / ROUNDS,
+        "gigabytes_a_round": round(figures["bytes_a_round"] / 1e9, 3),
+        "megabytes_an_image": round(figures["bytes_a_round"] / images / 1e6, 3),
+        "hbm_gigabytes_a_round": round(figures["hbm_bytes_a_round"] / 1e9, 3),
+        "teraflop_a_round": round(figures["flops_a_round"] / 1e12, 4),
+        "all_reduces_a_round": figures["all_reduces_a_round"],
         "convolutions": figures["convolutions"],
         "bfloat16_convolutions": figures["bfloat16_convolutions"],
-        "peak_hbm_megabytes": round(
-            sum(figures[f"{part}_bytes"] for part in ("argument", "output", "temporary", "program")) / 1e6
-        ),
+        "peak_hbm_megabytes": round(figures["peak_hbm_bytes"] / 1e6),
     }
 
 

@@ -1,8 +1,9 @@
-"""The TPU program of our training call against that of a plain float32 transcription, same networks and batch; one JSON line.
+"""The TPU program of our training call compared with that of a plain float32 transcription; prints a JSON line.
 
-Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it, with Keras' own layers: the critic is called three times (real,
-fake, mixed), the fakes are made inside the tape, every layer in float32, gradients summed one by one. Both are a loop of rounds
-in one program, compiled by the same compiler; their bytes are XLA's count for one chip, loops counted as often as they turn.
+Plain: Gulrajani et al. 2017, Algorithm 1 transcribed directly with Keras' own layers. The critic is called three times (real,
+fake, mixed), the fakes are made inside the tape, every layer is float32, and gradients are summed one by one. Networks and
+batch are the same. Both are a loop of rounds in one program, compiled by the same compiler. Bytes are XLA's count for one chip,
+with loop bodies multiplied by their trip counts.
 
     python benchmarks/tpu_program.py [--config configs/celeba64.toml] [--topology v5e:2x4] [--batch 1024]
 """
@@ -23,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
-from benchmarks.train_throughput import as_one_types_it
+from benchmarks.train_throughput import with_keras_layers
 from components.tpu_check import compiler, lowering
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.subprocesses import run_subprocess
@@ -45,13 +46,13 @@ def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
 
 
 def plain(config: TpuCheckConfig) -> str:
-    """Return the StableHLO of the transcription, for one of the slice's chips."""
+    """Return the StableHLO of the transcription, for one replica of the slice."""
     train, chips = config.train, config.slice.replicas
     own = train.global_batch_size // chips
     shape = ImageShape(config.image_size, config.channels)
     latents = tf.random.stateless_normal([2, train.latents], [0, 0])
-    generator = as_one_types_it(make_generator(shape, train), latents)
-    critic = as_one_types_it(make_critic(shape, train), generator(latents))
+    generator = with_keras_layers(make_generator(shape, train), latents)
+    critic = with_keras_layers(make_critic(shape, train), generator(latents))
     adams = [keras.optimizers.Adam(train.critic_learning_rate, train.beta_1, train.beta_2) for _ in range(2)]
     for adam, network in zip(adams, (critic, generator), strict=True):
         adam.build(network.trainable_variables)
@@ -103,7 +104,7 @@ def plain(config: TpuCheckConfig) -> str:
 
 
 def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
-    """Return what is compared, of a round."""
+    """Return the figures to compare, for one round."""
     images = config.train.n_critic * config.train.global_batch_size / config.slice.replicas
     return {
         "gigabytes_a_round": round(figures["bytes_a_round"] / 1e9, 3),
@@ -121,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "celeba64.toml")
     parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--batch", type=int, default=0, help="global; else the config's")
+    parser.add_argument("--batch", type=int, default=0, help="global batch size; 0: that of the config")
     arguments = parser.parse_args()
     section = load_config(arguments.config, ["train.devices=tpu"]).for_tpu_check(arguments.topology)
     changes = {"rounds_per_call": ROUNDS, "data": "resident"}

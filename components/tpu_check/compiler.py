@@ -35,24 +35,30 @@ OUT_OF_MEMORY = re.compile(r"\b([\d.]+)([KMGT])\)? (?:exceeds available HBM|of) 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def check_versions() -> None:
-    """Raise CompilerMissingError unless the compiler is installed in the expected versions."""
-    installed = {name: _version(name) for name in EXPECTED}
-    if missing := [name for name, version in installed.items() if version is None]:
+def check_versions() -> dict[str, str]:
+    """Return the versions of the packages that a check uses; raise CompilerMissingError unless they are the expected ones."""
+    installed = {name: _version(name) for name in (*EXPECTED, "tensorflow", "keras")}
+    if missing := [name for name in EXPECTED if not installed[name]]:
         raise CompilerMissingError(
             f"The TPU compiler is not installed here ({', '.join(missing)} missing).",
             'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.',
         )
-    if wrong := [f"{name} {version}" for name, version in installed.items() if version != EXPECTED[name]]:
+    if wrong := [f"{name} {installed[name]}" for name, version in EXPECTED.items() if installed[name] != version]:
         expected = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
         raise CompilerMissingError(f"tpu-check needs {expected}; installed is {', '.join(wrong)}.", f"pip install {expected}")
+    if not installed["tensorflow"]:
+        raise CompilerMissingError(
+            "tpu-check needs plain tensorflow, which is not installed here; tensorflow-tpu cannot lower on a CPU.",
+            "Run it where make setup ran, or leave the check out of a pipeline: --set deploy.tpu_check=false.",
+        )
+    return installed
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return ""
 
 
 def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:

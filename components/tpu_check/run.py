@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
@@ -12,7 +11,6 @@ from components.common.errors import ConfigError
 from components.common.progress import say
 from components.tpu_check import compiler
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.errors import CompilerMissingError
 from components.tpu_check.report import TpuCheckSummary, rows, summarise
 from components.tpu_check.subprocesses import run_subprocess
 from components.train.config import check_batch_divides
@@ -47,10 +45,10 @@ def check(config: TpuCheckConfig, cache: Path) -> TpuCheckSummary:
         check_batch_divides(config.train.global_batch_size, config.slice.replicas)
     except ValueError as error:
         raise ConfigError(f"On {config.topology}, train.{error}.") from None
-    compiler.check_versions()
+    versions = compiler.check_versions()
     # On a TPU, precision "auto" means bfloat16, and the rounds of a call are a loop of the program.
     config = config.model_copy(update={"train": config.train.model_copy(update={"devices": "tpu"})})
-    file = cache / f"{digest_of([config.model_dump(mode='json'), code_digest('tpu_check'), _versions()])[:24]}.json"
+    file = cache / f"{digest_of([config.model_dump(mode='json'), code_digest('tpu_check'), versions])[:24]}.json"
     if file.is_file():
         return TpuCheckSummary.model_validate_json(file.read_bytes()).model_copy(update={"cached": True})
     with tempfile.TemporaryDirectory(prefix="tpu_check-") as folder:
@@ -66,13 +64,3 @@ def _compile(config: TpuCheckConfig, folder: Path) -> TpuCheckSummary:
     compiling = run_subprocess("components.tpu_check.compiler", config, folder, compiler.ENVIRONMENT)
     figures = json.loads((folder / "figures.json").read_text())
     return summarise(config, figures, (lowering, compiling))
-
-
-def _versions() -> dict[str, str]:
-    try:
-        return {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", *compiler.EXPECTED)}
-    except importlib.metadata.PackageNotFoundError:
-        raise CompilerMissingError(
-            "tpu-check needs plain tensorflow, which is not installed here; tensorflow-tpu cannot lower on a CPU.",
-            "Run it where make setup ran, or leave the check out of a pipeline: --set deploy.tpu_check=false.",
-        ) from None

@@ -232,7 +232,7 @@ def test_any_other_refusal_is_the_first_line_of_the_compilers_message() -> None:
 
 
 def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: None if name == "libtpu" else compiler.EXPECTED[name])
+    monkeypatch.setattr(compiler, "_version", lambda name: "" if name == "libtpu" else compiler.EXPECTED.get(name, "1"))
     with pytest.raises(CompilerMissingError) as caught:
         compiler.check_versions()
     assert str(caught.value) == (
@@ -242,10 +242,16 @@ def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: p
 
 
 def test_another_version_of_the_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: "9.9" if name == "jaxlib" else compiler.EXPECTED[name])
+    monkeypatch.setattr(compiler, "_version", lambda name: "9.9" if name == "jaxlib" else compiler.EXPECTED.get(name, "1"))
     with pytest.raises(
         CompilerMissingError, match=r"needs jax==0\.10\.2 jaxlib==0\.10\.2 libtpu==0\.0\.52; installed is jaxlib 9\.9\."
     ):
+        compiler.check_versions()
+
+
+def test_plain_tensorflow_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "_version", lambda name: "" if name == "tensorflow" else compiler.EXPECTED.get(name, "1"))
+    with pytest.raises(CompilerMissingError, match=r"needs plain tensorflow, which is not installed here; tensorflow-tpu"):
         compiler.check_versions()
 
 
@@ -262,8 +268,7 @@ def test_a_batch_that_does_not_divide_by_the_replicas_is_refused_first(tmp_path:
 
 
 def test_a_repeated_check_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiler, "check_versions", lambda: None)
-    monkeypatch.setattr(run, "_versions", dict)
+    monkeypatch.setattr(compiler, "check_versions", dict)
     done: list[TpuCheckConfig] = []
 
     def once(config: TpuCheckConfig, _: Path) -> object:

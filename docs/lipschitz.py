@@ -103,8 +103,7 @@ def digit_trainings(
 
     def scored(moment: TrainingMoment) -> ScoredMoment:
         features = extractor.features(moment.samples)
-        sums = kid.features_to_statistics(real, features)
-        return ScoredMoment(moment, fid.compute(real, features), kid.statistics_to_metric(sums))
+        return ScoredMoment(moment, fid.compute(real, features), kid.compute(real, features))
 
     results: dict[str, tuple[ScoredMoment, ScoredMoment]] = {}
     seconds = 0.0

@@ -44,22 +44,15 @@ class Scorer:
         self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, work_dir)
         self.train_images = train.images
         self.real = self.extractor.features(held_out.images)
-        self.real_radii = prdc.features_to_statistics(self.real, self.config.neighbours_k)
         self.key = digest_of([self.extractor.digest, self.config.model_dump(mode="json"), code_digest("evaluate")])
 
     def score(self, images: Images) -> SnapshotScores:
         """Return the scores of images [N, 28, 28, 1]."""
         fake, k = self.extractor.features(images), self.config.neighbours_k
-        sums = kid.features_to_statistics(self.real, fake)
-        error = kid.statistics_to_standard_error(
-            sums, fake, subsets=self.config.kid_subsets, subset_size=self.config.kid_subset_size, seed=self.config.seed
-        )
-        fake_radii = prdc.features_to_statistics(fake, k)
-        shares = prdc.statistics_to_metric(self.real, fake, self.real_radii, fake_radii, k)
-        values = (
-            fid.compute(self.real, fake), kid.statistics_to_metric(sums), error,
-            shares.precision, shares.recall, shares.coverage,
-        )  # fmt: skip
+        subsets = {"subsets": self.config.kid_subsets, "subset_size": self.config.kid_subset_size, "seed": self.config.seed}
+        shares = prdc.compute(self.real, fake, k)
+        scores = fid.compute(self.real, fake), *kid.compute_with_error(self.real, fake, **subsets)
+        values = *scores, shares.precision, shares.recall, shares.coverage
         return SnapshotScores(*(round(value, DIGITS) for value in values))
 
     def baseline(self) -> SnapshotScores:

@@ -37,10 +37,9 @@ class Judge:
     def score(self, samples: npt.NDArray[np.uint8], round_done: int, images_seen: int) -> Scored:
         """Return the score of samples."""
         features = self.extractor.features(samples)
-        sums = kid.features_to_statistics(self.real_features, features)
         size = max(2, len(samples) // 4)
-        error = kid.statistics_to_standard_error(sums, features, subsets=ERROR_SUBSETS, subset_size=size, seed=0)
-        return Scored(round=round_done, images_seen=images_seen, kid=kid.statistics_to_metric(sums), kid_std=error)
+        value, error = kid.compute_with_error(self.real_features, features, subsets=ERROR_SUBSETS, subset_size=size, seed=0)
+        return Scored(round=round_done, images_seen=images_seen, kid=value, kid_std=error)
 
 
 def best_of(scores: list[Scored]) -> Scored:

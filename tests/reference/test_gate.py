@@ -49,7 +49,8 @@ class TestEvidence:
     def test_the_difference_is_that_of_the_two_kids(self) -> None:
         generator = np.random.default_rng(0)
         real, good, bad = draw(generator, 90, 0.0), draw(generator, 70, 0.1), draw(generator, 80, 0.4)
-        expected = kid.compute(real, bad) - kid.compute(real, good)
+        wide = [each.astype(np.float64) for each in (real, good, bad)]  # evidence is computed in float64
+        expected = kid.compute(wide[0], wide[2]) - kid.compute(wide[0], wide[1])
         assert compare(real, good, bad, replicates=10).difference == pytest.approx(expected, rel=1e-9)
 
     def test_a_replicate_is_the_formula_on_the_drawn_images(self) -> None:

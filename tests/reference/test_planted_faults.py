@@ -122,6 +122,5 @@ def test_blur_is_found(scores: Scores) -> None:
     blurred, honest = scores.blurred, scores.honest
     assert blurred.sharpness_ratio is not None
     assert blurred.sharpness_ratio < 0.5
-    assert (blurred.sharpness_distance or 0) > 5 * (honest.sharpness_distance or 1)
     assert blurred.kid > honest.kid + 5 * honest.kid_std
     assert blurred.precision < honest.precision - 0.1

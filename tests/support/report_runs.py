@@ -42,8 +42,8 @@ CONFIGS = {
 SCORES = {
     "fid": 12.345678, "kid": 0.0123, "kid_std": 0.0011, "precision": 0.81, "recall": 0.64, "density": 1.02,
     "coverage": 0.77, "memorization": 0.012, "memorization_nearer": 0.513, "memorization_p": 0.31, "class_score": 8.71,
-    "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94, "sharpness_distance": 0.21,
-    "colour_distance": 0.17, "colour_furthest": "contrast",
+    "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94,
+    "colour_distance": 0.17,
     "provenance": {
         "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.9733, "features": 64},
         "resize": "none: native 8×8",

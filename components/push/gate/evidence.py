@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.bootstrap import mean_over_pairs, quadratic_form, weights
+from components.evaluate.metrics.bootstrap import mean_over_pairs, pairs_between, weights
 from components.evaluate.metrics.products import Floats, as_features
 
 
@@ -59,6 +59,6 @@ def compare(
 
 def _kid_but_for_real(fake: Floats, real: Floats, of_fake: Floats, of_real: Floats) -> Floats:
     """Return KID without its term of real pairs, which cancels in a difference: float64 [replicates]."""
-    mixed = quadratic_form(fake, real, of_fake, of_real) / (of_fake.sum(axis=1) * of_real.sum(axis=1))
+    mixed = pairs_between(real, fake, of_real, of_fake) / (of_fake.sum(axis=1) * of_real.sum(axis=1))
     difference: Floats = mean_over_pairs(fake, of_fake) - 2.0 * mixed
     return difference

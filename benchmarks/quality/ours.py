@@ -1,4 +1,4 @@
-"""components.train itself, with the [train] section of configs/fashion_mnist.toml."""
+"""Contender: components.train with the [train] section of configs/fashion_mnist.toml."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from components.train.saving import variables
 from components.train.saving.export import Generator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.toml"
-ROUNDS_PER_CALL = 10  # at most: fine enough to stop near a mark
+ROUNDS_PER_CALL = 10  # at most, so that a call ends near each mark
 
 
 def train_config() -> TrainConfig:
-    """Return the config's section; only the number of rounds, which the clock decides, and those of a call are others."""
+    """Return the config's section with an unlimited number of rounds (the clock ends the training) and short host calls."""
     config = read_section(TrainConfig, "train", CONFIG)
     return config.model_copy(
         update={"rounds": 10**8, "rounds_per_call": math.gcd(config.rounds_a_call, ROUNDS_PER_CALL)},
@@ -34,19 +34,19 @@ def train_config() -> TrainConfig:
 
 
 def settings() -> dict[str, Any]:
-    """Return what a training depends on: the section and the code; when either changes, it is trained again."""
+    """Return the section and the code digest: if either changes, the contender is trained again."""
     return {"train": train_config().model_dump(mode="json"), "code_digest": code_digest("train")}
 
 
 class Ours:
-    """The contender."""
+    """The contender that is compared with the others."""
 
     def __init__(self, images: Images) -> None:
         self.settings = settings()
         self.config, self.images = train_config(), images
         self._build()
 
-    # ADAPTER: the three methods below are all of the benchmark that knows the inside of components.train.
+    # Only the three methods below use the internals of components.train.
 
     def _build(self) -> None:
         strategy = make_strategy(self.config)
@@ -59,7 +59,7 @@ class Ours:
         self.generator = Generator(shape, self.config)
 
     def train(self, after_call: AfterCall) -> None:
-        """Train a host call at a time; its metrics are read back and checked as in a real run."""
+        """Train one host call at a time; its metrics are read back and checked as in a real run."""
         done = 0
         while True:
             done = loop.run_call(self.call, self.config, self.source, done).round
@@ -67,6 +67,6 @@ class Ours:
                 return
 
     def draw(self, count: int, seed: int) -> Images:
-        """Return images of the moving average, in float32, as the exported model draws them."""
+        """Return images of the EMA generator in float32, as the exported model draws them."""
         self.generator.set_weights(variables.averages(self.state))
         return self.generator.draw(seed, count, DRAW_BATCH)

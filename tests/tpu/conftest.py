@@ -1,4 +1,4 @@
-"""The TPU compiler, where it is installed."""
+"""The fixture for tests that need the TPU compiler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.tpu_check.errors import CompilerMissingError
 
 @pytest.fixture(scope="session")
 def tpu_compiler(in_ci: bool) -> None:
-    """Skip a test whose compiler is not installed here; in CI that is a failure."""
+    """Skip a test if the compiler is not installed; in CI, fail."""
     try:
         compiler.check_versions()
     except CompilerMissingError as error:

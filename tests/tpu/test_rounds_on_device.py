@@ -1,4 +1,4 @@
-"""The loop that a TPU runs, here on the CPU: the same numbers and weights as the loop of a host call round by round."""
+"""The loop that a TPU runs, on the CPU: it gives the same numbers and weights as rounds that the host runs one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 6
 
 
 class Streaming(Resident):
-    """A source that hands out images, as Streamed does, from memory."""
+    """A source in memory that returns images, as Streamed does."""
 
     def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:
         (numbers,) = super().take(first_round, rounds)
@@ -26,7 +26,7 @@ class Streaming(Resident):
 
 
 @pytest.mark.parametrize(("kind", "conditional"), [("resident", False), ("streamed", True)])
-def test_the_loop_on_the_device_is_the_loop_of_the_host(kind: str, conditional: bool) -> None:
+def test_the_loop_on_the_device_equals_the_loop_on_the_host(kind: str, conditional: bool) -> None:
     config = config_for(1, n_critic=3, conditional=conditional)
     settings = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
     source = Resident(IMAGES, LABELS, **settings)
@@ -42,7 +42,7 @@ def test_the_loop_on_the_device_is_the_loop_of_the_host(kind: str, conditional: 
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     for name, array in variables.state_arrays(state).items():
         np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "it did train"
+    assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "the weights changed"
 
 
 def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple[tf.Tensor, ...], OnDevice]:
@@ -51,9 +51,9 @@ def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple
     return Streaming(IMAGES, LABELS, **settings).take(0, ROUNDS), Sent(source.shape)
 
 
-def test_a_resident_source_lies_on_the_device_as_rows() -> None:
+def test_resident_images_are_rows_on_the_device() -> None:
     on_device = placed(Resident(IMAGES, LABELS, seed=0, n_critic=1, batch_size=16), STRATEGY)
     assert tuple(on_device.pixels.shape) == (100, 64)
     assert on_device.pixels.dtype == tf.uint8
-    assert step.METRICS == step.PART_METRICS + step.WHOLE_METRICS, "make_device_call puts them together in this order"
+    assert step.METRICS == step.PART_METRICS + step.WHOLE_METRICS, "make_device_call concatenates them in this order"
     assert shape_for(config_for(1)).size == 8

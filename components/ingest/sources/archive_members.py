@@ -46,7 +46,7 @@ def archive_opened(location: str) -> Iterator[Opened]:
         stream, size, stamp = _open_remote(location) if is_address(location) else _open_local(location)
     except CannotReadError as error:
         raise ConfigError(f"{location} is {error.detail}, not an archive.", "Name an archive, a folder or a pattern.") from None
-    except remote_errors() as error:
+    except remote_errors(ValueError) as error:
         raise cannot_open(location, error) from None
     with stream:
         yield stream, size, stamp
@@ -62,7 +62,10 @@ def _open_local(path: str) -> Opened:
 def _open_remote(url: str) -> Opened:
     filesystem, path = find_filesystem(url)
     info = filesystem.info(path)
-    return filesystem.open(path, "rb"), size_of(info), stamp_of(info)
+    stream = filesystem.open(path, "rb")
+    stream.read(1)  # fetches a small archive as a whole, so that the server need not support range requests
+    stream.seek(0)
+    return stream, size_of(info), stamp_of(info)
 
 
 def cannot_open(location: str, error: BaseException) -> ConfigError:
@@ -149,7 +152,7 @@ def _read_members(
                 _refuse_changed(stream, size, stamp)
             except CannotReadError as error:
                 yield image.unread(error)
-            except remote_errors(EOFError, zlib.error) as error:
+            except remote_errors(EOFError, ValueError, zlib.error) as error:
                 yield image.unread(CannotReadError("damaged archive member", first_line(error)))
             else:
                 yield item

@@ -44,7 +44,7 @@ def open_archive(location: str, max_bytes: int, labels_from_folders: bool) -> Re
             raise DataRejectedError(
                 f"{location} is damaged: {first_line(error)}.", "Create or download it again: images could be missing."
             ) from None
-        except remote_errors() as error:
+        except remote_errors(ValueError) as error:
             raise cannot_open(location, error) from None
 
 
@@ -107,6 +107,8 @@ def _packed_tar(packer: _MemberPacker, members: Iterator[TarMember]) -> Reader:
 
 
 def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
+    stream.seek(max(packer.size - 1, 0))
+    stream.read(1)  # zipfile would report a failed request as a damaged archive
     try:
         with zipfile.ZipFile(stream) as archive:
             members, directory_start = archive.filelist, archive.start_dir

@@ -100,9 +100,9 @@ def _refuse_unreachable(builder: Any, name: str, folder: Path | None) -> None:
     hosts = sorted({urlsplit(url).hostname or "" for url in missing} - {""})
     if hosts and not any(_resolves(host) for host in hosts[:3]):
         files = sorted({str(file) for file in missing.values() if file})
-        where = f", and not in {folder}" if folder else ""
+        where = f" and {folder} does not contain them" if folder else ""
         raise ConfigError(
-            f"TFDS needs {', '.join(files[:4]) or 'files'} for {name} from {hosts[0]}: this host cannot be reached{where}.",
+            f"TFDS needs {', '.join(files[:4]) or 'files'} for {name}, but {hosts[0]} cannot be reached{where}.",
             _cure(builder),
         )
 

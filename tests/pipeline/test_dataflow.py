@@ -154,7 +154,7 @@ def test_a_worker_that_may_not_write_fails_the_run_in_one_sentence(cloud: Cloud,
     cloud.broken.clear()
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 0, said
-    assert "Going on from an earlier run" in said
+    assert "Resuming an earlier run" in said
     assert cloud.left() == set()
 
 

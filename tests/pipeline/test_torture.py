@@ -1,4 +1,4 @@
-"""The worst disk there is, through the whole ingest step: every file has the outcome that it must have, and nothing is lost."""
+"""A folder of odd and broken files, through the whole ingest step: each has the expected outcome, and none is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOD = 2000
 
 
 @pytest.mark.timeout(300)
-def test_every_kind_of_file_has_its_outcome(tmp_path: Path) -> None:
+def test_every_kind_of_file_has_the_expected_outcome(tmp_path: Path) -> None:
     odd = write_torture_folder(tmp_path / "in", GOOD)
     assert len({file.name for file in odd}) == len(odd) >= 40
     config = IngestConfig(

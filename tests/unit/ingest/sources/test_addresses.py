@@ -142,7 +142,7 @@ def test_a_dataset_from_an_address(memory: Any, tmp_path: Path) -> None:
         ("memory://bucket/*.gif", r"is no folder, and no file matches it"),
         ("memory://bucket/x.zip", r"memory://bucket/x\.zip cannot be read: "),
         ("memory://bucket/x.csv", r"The manifest memory://bucket/x\.csv cannot be read: "),
-        ("nothing://bucket", r'"nothing://bucket" is no address that can be read: Protocol not known: nothing'),
+        ("nothing://bucket", r'"nothing://bucket" cannot be opened: Protocol not known: nothing'),
         ("memory://bucket/x.rar", r"is an archive of a kind that is not read"),
         ("memory://bucket/*.zip", r"is a pattern, and only one archive can be read"),
     ],

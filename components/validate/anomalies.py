@@ -18,6 +18,8 @@ DRIFT_MEASUREMENTS = {
     JENSEN_SHANNON: anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE,
 }
 
+Severity = Literal["error", "warning"]
+
 
 class Anomaly(BaseModel):
     """One anomaly: `value` was measured, `noise` is the sampling noise, `limit` is allowed.
@@ -29,7 +31,7 @@ class Anomaly(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     feature: str
     reason: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     short: str
     text: str
     value: float | None = None
@@ -58,16 +60,16 @@ def drift_anomalies(distances: Iterable[Distance]) -> list[Anomaly]:
     """Return an anomaly for each distance above its noise and a limit: an error above `most`, a warning above `warn`."""
     anomalies = []
     for distance in distances:
-        limits = (("error", max(distance.noise, distance.most)), ("warning", max(distance.noise, distance.warn)))
-        exceeded = [(severity, limit) for severity, limit in limits if distance.value > limit]
-        if exceeded:
-            severity, limit = exceeded[0]
-            fields = {
-                "feature": distance.feature, "reason": distance.reason, "severity": severity, "short": "Drift",
-                "text": f"{distance.text} (limit {limit:.4f}, sampling noise {distance.noise:.4f})",
-                "value": distance.value, "noise": distance.noise, "limit": limit,
-            }  # fmt: skip
-            anomalies.append(Anomaly.model_validate(fields))
+        severity: Severity = "error" if distance.value > max(distance.noise, distance.most) else "warning"
+        limit = max(distance.noise, distance.most if severity == "error" else distance.warn)
+        if distance.value > limit:
+            text = f"{distance.text} (limit {limit:.4f}, sampling noise {distance.noise:.4f})"
+            anomalies.append(
+                Anomaly(
+                    feature=distance.feature, reason=distance.reason, severity=severity, short="Drift", text=text,
+                    value=distance.value, noise=distance.noise, limit=limit,
+                )
+            )  # fmt: skip
     return anomalies
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.artifacts import new_artifact, now
@@ -23,9 +22,10 @@ def compare_and_record(
     Raises DataRejectedError when the dataset is refused, ArtifactError when the history is broken.
     """
     digest = counted.manifest.digest
-    inputs = {"dataset": counted.path}
-    with new_artifact(out, "validation", config=config, inputs=inputs) as artifact, _accepted(history_dir) as accepted:
+    lock = history.locked(history_dir) if history_dir else contextlib.nullcontext()
+    with new_artifact(out, "validation", config=config, inputs={"dataset": counted.path}) as artifact, lock:
         artifact.counts |= {split: part.count for split, part in counted.statistics.items()}
+        accepted = history.read_accepted(history_dir) if history_dir else []
         known = history.find(accepted, digest)
         if history_dir and known:  # another run accepted this dataset while this run counted it
             history.copy_files(history.snapshot_folder(history_dir, known), artifact.path)
@@ -54,16 +54,6 @@ def compare_and_record(
         if history_dir:
             history.accept(history_dir, acceptance, config, artifact.path, counted.path)
         return acceptance
-
-
-@contextlib.contextmanager
-def _accepted(history_dir: Path | None) -> Iterator[list[Acceptance]]:
-    """Hold the lock of the history, if there is one, and yield its acceptances."""
-    if history_dir is None:
-        yield []
-        return
-    with history.locked(history_dir):
-        yield history.read_accepted(history_dir)
 
 
 def _compare(

@@ -45,21 +45,17 @@ def jensen_shannon_bits(before: npt.ArrayLike, now: npt.ArrayLike) -> float:
     return max(0.0, float(nats) / math.log(2))
 
 
-def pooled(before: Counts, now: Counts, least: float) -> tuple[Counts, Counts]:
+def pooled(before: Counts, now: Counts, least: int) -> tuple[Counts, Counts]:
     """Return both histograms with adjacent buckets merged until each has at least `least` images in both together."""
-    groups: list[list[int]] = [[]]
-    images = 0.0
+    starts, images = [0], 0
     for index, count in enumerate((before + now).tolist()):
-        groups[-1].append(index)
-        images += count
         if images >= least:
-            groups.append([])
-            images = 0.0
-    if len(groups) > 1:  # the last group is incomplete: merge it into the one before
-        rest = groups.pop()
-        groups[-1] += rest
-    a, b = (np.array([counts[group].sum() for group in groups]) for counts in (before, now))
-    return a, b
+            starts.append(index)
+            images = 0
+        images += count
+    if images < least and len(starts) > 1:
+        starts.pop()  # too few are left: they go into the bucket before
+    return np.add.reduceat(before, starts), np.add.reduceat(now, starts)
 
 
 def multinomial_noise(before: Counts, now: Counts, chance: float) -> float:

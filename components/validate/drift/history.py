@@ -7,6 +7,7 @@ folder is written before its entry in accepted.json, so every snapshot in the li
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -41,13 +42,6 @@ class Acceptance(BaseModel):
     anomalies: tuple[Anomaly, ...]
     accepted_by: str  # the folder of the validation, which is in the run's folder
     config: dict[str, object]
-
-
-class Identity(BaseModel):
-    """The content of history.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    id: str
 
 
 _ACCEPTANCES = TypeAdapter(list[Acceptance])
@@ -131,13 +125,11 @@ def history_id(history: Path) -> str:
     """Return the id of a history; create the history if there is none. Raises ArtifactError."""
     file = history / IDENTITY
     with locked(history):
+        if not file.exists():
+            write_json(file, {"id": uuid4().hex})
         try:
-            return Identity.model_validate_json(file.read_bytes()).id
-        except FileNotFoundError:
-            identity = Identity(id=uuid4().hex)
-            write_json(file, identity.model_dump())
-            return identity.id
-        except (OSError, ValidationError) as error:
+            return str(json.loads(file.read_bytes())["id"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise _broken(file, first_line(error)) from error
 
 

@@ -3,8 +3,8 @@
     python -m components.tpu_check.lowering FOLDER
 
 It traces the functions that train: rounds_on_device of components/train/devices/host_call.py and, in it, train_round.
-Only the replica context is replaced: as under TPUStrategy, its all_reduce is a collective over N replicas and its replica id is an argument of the
-program.
+Only the replica context is replaced: as under TPUStrategy, its all_reduce is a collective over N replicas and its replica
+id is an argument of the program.
 """
 
 from __future__ import annotations

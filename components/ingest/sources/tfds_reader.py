@@ -19,7 +19,7 @@ from tensorflow_datasets.core.download.extractor import ExtractError, UnsafeArch
 
 from components.common.errors import ArtifactError, ConfigError, first_line
 from components.common.progress import say
-from components.dataset.records import HEADER_BYTES, record_places
+from components.dataset.records import HEADER_BYTES, record_positions
 from components.ingest.config import IngestConfig
 from components.ingest.sources.chunks import Chunk, ChunkPacker, Reader
 from components.ingest.sources.fingerprint import list_manual_dir
@@ -169,7 +169,7 @@ def _records(builder: Any, file: Path) -> list[tuple[int, int]]:
     """Return the offset (ArrayRecord: index) of each record of a prepared file, and its (ArrayRecord: mean) size in bytes."""
     try:
         if builder.info.file_format.value == "tfrecord":
-            return [(start - HEADER_BYTES, length) for start, length in record_places(file).tolist()]
+            return [(start - HEADER_BYTES, length) for start, length in record_positions(file).tolist()]
         from array_record.python.array_record_module import ArrayRecordReader
 
         reader = ArrayRecordReader(str(file))

@@ -14,7 +14,7 @@ from pipeline.config import RunConfig, load_config, resolve_paths
 BAD = [
     ("train.round=3", "train.round: unknown key; did you mean rounds?"),
     ("trian.rounds=3", "trian: unknown key; did you mean train?"),
-    ("ingest.xyzzy=3", "ingest.xyzzy: unknown key; there are source, tfds_manual_dir"),
+    ("ingest.xyzzy=3", "ingest.xyzzy: unknown key; the known keys are source, tfds_manual_dir"),
     ("ingest.image_size=30", "ingest.image_size = 30: input should be 8, 16, 28, 32, 64 or 128."),
     ("ingest.channels=4", "ingest.channels = 4: input should be 1 or 3."),
     ("train.rounds=many", "train.rounds = 'many': input should be a valid integer."),

@@ -20,7 +20,7 @@ from PIL import Image
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ConfigError
-from components.dataset.records import read_split, read_tfrecord, record_places, write_tfrecord
+from components.dataset.records import read_split, read_tfrecord, record_positions, write_tfrecord
 from components.ingest.config import IngestConfig
 from components.ingest.run import IngestSummary, run
 from components.ingest.sources import tfds_reader
@@ -163,7 +163,7 @@ def test_damaged_records_are_quarantined_and_the_others_are_read(data_dir: str, 
     reader = open_source(config)
     raw = bytearray(file.read_bytes())
     for number in (4, 5, 39):
-        start, length = record_places(file)[number].tolist()
+        start, length = record_positions(file)[number].tolist()
         raw[start + length // 2] ^= 1
     file.write_bytes(raw)
     after = items_of(reader)

@@ -382,7 +382,7 @@ def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -
     number = next(number for number in range(37) if rounds_with(number) == 2)
     index = SplitIndex(folder, "train")
     shard, within = next((s, number - sum(SHARDS[:s])) for s in range(4) if number < sum(SHARDS[: s + 1]))
-    start, length = records.record_places(index.files[shard])[within]
+    start, length = records.record_positions(index.files[shard])[within]
     flip(index.files[shard], int(start) + 30)
     source = opened(folder, "stream")
     source.take(0, 1)

@@ -38,14 +38,12 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def check_versions() -> dict[str, str]:
     """Return the versions of the packages that a check uses; raise CompilerMissingError unless they are the expected ones."""
     installed = {name: _version(name) for name in (*EXPECTED, "tensorflow", "keras")}
-    if missing := [name for name in EXPECTED if not installed[name]]:
+    if wrong := [f"{name} {installed[name] or 'missing'}" for name in EXPECTED if installed[name] != EXPECTED[name]]:
+        expected = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
         raise CompilerMissingError(
-            f"The TPU compiler is not installed here ({', '.join(missing)} missing).",
+            f"tpu-check needs {expected}; found here: {', '.join(wrong)}.",
             'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.',
         )
-    if wrong := [f"{name} {installed[name]}" for name, version in EXPECTED.items() if installed[name] != version]:
-        expected = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
-        raise CompilerMissingError(f"tpu-check needs {expected}; installed is {', '.join(wrong)}.", f"pip install {expected}")
     if not installed["tensorflow"]:
         raise CompilerMissingError(
             "tpu-check needs plain tensorflow, which is not installed here; tensorflow-tpu cannot lower on a CPU.",

@@ -231,22 +231,18 @@ def test_any_other_refusal_is_the_first_line_of_the_compilers_message() -> None:
     assert str(error) == "The compiler for v5e:2x4 refuses the program: UNIMPLEMENTED: no such thing on TPU."
 
 
-def test_a_missing_compiler_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: "" if name == "libtpu" else compiler.EXPECTED.get(name, "1"))
+@pytest.mark.parametrize(("package", "version", "found"), [("libtpu", "", "libtpu missing"), ("jaxlib", "9.9", "jaxlib 9.9")])
+def test_a_missing_or_another_compiler_is_an_error_that_says_what_to_install(
+    package: str, version: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {**compiler.EXPECTED, "tensorflow": "1", "keras": "1", package: version}
+    monkeypatch.setattr(compiler, "_version", installed.__getitem__)
     with pytest.raises(CompilerMissingError) as caught:
         compiler.check_versions()
     assert str(caught.value) == (
-        'The TPU compiler is not installed here (libtpu missing). pip install "wgan-tpu-pipeline[tpu-check]",'
-        " or leave the check out of a pipeline: --set deploy.tpu_check=false."
+        f"tpu-check needs jax==0.10.2 jaxlib==0.10.2 libtpu==0.0.52; found here: {found}. "
+        'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.'
     )
-
-
-def test_another_version_of_the_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: "9.9" if name == "jaxlib" else compiler.EXPECTED.get(name, "1"))
-    with pytest.raises(
-        CompilerMissingError, match=r"needs jax==0\.10\.2 jaxlib==0\.10\.2 libtpu==0\.0\.52; installed is jaxlib 9\.9\."
-    ):
-        compiler.check_versions()
 
 
 def test_plain_tensorflow_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

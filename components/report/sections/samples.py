@@ -1,4 +1,4 @@
-"""A test of the reader's eye: samples and held-out images, shuffled, and the answer beside it."""
+"""Samples beside real images, and a blind test that asks the reader to tell them apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.common.images import cells, grid, png_bytes, viewable_scale
-from components.report.artifact_reader import Opened
+from components.report.artifact_reader import ArtifactReader
 from components.report.plots.figures import Figure, figure
 
 OF_EACH, COLUMNS = 16, 8
@@ -24,18 +24,38 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class BlindTest:
-    """The shuffled images, and the same with a green frame around the real ones and a red one around the samples."""
+    """Shuffled images, and the same images in green frames if they are real and in red frames if they are samples."""
 
     question: Figure
     answer: Figure
 
 
-def blind_test(dataset: Opened, evaluation: Opened, seed: str) -> BlindTest | None:
-    """Return the test from held-out images and the samples that were scored; None where either is missing.
+class SamplesSection:
+    """Samples of the model, or of the last round if it was not evaluated; None for what cannot be shown."""
 
-    The order depends on `seed` alone, so that the same report has the same test.
+    def __init__(
+        self,
+        dataset: ArtifactReader,
+        model: ArtifactReader,
+        evaluation: ArtifactReader,
+        last_round: Figure | None,
+        seed: str,
+    ) -> None:
+        self.final, self.real = last_round, None
+        if evaluation.manifest is not None:
+            self.final = evaluation.figure("samples.png", "Grid of samples", "Samples of the trained model.") or last_round
+        if "samples/real.png" in model.names("samples/", ".png"):
+            caption = "Real images from the training split."
+            self.real = model.figure("samples/real.png", "Grid of real training images", caption)
+        self.blind = evaluation.attempt("The blind test", lambda: blind_test(dataset, evaluation, seed), None)
+
+
+def blind_test(dataset: ArtifactReader, evaluation: ArtifactReader, seed: str) -> BlindTest | None:
+    """Return the test from held-out images and the samples that were scored; None if there is no dataset.
+
+    The order depends on `seed` only, so the same report always has the same test.
     """
-    if dataset.manifest is None or evaluation.manifest is None:
+    if dataset.manifest is None:
         return None
     real = dataset.images("eval", OF_EACH)
     scale = viewable_scale(real.shape[1])
@@ -43,13 +63,14 @@ def blind_test(dataset: Opened, evaluation: Opened, seed: str) -> BlindTest | No
     picture = picture if picture.ndim == 3 else picture[..., None]
     samples = cells(picture, real.shape[1], SAMPLE_COLUMNS, scale)[: len(real)]
     images, is_real = shuffled(real, samples, seed)
-    words = f"{len(real)} held-out images and {len(samples)} samples, shuffled"
+    text = f"{len(real)} held-out images and {len(samples)} samples, shuffled"
+    rows = (" ".join(np.where(row, "real", "sample")) for row in np.split(is_real, range(COLUMNS, len(is_real), COLUMNS)))
     return BlindTest(
-        figure(png_bytes(grid(images, COLUMNS, scale)), words, f"{words}: which are real?"),
+        figure(png_bytes(grid(images, COLUMNS, scale)), text, f"{text}. Which are real?"),
         figure(
             png_bytes(framed(images, is_real, scale)),
-            "The same images, the real ones in green frames, the samples in red ones",
-            f"Green: real. Red: samples. In rows: {'; '.join(_row_words(row) for row in _rows(is_real))}.",
+            "The same images; real ones have green frames, samples have red ones",
+            f"Green: real. Red: samples. Row by row: {'; '.join(rows)}.",
         ),
     )
 
@@ -62,7 +83,7 @@ def shuffled(real: Images, samples: Images, seed: str) -> tuple[Images, npt.NDAr
 
 
 def framed(images: Images, is_real: npt.NDArray[np.bool_], scale: int) -> Images:
-    """Return a grid of the images, [N, H, W, C], each in a frame of its colour: uint8 [H', W', 3]."""
+    """Return a grid of the images, [N, H, W, C], in coloured frames: uint8 [H', W', 3]."""
     large = images.repeat(scale, axis=1).repeat(scale, axis=2)
     large = large if large.shape[3] == 3 else large.repeat(3, axis=3)
     colours = np.where(is_real[:, None], REAL, SAMPLE).astype(np.uint8)
@@ -70,11 +91,3 @@ def framed(images: Images, is_real: npt.NDArray[np.bool_], scale: int) -> Images
     canvas = np.broadcast_to(colours[:, None, None, :], shape).copy()
     canvas[:, FRAME:-FRAME, FRAME:-FRAME] = large
     return grid(canvas, COLUMNS)
-
-
-def _rows(is_real: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
-    return [is_real[start : start + COLUMNS] for start in range(0, len(is_real), COLUMNS)]
-
-
-def _row_words(row: npt.NDArray[np.bool_]) -> str:
-    return " ".join("real" if real else "sample" for real in row)

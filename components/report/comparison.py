@@ -51,14 +51,11 @@ class FinishedRun:
             raise ConfigError(
                 f"{folder} was written by another version: {first_line(error)}.", "Compare runs of the same version."
             ) from None
-        self.ingest, self.evaluate, self.push = (
-            self.summary.ingest or {},
-            self.summary.evaluate or {},
-            self.summary.push or {},
-        )
+        self.ingest, self.evaluate = self.summary.ingest or {}, self.summary.evaluate or {}
         self.run_id, self.status = self.summary.run_id, self.summary.status
-        self.decision = f"{self.push['decision']} {self.push.get('version') or ''}".strip() if self.push else "no decision"
-        self.reason = self.summary.error.problem if self.summary.error else str(self.push.get("reason", ""))
+        push = self.summary.push or {}
+        self.decision = f"{push['decision']} {push.get('version') or ''}".strip() if push else "no decision"
+        self.reason = self.summary.error.problem if self.summary.error else str(push.get("reason", ""))
         evaluation = self.open("evaluate")
         self.samples = None
         if evaluation.manifest is not None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from components.common.journal import STEPS
 from components.evaluate.metrics import table
 from components.report.artifact_reader import open_outcome, open_unfinished_training
 from components.report.description import RunDescription
-from components.report.formatting import duration, moment, number, plain
+from components.report.formatting import duration, moment, number
 from components.report.outcomes import BROKEN, RunFailure, StepOutcome
 from components.report.sections.champion import ChampionSection
 from components.report.sections.data import DataSection
@@ -65,7 +64,6 @@ class Page:
         self.validation = ValidationSection(validation)
         self.data = DataSection(dataset, validation)
         self.lineage = LineageSection(artifact_rows(outcomes, readers))
-        self.config = config_tables(description.config)
         self.notes = (*notes, *push.notes)
         sections = {
             "samples": self.samples.final,
@@ -119,12 +117,3 @@ def _timing_text(outcome: StepOutcome) -> str:
     if outcome.cached:
         return f"unchanged, {duration(outcome.seconds)}"
     return ("at most " if outcome.status == "killed" else "") + duration(outcome.seconds)
-
-
-def config_tables(config: Mapping[str, Any]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """Return the configuration as (section, rows of key and value)."""
-    tables = []
-    for section, content in config.items():
-        rows = content.items() if isinstance(content, Mapping) else [("", content)]
-        tables.append((section, tuple((str(key), '""' if value == "" else plain(value)) for key, value in rows)))
-    return tuple(tables)

@@ -30,27 +30,11 @@ PLOTS = (
         "The critic's mean score of real images minus its mean score of fake images. Once the critic has caught up, the gap "
         "should fall and settle; if it grows for long, the critic overfits or training diverges.",
     ),
-    Plot(
-        "penalty",
-        "Gradient penalty",
-        "How far the critic's slopes are from 1. It should stay small; a steep rise comes before divergence.",
-    ),
+    Plot("penalty", "Gradient penalty", "Distance of the critic's slopes from 1. A steep rise comes before divergence."),
     Plot("critic_loss", "Critic loss", "The weighted penalty minus the gap. Late in training it should rise towards 0."),
-    Plot(
-        "generator_loss",
-        "Generator loss",
-        "Minus the critic's mean score of fake images. It should be calm; its level has no meaning.",
-    ),
-    Plot(
-        "critic_grad_norm",
-        "Critic gradient norm",
-        "Norm of the gradient over all weights of the critic. It should neither vanish nor grow for long.",
-    ),
-    Plot(
-        "generator_grad_norm",
-        "Generator gradient norm",
-        "Norm of the gradient over all weights of the generator. It should not vanish.",
-    ),
+    Plot("generator_loss", "Generator loss", "Minus the critic's mean score of fake images. It should be calm at any level."),
+    Plot("critic_grad_norm", "Critic gradient norm", "Over all weights. It should neither vanish nor grow for long."),
+    Plot("generator_grad_norm", "Generator gradient norm", "Over all weights. It should not vanish."),
 )
 KID_PLOT = Plot(
     "kid",
@@ -77,10 +61,10 @@ def draw_curves(
 
 def mark_best(chart: Chart, lines: Sequence[dict[str, Any]], column: str, exported_round: int | None) -> Chart:
     """Return the chart with its lowest value marked, and with a note if the model is the one of that round."""
-    curve = _curve(lines, column).finite()
-    index = int(curve.values.argmin())
-    at, value = curve.rounds[index], curve.values[index]
+    curve = _curve(lines, column)
     axes = _axes([curve])
+    index = int(np.nanargmin(curve.values))
+    at, value = curve.rounds[index], curve.values[index]
     label = f"best: {value:.3g} at round {at:,.0f}" + (" (the model)" if exported_round == at else "")
     best = (float(axes.x(at)), float(axes.y(value)), label)
     return replace(chart, best=best, description=f"{chart.description} {label.capitalize()}.")

@@ -12,7 +12,7 @@ SAMPLES_FILE = "champion_samples.png"
 
 
 class ChampionSection:
-    """The section; empty if there is no champion, or if the candidate was published in its place before.
+    """The section; empty if there is no champion other than the candidate itself.
 
     The champion's scores are those of the decision, measured in the same way as the candidate's.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +19,6 @@ FRAME = 3  # pixels of colour around an image of the answer
 REAL, SAMPLE = (23, 140, 80), (200, 60, 40)
 
 Images = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class BlindTest:
-    """Shuffled images, and the same images in green frames if they are real and in red frames if they are samples."""
-
-    question: Figure
-    answer: Figure
 
 
 class SamplesSection:
@@ -47,11 +38,11 @@ class SamplesSection:
         if "samples/real.png" in model.names("samples/", ".png"):
             caption = "Real images from the training split."
             self.real = model.figure("samples/real.png", "Grid of real training images", caption)
-        self.blind = evaluation.attempt("The blind test", lambda: blind_test(dataset, evaluation, seed), None)
+        self.blind_test = evaluation.attempt("The blind test", lambda: blind_test(dataset, evaluation, seed), None)
 
 
-def blind_test(dataset: ArtifactReader, evaluation: ArtifactReader, seed: str) -> BlindTest | None:
-    """Return the test from held-out images and the samples that were scored; None if there is no dataset.
+def blind_test(dataset: ArtifactReader, evaluation: ArtifactReader, seed: str) -> tuple[Figure, Figure] | None:
+    """Return held-out images and scored samples, shuffled, and the answer in coloured frames; None if there is no dataset.
 
     The order depends on `seed` only, so the same report always has the same test.
     """
@@ -65,14 +56,10 @@ def blind_test(dataset: ArtifactReader, evaluation: ArtifactReader, seed: str) -
     images, is_real = shuffled(real, samples, seed)
     text = f"{len(real)} held-out images and {len(samples)} samples, shuffled"
     rows = (" ".join(np.where(row, "real", "sample")) for row in np.split(is_real, range(COLUMNS, len(is_real), COLUMNS)))
-    return BlindTest(
-        figure(png_bytes(grid(images, COLUMNS, scale)), text, f"{text}. Which are real?"),
-        figure(
-            png_bytes(framed(images, is_real, scale)),
-            "The same images; real ones have green frames, samples have red ones",
-            f"Green: real. Red: samples. Row by row: {'; '.join(rows)}.",
-        ),
-    )
+    question = figure(png_bytes(grid(images, COLUMNS, scale)), text, f"{text}. Which are real?")
+    alt = "The same images; real ones have green frames, samples have red ones"
+    caption = f"Green: real. Red: samples. Row by row: {'; '.join(rows)}."
+    return question, figure(png_bytes(framed(images, is_real, scale)), alt, caption)
 
 
 def shuffled(real: Images, samples: Images, seed: str) -> tuple[Images, npt.NDArray[np.bool_]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from components.common.artifacts import read_manifest
 from components.common.journal import ArtifactRef
@@ -13,8 +13,6 @@ from components.report.formatting import number, percent
 from components.report.plots.chart import Chart
 from components.report.plots.figures import Figure
 from components.report.plots.histograms import draw_histogram
-
-T = TypeVar("T")
 
 SHOWN_LABELS = 30
 TITLES = {
@@ -45,19 +43,16 @@ class ValidationSection:
         found: dict[str, Any] = {}
         if "comparison.json" in validation.names():
             found = validation.attempt("The comparison", lambda: dict(validation.json("comparison.json")), {})
-
-        def attempt(what: str, read: Callable[[], tuple[T, ...]]) -> tuple[T, ...]:
-            return validation.attempt(what, read, ()) if found else ()
-
-        self.headline = validation.attempt("The snapshot", lambda: headline(found), "") if found else ""
+        reader = validation if found else ArtifactReader("validation", None)  # without the comparison nothing is shown
+        self.headline = reader.attempt("The snapshot", lambda: headline(found), "")
         self.accepted = not found or bool(found.get("why"))
-        self.anomalies = attempt("The anomalies", lambda: _anomalies(validation))
-        self.distances = attempt("The distances", lambda: distance_rows(found["measures"]))
-        labels = attempt("The labels", lambda: label_rows(found["labels"]))
+        self.anomalies = reader.attempt("The anomalies", lambda: _anomalies(reader), ())
+        self.distances = reader.attempt("The distances", lambda: distance_rows(found["measures"]), ())
+        labels = reader.attempt("The labels", lambda: label_rows(found["labels"]), ())
         self.labels = labels[:SHOWN_LABELS]
         self.labels_left_out = len(labels) - len(self.labels)
-        self.histograms = attempt("The histograms", lambda: histograms(found))
-        self.outliers = attempt("The outliers", lambda: _outliers(validation))
+        self.histograms = reader.attempt("The histograms", lambda: histograms(found), ())
+        self.outliers = reader.attempt("The outliers", lambda: _outliers(reader), ())
 
 
 def open_refused(config: Mapping[str, Any], dataset: ArtifactReader) -> ArtifactReader:

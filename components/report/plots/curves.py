@@ -32,7 +32,9 @@ PLOTS = (
     ),
     Plot("penalty", "Gradient penalty", "Distance of the critic's slopes from 1. A steep rise comes before divergence."),
     Plot("critic_loss", "Critic loss", "The weighted penalty minus the gap. Late in training it should rise towards 0."),
-    Plot("generator_loss", "Generator loss", "Minus the critic's mean score of fake images. It should be calm at any level."),
+    Plot(
+        "generator_loss", "Generator loss", "Minus the mean score of fake images. It should be calm; its level has no meaning."
+    ),
     Plot("critic_grad_norm", "Critic gradient norm", "Over all weights. It should neither vanish nor grow for long."),
     Plot("generator_grad_norm", "Generator gradient norm", "Over all weights. It should not vanish."),
 )
@@ -116,7 +118,9 @@ def _chart(plot: Plot, curve: _Curve, other: _Curve, resumed: float) -> Chart:
 
 
 def _path(curve: _Curve, axes: Axes) -> str:
-    rounds, values = thinned(curve.rounds, curve.values)
+    rounds, values = thinned(*curve)
+    if len(values) == 1:  # a short line, since a single point would hardly be seen
+        return f"M{axes.x(rounds[0]) - 4:g} {axes.y(values[0]):g}h8"
     return svg_path(axes.x(rounds), axes.y(values))
 
 

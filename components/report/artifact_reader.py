@@ -118,9 +118,9 @@ class CheckpointReader(ArtifactReader):
     """The last checkpoint of a training that wrote no model, with the sample grids in the folder above it."""
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Return the names of the files in the folder above with this prefix and suffix, sorted."""
-        folder = self.path.parent
-        return sorted(file.relative_to(folder).as_posix() for file in folder.glob(f"{prefix}*{suffix}"))
+        """Return the names of the files in the checkpoint and in the folder above with this prefix and suffix, sorted."""
+        above = self.path.parent.glob(f"{prefix}*{suffix}")
+        return sorted({*super().names(prefix, suffix), *(file.relative_to(self.path.parent).as_posix() for file in above)})
 
     def content(self, name: str) -> bytes:
         """Return the content of a checkpoint's file, checked against its digest, or of a file in the folder above."""

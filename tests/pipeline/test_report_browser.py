@@ -51,11 +51,11 @@ WIDE, NARROW, HEIGHT = 1200, 390, 1600
 def chromium(in_ci: bool) -> str:
     """The browser; without one the tests are skipped, but fail in CI."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    if path is None:
         reason = "Chromium is not installed: apt-get install -y --no-install-recommends chromium"
         pytest.fail(reason) if in_ci else pytest.skip(reason)
-    return found
+    return path
 
 
 def browse(chromium: str, file: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -209,6 +209,8 @@ class Run:
         def body() -> Summary:
             with artifact(folder / "round-00000500", "checkpoint", config=CONFIGS["train"]) as writer:
                 write_training(writer.path, folder / "samples", self.images, rounds=500)
+                scores = [{"round": at, "kid": kid, "kid_std": 0.01} for at, kid in ((250, 0.3), (500, 0.2))]
+                write_text(writer.path / "scores.jsonl", "".join(json.dumps(score) + "\n" for score in scores))
                 writer.counts["round"] = 500
             raise error
 

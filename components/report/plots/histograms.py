@@ -47,10 +47,6 @@ def _upper_end(tallest: Values) -> tuple[float, str]:
 
 
 def _steps(edges: Values, heights: Values) -> str:
-    """Return the `d` of the outline; V is left out between buckets of the same height."""
-    parts = [f"M{edges[0]:g} {heights[0]:g}"]
-    for index, right in enumerate(edges[1:], 1):
-        parts.append(f"H{right:g}")
-        if index < len(heights) and heights[index] != heights[index - 1]:
-            parts.append(f"V{heights[index]:g}")
-    return "".join(parts)
+    """Return the `d` of the outline."""
+    steps = (f"V{height:g}H{right:g}" for height, right in zip(heights, edges[1:], strict=True))
+    return f"M{edges[0]:g} {heights[0]:g}" + "".join(steps)

@@ -33,9 +33,9 @@ class LineageSection:
 
     def __init__(self, rows: tuple[ArtifactRow, ...]) -> None:
         self.rows = rows
-        places = {row.digest[:12]: index for index, row in enumerate(rows)}
+        indices = {row.digest[:12]: index for index, row in enumerate(rows)}
         edges = sorted(
-            {(places[digest], end) for end, row in enumerate(rows) for _, digest in row.inputs if digest in places},
+            {(indices[digest], end) for end, row in enumerate(rows) for _, digest in row.inputs if digest in indices},
             key=lambda edge: edge[1] - edge[0],
         )
         longest = max((end - start for start, end in edges), default=1)

@@ -1,4 +1,4 @@
-"""The curves of the training, and samples of the same latents after more and more rounds."""
+"""The curves of the training, and samples of the same latents as training proceeds."""
 
 from __future__ import annotations
 

@@ -40,18 +40,18 @@ class ValidationSection:
     """The section; an attribute is empty if its content could not be read, which becomes a note of `validation`."""
 
     def __init__(self, validation: ArtifactReader) -> None:
-        found: dict[str, Any] = {}
+        comparison: dict[str, Any] = {}
         if "comparison.json" in validation.names():
-            found = validation.attempt("The comparison", lambda: dict(validation.json("comparison.json")), {})
-        reader = validation if found else ArtifactReader("validation", None)  # without the comparison nothing is shown
-        self.headline = reader.attempt("The snapshot", lambda: headline(found), "")
-        self.accepted = not found or bool(found.get("why"))
+            comparison = validation.attempt("The comparison", lambda: dict(validation.json("comparison.json")), {})
+        reader = validation if comparison else ArtifactReader("validation", None)  # without the comparison nothing is shown
+        self.headline = reader.attempt("The snapshot", lambda: headline(comparison), "")
+        self.accepted = not comparison or bool(comparison.get("why"))
         self.anomalies = reader.attempt("The anomalies", lambda: _anomalies(reader), ())
-        self.distances = reader.attempt("The distances", lambda: distance_rows(found["measures"]), ())
-        labels = reader.attempt("The labels", lambda: label_rows(found["labels"]), ())
+        self.distances = reader.attempt("The distances", lambda: distance_rows(comparison["measures"]), ())
+        labels = reader.attempt("The labels", lambda: label_rows(comparison["labels"]), ())
         self.labels = labels[:SHOWN_LABELS]
         self.labels_left_out = len(labels) - len(self.labels)
-        self.histograms = reader.attempt("The histograms", lambda: histograms(found), ())
+        self.histograms = reader.attempt("The histograms", lambda: histograms(comparison), ())
         self.outliers = reader.attempt("The outliers", lambda: _outliers(reader), ())
 
 

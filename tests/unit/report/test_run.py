@@ -52,14 +52,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     run = Run(tmp_path).all()
     keys = {"ingest": "", "validate": "", "tpu_check": "9" * 64} | run.description.keys
-    found = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
-    found |= {"images_per_second_at_most": 369_032.4}
-    record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=found)
+    check = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
+    check |= {"images_per_second_at_most": 369_032.4}
+    record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=check)
     write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
     report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
-    assert summary["tpu_check"] == found
+    assert summary["tpu_check"] == check
     page = (tmp_path / "report.html").read_text()
     assert "Compiled for v5e:2x4" in page
     assert "2.60 of 17.2 GB of HBM, at most 369,032 images/s" in page
@@ -216,7 +216,8 @@ def test_a_failed_training_shows_the_curves_of_its_last_checkpoint(tmp_path: Pat
     assert summary["ingest"]["kept"] == 1797
     assert sections(page) == ["samples", "training", "data", "lineage", "timings", "configuration"]
     assert "its last checkpoint, of round 500" in page.text
-    assert sum(tag == "svg" for tag, _ in page.elements) == 7
+    assert "best: 0.2 at round 500" in page.text
+    assert sum(tag == "svg" for tag, _ in page.elements) == 8  # KID during training, six curves and the lineage
 
 
 def test_interrupted_training(tmp_path: Path) -> None:

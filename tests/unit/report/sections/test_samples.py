@@ -14,9 +14,9 @@ from components.report.sections.samples import FRAME, REAL, SAMPLE, framed, shuf
 @given(st.integers(1, 30), st.sampled_from([1, 3]), st.integers(1, 4), st.integers(1, 9))
 def test_cells_are_the_images_of_the_grid(count: int, channels: int, scale: int, columns: int) -> None:
     images = np.random.default_rng(count).integers(0, 256, (count, 5, 5, channels)).astype(np.uint8)
-    found = cells(grid(images, columns, scale), 5, columns, scale)
-    np.testing.assert_array_equal(found[:count], images)
-    assert (found[count:] == 255).all()
+    images_again = cells(grid(images, columns, scale), 5, columns, scale)
+    np.testing.assert_array_equal(images_again[:count], images)
+    assert (images_again[count:] == 255).all()
 
 
 def test_an_array_that_is_not_a_grid_has_no_cells() -> None:

@@ -59,7 +59,7 @@ def test_the_better_score_is_marked_where_it_is_known() -> None:
     worse = SCORES | {"fid": 20.0, "precision": 0.9, "sharpness_ratio": 1.3, "class_score": 9.1}
     assert {row.name: row.better for row in score_rows(SCORES, worse, mark_better=True)} == {
         "FID": "a", "KID": "", "Precision": "b", "Recall": "", "Density": "", "Coverage": "", "Memorization": "",
-        "Nearer than held-out": "", "Class score": "b", "Classes reached": "", "Sharpness": "a", "Colours": "",
+        "Nearer than held-out": "", "Class score": "b", "Classes reached": "", "Class imbalance": "", "Sharpness": "a", "Colours": "",
     }  # fmt: skip
     assert {row.better for row in score_rows(SCORES, worse, mark_better=False)} == {""}
 

@@ -56,8 +56,10 @@ def run(
             with open_registry(registry, change=True, versions=["champion"], model_digest=candidate.model.digest) as folder:
                 remove_partial_writes(folder)
                 champion = read_champion(folder)
+                check_image_size(champion, *(candidate.model.details[name] for name in ("image_size", "channels")))
                 champion_samples = (champion.path / SAMPLES_FILE).read_bytes() if champion else b""
-                summary, details = _decide(config, folder, champion, candidate)
+                earlier = _earlier_outcome(config, folder, champion, candidate)
+                summary, details = (earlier, {}) if earlier else _decide(config, folder, champion, candidate)
             break
         except ConflictError as error:
             if attempt == ATTEMPTS:
@@ -87,16 +89,6 @@ def _update_vertex(config: PushConfig, registry: RegistryLocation) -> str:
     return version
 
 
-def _decide(
-    config: PushConfig, registry: Path, champion: Champion | None, candidate: Candidate
-) -> tuple[PushSummary, dict[str, Any]]:
-    """Return the outcome, from an earlier decision if that still holds, and the details it is based on."""
-    if champion is not None:
-        check_image_size(champion, candidate.model.details["image_size"], candidate.model.details["channels"])
-    earlier = _earlier_outcome(config, registry, champion, candidate)
-    return (earlier, {}) if earlier else _decide_anew(config, registry, champion, candidate)
-
-
 def _earlier_outcome(config: PushConfig, registry: Path, champion: Champion | None, candidate: Candidate) -> PushSummary | None:
     """Return the outcome if the model is in service, or was decided on and nothing that the decision depends on changed."""
     if champion is not None and champion.model_digest == candidate.model.digest:
@@ -115,7 +107,7 @@ def _earlier_outcome(config: PushConfig, registry: Path, champion: Champion | No
     return _summary("unchanged", f"Already decided: {earlier.reason}", "", champion, earlier.champion_kid)
 
 
-def _decide_anew(
+def _decide(
     config: PushConfig, registry: Path, champion: Champion | None, candidate: Candidate
 ) -> tuple[PushSummary, dict[str, Any]]:
     """Decide, publish and record the decision; return the outcome and the details it is based on."""

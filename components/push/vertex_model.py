@@ -37,22 +37,23 @@ def update_vertex(vertex_model: str, serving_image: str, registry: RegistryLocat
     """Upload the champion of `registry` to the model, import its scores, and move the aliases to it.
 
     What is already there is not repeated, so an interrupted call can be made again. Returns the version on Vertex
-    (projects/P/locations/L/models/M@2), empty when nothing is in service. Raises RemoteError when Vertex refuses.
+    (projects/P/locations/L/models/M@2), empty when nothing is in service. Raises RemoteError when Vertex refuses, ConfigError
+    when it cannot read the registry.
     """
     champion = _champion(registry)
     if champion is None:
         return ""
-    parent, _, model = vertex_model.rpartition("/models/")
-    digest = labels_of(champion)["digest"]
     try:
-        vertex = _ModelRegistry(parent)
-        versions = vertex.versions(model)
-        found = [each for each in versions or [] if each.get("labels", {}).get("digest") == digest]
-        name = _version_name(found[0]["name"], found[0]["versionId"]) if found else ""
-        if not name:
-            body = upload_request(champion, parent=parent, model=model, serving_image=serving_image, first=versions is None)
-            name = vertex.upload(body)
-        if EVALUATION not in vertex.evaluations(name):
+        vertex = _ModelRegistry(vertex_model)
+        versions = vertex.items("list the versions", f"{vertex_model}:listVersions", "models")
+        label = _digest_label(champion.manifest.digest)
+        found = [each for each in versions or [] if each.get("labels", {}).get("digest") == label]
+        if found:
+            name = _version_name(found[0]["name"], found[0]["versionId"])
+        else:
+            name = vertex.upload(upload_request(champion, vertex_model, serving_image, first=versions is None))
+        evaluations = vertex.items("list the evaluations", f"{name}/evaluations", "modelEvaluations")
+        if not any(each.get("displayName") == EVALUATION for each in evaluations or []):
             vertex.post("import the scores", f"{name}/evaluations:import", evaluation_request(champion.scores))
         # Last: whoever resolves the alias finds a model that is complete, with its scores.
         vertex.post("move the aliases", f"{name}:mergeVersionAliases", {"versionAliases": list(ALIASES)})
@@ -67,42 +68,40 @@ def _champion(registry: RegistryLocation) -> PublishedVersion | None:
         if pointer is None:
             return None
         manifest, scores = read_version(find_version(folder, pointer.version), verify=False)
-    return PublishedVersion(pointer.version, manifest, scores, f"{version_location(registry, pointer.version)}/{SAVED_MODEL}")
+    artifact_uri = f"{version_location(registry, pointer.version)}/{SAVED_MODEL}"
+    if not artifact_uri.startswith("gs://"):
+        raise ConfigError(f"Vertex cannot read {artifact_uri}.", "Use a gs:// URL as push.registry.")
+    return PublishedVersion(pointer.version, manifest, scores, artifact_uri)
 
 
 def _version_name(model: str, number: str) -> str:
     return f"{model.partition('@')[0]}@{number}"
 
 
-def upload_request(published: PublishedVersion, *, parent: str, model: str, serving_image: str, first: bool) -> Json:
-    """Return an UploadModelRequest that creates the model with its `first` version, or adds a version to it.
-
-    parent: projects/P/locations/L; serving_image: the container that serves it. Raises ConfigError if Vertex cannot read it.
-    """
-    if not published.artifact_uri.startswith("gs://"):
-        raise ConfigError(f"Vertex cannot read {published.artifact_uri}.", "Use a gs:// URL as push.registry.")
-    return {
-        **({"modelId": model} if first else {"parentModel": f"{parent}/models/{model}"}),
-        "model": {
-            "displayName": model,
-            "versionAliases": [published.version],
-            "versionDescription": f"Registry version {published.version}, digest {published.manifest.digest}",
-            "artifactUri": published.artifact_uri,
-            "containerSpec": {"imageUri": serving_image},
-            "labels": labels_of(published),
-        },
-    }
+def _digest_label(digest: str) -> str:
+    return digest[:63]  # a label has at most 63 characters, a digest 64
 
 
-def labels_of(published: PublishedVersion) -> dict[str, str]:
-    """Return a version's labels. A label has at most 63 characters, a digest 64."""
+def upload_request(published: PublishedVersion, vertex_model: str, serving_image: str, *, first: bool) -> Json:
+    """Return an UploadModelRequest that creates the model with its `first` version, or adds a version to it."""
+    model_id = vertex_model.rpartition("/")[2]
     manifest = published.manifest
     return {
-        "version": published.version,
-        "digest": manifest.digest[:63],
-        "model-digest": manifest.inputs["model"][:63],
-        "image-size": str(manifest.details["image_size"]),
-        "channels": str(manifest.details["channels"]),
+        **({"modelId": model_id} if first else {"parentModel": vertex_model}),
+        "model": {
+            "displayName": model_id,
+            "versionAliases": [published.version],
+            "versionDescription": f"Registry version {published.version}, digest {manifest.digest}",
+            "artifactUri": published.artifact_uri,
+            "containerSpec": {"imageUri": serving_image},
+            "labels": {
+                "version": published.version,
+                "digest": _digest_label(manifest.digest),
+                "model-digest": _digest_label(manifest.inputs["model"]),
+                "image-size": str(manifest.details["image_size"]),
+                "channels": str(manifest.details["channels"]),
+            },
+        },
     }
 
 
@@ -121,28 +120,19 @@ def evaluation_request(scores: Mapping[str, Any]) -> Json:
 class _ModelRegistry:
     """The part of Vertex AI's REST API that models need, used with the account of this process. Raises RemoteError."""
 
-    def __init__(self, parent: str) -> None:
+    def __init__(self, vertex_model: str) -> None:
         import google.auth
         from google.auth.exceptions import GoogleAuthError
         from google.auth.transport.requests import AuthorizedSession
 
-        self._parent = parent
-        self._endpoint = ENDPOINT.format(location=parent.rpartition("/")[2])
+        self._parent = vertex_model.partition("/models/")[0]
+        self._endpoint = ENDPOINT.format(location=self._parent.rpartition("/")[2])
         try:
             credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
         except GoogleAuthError as error:
             raise RemoteError(f"There is no Google account to use Vertex with: {first_line(error)}.") from None
         self._session: Any = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
         self._client = RetryingClient("Vertex", _failure, {})
-
-    def versions(self, model: str) -> list[Json] | None:
-        """Return the versions of a model, None if there is no such model."""
-        return self._list("list the versions", f"{self._parent}/models/{model}:listVersions", "models")
-
-    def evaluations(self, name: str) -> list[str]:
-        """Return the display names of a version's evaluations."""
-        found = self._list("list the evaluations", f"{name}/evaluations", "modelEvaluations")
-        return [str(each.get("displayName")) for each in found or []]
 
     def upload(self, body: Json) -> str:
         """Upload a model, wait until Vertex has it, and return its version."""
@@ -167,7 +157,8 @@ class _ModelRegistry:
         except UnknownOutcomeError as error:
             raise RemoteError(f"It is not known whether Vertex carried out the request to {what}: {error}.") from None
 
-    def _list(self, what: str, path: str, key: str) -> list[Json] | None:
+    def items(self, what: str, path: str, key: str) -> list[Json] | None:
+        """Return the items of all pages, None if there is no such model."""
         found: list[Json] = []
         token = ""
         while True:

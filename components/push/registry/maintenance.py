@@ -122,7 +122,7 @@ def _in_use(pointer: Pointer | None, folders: list[Path]) -> set[str]:
     if pointer is None:
         return set()
     older = [folder.name for folder in folders if version_number(folder) < version_number(Path(pointer.version))]
-    # A pointer of an earlier release does not name the previous version: most likely it was the next lower number.
+    # A pointer that a rollback repaired does not name the previous version: most likely it was the next lower number.
     return {pointer.version, pointer.previous or (older[-1] if older else "")}
 
 

@@ -13,7 +13,7 @@ from components.common.errors import ArtifactError
 from components.common.progress import say
 from components.generator.generator import ENVIRONMENT, SAVED_MODEL, find_saved_model, last_line
 from components.push.candidate import SAMPLES_FILE, SCORES_FILE, Candidate
-from components.push.card import model_card, model_card_html
+from components.push.card import model_cards
 from components.push.config import PushConfig
 from components.push.registry.registry import VERSIONS, next_version
 
@@ -38,9 +38,8 @@ def write_version(config: PushConfig, registry: Path, candidate: Candidate, reas
         write_json(writer.path / SCORES_FILE, candidate.scores)
         samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
         write_bytes(writer.path / SAMPLES_FILE, samples)
-        card = (version, model, candidate.evaluation, candidate.scores, reason)
-        write_text(writer.path / "model_card.md", model_card(*card))
-        write_text(writer.path / "model_card.html", model_card_html(*card, samples))
+        for name, card in model_cards(version, model, candidate.evaluation, candidate.scores, reason, samples).items():
+            write_text(writer.path / name, card)
         writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
         if (inputs["model"] / STATE).is_file():  # for a training that starts from this version
             shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)

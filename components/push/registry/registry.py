@@ -119,9 +119,9 @@ def _broken(registry: Path, why: str) -> ArtifactError:
     )
 
 
-def check_image_size(champion: Champion, image_size: int, channels: int) -> None:
-    """Check that the champion makes images of this size. Raises ConfigError."""
-    if (champion.image_size, champion.channels) != (image_size, channels):
+def check_image_size(champion: Champion | None, image_size: int, channels: int) -> None:
+    """Check that the champion, if there is one, makes images of this size. Raises ConfigError."""
+    if champion is not None and (champion.image_size, champion.channels) != (image_size, channels):
         theirs = f"{champion.image_size}×{champion.image_size}×{champion.channels}"
         raise ConfigError(
             f"Champion {champion.version} in {champion.path.parent.parent} makes {theirs} images, "

@@ -49,9 +49,7 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
         _check_writable(folder)
     with open_registry(config.registry, versions=["champion"]) as folder:
-        champion = read_champion(folder)
-        if champion is not None:
-            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+        check_image_size(read_champion(folder), config.ingest.image_size, config.ingest.channels)
     return snapshot.take(config, digest).keys
 
 

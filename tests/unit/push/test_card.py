@@ -10,7 +10,7 @@ import pytest
 from components.common.artifacts import read_manifest
 from components.evaluate.metrics import table
 from components.evaluate.metrics.metric import Metric
-from components.push.card import model_card_html
+from components.push.card import model_cards
 from tests.support.push_bench import SCORES, Bench
 from tests.support.tiny_artifacts import LATENTS
 
@@ -68,7 +68,7 @@ def test_names_are_escaped_in_the_page(bench: Bench) -> None:
     evaluation = read_manifest(inputs["evaluation"])
     hostile = evaluation.details["dataset"] | {"label_names": ["<script>alert(1)</script>"], "source": "images:<b>"}
     named = evaluation.model_copy(update={"details": {"dataset": hostile}})
-    page = model_card_html("v0001", read_manifest(inputs["model"]), named, SCORES, "<i>", b"")
+    page = model_cards("v0001", read_manifest(inputs["model"]), named, SCORES, "<i>", b"")["model_card.html"]
     assert "&lt;script&gt;" in page
     for markup in ("<script>", "<b>", "<i>"):
         assert markup not in page

@@ -15,12 +15,12 @@ from google.oauth2.credentials import Credentials
 from typer.testing import CliRunner
 
 from components.common import requests
-from components.common.artifacts import Manifest, read_manifest
+from components.common.artifacts import read_manifest
 from components.common.errors import ConfigError
 from components.common.requests import RemoteError
 from components.evaluate.metrics import table
 from components.push import vertex_model
-from components.push.vertex_model import PublishedVersion, evaluation_request, upload_request
+from components.push.vertex_model import evaluation_request
 from pipeline.cli import app
 from pipeline.config import load_config
 from tests.support.push_bench import SCORES, Bench
@@ -211,12 +211,8 @@ def test_config_errors(sets: list[str], sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
-def test_error_for_a_model_outside_a_bucket() -> None:
-    manifest = Manifest(
-        schema_version=1, kind="version", digest="ab" * 32, created_at="", code_digest="", config={}, counts={}, files={},
-        inputs={"model": "cd" * 32}, details={"image_size": 8, "channels": 1, "latents": 4},
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match="Vertex cannot read /models/v0001"):
-        upload_request(
-            PublishedVersion("v0001", manifest, SCORES, "/models/v0001"), parent=PARENT, model="m", serving_image="i", first=True
-        )
+def test_error_for_a_model_outside_a_bucket(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.push(bench.candidate())
+    monkeypatch.setattr(vertex_model, "version_location", lambda _, version: f"models/{version}")
+    with pytest.raises(ConfigError, match="Vertex cannot read models/v0001/saved_model"):
+        vertex_model.update_vertex(MODEL, "image", bench.registry)

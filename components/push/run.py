@@ -67,7 +67,7 @@ def run(
             say(f"{error.problem} Deciding again.")
     if summary.version:
         summary = summary.model_copy(update={"uri": version_location(registry, summary.version)})
-    say(f"{summary.decision}: {summary.reason}")
+    say(f"{'not published' if summary.decision == 'kept' else summary.decision}: {summary.reason}")
     details["vertex_version"] = _update_vertex(config, registry)
     with new_artifact(out, "push", config=config, inputs=candidate.inputs) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))

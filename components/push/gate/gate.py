@@ -46,8 +46,7 @@ def decide(
 
     A candidate is published if it passes every check: its data was accepted; it does not copy training images; its KID is
     better than the champion's beyond noise and its coverage not much lower; without a champion, its KID is far enough from that
-    of noise.
-    The reason lists the failed checks, or else the passed ones.
+    of noise. The reason lists the failed checks, or else the passed ones.
     """
     checks = [_data(data_errors), _memorization(config, candidate)]
     if champion is None:
@@ -84,16 +83,14 @@ def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
 
 
 def _first(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
-    kid = f"First model of this registry: KID {_text('kid', candidate)}"
+    kid = f"First model of this registry, KID {_text('kid', candidate)}"
     floor, ceiling = ((candidate.get(name) or {}).get("kid") for name in ("floor", "ceiling"))
     if floor is None or ceiling is None or ceiling <= floor:
         return Check("first", True, f"{kid}; there are no scores of noise and of real images to compare with.")
     share = (ceiling - candidate["kid"]) / (ceiling - floor)
     limit = ceiling - config.first_share * (ceiling - floor)
     noise, real, most = (_text("kid", {"kid": value}) for value in (ceiling, floor, limit))
-    sentence = (
-        f"{kid}; noise scores {noise}, real images {real}. The limit is {most} (push.first_share = {config.first_share:g})."
-    )
+    sentence = f"{kid}: noise scores {noise}, real images {real}; the limit is {most} (push.first_share)."
     return Check("first", share >= config.first_share, sentence)
 
 
@@ -110,7 +107,7 @@ def _kid(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredCha
 def _coverage(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
     passed = candidate["coverage"] >= champion.scores["coverage"] - config.coverage_margin
     sentence = (
-        f"Coverage {_text('coverage', candidate)} is {'not ' if passed else ''}more than {config.coverage_margin:g} "
+        f"Coverage {_text('coverage', candidate)} is {'at most' if passed else 'more than'} {config.coverage_margin:g} "
         f"below {champion.version}'s {_text('coverage', champion.scores)} (push.coverage_margin)."
     )
     return Check("coverage", passed, sentence)

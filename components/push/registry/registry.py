@@ -55,7 +55,7 @@ class Champion(Pointer):
 class Decision(BaseModel):
     """What was decided on a model, and everything the decision depends on: evaluation, champion and rule."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier versions differ in `rule`: decided on again
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier releases differ in `rule`: decided on again
     decision: Literal["published", "kept"]
     reason: str
     version: str

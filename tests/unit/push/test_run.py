@@ -34,7 +34,7 @@ class TestDecisions:
             "",
             None,
         )
-        assert "First model of this registry: KID 0.0600 ± 0.0060" in summary.reason
+        assert "First model of this registry, KID 0.0600 ± 0.0060" in summary.reason
         champion = registry.read_champion(bench.registry)
         assert champion is not None
         assert champion.path == Path(summary.uri) == bench.registry / "versions" / "v0001"
@@ -66,7 +66,7 @@ class TestDecisions:
         assert summary.reason == (
             "KID 0.0400 ± 0.0080 is better than v0001's 0.0600 ± 0.0060 in 100.0% of 1,000 bootstrap resamplings; "
             "95.0% are required (push.confidence). "
-            "Coverage 0.600 is not more than 0.05 below v0001's 0.600 (push.coverage_margin)."
+            "Coverage 0.600 is at most 0.05 below v0001's 0.600 (push.coverage_margin)."
         )
         details = read_manifest(bench.root / "push", "push").details
         assert details["champion_scores"]["kid"] == 0.06

@@ -54,8 +54,8 @@ def test_the_first_model_is_compared_with_noise_and_real_images(kid: float, publ
     verdict = decide(PushConfig(), SCORES | bounds | {"kid": kid}, None)
     assert verdict.publish == publish
     assert verdict.reason == (
-        f"First model of this registry: KID {kid:.4f} ± 0.0060; noise scores 1.0000, real images 0.0000. "
-        "The limit is 0.5000 (push.first_share = 0.5)."
+        f"First model of this registry, KID {kid:.4f} ± 0.0060: "
+        "noise scores 1.0000, real images 0.0000; the limit is 0.5000 (push.first_share)."
     )
 
 

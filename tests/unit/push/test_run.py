@@ -28,12 +28,8 @@ class TestDecisions:
         bench = real_bench
         inputs = bench.candidate()
         summary = bench.push(inputs)
-        assert (summary.decision, summary.version, summary.champion, summary.champion_kid) == (
-            "published",
-            "v0001",
-            "",
-            None,
-        )
+        assert (summary.decision, summary.version) == ("published", "v0001")
+        assert (summary.champion, summary.champion_kid) == ("", None)
         assert "First model of this registry, KID 0.0600 ± 0.0060" in summary.reason
         champion = registry.read_champion(bench.registry)
         assert champion is not None
@@ -78,11 +74,14 @@ class TestDecisions:
         assert again.decision == "unchanged"
         assert again.reason == "v0001 is already published; v0002 has replaced it."
 
-    def test_a_model_that_is_not_better_beyond_noise_is_kept_out(self, bench: Bench) -> None:
+    def test_a_model_that_is_not_better_beyond_noise_is_kept_out(
+        self, bench: Bench, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         bench.push(bench.candidate())
         inputs = bench.candidate(kid=0.0597)
         summary = bench.push(inputs)
         assert (summary.decision, summary.version, summary.uri) == ("kept", "", "")
+        assert f"not published: {summary.reason}" in capsys.readouterr().out
         assert "% are required (push.confidence)" in summary.reason
         assert "overage" not in summary.reason, "only failed checks are a reason"
         assert not (bench.registry / "versions" / "v0002").exists()
@@ -232,18 +231,14 @@ class TestUnchangedIsCheap:
         inputs = bench.candidate()
         bench.push(inputs)
         program = (
-            "import sys, pathlib, time\n"
+            "import sys, pathlib\n"
             "from components.push.config import PushConfig\n"
             "from components.push.run import run\n"
-            "names = ('registry', 'model', 'evaluation', 'validation', 'out'); start = time.monotonic()\n"
+            "names = ('registry', 'model', 'evaluation', 'validation', 'out')\n"
             "summary = run(PushConfig(), **dict(zip(names, map(pathlib.Path, sys.argv[1:]))))\n"
             "heavy = {'tensorflow', 'keras', 'scipy', 'numpy', 'jinja2'} & set(sys.modules)\n"
-            "print(summary.decision, sorted(heavy), time.monotonic() - start < 1.0)"
+            "print(summary.decision, sorted(heavy))"
         )
-        paths = [
-            bench.registry,
-            *(inputs[name] for name in ("model", "evaluation", "validation")),
-            bench.root / "again",
-        ]
+        paths = [bench.registry, *(inputs[name] for name in ("model", "evaluation", "validation")), bench.root / "again"]
         result = subprocess.run([sys.executable, "-c", program, *map(str, paths)], capture_output=True, text=True, check=True)
-        assert result.stdout.splitlines()[-1] == "unchanged [] True"
+        assert result.stdout.splitlines()[-1] == "unchanged []"

@@ -35,7 +35,7 @@ BAD = [
     ),
     ("deploy.tpu_platform=aws", "deploy.tpu_platform = 'aws': input should be 'any', 'gke' or 'vertex'."),
     ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
-    ("push.registry=s3://bucket/models", "push.registry = 's3://bucket/models': two pushes at once would not notice each"),
+    ("push.registry=s3://bucket/models", "push.registry = 's3://bucket/models': concurrent pushes cannot be detected"),
     ("run.dir=gs://bucket/runs", "run.dir = 'gs://bucket/runs': name a folder"),
     ("train=3", "--set train=3 is not of the form section.key=value."),
     ("train.rounds", "--set train.rounds is not of the form section.key=value."),

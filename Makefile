@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is created from the locks; every target that needs it creates it when it is missing.
+# Everything runs in .venv, which is created from the locks; `make run` and `make test` create it if it is missing.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.setup-done
 CONFIG ?=
 ARGS ?=
 JOBS ?= 2
-# A file's tests run in one process, since they share what they made; the order is that of tests/conftest.py.
+# The tests of a file run in one process, since they share fixtures; tests/conftest.py sets the order of the files.
 XDIST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ XDIST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## create .venv from the locks (the other targets do it when it is missing)
+setup: $(STAMP)  ## create .venv from the locks (run and test do it if it is missing)
 
 $(STAMP): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,30 +27,30 @@ $(STAMP): requirements/bootstrap.lock requirements/dev.lock pyproject.toml
 run: $(STAMP)  ## run the whole pipeline: digits by default, or CONFIG=configs/NAME.toml ARGS="--set a.b=c"
 	$(BIN)/wgan-pipeline run $(CONFIG) $(ARGS)
 
-test: $(STAMP)  ## run the tests except the heavy ones
+test: $(STAMP)  ## run the tests without the heavy ones
 	$(BIN)/python -m pytest -m "not heavy" $(XDIST) $(ARGS)
 
 test-heavy: $(STAMP)  ## run the tests that need minutes, Debian packages or a browser
 	$(BIN)/python -m pytest -m heavy $(XDIST) --durations=15 $(ARGS)
 
-lint: $(STAMP)  ## check style and format with ruff
+lint: $(STAMP)  ## run ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-format: $(STAMP)  ## fix style and format with ruff
+format: $(STAMP)  ## format the code with ruff
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-types: $(STAMP)  ## check types with mypy, in strict mode
+types: $(STAMP)  ## run mypy in strict mode
 	$(BIN)/mypy
 
-imports: $(STAMP)  ## check which package may import which
+imports: $(STAMP)  ## check the import contracts
 	$(BIN)/lint-imports
 
 check: lint types imports  ## run lint, types and imports
 
-bench: $(STAMP)  ## run the benchmarks, one JSON line each (except time_to_quality, which takes 80 minutes)
+bench: $(STAMP)  ## run the benchmarks, one JSON line each (all but time_to_quality, which takes 80 minutes)
 	for file in $(filter-out benchmarks/time_to_quality.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
-locks: $(STAMP)  ## compile the locks from pyproject.toml
+locks: $(STAMP)  ## update the locks from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements/run.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --extra tpu-check -c requirements/run.lock pyproject.toml -o requirements/tpu-check.lock
@@ -58,17 +58,17 @@ locks: $(STAMP)  ## compile the locks from pyproject.toml
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
 
-engines: $(STAMP)  ## install Flink's job server, Prism and Dataflow's client in .engines, for the tests of ingest (needs mvn, java, go)
+engines: $(STAMP)  ## fetch Flink's job server, Prism and Dataflow's client into .engines for the ingest tests (needs mvn, java, go)
 	deploy/engines/get .engines
 
-images:  ## build the images train-tpu, data, dataflow and tpu-check with podman or docker on BASE_IMAGE=NAME@sha256:… (Python 3.11)
+images:  ## build train-tpu, data, dataflow and tpu-check with podman or docker from BASE_IMAGE=NAME@sha256:… (Python 3.11)
 	deploy/images/build train-tpu $(BASE_IMAGE)
 	deploy/images/build data $(BASE_IMAGE)
 	deploy/images/build dataflow $(BASE_IMAGE)
 	deploy/images/build tpu-check $(BASE_IMAGE)
 
-audit: $(STAMP)  ## look every lock up in PyPI's database of vulnerabilities; fails when it cannot be reached
+audit: $(STAMP)  ## check every lock against PyPI's vulnerability database; fails if it cannot be reached
 	for lock in requirements/*.lock deploy/images/*/*.lock; do $(BIN)/pip-audit --strict --no-deps --disable-pip --require-hashes --progress-spinner off -r $$lock || exit 1; done
 
-clean:  ## remove .venv and caches, but not runs/
+clean:  ## remove .venv and the caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

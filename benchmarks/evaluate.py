@@ -1,10 +1,10 @@
-"""How much quicker all scores are in one pass over shared inner products than one metric after the other; prints one JSON line.
+"""How much faster computing all scores in one pass over shared inner products is than one metric at a time; prints a JSON line.
 
 FID, KID, precision, recall, density and coverage of 10,000 fake against 10,000 real features of 2,048 dimensions, k = 5:
-  ours   components/evaluate/metrics/one_pass.py: each inner product once, in tiles; and with the real side kept
-  plain  the same metrics as they are written down, each for itself: whole float32 matrices, SciPy's sqrtm for FID,
-         KID over all images, precision and recall, then density and coverage, each with its own three products
-Every measurement is a fresh process, because its peak memory is one of the figures; plain and ours take turns.
+  ours   components/evaluate/metrics/one_pass.py: each inner product once, in tiles; also with the real side cached
+  plain  each metric separately, as in its paper: whole float32 matrices, SciPy's sqrtm for FID, KID over all images,
+         precision and recall, then density and coverage, each with its own three products
+Every measurement is a new process, because its peak memory is measured too; plain and ours alternate.
 
     python benchmarks/evaluate.py [--images 10000] [--dimensions 2048] [--pairs 3]
 """
@@ -31,7 +31,7 @@ NAMES = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
 def features(seed: int, shift: float, scale: float, images: int, dimensions: int) -> Floats:
-    """Correlated, non-negative features, as a ReLU network makes them."""
+    """Return correlated, non-negative features, like those of a ReLU network."""
     generator = np.random.default_rng(seed)
     mixing = (np.random.default_rng(1234).standard_normal((16, dimensions)) / 4).astype(np.float32)
     latents = generator.standard_normal((images, 16), np.float32)
@@ -48,7 +48,7 @@ def ours(real: Floats, fake: Floats) -> tuple[dict[str, float], dict[str, float]
     side = one_pass.real_side(real, K)
     between = time.perf_counter()
     found = one_pass.compare(real, fake, K, side)
-    seconds = {"all": time.perf_counter() - started, "real_side_kept": time.perf_counter() - between}
+    seconds = {"all": time.perf_counter() - started, "real_side_cached": time.perf_counter() - between}
     return {"fid": found.fid, "kid": kid.statistics_to_metric(found.sums), **found.shares._asdict()}, seconds
 
 
@@ -108,16 +108,16 @@ def plain_density_coverage(real: Floats, fake: Floats) -> dict[str, float]:
     return {"density": float(in_ball.sum(axis=0).mean() / K), "coverage": float(in_ball.any(axis=1).mean())}
 
 
-def run_child(what: str, images: int, dimensions: int) -> None:
+def measure_here(what: str, images: int, dimensions: int) -> None:
     real, fake = features(1, 0.0, 1.0, images, dimensions), features(2, 0.1, 1.1, images, dimensions)
     scores, seconds = (ours if what == "ours" else plain)(real, fake)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"scores": scores, "seconds": seconds, "peak_mb": peak}))
 
 
-def child(what: str, images: int, dimensions: int) -> dict[str, Any]:
+def measure_in_subprocess(what: str, images: int, dimensions: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", what, "--images", str(images), "--dimensions", str(dimensions)]
-    # A kernel or a cache size that was forced for another program would slow down one side more than the other.
+    # A BLAS kernel or cache size that is set for another program could slow down one side more than the other.
     environment = {name: value for name, value in os.environ.items() if name not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -125,7 +125,7 @@ def child(what: str, images: int, dimensions: int) -> dict[str, Any]:
 
 
 def measure(images: int, dimensions: int, pairs: int) -> dict[str, Any]:
-    turns = [(child("ours", images, dimensions), child("plain", images, dimensions)) for _ in range(pairs)]
+    turns = [tuple(measure_in_subprocess(what, images, dimensions) for what in ("ours", "plain")) for _ in range(pairs)]
     new, old = turns[0]
 
     def median(values: list[float], digits: int = 2) -> float:
@@ -142,7 +142,7 @@ def measure(images: int, dimensions: int, pairs: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "plain_over_ours": median([theirs["seconds"]["all"] / mine["seconds"]["all"] for mine, theirs in turns]),
         "plain_without_fid_over_all_of_ours": median([without_fid(t) / m["seconds"]["all"] for m, t in turns]),
-        "plain_over_ours_real_side_kept": median([t["seconds"]["all"] / m["seconds"]["real_side_kept"] for m, t in turns]),
+        "plain_over_ours_real_side_cached": median([t["seconds"]["all"] / m["seconds"]["real_side_cached"] for m, t in turns]),
         "our_seconds": {name: median([m["seconds"][name] for m, _ in turns]) for name in new["seconds"]},
         "plain_seconds": {name: median([t["seconds"][name] for _, t in turns]) for name in old["seconds"]},
         "our_peak_mb": round(max(m["peak_mb"] for m, _ in turns)),
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--child", choices=("ours", "plain"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        run_child(arguments.child, arguments.images, arguments.dimensions)
+        measure_here(arguments.child, arguments.images, arguments.dimensions)
         return
     print(json.dumps(measure(arguments.images, arguments.dimensions, arguments.pairs)))
 

@@ -1,11 +1,11 @@
-"""Ingest against the plain ways to do the same, each pair in one run; one JSON line.
+"""Ingest compared with simple programs that do the same, in pairs within one run; prints a JSON line.
 
 small: 60,000 Fashion-MNIST images as PNG files of 28×28 (--images N for fewer)
-  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, at whichever worker setting is faster for it
-  bare loop: a pool of as many processes as cores, each only reads, decodes, serialises and writes
-photos: JPEG files of 500×400 to 64×64 RGB, against a pool that only decodes and resizes with Pillow
-Start-up (Beam's imports, worker processes, an empty folder's ingest) is measured apart and taken off the Beam pipelines, as the
-pools' start-up is off theirs.
+  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, with the worker setting that is faster for it
+  bare loop: a pool with one process for each core; each process only reads, decodes, serialises and writes
+photos: JPEG files of 500×400 to 64×64 RGB, compared with a pool that only decodes and resizes with Pillow
+Start-up (Beam's imports, worker processes, ingest of one image) is measured separately and subtracted from the Beam pipelines,
+because the pools' start-up is not counted either.
 
     python benchmarks/ingest.py [--images 60000] [--photos 3000] [--pairs 5]
 """
@@ -40,7 +40,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 
 
 def write_small(folder: Path, count: int) -> None:
-    """Write `count` PNG files of 28×28: Fashion-MNIST where Debian's package is there, else digits with a little noise."""
+    """Write `count` PNG files of 28×28: Fashion-MNIST if Debian's package is installed, else digits with a little noise."""
     if FASHION.exists():
         pixels = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
     else:
@@ -48,13 +48,13 @@ def write_small(folder: Path, count: int) -> None:
         rng = np.random.default_rng(0)
         pixels = np.stack([digits[at % len(digits)] ^ rng.integers(0, 2, (28, 28), np.uint8) for at in range(count)])
     for at in range(count):
-        place = folder / f"{at % 10}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(place / f"{at:07d}.png")
+        subfolder = folder / f"{at % 10}"
+        subfolder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(subfolder / f"{at:07d}.png")
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write `count` JPEG files of 500×400: parts of scikit-learn's two photos, mirrored and moved."""
+    """Write `count` JPEG files of 500×400: parts of scikit-learn's two photos, mirrored and shifted."""
     folder.mkdir(parents=True)
     photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def ours(source: Path, out: Path, options: tuple[str, ...], **fields: Any) -> No
 
 
 def plain_beam(source: Path, out: Path, options: tuple[str, ...]) -> None:
-    """The pipeline that anyone would write first."""
+    """Run the simplest Beam pipeline for the task."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -98,24 +98,24 @@ def plain_example(file: str) -> bytes:
     return bytes(tf.train.Example(features=tf.train.Features(feature={"image": image, "id": name})).SerializeToString())
 
 
-def bare_part(given: tuple[list[str], str]) -> int:
+def bare_part(part: tuple[list[str], str]) -> int:
     from components.dataset.records import encode_pixels, write_tfrecord
 
-    files, out = given
+    files, out = part
     return write_tfrecord(
         Path(out), (encode_pixels(Image.open(io.BytesIO(Path(file).read_bytes())).tobytes(), 0, file, 28, 28) for file in files)
     )
 
 
-def resize_part(given: tuple[list[str], str]) -> int:
-    for file in given[0]:
+def resize_part(part: tuple[list[str], str]) -> int:
+    for file in part[0]:
         image = Image.open(io.BytesIO(Path(file).read_bytes())).convert("RGB")
         image.crop((50, 0, 450, 400)).resize((64, 64), Image.Resampling.LANCZOS).tobytes()
-    return len(given[0])
+    return len(part[0])
 
 
 def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> float:
-    """Return the seconds that a pool of one process a core takes for all files; its start is not counted."""
+    """Return the seconds that a pool with one process for each core takes for all files, without its start-up."""
     files = [str(file) for file in sorted(source.rglob("*.*"))]
     out.mkdir(parents=True)
     parts = [(files[start : start + 256], str(out / f"{start}.tfrecord")) for start in range(0, len(files), 256)]
@@ -126,14 +126,14 @@ def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path
         return time.perf_counter() - started
 
 
-def child(what: str, *given: str) -> dict[str, float]:
-    """Run a part of this file in a fresh process; return its seconds, and the peak memory of the largest process in MB."""
-    done = subprocess.run([sys.executable, __file__, "--child", what, *given], check=True, stdout=subprocess.PIPE, text=True)
+def measure_in_subprocess(what: str, *folders: str) -> dict[str, float]:
+    """Run `measure_here` in a new process; return its seconds, and the peak memory of the largest process in MB."""
+    done = subprocess.run([sys.executable, __file__, "--child", what, *folders], check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def run_child(what: str, source: str, out: str) -> None:
+def measure_here(what: str, source: str, out: str) -> None:
     workers = {"1": (LOCAL,), "2": (LOCAL, *WORKERS[:1], "--direct_num_workers=2"), "all": (LOCAL, *WORKERS)}
     kind, _, setting = what.partition("-")
     started = time.perf_counter()
@@ -162,7 +162,7 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
 
     def timed(what: str, source: Path) -> float:
         out = folder / f"out{next(attempts)}"
-        seconds = child(what, str(source), str(out))["seconds"]
+        seconds = measure_in_subprocess(what, str(source), str(out))["seconds"]
         shutil.rmtree(out)
         return seconds
 
@@ -187,7 +187,10 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
         rows["bare"].append(pool(bare_part, small) / (all_cores - starts["ours-all"]))
         rows["two"].append((timed("ours-1", small) - starts["ours-1"]) / (timed("ours-2", small) - starts["ours-2"]))
         rows["photos"].append((timed("photos-all", many) - starts["ours-all"]) / pool(resize_part, many))
-    memory = [child("ours-all", str(source), str(folder / f"out{next(attempts)}"))["peak_mb"] for source in (few, small)]
+    memory = [
+        measure_in_subprocess("ours-all", str(source), str(folder / f"out{next(attempts)}"))["peak_mb"]
+        for source in (few, small)
+    ]
     return {
         "benchmark": "ingest",
         "images": images,
@@ -214,7 +217,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        run_child(*arguments.child)
+        measure_here(*arguments.child)
         return
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), arguments.images, arguments.photos, arguments.pairs)))

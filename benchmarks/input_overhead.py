@@ -1,10 +1,10 @@
-"""Share of a round that the input costs, resident and streamed, and share of a call that is Python; one JSON line.
+"""Share of a round that goes to input, resident and streamed, and share of a host call that is Python; prints a JSON line.
 
-The same rounds are trained with the real source and with one constant batch that is on the device already; the share is the
-ratio of the times less one, in interleaved pairs, so that a change of the machine's speed meets both. On a machine that others
-use too, single pairs are off by 10 %: so the pairs are short and many, the quartiles tell how sure the median is, and
-`reading_processor_share` says the same with less noise: processor seconds of reading a round's images, nothing else going on,
-over those of a round on the constant batch. Python is what a host call spends outside the device function. Networks and batch
+The same rounds are trained with the real source and with one constant batch that is already on the device. The share is the
+ratio of the times minus 1. Pairs are interleaved, so that a change of the machine's speed affects both. On a busy machine a
+single pair can be wrong by 10 %, so there are many short pairs, and the quartiles show how certain the median is.
+`reading_processor_share` measures the same with less noise: CPU seconds of reading a round's images, alone, divided by those
+of a round on the constant batch. The Python share is the time of a host call outside the device function. Networks and batch
 are those of configs/fashion_mnist.toml; the images are random.
 
     python benchmarks/input_overhead.py [--pairs 21] [--rounds 10] [--images 20000]
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as in a training: components sets it where TensorFlow comes later
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does for a training
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,11 @@ import tensorflow as tf
 from components.common.artifacts import new_artifact
 from components.dataset.records import Record, encode_example, shard_name, write_tfrecord
 from components.ingest.config import IngestConfig
-from components.train import loop, step
+from components.train import loop, progress, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Batch, Source, open_source
+from components.train.data.batches import Batch
+from components.train.data.source import Source, open_source
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
 
@@ -44,7 +46,7 @@ SHARDS = 4
 
 
 class ConstantBatch:
-    """One batch that is on the device, for every critic step: what training costs without any input."""
+    """A source with one batch, already on the device, for every critic step: it measures training without input."""
 
     def __init__(self, real: Source) -> None:
         self.shape, self.count, self.bytes_per_round, self.label_counts = real.shape, real.count, 4, real.label_counts
@@ -55,7 +57,7 @@ class ConstantBatch:
         return np.asarray(self.one.images[0, :count])
 
     def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:  # noqa: ARG002
-        """Return nothing but the number of rounds, as the length of a tensor."""
+        """Return only the number of rounds, as the length of a tensor."""
         return (tf.zeros([rounds], tf.int32),)
 
     def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:  # noqa: ARG002
@@ -66,8 +68,8 @@ class ConstantBatch:
         """Do nothing."""
 
 
-class Spent(NamedTuple):
-    """Seconds of a host call: all of it, inside the device function, and of the processors."""
+class CallSeconds(NamedTuple):
+    """Seconds of a host call: in total, inside the device function, and CPU seconds."""
 
     call: float
     device: float
@@ -87,10 +89,10 @@ def write_dataset(folder: Path, images: int, size: int) -> Path:
     return folder
 
 
-def training(config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Callable[[], Spent]:
-    """Return what trains the rounds of a host call on `source` and tells the time; a state of its own, the same for all."""
+def training(config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Callable[[], CallSeconds]:
+    """Return a function that trains one host call on `source` and returns its times; all sources start from equal states."""
     state = step.make_state(ImageShape(source.shape[0], source.shape[2]), config, strategy)
-    call = loop.make_call(state, config, strategy, source)
+    call = host_call.make_call(state, config, strategy, source)
     device_seconds = 0.0
     done = 0
 
@@ -102,28 +104,28 @@ def training(config: TrainConfig, strategy: tf.distribute.Strategy, source: Sour
         device_seconds = time.perf_counter() - started
         return metrics
 
-    def run() -> Spent:
+    def run() -> CallSeconds:
         nonlocal done
         started, processors = time.perf_counter(), time.process_time()
         done = loop.run_call(timed, config, source, done).round
-        return Spent(time.perf_counter() - started, device_seconds, time.process_time() - processors)
+        return CallSeconds(time.perf_counter() - started, device_seconds, time.process_time() - processors)
 
     return run
 
 
-def reading_alone(source: Source, rounds: int, calls: int = 20) -> Spent:
-    """Take calls one after another and compute nothing; return the seconds of one, in the mean."""
+def reading_alone(source: Source, rounds: int, calls: int = 20) -> CallSeconds:
+    """Read the images of `calls` host calls without computing anything; return the mean seconds of one."""
     source.take(0, rounds)
     started, processors = time.perf_counter(), time.process_time()
     for call in range(1, calls + 1):
         source.take(call * rounds, rounds)
-    return Spent((time.perf_counter() - started) / calls, 0.0, (time.process_time() - processors) / calls)
+    return CallSeconds((time.perf_counter() - started) / calls, 0.0, (time.process_time() - processors) / calls)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=21)
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of a host call")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds a host call")
     parser.add_argument("--images", type=int, default=20_000)
     arguments = parser.parse_args()
     file = tomllib.loads((ROOT / "configs" / "fashion_mnist.toml").read_text())
@@ -142,13 +144,13 @@ def main() -> None:
         runs = {name: training(config, strategy, source) for name, source in sources.items()}
         for run in runs.values():
             run()  # trace and warm up
-        spent: dict[str, list[Spent]] = {name: [] for name in runs}
+        spent: dict[str, list[CallSeconds]] = {name: [] for name in runs}
         for pair in range(arguments.pairs):
             for name in sorted(runs, reverse=bool(pair % 2)):
                 spent[name].append(runs[name]())
         reading = reading_alone(sources["streamed"], arguments.rounds)
         sources["streamed"].close()
-    images = loop.images_seen(config, arguments.rounds)
+    images = progress.images_seen(config, arguments.rounds)
     constant = statistics.median(each.processors for each in spent["constant"])
     row: dict[str, object] = {
         "benchmark": "input_overhead",
@@ -163,8 +165,8 @@ def main() -> None:
     print(json.dumps(row | shares("resident", spent) | shares("streamed", spent)))
 
 
-def shares(name: str, spent: dict[str, list[Spent]]) -> dict[str, object]:
-    """Return the shares of a source: of the input with its quartiles, and of Python, as medians over the pairs."""
+def shares(name: str, spent: dict[str, list[CallSeconds]]) -> dict[str, object]:
+    """Return a source's share of input, with quartiles, and of Python, as medians over the pairs."""
     pairs = list(zip(spent[name], spent["constant"], strict=True))
     low, middle, high = statistics.quantiles([real.call / constant.call - 1 for real, constant in pairs], n=4)
     return {

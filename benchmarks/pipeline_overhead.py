@@ -1,7 +1,7 @@
-"""Share of a quickstart run that is not the steps' own work, and the seconds of a cached second run; one JSON line.
+"""Share of a quickstart run that is overhead, and the seconds of a cached second run; prints a JSON line.
 
-The steps' own work is what their journal entries say; all else (interpreters, imports of KFP, compiling the graph, the report)
-is overhead. Both runs go through the command line in a fresh folder.
+The work of the steps is the sum of the seconds in their journal entries. Everything else is overhead: interpreters, imports of
+KFP, compiling the graph, the report. Both runs use the command line, in a new folder.
 
     python benchmarks/pipeline_overhead.py [--set SECTION.KEY=VALUE ...]
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 
 def timed_run(folder: str, overrides: list[str]) -> tuple[float, dict[str, dict[str, float]]]:
-    """Run the pipeline; return wall seconds and summary.json's steps."""
+    """Run the pipeline; return the wall-clock seconds and the steps of summary.json."""
     command = [sys.executable, "-m", "pipeline", "run", "--set", f"run.dir={folder}"]
     started = time.monotonic()
     subprocess.run([*command, *(word for item in overrides for word in ("--set", item))], check=True, stdout=sys.stderr)

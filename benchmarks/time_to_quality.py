@@ -1,8 +1,8 @@
-"""Seconds of training until Fashion-MNIST looks right: ours against the Keras example and a prototype; one JSON line.
+"""Seconds of training until Fashion-MNIST looks right: ours, the Keras example and a prototype; prints a JSON line.
 
-Each contender trains in a process of its own, one after the other, on the same 2 cores, and leaves 10,000 samples at each of
-its marks; then all are scored by components.evaluate with one extractor. Results are kept in the folder: what has been trained
-for as long (ours: also with the same config and code) is not trained again. docs/time_to_quality.md tells the rest.
+The contenders train one after the other on the same 2 cores, each in its own process, and write 10,000 samples at each mark.
+Then components.evaluate scores all of them with one extractor. Results are stored in the folder: a contender that has already
+trained for the same time (and, for ours, with the same config and code) is not trained again. See docs/time_to_quality.md.
 
     python benchmarks/time_to_quality.py --dir DIR [--only ours,prototype] [--seconds ours=600,prototype=480]
 """
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# This checkout's components and tests, from wherever it is called.
+# Import components and tests from this checkout, in any working directory.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -32,17 +32,17 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "fashion_mnist.toml"
 SECONDS = {"ours": 600.0, "prototype": 480.0, "keras64": 1800.0, "keras512": 1800.0}
 KERAS = ("keras64", "keras512")
-KERAS_BAR_SECONDS, PROTOTYPE_BAR_SECONDS = 90, 240  # what ours may take to pass the others' last scores
-DISTURBED_CORES = 0.1  # taken by other processes while a contender trained
+KERAS_BAR_SECONDS, PROTOTYPE_BAR_SECONDS = 90, 240  # goals for ours to reach the last scores of the others
+DISTURBED_CORES = 0.1  # cores used by other processes while a contender trained
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def train_what_is_missing(names: list[str], seconds: dict[str, float], data: Path, folder: Path) -> None:
-    """Train each contender that has no record of just that, in a process of its own."""
+    """Train each contender without a matching record, in a process of its own."""
     for name in names:
         if trained(folder / name, name, seconds[name]):
-            print(f"{name}: kept", file=sys.stderr)
+            print(f"{name}: already trained", file=sys.stderr)
             continue
         print(f"{name}: {seconds[name]:.0f} s of training", file=sys.stderr)
         command = [sys.executable, "-m", "benchmarks.quality.train", name, "--seconds", str(seconds[name])]
@@ -51,7 +51,7 @@ def train_what_is_missing(names: list[str], seconds: dict[str, float], data: Pat
 
 
 def trained(folder: Path, name: str, seconds: float) -> bool:
-    """Return whether the folder holds a training of so many seconds that ended; of ours, by today's config and code."""
+    """Return whether the folder has a finished training of `seconds` (for ours: with the current config and code)."""
     record = read_record(folder)
     if record is None or record["seconds"] != seconds:
         return False
@@ -62,19 +62,19 @@ def trained(folder: Path, name: str, seconds: float) -> bool:
     return bool(record["settings"] == settings())
 
 
-def read_record(folder: Path) -> Row | None:
-    """Return what a training that ended left."""
+def read_record(folder: Path) -> JsonObject | None:
+    """Return the record of a finished training, or None."""
     file = folder / RECORD
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def first_at_or_below(rows: list[Row], fid: float) -> float | None:
-    """Return the seconds of the first snapshot whose FID is no worse."""
+def first_at_or_below(rows: list[JsonObject], fid: float) -> float | None:
+    """Return the seconds of the first snapshot whose FID is not above `fid`, or None."""
     return next((row["seconds"] for row in rows if row["fid"] <= fid), None)
 
 
-def crossing(rows: list[Row], fid: float) -> float | None:
-    """Return the seconds at which the straight line between snapshots, both axes logarithmic, first comes down to `fid`."""
+def crossing(rows: list[JsonObject], fid: float) -> float | None:
+    """Return the seconds at which the FID, interpolated between snapshots on logarithmic axes, first reaches `fid`."""
     for before, after in itertools.pairwise(rows):
         if before["fid"] > fid >= after["fid"] > 0:
             share = math.log(before["fid"] / fid) / math.log(before["fid"] / after["fid"])
@@ -82,13 +82,13 @@ def crossing(rows: list[Row], fid: float) -> float | None:
     return rows[0]["seconds"] if rows and rows[0]["fid"] <= fid else None
 
 
-def against(name: str, curves: dict[str, list[Row]], others: tuple[str, ...], bar_seconds: float) -> Row:
-    """Return when ours passes the best last FID of `others`, and whether within the bar: null where not all was trained."""
+def against(name: str, curves: dict[str, list[JsonObject]], others: tuple[str, ...], bar_seconds: float) -> JsonObject:
+    """Return when ours reaches the best last FID of `others`, and whether within the goal; None if not all were trained."""
     if "ours" not in curves or not all(other in curves for other in others):
         return {f"ours_seconds_to_{name}": None, f"ours_seconds_to_{name}_interpolated": None, f"{name}_bar_passed": None}
     best = min((curves[other][-1] for other in others), key=lambda row: row["fid"])
     seconds = first_at_or_below(curves["ours"], best["fid"])
-    # A shorter training of the others (a trial of this program) says nothing of the bar.
+    # After a shorter training of the others (a trial of this program), the goal cannot be judged.
     in_full = all(curves[other][-1]["seconds"] >= SECONDS[other] for other in others)
     return {
         f"ours_seconds_to_{name}": seconds,
@@ -99,7 +99,7 @@ def against(name: str, curves: dict[str, list[Row]], others: tuple[str, ...], ba
     }
 
 
-def print_table(curves: dict[str, list[Row]], floor: Row) -> None:
+def print_table(curves: dict[str, list[JsonObject]], baseline: JsonObject) -> None:
     """Print all scores to stderr."""
     print(
         "contender  seconds  rounds    images  cores others     FID      KID ±       precision recall coverage", file=sys.stderr
@@ -111,27 +111,29 @@ def print_table(curves: dict[str, list[Row]], floor: Row) -> None:
                 f" {row['others_cores']:6.2f} {_scores_text(row)}",
                 file=sys.stderr,
             )
-    print(f"{'real train against real test':51} {_scores_text(floor)}", file=sys.stderr)
+    print(f"{'real train against real test':51} {_scores_text(baseline)}", file=sys.stderr)
 
 
-def _scores_text(row: Row) -> str:
+def _scores_text(row: JsonObject) -> str:
     shares = f"{row['precision']:9.3f} {row['recall']:6.3f} {row['coverage']:8.3f}"
     return f"{row['fid']:8.3f} {row['kid']:8.4f} {row['kid_standard_error']:.4f} {shares}"
 
 
-def warn_of_unequal_terms(records: dict[str, Row]) -> None:
-    """Say on stderr what makes the comparison doubtful: several machines, or others at work on the cores."""
+def warn_of_unequal_terms(records: dict[str, JsonObject]) -> None:
+    """Warn on stderr if contenders ran on different machines, or if other processes used the cores."""
     cpus = {(record["cpu"], record["cores"], record["onednn"]) for record in records.values()}
     if len(cpus) > 1:
         print(f"Not comparable: trained on different machines or settings, {sorted(cpus)}.", file=sys.stderr)
     for name, record in records.items():
         taken = record["marks"][-1]["others_cores"]
         if taken > DISTURBED_CORES:
-            print(f"{name} was disturbed: other processes took {taken} cores while it trained.", file=sys.stderr)
+            print(f"{name} was disturbed: other processes used {taken} cores while it trained.", file=sys.stderr)
 
 
-def scored(records: dict[str, Row], data: Path, folder: Path) -> tuple[dict[str, list[Row]], Row, Row]:
-    """Return the rows of every contender (marks with scores), the floor, and what the extractor is."""
+def scored(
+    records: dict[str, JsonObject], data: Path, folder: Path
+) -> tuple[dict[str, list[JsonObject]], JsonObject, JsonObject]:
+    """Return the rows of each contender (marks with scores), the real-image baseline, and facts about the extractor."""
     from benchmarks.quality.scoring import Scorer
 
     scorer = Scorer(data, CONFIG, folder)
@@ -141,22 +143,22 @@ def scored(records: dict[str, Row], data: Path, folder: Path) -> tuple[dict[str,
         scores = scorer.score_folder(folder / name, record["marks"])
         curves[name] = [{**mark, **score._asdict()} for mark, score in zip(record["marks"], scores, strict=True)]
     extractor = {"digest": scorer.extractor.digest[:12], "accuracy": scorer.extractor.settings.held_out_accuracy}
-    return curves, scorer.floor()._asdict(), extractor
+    return curves, scorer.baseline()._asdict(), extractor
 
 
-def report(names: list[str], data: Path, folder: Path) -> Row:
-    """Score what has been trained, draw the figure, print the table; return the JSON line."""
+def report(names: list[str], data: Path, folder: Path) -> JsonObject:
+    """Score the finished trainings, draw the figure, print the table; return the JSON line."""
     records = {name: record for name in names if (record := read_record(folder / name)) is not None}
-    curves, floor, extractor = scored(records, data, folder)
-    print_table(curves, floor)
+    curves, baseline, extractor = scored(records, data, folder)
+    print_table(curves, baseline)
     warn_of_unequal_terms(records)
-    figure.draw(curves, floor, next(iter(records.values()))["cpu"], folder / "time_to_quality.png")
+    figure.draw(curves, baseline, next(iter(records.values()))["cpu"], folder / "time_to_quality.png")
     return {
         "benchmark": "time_to_quality",
         **against("keras_30min", curves, KERAS, KERAS_BAR_SECONDS),
         **against("prototype_8min", curves, ("prototype",), PROTOTYPE_BAR_SECONDS),
         "extractor": extractor,
-        "real_train_against_real_test": floor,
+        "real_train_against_real_test": baseline,
         "contenders": {
             name: {**{key: record[key] for key in ("cpu", "cores", "onednn", "settings")}, "marks": curves[name]}
             for name, record in records.items()
@@ -165,17 +167,17 @@ def report(names: list[str], data: Path, folder: Path) -> Row:
 
 
 def parse() -> argparse.Namespace:
-    """Return the command line; `seconds` is complete and `only` a list."""
+    """Return the parsed command line, with `seconds` for every contender and `only` as a list."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dir", type=Path, default=ROOT / "build" / "time_to_quality", help="where results are kept")
-    parser.add_argument("--only", default=",".join(SECONDS), help="train only these; all that have been trained are scored")
-    parser.add_argument("--seconds", default="", help="NAME=SECONDS,… of training instead of the defaults")
+    parser.add_argument("--dir", type=Path, default=ROOT / "build" / "time_to_quality", help="folder for results")
+    parser.add_argument("--only", default=",".join(SECONDS), help="train only these; all finished trainings are scored")
+    parser.add_argument("--seconds", default="", help="NAME=SECONDS,… to replace the defaults")
     arguments = parser.parse_args()
     arguments.only = [name for name in arguments.only.split(",") if name]
     pairs = [item.partition("=") for item in arguments.seconds.split(",") if item]
     unknown = sorted({*arguments.only, *(name for name, _, _ in pairs)} - SECONDS.keys())
     if unknown:
-        parser.error(f"no contender is called {', '.join(unknown)}; there are {', '.join(SECONDS)}")
+        parser.error(f"unknown contender {', '.join(unknown)}; use {', '.join(SECONDS)}")
     try:
         arguments.seconds = SECONDS | {name: float(value) for name, _, value in pairs}
     except ValueError:
@@ -185,7 +187,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    with contextlib.redirect_stdout(sys.stderr):  # what ingest and evaluate say is not the JSON line
+    with contextlib.redirect_stdout(sys.stderr):  # keep the log of ingest and evaluate out of the JSON line
         data = dataset(arguments.dir, CONFIG)
         train_what_is_missing(arguments.only, arguments.seconds, data, arguments.dir)
         row = report(list(SECONDS), data, arguments.dir)

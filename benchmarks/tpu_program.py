@@ -1,8 +1,9 @@
-"""The TPU program of our training call against that of a plain float32 transcription, same networks and batch; one JSON line.
+"""The TPU program of our training call compared with that of a plain float32 transcription; prints a JSON line.
 
-Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it, with Keras' own layers: the critic is called three times (real,
-fake, mixed), the fakes are made inside the tape, every layer in float32, gradients summed one by one. Both are a loop of rounds
-in one program, compiled by the same compiler; their bytes are XLA's count for one chip, loops counted as often as they turn.
+Plain: Gulrajani et al. 2017, Algorithm 1 transcribed directly with Keras' own layers. The critic is called three times (real,
+fake, mixed), the fakes are made inside the tape, every layer is float32, and gradients are summed one by one. Networks and
+batch are the same. Both are a loop of rounds in one program, compiled by the same compiler. Bytes are XLA's count for one chip,
+with loop bodies multiplied by their trip counts.
 
     python benchmarks/tpu_program.py [--config configs/celeba64.toml] [--topology v5e:2x4] [--batch 1024]
 """
@@ -23,10 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import tensorflow as tf
 
-from benchmarks.train_throughput import as_one_types_it
+from benchmarks.train_throughput import with_keras_layers
 from components.tpu_check import compiler, lowering
-from components.tpu_check.child import run_child
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.subprocesses import run_subprocess
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_critic, make_generator
@@ -39,18 +40,19 @@ def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
     """Return the compiler's figures of a program."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "program.mlir").write_text(text)
-        run_child("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
+        (Path(folder) / "rounds").write_text(str(ROUNDS))
+        run_subprocess("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
         return dict(json.loads((Path(folder) / "figures.json").read_text()))
 
 
 def plain(config: TpuCheckConfig) -> str:
-    """Return the StableHLO of the transcription, for one of the slice's chips."""
+    """Return the StableHLO of the transcription, for one replica of the slice."""
     train, chips = config.train, config.slice.replicas
     own = train.global_batch_size // chips
     shape = ImageShape(config.image_size, config.channels)
     latents = tf.random.stateless_normal([2, train.latents], [0, 0])
-    generator = as_one_types_it(make_generator(shape, train), latents)
-    critic = as_one_types_it(make_critic(shape, train), generator(latents))
+    generator = with_keras_layers(make_generator(shape, train), latents)
+    critic = with_keras_layers(make_critic(shape, train), generator(latents))
     adams = [keras.optimizers.Adam(train.critic_learning_rate, train.beta_1, train.beta_2) for _ in range(2)]
     for adam, network in zip(adams, (critic, generator), strict=True):
         adam.build(network.trainable_variables)
@@ -92,7 +94,7 @@ def plain(config: TpuCheckConfig) -> str:
             tf.while_loop(lambda turn, _: turn < train.n_critic, one_critic_step, (0, 0.0), maximum_iterations=train.n_critic)
             return index + 1, generator_step(seed - 1)
 
-        with lowering.OneOfMany(tf.distribute.get_strategy(), replica_id, chips):
+        with lowering.SliceReplicaContext(tf.distribute.get_strategy(), replica_id, chips):
             return tf.while_loop(lambda index, _: index < ROUNDS, one, (0, 0.0), maximum_iterations=ROUNDS)
 
     pixels = tf.TensorSpec([config.images, config.image_size**2 * config.channels], tf.uint8)
@@ -102,19 +104,17 @@ def plain(config: TpuCheckConfig) -> str:
 
 
 def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
-    """Return what is compared, of a round."""
+    """Return the figures to compare, for one round."""
     images = config.train.n_critic * config.train.global_batch_size / config.slice.replicas
     return {
-        "gigabytes_a_round": round(figures["bytes_accessed"] / ROUNDS / 1e9, 3),
-        "megabytes_an_image": round(figures["bytes_accessed"] / ROUNDS / images / 1e6, 3),
-        "hbm_gigabytes_a_round": round((figures["bytes_accessed"] - figures["on_chip_bytes"]) / ROUNDS / 1e9, 3),
-        "teraflop_a_round": round(figures["flops"] / ROUNDS / 1e12, 4),
-        "all_reduces_a_round": figures["all_reduces"] / ROUNDS,
+        "gigabytes_a_round": round(figures["bytes_a_round"] / 1e9, 3),
+        "megabytes_an_image": round(figures["bytes_a_round"] / images / 1e6, 3),
+        "hbm_gigabytes_a_round": round(figures["hbm_bytes_a_round"] / 1e9, 3),
+        "teraflop_a_round": round(figures["flops_a_round"] / 1e12, 4),
+        "all_reduces_a_round": figures["all_reduces_a_round"],
         "convolutions": figures["convolutions"],
         "bfloat16_convolutions": figures["bfloat16_convolutions"],
-        "peak_hbm_megabytes": round(
-            sum(figures[f"{part}_bytes"] for part in ("argument", "output", "temporary", "program")) / 1e6
-        ),
+        "peak_hbm_megabytes": round(figures["peak_hbm_bytes"] / 1e6),
     }
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "celeba64.toml")
     parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--batch", type=int, default=0, help="global; else the config's")
+    parser.add_argument("--batch", type=int, default=0, help="global batch size; 0: that of the config")
     arguments = parser.parse_args()
     section = load_config(arguments.config, ["train.devices=tpu"]).for_tpu_check(arguments.topology)
     changes = {"rounds_per_call": ROUNDS, "data": "resident"}

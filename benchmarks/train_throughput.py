@@ -1,8 +1,8 @@
-"""Rounds a second of our round against a plain transcription of WGAN-GP's Algorithm 1; one JSON line.
+"""Rounds a second of our training compared with a plain transcription of WGAN-GP's Algorithm 1; prints a JSON line.
 
-Plain: Gulrajani et al. 2017, Algorithm 1 as one would type it: the critic is called three times (real, fake, mixed), the fakes
-are made inside the tape, float32, one call a step, batches from tf.data. The same networks, batch, optimizers and cores;
-pairs are interleaved, so that a change of the machine's speed meets both.
+Plain: Gulrajani et al. 2017, Algorithm 1 transcribed directly. The critic is called three times (real, fake, mixed), the fakes
+are made inside the tape, everything is float32, each step is one call, and batches come from tf.data. Networks, batch,
+optimizers and cores are the same; pairs are interleaved, so that a change of the machine's speed affects both.
 
     python benchmarks/train_throughput.py [--pairs 5] [--size 28] [--rounds 50] [--precision float32]
 """
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for both: on CPUs without AVX-512 TensorFlow leaves it off
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # for both; by default TensorFlow uses it only with AVX-512
 
 import keras
 import numpy as np
@@ -26,7 +26,9 @@ import tensorflow as tf
 from components.dataset.records import NO_LABEL
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Batch, Resident
+from components.train.data.batches import Batch
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.layers import Leaky, UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
@@ -34,12 +36,12 @@ Seconds = Callable[[], float]
 
 
 def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
-    """Return what trains the rounds of a host call with components.train and tells the seconds."""
+    """Return a function that trains one host call with components.train and returns the seconds."""
     tf.config.optimizer.set_experimental_options({"remapping": False})
     strategy = tf.distribute.get_strategy()
     labels = np.full(len(images), NO_LABEL)
     source = Resident(images, labels, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
-    call = loop.make_call(step.make_state(shape, config, strategy), config, strategy, source)
+    call = host_call.make_call(step.make_state(shape, config, strategy), config, strategy, source)
     done = 0
 
     def run() -> float:
@@ -52,7 +54,7 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
 
 
 def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
-    """Return the floating-point operations of all convolutions of one of our rounds, gradients included, from its graph."""
+    """Return the floating-point operations of all convolutions in the graph of one of our rounds, gradients included."""
     state = step.make_state(shape, config, tf.distribute.get_strategy())
     rows = [config.n_critic, config.global_batch_size]
 
@@ -66,13 +68,13 @@ def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
     wanted = [output.op for output in graph.outputs] + list(graph.control_outputs)
     reached: set[str] = set()
     total = 0.0
-    while wanted:  # backwards from what is returned or assigned: TensorFlow prunes the rest
+    while wanted:  # backwards from what is returned or assigned, because TensorFlow prunes the rest
         operation = wanted.pop()
         if operation.name in reached:
             continue
         reached.add(operation.name)
         wanted += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
-        # The strided side's pixels, and the kernel: which of inputs and outputs they are differs.
+        # The tensors with the pixels of the strided side, and with the kernel, depend on the operation.
         sides = {
             "Conv2D": lambda op: (op.outputs[0], op.inputs[1]),
             "Conv2DBackpropInput": lambda op: (op.inputs[2], op.inputs[1]),
@@ -85,7 +87,7 @@ def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
 
 
 def convolution_peak(repeats: int = 20) -> float:
-    """Return the operations a second of one large convolution, the best of `repeats`: what these cores can do."""
+    """Return the operations a second of one large convolution, the best of `repeats`, as the peak of these cores."""
     images, kernel = tf.ones([64, 28, 28, 64]), tf.ones([3, 3, 64, 64])
     seconds = []
     for _ in range(repeats):
@@ -95,8 +97,8 @@ def convolution_peak(repeats: int = 20) -> float:
     return 2.0 * 64 * 28 * 28 * 9 * 64 * 64 / min(seconds)
 
 
-def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
-    """Return the very same function of the very same weights, of Keras' own layers."""
+def with_keras_layers(network: keras.Model, example: tf.Tensor) -> keras.Model:
+    """Return the same function of the same weights, built from Keras' own layers."""
     x = inputs = keras.Input(example.shape[1:])
     for layer in network.layers[1:]:
         if isinstance(layer, UpConv):
@@ -112,10 +114,10 @@ def as_one_types_it(network: keras.Model, example: tf.Tensor) -> keras.Model:
 
 
 def plain(shape: ImageShape, config: TrainConfig, images: np.ndarray, rounds: int) -> Seconds:
-    """Return what trains `rounds` rounds with a plain transcription of Algorithm 1 and tells the seconds."""
+    """Return a function that trains `rounds` rounds with the plain transcription and returns the seconds."""
     latents = tf.random.stateless_normal([4, config.latents], [0, 0])
-    generator = as_one_types_it(make_generator(shape, config), latents)
-    critic = as_one_types_it(make_critic(shape, config), generator(latents))
+    generator = with_keras_layers(make_generator(shape, config), latents)
+    critic = with_keras_layers(make_critic(shape, config), generator(latents))
     generator_adam = keras.optimizers.Adam(config.generator_learning_rate, config.beta_1, config.beta_2)
     critic_adam = keras.optimizers.Adam(config.critic_learning_rate, config.beta_1, config.beta_2)
     batch = config.global_batch_size

@@ -1,8 +1,8 @@
-"""KID after so many rounds on a folder that has grown: from the champion, and from scratch; one JSON line.
+"""KID after training on a folder that has grown, from the champion and from scratch; prints a JSON line.
 
-A generator is trained on 1,300 of scikit-learn's digits and published. Then 200 more digits come in, and a model is trained on
-all 1,500 for a few rounds, with `train.start_from` and without, with several seeds, through the command line; all are scored by
-the same extractor against the same held-out images. The champion's own KID on them is what doing nothing gives.
+A generator is trained on 1,300 of scikit-learn's digits and published. Then 200 digits are added, and models are trained on
+all 1,500 for a few rounds, with and without `train.start_from` and with several seeds, through the command line. All are scored
+with the same extractor against the same held-out images.
 
     python benchmarks/warm_start.py [--champion-rounds 1000] [--rounds 100,300,1000] [--seeds 1,2,3]
 """
@@ -54,18 +54,23 @@ def main() -> None:
     parser.add_argument("--champion-rounds", type=int, default=1000)
     parser.add_argument("--rounds", default="100,300,1000")
     parser.add_argument("--seeds", default="1,2,3")
-    asked = parser.parse_args()
-    row: dict[str, Any] = {"benchmark": "warm_start", "champion_rounds": asked.champion_rounds, "kid": {}, "train_seconds": {}}
+    arguments = parser.parse_args()
+    row: dict[str, Any] = {
+        "benchmark": "warm_start",
+        "champion_rounds": arguments.champion_rounds,
+        "kid": {},
+        "train_seconds": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_digits(root / "images", 0, BEFORE)
-        run(root, "champion", **{"train.rounds": asked.champion_rounds})
+        run(root, "champion", **{"train.rounds": arguments.champion_rounds})
         write_digits(root / "images", BEFORE, AFTER)
         for start in ("champion", "scratch"):
             row["kid"][start], row["train_seconds"][start] = {}, {}
-            for rounds in map(int, asked.rounds.split(",")):
+            for rounds in map(int, arguments.rounds.split(",")):
                 kids, seconds = [], []
-                for seed in map(int, asked.seeds.split(",")):
+                for seed in map(int, arguments.seeds.split(",")):
                     changed = {"train.rounds": rounds, "train.seed": seed}
                     changed |= {"train.start_from": root / "champion"} if start == "champion" else {}
                     summary = run(root, f"registry-{start}-{rounds}-{seed}", **changed)

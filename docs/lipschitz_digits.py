@@ -1,4 +1,4 @@
-"""The quickstart's digits, trained by the loop of components.train, with snapshots of samples, slopes and weights."""
+"""Trains the quickstart's digits with the loop of components.train, and records samples, slopes and weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import tensorflow as tf
 
 from components.train import loop, losses, noise, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape, score
+from components.train.saving import variables
 from components.train.saving.export import Generator
 
 Floats = npt.NDArray[np.floating]
 
 
-class Snapshot(NamedTuple):
-    """What a training is at some moment: samples uint8 [n, 8, 8, 1] of the moving average, the critic's slopes and weights."""
+class TrainingMoment(NamedTuple):
+    """A training at one moment: samples uint8 [n, H, W, 1] of the EMA generator, the critic's slopes and weights."""
 
     rounds: int
     cpu_seconds: float
@@ -31,40 +33,42 @@ class Snapshot(NamedTuple):
 
 
 class DigitTraining:
-    """A training by the loop of components.train, call by call, with a clock of the process's own CPU seconds.
+    """A training with the loop of components.train that counts the CPU seconds of this process.
 
-    The clock leaves out the first call, which traces, and the snapshots; other programs on the machine do not move it.
+    The first call, which traces, and `moment` are not counted, and other programs on the machine do not affect the count.
     """
 
     def __init__(self, images: npt.NDArray[np.uint8], config: TrainConfig) -> None:
-        tf.config.optimizer.set_experimental_options({"remapping": False})  # as components.train.run does
+        tf.config.optimizer.set_experimental_options({"remapping": False})  # as in components.train.run
         self.images, self.config = images, config
         shape = ImageShape(images.shape[1], images.shape[3])
         strategy = make_strategy(config)
         order = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
         self.source = Resident(images.copy(), np.zeros(len(images), np.int32), **order)
         self.state = step.make_state(shape, config, strategy)
-        self.call = loop.make_call(self.state, config, strategy, self.source)
+        self.call = host_call.make_call(self.state, config, strategy, self.source)
         self.generator = Generator(shape, config)
         self.rounds, self.cpu_seconds = 0, 0.0
 
     def train(self, rounds: int = 0, cpu_seconds: float = 0.0) -> None:
-        """Go on until at least so many rounds, and so many seconds, are done."""
+        """Continue until at least this number of rounds, and of CPU seconds, is reached."""
         while self.rounds < rounds or self.cpu_seconds < cpu_seconds:
             started, first = time.process_time(), self.rounds == 0
             self.rounds = loop.run_call(self.call, self.config, self.source, self.rounds).round
             self.cpu_seconds += 0.0 if first else time.process_time() - started
 
-    def snapshot(self, count: int) -> Snapshot:
-        """Draw `count` samples, and take the slopes at as many mixed images."""
-        self.generator.take_weights(loop.averages(self.state))
+    def moment(self, count: int) -> TrainingMoment:
+        """Draw `count` samples, and compute the slopes at `count` mixed images."""
+        self.generator.set_weights(variables.averages(self.state))
         critic_noise = noise.critic_noise(noise.round_seed(0, noise.FIXED_LATENTS), 0, count, self.config.latents)
         reals = step.to_float(self.images[np.arange(count) % len(self.images)])
         mixed = losses.mixed_images(reals, self.state.generator(critic_noise.latents, training=True), critic_noise.alpha)
         slopes = losses.slopes(lambda images: score(self.state.critic, images, None), mixed).numpy()
-        return Snapshot(self.rounds, self.cpu_seconds, self.generator.draw(1, count), slopes, weights_of(self.state.critic))
+        return TrainingMoment(
+            self.rounds, self.cpu_seconds, self.generator.draw(1, count), slopes, weights_of(self.state.critic)
+        )
 
 
 def weights_of(critic: keras.Model) -> Floats:
-    """Return all kernels of a critic as one vector; its offsets, which start at zero, are left out."""
+    """Return all kernels of a critic as one vector, without the biases, which start at zero."""
     return np.concatenate([v.numpy().ravel() for v in critic.trainable_variables if v.name == "kernel"])

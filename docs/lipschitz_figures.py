@@ -15,15 +15,15 @@ from components.common.images import grid
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-COLOURS = ("#0072b2", "#d55e00", "#e69f00")  # Okabe and Ito: told apart by everybody
+COLOURS = ("#0072b2", "#d55e00", "#e69f00")  # Okabe and Ito's palette, safe for colour blindness
 MARKERS, STYLES = "os^", ("-", "--", "-.")
 DPI = 90
 COLUMNS, SHOWN = 6, 24
-PALETTE = 256  # colours of a PNG: with all of them it would be three times as large
+PALETTE = 256  # colours of a PNG; with all colours it would be three times larger
 
 
 def draw_critics(shallow: dict[str, Any], deep: dict[str, Any], file: Path) -> None:
-    """Write a PNG: above, the surfaces of the shallow critics of points; below, what is inside the deep ones."""
+    """Write a PNG: above, the surfaces of the shallow critics; below, gradients, slopes and weights of the deep ones."""
     drawing = plt.figure(figsize=(11, 6.6), layout="constrained")
     above, below = drawing.subfigures(2, 1)
     for axis, (name, critic) in zip(above.subplots(1, 3), shallow.items(), strict=True):
@@ -40,7 +40,7 @@ def draw_critics(shallow: dict[str, Any], deep: dict[str, Any], file: Path) -> N
 
 
 def draw_digits(reals: dict[Any, np.ndarray], results: dict[Any, dict[str, Any]], file: Path) -> None:
-    """Write a PNG: a row for each size, real digits and samples after the same rounds; below, slopes and weights."""
+    """Write a PNG: for each size a row of real digits and samples after the same rounds; below, slopes and weights."""
     drawing = plt.figure(figsize=(11, 2.5 * len(results) + 2.9), layout="constrained")
     parts = drawing.subfigures(len(results) + 1, 1, height_ratios=[*[2.5] * len(results), 2.9])
     below = parts[-1].subplots(1, len(results) + 1)
@@ -48,17 +48,17 @@ def draw_digits(reals: dict[Any, np.ndarray], results: dict[Any, dict[str, Any]]
         first, *others = part.subplots(1, len(moments) + 1)
         _samples(first, reals[case], case.size)
         first.set_title(f"real digits, {case.size}×{case.size}", fontsize=10)
-        first.set_xlabel(" ", fontsize=9)  # as high as the others
+        first.set_xlabel(" ", fontsize=9)  # makes it as high as the others
         for axis, (name, (same_rounds, same_seconds)) in zip(others, moments.items(), strict=True):
-            _samples(axis, same_rounds.snapshot.samples, case.size)
-            axis.set_title(f"{name}, {same_rounds.snapshot.rounds} rounds", fontsize=10)
+            _samples(axis, same_rounds.moment.samples, case.size)
+            axis.set_title(f"{name}, {same_rounds.moment.rounds} rounds", fontsize=10)
             axis.set_xlabel(f"FID {same_rounds.fid:.2f}; at the same CPU time {same_seconds.fid:.2f}", fontsize=9)
-        _histogram(slopes, {name: moment.snapshot.slopes for name, (moment, _) in moments.items()})
+        _histogram(slopes, {name: scored.moment.slopes for name, (scored, _) in moments.items()})
         slopes.set(xlabel="norm of the score's gradient at the image")
         slopes.set_title(f"slopes at mixed images, {case.size}×{case.size}", fontsize=10)
     below[0].legend(frameon=False, fontsize=8, loc="upper center")
     case, moments = next(iter(results.items()))
-    _weights(below[-1], {name: moment.snapshot.weights for name, (moment, _) in moments.items()})
+    _weights(below[-1], {name: scored.moment.weights for name, (scored, _) in moments.items()})
     below[-1].set_title(f"weights, {case.size}×{case.size}", fontsize=10)
     _write(drawing, file)
 

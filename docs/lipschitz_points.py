@@ -1,4 +1,4 @@
-"""Critics of points of the plane, trained with our step against a fixed generator (Gulrajani et al. 2017, figure 1)."""
+"""Critics of points of the plane, trained with step.critic_step on fixed fake points (Gulrajani et al. 2017, figure 1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.train import losses, noise, step
 from components.train.config import TrainConfig
 from components.train.networks import score
 
-# Points are images of one pixel with two channels, so that the steps take them as they are.
+# A point is an image of one pixel with two channels, so that the steps accept it.
 POINTS = {"global_batch_size": 256, "critic_learning_rate": 5e-4}
 RING_RADIUS, RING_SPREAD, NOISE = 2.0, 0.02, 1.0
 
@@ -28,7 +28,7 @@ def ring(seed: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def point_examples(seed: tf.Tensor, count: int) -> step.Examples:
-    """Return a batch: the fake points are other real ones with a Gaussian added, whatever the critic does."""
+    """Return a batch. The fake points are other real points plus Gaussian noise, independent of the critic."""
     fakes = ring(tf.random.fold_in(seed, 2), count)
     fakes += tf.random.stateless_normal(fakes.shape, tf.random.fold_in(seed, 3), stddev=NOISE)
     alpha = tf.random.stateless_uniform([count], tf.random.fold_in(seed, 4))
@@ -36,7 +36,7 @@ def point_examples(seed: tf.Tensor, count: int) -> step.Examples:
 
 
 def point_critic(hidden_layers: int, width: int) -> keras.Model:
-    """Return a critic of dense layers: points [B, 1, 1, 2] to scores [B]."""
+    """Return a critic of dense layers, from points [B, 1, 1, 2] to scores [B]."""
     points = keras.Input([1, 1, 2])
     x = keras.layers.Flatten()(points)
     for index in range(hidden_layers):
@@ -46,7 +46,7 @@ def point_critic(hidden_layers: int, width: int) -> keras.Model:
 
 
 def train_point_critic(config: TrainConfig, critic: keras.Model, steps: int) -> float:
-    """Train a critic of points with `step.critic_step`; return the Wasserstein gap of the last 50 steps."""
+    """Train a critic of points with `step.critic_step`; return the mean Wasserstein gap of the last 50 steps."""
     optimizer = keras.optimizers.Adam(config.critic_learning_rate, beta_1=config.beta_1, beta_2=config.beta_2)
     optimizer.build(critic.trainable_variables)
     state = step.State(None, critic, None, None, optimizer)

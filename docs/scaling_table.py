@@ -1,4 +1,4 @@
-"""Print the tables of docs/scaling.md: parameters, bytes all-reduced a round, and what each replica sends.
+"""Print the tables of docs/scaling.md: parameters, bytes all-reduced a round, and bytes that each replica sends.
 
 python docs/scaling_table.py
 """
@@ -19,16 +19,16 @@ NETWORKS = {
     "residual, 64×64 RGB": (ImageShape(64, 3), {"networks": "residual"}),
     "plain, 128×128 RGB": (ImageShape(128, 3), {}),
 }
-BYTES = 4  # gradients are float32, also with bfloat16 layers
+BYTES = 4  # of a float32; gradients are float32 even with bfloat16 layers
 
 
 def reduced_a_round(critic: int, generator: int, n_critic: int) -> int:
-    """Return the bytes of the gradients that a round sums over replicas."""
+    """Return the bytes of gradients that a round sums over the replicas."""
     return BYTES * (n_critic * critic + generator)
 
 
 def sent(reduced: int, replicas: int) -> float:
-    """Return the bytes each of N replicas sends in a ring all-reduce: 2 (N - 1) / N of the sum's size."""
+    """Return the bytes that each of N replicas sends in a ring all-reduce: 2 (N - 1) / N times the size of the sum."""
     return reduced * 2 * (replicas - 1) / replicas
 
 

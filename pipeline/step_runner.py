@@ -16,7 +16,7 @@ from typing import Any
 from components.common.errors import InterruptedStepError, PipelineError
 from components.common.journal import record_failure, recorded
 from components.common.section import Summary
-from components.push.registry.location import opened_to_read
+from components.push.registry.location import open_registry
 from components.push.registry.registry import read_champion
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
@@ -61,8 +61,8 @@ def _champion_of(registry: str) -> Iterator[Path | None]:
     if not registry:
         yield None
         return
-    with opened_to_read(registry, whole=["champion"]) as place:
-        champion = read_champion(place)
+    with open_registry(registry, versions=["champion"]) as folder:
+        champion = read_champion(folder)
         yield champion.path if champion else None
 
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as our own dataset artifact, made once."""
+"""Fashion-MNIST as a dataset artifact, ingested once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.fashion_mnist import make_manual_dir
 
 
 def dataset(folder: Path, config: Path) -> Path:
-    """Return the dataset artifact under `folder`, ingested as `config` says, from Debian's files and without a network."""
+    """Return the dataset artifact in `folder`, ingested with the [ingest] section of `config` from Debian's files, offline."""
     out = folder / "dataset"
     if not (out / MANIFEST).is_file():
         manual = make_manual_dir(folder / "originals")

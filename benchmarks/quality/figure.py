@@ -1,4 +1,4 @@
-"""The figure: score against seconds of training, both axes logarithmic."""
+"""Draws scores against seconds of training, on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LABELS = {
 TICKS = (15, 30, 60, 120, 240, 480, 900, 1800)
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], floor: dict[str, float], cpu: str, file: Path) -> None:
-    """Write a PNG of FID and KID; `curves` has the rows of each contender, with `seconds`, `fid`, `kid` and its error."""
+def draw(curves: dict[str, list[dict[str, Any]]], baseline: dict[str, float], cpu: str, file: Path) -> None:
+    """Write a PNG of FID and KID; the rows of each contender have `seconds`, `fid`, `kid` and `kid_standard_error`."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -26,7 +26,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], floor: dict[str, float], cpu: 
     drawing, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     for axis, score in zip(axes, ("fid", "kid"), strict=True):
         for name, rows in curves.items():
-            # KID is unbiased: near its floor it may fall below 0, which a logarithmic axis cannot show.
+            # KID is unbiased: for a good generator it can be below 0, which a logarithmic axis cannot show.
             shown = [row for row in rows if row[score] > 0]
             seconds, values = [row["seconds"] for row in shown], [row[score] for row in shown]
             axis.plot(seconds, values, "o-", color=COLOURS[name], label=LABELS.get(name, name), markersize=4)
@@ -35,8 +35,8 @@ def draw(curves: dict[str, list[dict[str, Any]]], floor: dict[str, float], cpu: 
             if score == "kid":
                 errors = [min(row["kid_standard_error"], 0.99 * row["kid"]) for row in shown]
                 axis.errorbar(seconds, values, errors, fmt="none", color=COLOURS[name], linewidth=0.8)
-        if floor[score] > 0:
-            axis.axhline(floor[score], color="black", linewidth=0.8, linestyle="--", label="real train against real test")
+        if baseline[score] > 0:
+            axis.axhline(baseline[score], color="black", linewidth=0.8, linestyle="--", label="real train against real test")
         axis.set(
             xscale="log", yscale="log", xlabel="seconds of training on 2 cores", ylabel=f"{score.upper()} (less is better)"
         )

@@ -1,10 +1,9 @@
-"""The Keras WGAN-GP example (keras.io, "WGAN-GP overriding Model.train_step"), with its settings, as people run it.
+"""Contender: the Keras WGAN-GP example (keras.io, "WGAN-GP overriding Model.train_step") with its settings.
 
-Networks, losses, optimizers, order of the steps and `fit` are the example's. Where it could be read in two ways, the one that
-helps it was taken:
+Networks, losses, optimizers, order of the steps and `fit` are the example's. Where it is ambiguous, the choice favours it:
 - jit_compile=False: Keras's "auto" would compile with XLA, which is several times slower on a CPU.
-- The interpolation weights are uniform as in Gulrajani et al. 2017, Algorithm 1 (older copies of the example draw them normal).
-- Batches come shuffled and prefetched from tf.data, whole ones only, so that shapes are static and nothing is traced twice.
+- Interpolation weights are uniform, as in Gulrajani et al. 2017, Algorithm 1 (older copies draw normal ones).
+- Batches are shuffled and prefetched by tf.data, and all have the same shape, so that nothing is traced twice.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def make_generator() -> keras.Model:
 
 
 class WGAN(keras.Model):
-    """The example's model: three critic steps on the same real images and one generator step are a `train_step`."""
+    """The example's model: a `train_step` is three critic steps on the same real images and one generator step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +57,7 @@ class WGAN(keras.Model):
         self.generator_optimizer = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.9)
 
     def train_step(self, real_images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Do what the example does with a batch [B, 28, 28, 1] in [-1, 1]."""
+        """Train on a batch [B, 28, 28, 1] in [-1, 1], as in the example."""
         for _ in range(CRITIC_STEPS):
             with tf.GradientTape() as tape:
                 fake_images = self.generator(_latents(real_images), training=True)
@@ -95,7 +94,7 @@ def _apply(optimizer: keras.optimizers.Optimizer, tape: tf.GradientTape, loss: t
 
 
 class KerasExample:
-    """The contender: `fit` over a shuffled dataset that repeats, until the time is up."""
+    """The contender: `fit` on a shuffled, repeated dataset until the time is up."""
 
     def __init__(self, images: Images, batch_size: int) -> None:
         self.settings: dict[str, Any] = {"batch": batch_size, "precision": "float32", "jit_compile": False}
@@ -106,22 +105,22 @@ class KerasExample:
         self.data = data.map(lambda batch: (tf.cast(batch, tf.float32) - 127.5) / 127.5).prefetch(tf.data.AUTOTUNE)
 
     def train(self, after_call: AfterCall) -> None:
-        """Fit; a round is one `train_step`."""
+        """Call `fit`; a round is one `train_step`."""
         self.model.fit(
-            self.data, epochs=1, steps_per_epoch=10**9, verbose=0, shuffle=False, callbacks=[_After(self, after_call)]
+            self.data, epochs=1, steps_per_epoch=10**9, verbose=0, shuffle=False, callbacks=[_AfterBatch(self, after_call)]
         )
 
     def draw(self, count: int, seed: int) -> Images:
-        """Return images of the generator in inference mode, as the example's callback draws them."""
+        """Return images of the generator in inference mode, as in the example's callback."""
         return draw_in_batches(self.model.generator, LATENTS, count, seed)
 
 
-class _After(keras.callbacks.Callback):
+class _AfterBatch(keras.callbacks.Callback):
     def __init__(self, contender: KerasExample, after_call: AfterCall) -> None:
         super().__init__()
         self.contender, self.after_call = contender, after_call
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras names them
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - Keras passes both
         rounds = batch + 1
         # The three critic steps of a round see the same images.
         if self.after_call(rounds, rounds * self.contender.batch_size):

@@ -1,4 +1,4 @@
-"""components.train itself, with the [train] section of configs/fashion_mnist.toml."""
+"""Contender: components.train with the [train] section of configs/fashion_mnist.toml."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from benchmarks.quality.contender import DRAW_BATCH, AfterCall, Images
 from components.common.artifacts import code_digest
 from components.common.command import read_section
 from components.dataset.records import NO_LABEL
-from components.train import loop, step
+from components.train import loop, progress, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
+from components.train.saving import variables
 from components.train.saving.export import Generator
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.toml"
-ROUNDS_PER_CALL = 10  # at most: fine enough to stop near a mark
+ROUNDS_PER_CALL = 10  # at most, so that a call ends near each mark
 
 
 def train_config() -> TrainConfig:
-    """Return the config's section; only the number of rounds, which the clock decides, and those of a call are others."""
+    """Return the config's section with an unlimited number of rounds (the clock ends the training) and short host calls."""
     config = read_section(TrainConfig, "train", CONFIG)
     return config.model_copy(
         update={"rounds": 10**8, "rounds_per_call": math.gcd(config.rounds_a_call, ROUNDS_PER_CALL)},
@@ -32,19 +34,19 @@ def train_config() -> TrainConfig:
 
 
 def settings() -> dict[str, Any]:
-    """Return what a training depends on: the section and the code; when either changes, it is trained again."""
+    """Return the section and the code digest: if either changes, the contender is trained again."""
     return {"train": train_config().model_dump(mode="json"), "code_digest": code_digest("train")}
 
 
 class Ours:
-    """The contender."""
+    """The contender that is compared with the others."""
 
     def __init__(self, images: Images) -> None:
         self.settings = settings()
         self.config, self.images = train_config(), images
         self._build()
 
-    # ADAPTER: the three methods below are all of the benchmark that knows the inside of components.train.
+    # Only the three methods below use the internals of components.train.
 
     def _build(self) -> None:
         strategy = make_strategy(self.config)
@@ -53,18 +55,18 @@ class Ours:
         order = {"seed": self.config.seed, "n_critic": self.config.n_critic, "batch_size": self.config.global_batch_size}
         self.source = Resident(self.images, labels, **order)
         self.state = step.make_state(shape, self.config, strategy)
-        self.call = loop.make_call(self.state, self.config, strategy, self.source)
+        self.call = host_call.make_call(self.state, self.config, strategy, self.source)
         self.generator = Generator(shape, self.config)
 
     def train(self, after_call: AfterCall) -> None:
-        """Train a host call at a time; its metrics are read back and checked as in a real run."""
+        """Train one host call at a time; its metrics are read back and checked as in a real run."""
         done = 0
         while True:
             done = loop.run_call(self.call, self.config, self.source, done).round
-            if after_call(done, loop.images_seen(self.config, done)):
+            if after_call(done, progress.images_seen(self.config, done)):
                 return
 
     def draw(self, count: int, seed: int) -> Images:
-        """Return images of the moving average, in float32, as the exported model draws them."""
-        self.generator.take_weights(loop.averages(self.state))
+        """Return images of the EMA generator in float32, as the exported model draws them."""
+        self.generator.set_weights(variables.averages(self.state))
         return self.generator.draw(seed, count, DRAW_BATCH)

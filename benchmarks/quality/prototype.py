@@ -1,7 +1,7 @@
-"""A prototype as one writes it in an afternoon: plain Keras layers, one tf.function a round, two passes of the critic.
+"""Contender: a prototype written in an afternoon, with plain Keras layers, one tf.function a round, two passes of the critic.
 
-Its settings are those of the issue that set this bar. Its moving average starts from the first weights and is not corrected
-for that, which is why it is poor in its first minutes.
+Its settings were specified together with the goal. Its moving average starts from the initial weights without a correction,
+which is why its scores are poor in the first minutes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
 def dtype_for(cpu_flags: set[str]) -> str:
-    """Return the Keras dtype policy: bfloat16 where the CPU multiplies in it, else it would only be slower."""
+    """Return the Keras dtype policy: bfloat16 if the CPU multiplies in it, because otherwise it would be slower."""
     return "mixed_bfloat16" if cpu_flags & BFLOAT16_FLAGS else "float32"
 
 
 def cpu_flags() -> set[str]:
-    """Return what /proc/cpuinfo says of the first core."""
+    """Return the flags of the first core in /proc/cpuinfo."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
@@ -63,7 +63,7 @@ def _normalised(x: Any, dtype: str) -> Any:
 
 
 class Prototype:
-    """The contender."""
+    """The contender with the specified settings."""
 
     def __init__(self, images: Images) -> None:
         dtype = dtype_for(cpu_flags())
@@ -79,19 +79,19 @@ class Prototype:
         self.data = data.batch(CRITIC_STEPS, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def train(self, after_call: AfterCall) -> None:
-        """Train a round at a time."""
+        """Train one round at a time."""
         for rounds, batches in enumerate(self.data, start=1):
-            float(self.round(batches))  # read back, so that the round is really done
+            float(self.round(batches))  # reading it back waits until the round is finished
             if after_call(rounds, rounds * CRITIC_STEPS * BATCH):
                 return
 
     def draw(self, count: int, seed: int) -> Images:
-        """Return images of the moving average."""
+        """Return images of the averaged generator."""
         return draw_in_batches(self.average, LATENTS, count, seed)
 
     @tf.function
     def round(self, batches: tf.Tensor) -> tf.Tensor:
-        """Do the critic steps, each on images of its own, the generator step and the average; return the generator's loss."""
+        """Do the critic steps, each on new images, the generator step and the averaging; return the generator's loss."""
         for step in range(CRITIC_STEPS):
             self.critic_step(batches[step])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -104,7 +104,7 @@ class Prototype:
         return loss
 
     def critic_step(self, real_images: tf.Tensor) -> None:
-        """Update the critic; fakes are made outside the tape, real and fake images pass together, mixed ones alone."""
+        """Update the critic: fakes are made outside the tape, real and fake images are scored together, mixed ones alone."""
         fake_images = self.generator(tf.random.normal([BATCH, LATENTS]), training=True)
         alpha = tf.random.uniform([BATCH, 1, 1, 1])
         mixed_images = alpha * real_images + (1.0 - alpha) * fake_images

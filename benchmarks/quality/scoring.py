@@ -1,4 +1,4 @@
-"""Scores of all snapshots by our own evaluate: one extractor, one set of real images, the same number of samples."""
+"""Scores all snapshots with components.evaluate: one extractor, one set of real images, the same number of samples."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SCORES = "scores.json"
 DIGITS = 5
 
 
-class Scores(NamedTuple):
-    """FID, KID and its standard error over the samples: 0 is best; the others are shares."""
+class SnapshotScores(NamedTuple):
+    """FID and KID with its standard error (0 is best), and shares in [0, 1]."""
 
     fid: float
     kid: float
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
 
 
 class Scorer:
-    """The extractor, trained on the labels of the training images, and the features of the held-out test images."""
+    """Holds the extractor, trained on the labels of the training images, and the features of the test images."""
 
     def __init__(self, dataset: Path, config: Path, work_dir: Path) -> None:
         self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "classifier"})
@@ -44,31 +44,24 @@ class Scorer:
         self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, work_dir)
         self.train_images = train.images
         self.real = self.extractor.features(held_out.images)
-        self.real_radii = prdc.features_to_statistics(self.real, self.config.neighbours_k)
         self.key = digest_of([self.extractor.digest, self.config.model_dump(mode="json"), code_digest("evaluate")])
 
-    def score(self, images: Images) -> Scores:
+    def score(self, images: Images) -> SnapshotScores:
         """Return the scores of images [N, 28, 28, 1]."""
         fake, k = self.extractor.features(images), self.config.neighbours_k
-        sums = kid.features_to_statistics(self.real, fake)
-        error = kid.statistics_to_standard_error(
-            sums, fake, subsets=self.config.kid_subsets, subset_size=self.config.kid_subset_size, seed=self.config.seed
-        )
-        fake_radii = prdc.features_to_statistics(fake, k)
-        shares = prdc.statistics_to_metric(self.real, fake, self.real_radii, fake_radii, k)
-        values = (
-            fid.compute(self.real, fake), kid.statistics_to_metric(sums), error,
-            shares.precision, shares.recall, shares.coverage,
-        )  # fmt: skip
-        return Scores(*(round(value, DIGITS) for value in values))
+        subsets = {"subsets": self.config.kid_subsets, "subset_size": self.config.kid_subset_size, "seed": self.config.seed}
+        shares = prdc.compute(self.real, fake, k)
+        scores = fid.compute(self.real, fake), *kid.compute_with_error(self.real, fake, **subsets)
+        values = *scores, shares.precision, shares.recall, shares.coverage
+        return SnapshotScores(*(round(value, DIGITS) for value in values))
 
-    def floor(self) -> Scores:
-        """Return the scores of real training images, as many as there are samples: what a perfect generator would get."""
+    def baseline(self) -> SnapshotScores:
+        """Return the scores of as many real training images as there are samples: those of a perfect generator."""
         rows: npt.NDArray[np.int64] = np.random.default_rng(0).choice(len(self.train_images), SAMPLES, replace=False)
         return self.score(self.train_images[rows])
 
-    def score_folder(self, folder: Path, marks: list[dict[str, Any]]) -> list[Scores]:
-        """Return the scores of a contender's snapshots; those that were scored before by the same measure are not again."""
+    def score_folder(self, folder: Path, marks: list[dict[str, Any]]) -> list[SnapshotScores]:
+        """Return the scores of a contender's snapshots; scores are cached under the extractor, config, code and samples."""
         file = folder / SCORES
         known = json.loads(file.read_text()) if file.is_file() else {}
         scores = []
@@ -78,5 +71,5 @@ class Scorer:
             if key not in known:
                 known[key] = self.score(np.load(snapshot, allow_pickle=False))._asdict()
                 write_json(file, known)
-            scores.append(Scores(**known[key]))
+            scores.append(SnapshotScores(**known[key]))
         return scores

@@ -1,8 +1,8 @@
-"""Train one contender in this process and leave its snapshots and its record: `python -m benchmarks.quality.train NAME …`.
+"""Train one contender in this process and write its snapshots and record: `python -m benchmarks.quality.train NAME …`.
 
-The clock starts with the first step, network and data being ready, so tracing counts as training; it stands still while samples
-are drawn. A folder holds, for each mark, `NNNNN.npy` (uint8 [10000, 28, 28, 1]) and `NNNNN.png` (the first 64), NNNNN being the
-mark; record.json goes last, so a folder without it is of a training that did not end.
+The clock starts with the first step, when networks and data are ready, so tracing counts as training. It is paused while
+samples are drawn. For each mark the folder has `NNNNN.npy` (uint8 [10000, 28, 28, 1]) and `NNNNN.png` (the first 64), where
+NNNNN is the mark. record.json is written last, so a folder without it belongs to an unfinished training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.quality.contender import Contender, Images, Stopwatch, Used
+from benchmarks.quality.contender import Contender, Images, Stopwatch, UsedSeconds
 from components.common.artifacts import now, write_bytes, write_json
 from components.common.images import grid, write_png
 from components.dataset.records import read_split
@@ -31,7 +31,7 @@ CORES = 2
 
 
 class Mark(NamedTuple):
-    """What had been done and used at a snapshot; `others_cores` is what other processes took meanwhile, in cores."""
+    """The progress at a snapshot, and the mean number of cores used by this process and by others since the start."""
 
     mark: float
     seconds: float
@@ -42,7 +42,7 @@ class Mark(NamedTuple):
 
 
 def make(name: str, images: Images) -> Contender:
-    """Build a contender. Only its own module is imported, since each sets TensorFlow up in its own way."""
+    """Return a contender. Only its own module is imported, because each configures TensorFlow differently."""
     if name.startswith("keras"):
         from benchmarks.quality.keras_example import KerasExample
 
@@ -57,20 +57,20 @@ def make(name: str, images: Images) -> Contender:
 
 
 def marks_until(seconds: float) -> list[float]:
-    """Return the marks of a training of so many seconds; its end is one."""
+    """Return the marks of a training of `seconds`; the last is its end."""
     return [float(mark) for mark in MARKS if mark < seconds] + [seconds]
 
 
 def name_of(mark: float) -> str:
-    """Return the name of a mark's files, without the ending."""
+    """Return the name of a mark's files, without the suffix."""
     return f"{mark:05.0f}"
 
 
 class Recorder:
-    """Called after each host call: takes a snapshot when a mark is due, tells when the time is up.
+    """Called after each host call: takes a snapshot if a mark is due, and ends the training after the last mark.
 
-    A contender that we want to pass gets its snapshot at the end of the first call after the mark, ours (`early`) at the end
-    of the last one before it: neither gains by the length of its calls.
+    The others get a snapshot at the end of the first call after a mark, ours (`early`) at the end of the last call before it,
+    so that long calls do not help ours.
     """
 
     def __init__(self, contender: Contender, folder: Path, marks: list[float], early: bool) -> None:
@@ -90,17 +90,17 @@ class Recorder:
         self.last_seconds = used.wall
         if passed >= self.due[0]:
             self.watch.pause()
-            # After a call that was longer than the space between marks, the snapshot is that of the last one passed.
+            # If a call passed several marks, the snapshot belongs to the last of them.
             self._snapshot(max(mark for mark in self.due if mark <= passed), used, rounds, images_seen)
             self.due = [mark for mark in self.due if mark > passed]
             self.watch.start()
         return not self.due
 
     def _ahead(self, seconds: float) -> float:
-        # The first call, which traces, tells nothing of the next; the others differ a little.
+        # The first call traces, so it does not predict the next one; later calls differ by a few per cent.
         return 1.05 * (seconds - self.last_seconds) if self.early and self.last_seconds else 0.0
 
-    def _snapshot(self, due: float, used: Used, rounds: int, images_seen: int) -> None:
+    def _snapshot(self, due: float, used: UsedSeconds, rounds: int, images_seen: int) -> None:
         others = max(0.0, used.machine - used.cpu)
         cores, others_cores = round(used.cpu / used.wall, 2), round(others / used.wall, 2)
         mark = Mark(due, round(used.wall, 2), rounds, images_seen, cores, others_cores)
@@ -114,14 +114,14 @@ class Recorder:
 
 
 def cpu_model() -> str:
-    """Return what /proc/cpuinfo calls the processor."""
+    """Return the model name of the CPU in /proc/cpuinfo."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
-    """Train the contender and write its folder anew, record.json last."""
-    _same_footing()
+    """Train the contender and replace its folder; record.json is written last."""
+    _set_equal_conditions()
     import keras
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -142,20 +142,20 @@ def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
     write_json(folder / RECORD, record)
 
 
-def _same_footing() -> None:
-    # All before TensorFlow is imported and counts the cores. By itself it uses oneDNN only on CPUs with AVX-512 and the like;
-    # with AVX2 alone a round of the Keras example takes 4 times the CPU time without it. A trial may switch it off.
+def _set_equal_conditions() -> None:
+    # This must happen before TensorFlow is imported and counts the cores. By default, TensorFlow uses oneDNN only on CPUs with
+    # AVX-512 and newer; with AVX2, a round of the Keras example takes 4 times the CPU time without it.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
-    # Grappler cannot fuse a bias and a LeakyReLU whose second derivative is needed, and logs an error for trying.
+    # Grappler fails to fuse a bias with a LeakyReLU whose second derivative is needed, and logs an error each time.
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Train the contender that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--seconds", type=float, required=True)

@@ -1,1 +1,1 @@
-"""What every component stands on: artifacts, errors, config sections, the journal. Imports nothing above it."""
+"""What every component uses: artifacts, errors, config sections, the journal. Imports no other room."""

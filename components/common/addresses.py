@@ -1,4 +1,4 @@
-"""Where images lie: a path on this machine, or an address that fsspec knows (gs://, s3://, http://, memory:// …)."""
+"""Locations of files: a path on this machine, or a URL that fsspec can open (gs://, s3://, http://, memory:// …)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.common.errors import ConfigError, first_line
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 MANIFESTS = (".csv", ".jsonl")
 OTHER_ARCHIVES = (".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar")
-# What file systems raise beside OSError. Named, not imported: only those whose library has been loaded can be raised.
+# What remote file systems raise besides OSError. By name, because only a library that is already imported can raise.
 REMOTE_ERRORS = (
     ("aiohttp", "ClientError"),
     ("gcsfs.retry", "HttpError"),
@@ -27,89 +27,71 @@ REMOTE_ERRORS = (
     ("botocore.exceptions", "ClientError"),
     ("google.api_core.exceptions", "GoogleAPIError"),
 )
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
-# What changes with an object's content, the surest first.
-STAMPS = (
-    "generation",
-    "ETag",
-    "etag",
-    "md5Hash",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "Last-Modified",
-    "updated",
-    "created",
-)
+PACKAGES = {
+    "gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs",
+}  # fmt: skip
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+# Keys of fsspec's info that change when the content changes, the most reliable first.
+VERSION_KEYS = (
+    "generation", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created",
+)  # fmt: skip
 
 
 def is_address(location: str) -> bool:
-    """Say whether a location is an address for fsspec rather than a path on this machine; file:// is a path."""
-    return bool(ADDRESS.match(location)) and not location.startswith("file://")
+    """Return whether a location is a URL for fsspec. A path on this machine is not, nor is a file:// URL."""
+    return bool(URL.match(location)) and not location.startswith("file://")
 
 
 def local_path(location: str) -> str:
-    """Return a location on this machine as a path: file:// is taken off."""
+    """Return the path of a location on this machine, which may be a file:// URL."""
     return unquote(location.removeprefix("file://")) if location.startswith("file://") else location
 
 
 def suffix_in(location: str, suffixes: tuple[str, ...]) -> bool:
-    """Say whether a location ends in one of these suffixes, whatever the case."""
+    """Return whether a location ends in one of these suffixes, in upper or lower case."""
     return PurePosixPath(location.rstrip("/")).name.lower().endswith(suffixes)
 
 
-def find_filesystem(address: str) -> tuple[Any, str]:
-    """Return the fsspec file system of an address, and the path in it.
+def find_filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it.
 
-    Raises ConfigError when fsspec does not know the address, or lacks the package for it.
+    Raises ConfigError when fsspec does not support the URL or needs a package that is not installed.
     """
-    # gcsfs would ask another service of Google about each bucket first, for buckets of kinds that this program does not need.
+    # By default gcsfs calls a second Google service for each bucket, to detect bucket types that this program does not use.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec.core
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints the trace of what our own sentence tells
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that this program reports itself
     try:
-        # Listings that fsspec remembers would hide what has changed, and cost memory.
-        filesystem, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
+        # fsspec's listings cache would hide changes, and take memory.
+        filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        raise ConfigError(f'"{address}" needs a package that is not installed: {error}.', _cure(address)) from None
+        package = PACKAGES.get(url.partition("://")[0].rpartition("::")[2])
+        cure = f"Install it: pip install {package}." if package else "Install it."
+        raise ConfigError(f'"{url}" needs a package that is not installed: {error}.', cure) from None
     except remote_errors(ValueError) as error:
-        raise ConfigError(f'"{address}" is no address that can be read: {first_line(error)}.', "See fsspec's list.") from None
+        raise ConfigError(f'"{url}" cannot be opened: {first_line(error)}.', "Use a URL that fsspec supports.") from None
     return filesystem, str(path)
 
 
-def _cure(address: str) -> str:
-    package = {
-        "gs": "gcsfs",
-        "gcs": "gcsfs",
-        "s3": "s3fs",
-        "http": "aiohttp",
-        "https": "aiohttp",
-        "abfs": "adlfs",
-        "az": "adlfs",
-    }
-    name = package.get(address.partition("://")[0].rpartition("::")[2])
-    return f"Install it: pip install {name}." if name else "Install it."
-
-
 def remote_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return `more` and what reading from an address may raise: OSError, and the errors of the libraries that are loaded."""
-    found = [getattr(importlib.import_module(name), error) for name, error in REMOTE_ERRORS if name in sys.modules]
-    return (*more, OSError, *found)
+    """Return the exceptions that reading a URL can raise: `more`, OSError and those of the libraries that are imported."""
+    libraries = [getattr(importlib.import_module(name), error) for name, error in REMOTE_ERRORS if name in sys.modules]
+    return (*more, OSError, *libraries)
 
 
 def stamp_of(info: dict[str, Any]) -> int:
-    """Return a number (63 bits) that changes with the content that fsspec's info tells of; 0 where it tells nothing."""
-    key = next((key for key in STAMPS if info.get(key) is not None), None)
+    """Return a number (63 bits) that changes with the content of a file, from fsspec's info; 0 if the info has no version."""
+    key = next((key for key in VERSION_KEYS if info.get(key) is not None), None)
     if key is None:
         return 0
     value = info[key]
-    if isinstance(value, datetime.datetime):  # the same time may come as a number in a listing
+    if isinstance(value, datetime.datetime):  # a listing may give the same time as a number
         value = value.timestamp()
     return int.from_bytes(hashlib.blake2b(f"{key}={value}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def size_of(info: dict[str, Any]) -> int:
-    """Return the size in bytes that fsspec's info tells; -1 where it tells none."""
+    """Return the size of a file in bytes from fsspec's info; -1 if the info has no size."""
     size = info.get("size")
     return -1 if size is None else int(size)

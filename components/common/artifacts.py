@@ -1,8 +1,7 @@
-"""The only writer: directories that appear whole or not at all, each with a manifest and digests.
+"""Atomic writes: artifacts are directories with a manifest of digests; a directory or file appears complete or not at all.
 
-An artifact is a directory. It is written under a temporary name beside its final one; its manifest.json goes last; then it
-is renamed. So a directory without a manifest does not exist for the next step, and a step that dies leaves nothing that
-looks finished.
+An artifact is written under a temporary name beside its final path, manifest.json last, and then renamed. A step does not
+accept a directory without a manifest, so a step that is killed leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from components.common.errors import ArtifactError, first_line
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-SHARED_ROOMS = ("common", "dataset", "generator")  # every component rests on them
+SHARED_ROOMS = ("common", "dataset", "generator")  # their code is part of every component's code digest
 PACKAGES_IN_CODE_DIGEST = ("tensorflow", "keras", "numpy", "apache-beam", "tensorflow-datasets", "pillow", "scikit-learn")
 
 
@@ -41,7 +40,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, what it was made from, and the digest of every file in it."""
+    """The content of manifest.json: what an artifact is, what it was made from, and the digest of each of its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int
@@ -57,7 +56,7 @@ class Manifest(BaseModel):
 
 
 class ArtifactWriter:
-    """Collects what goes into an artifact: files under `path`, and `counts` and `details` for the manifest."""
+    """An artifact while it is written: put files under `path`, and entries for the manifest into `counts` and `details`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,10 +68,10 @@ class ArtifactWriter:
 def new_artifact(
     path: Path, kind: str, *, config: BaseModel, inputs: Mapping[str, Path] | None = None
 ) -> Iterator[ArtifactWriter]:
-    """Write a directory atomically: yields a writer; on success adds the manifest and renames, on failure removes all.
+    """Write the artifact `path` atomically: yield a writer; on success add the manifest and rename, on failure remove it.
 
-    `inputs` are the artifacts that this one was made from; their digests are recorded. Raises ArtifactError when the
-    place cannot be written.
+    The manifest records the digests of `inputs`, the artifacts that this one was made from. Raises ArtifactError when `path`
+    cannot be written.
     """
     inputs = inputs or {}
     digests = {name: read_manifest(source, verify=False).digest for name, source in inputs.items()}
@@ -95,11 +94,64 @@ def new_artifact(
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
 
 
+def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
+    """Return the manifest of the artifact at `path`; with `verify`, check every file against its digest.
+
+    Raises ArtifactError when the manifest is missing or cannot be read, when the artifact is not of `kind`, or when a file is
+    missing or does not match its digest.
+    """
+    path = Path(path)
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{path} has no {MANIFEST}: it is not a finished artifact.", "Run the step that writes it."
+        ) from None
+    except (ValidationError, OSError) as error:
+        raise ArtifactError(
+            f"{path / MANIFEST} cannot be read: {first_line(error)}.", f"Remove {path} and run again."
+        ) from None
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {manifest.schema_version}, this program reads {SCHEMA_VERSION}.",
+            "Create it again with this version.",
+        )
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(f"{path} is a {manifest.kind}, a {kind} is needed.", f"Name the folder of a {kind}.")
+    if verify:
+        _verify_files(path, manifest)
+    return manifest
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
+        if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
+            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Return size and digest of every file under `folder` except the manifest, by relative POSIX path, sorted."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return {
+        file.relative_to(folder).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file)) for file in files
+    }
+
+
+def file_sha256(file: Path) -> str:
+    """Return the hex SHA-256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` that takes its place on success and is removed on any failure.
+    """Yield a temporary sibling of `path`, which replaces `path` on success and is removed on failure.
 
-    Everything is on the disk before the rename, so that after a power failure too a directory is whole or not there.
+    All files are synced to the disk before the rename, so a directory is complete even after a power failure. Raises
+    ArtifactError when it cannot be written.
     """
     path = Path(path)
     temporary = _hidden_sibling(path, "tmp")
@@ -119,7 +171,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _replace_directory(temporary: Path, path: Path) -> None:
-    if path.exists():  # os.replace refuses a non-empty directory: move the old one away first, then drop it
+    if path.exists():  # a rename cannot replace a directory that is not empty, so the old one is moved away first
         old = _hidden_sibling(path, "old")
         path.rename(old)
         temporary.rename(path)
@@ -129,21 +181,48 @@ def _replace_directory(temporary: Path, path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory so that a process that dies meanwhile leaves no part of it under its name."""
+    """Rename a directory, then remove it, so that an interrupted removal leaves no partial directory under its name."""
     old = _hidden_sibling(path, "old")
     path.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path, name: str = "*", ending: str = "tmp") -> None:
-    """Remove what writers of `name` that were killed left in `folder`.
+    """Remove the hidden files that killed writers of `name` left in `folder`.
 
-    Only for a process that knows (by a lock) that nobody else writes there now. `ending` is "tmp" for what was never
-    finished, "old" for what had been replaced or removed.
+    The caller must hold a lock that keeps all other writers away. `ending` selects unfinished files and directories ("tmp") or
+    those that were replaced or removed ("old").
     """
     pattern = name if name == "*" else glob.escape(name)
     for leftover in list(folder.glob(f".{pattern}.????????.{ending}")):
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write `value` as indented JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
+    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file in UTF-8 atomically. Raises ArtifactError."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file atomically: readers see the old content or the new, never a partial file. Raises ArtifactError."""
+    file = Path(file)
+    temporary = _hidden_sibling(file, "tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _cannot_write(file, error) from error
 
 
 def _hidden_sibling(path: Path, ending: str) -> Path:
@@ -161,98 +240,19 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a directory, and need not
+        if error.errno != errno.EINVAL:  # some network file systems do not support syncing a directory, nor need it
             raise
     finally:
         os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> ArtifactError:
-    # shutil.copytree collects (from, to, why) of every file; the first why is as good as all
+    # shutil.copytree raises a list of (source, destination, reason); the first reason is enough
     why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
     return ArtifactError(
         f"Cannot write {path}: {why}.",
         "Free space or name a writable folder, for instance --set run.dir=DIR.",
     )
-
-
-def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
-    """Return the manifest of the artifact at `path`; with `verify`, every file is checked against its digest.
-
-    Raises ArtifactError when there is no manifest, when it cannot be read, when the artifact is of another kind, or when
-    a file is missing or differs.
-    """
-    path = Path(path)
-    try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{path} has no {MANIFEST}: it is not a finished artifact.", "Run the step that makes it."
-        ) from None
-    except (ValidationError, OSError) as error:
-        raise ArtifactError(
-            f"{path / MANIFEST} cannot be read: {first_line(error)}.", f"Remove {path} and run again."
-        ) from None
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path} has schema version {manifest.schema_version}, this program reads {SCHEMA_VERSION}.",
-            "Make it again with this version.",
-        )
-    if kind is not None and manifest.kind != kind:
-        raise ArtifactError(f"{path} is a {manifest.kind}, a {kind} is needed.", f"Name the folder of a {kind}.")
-    if verify:
-        _verify_files(path, manifest)
-    return manifest
-
-
-def _verify_files(path: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
-        file = path / name
-        if not file.is_file():
-            raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
-        if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
-            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
-
-
-def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Return size and digest of every file under `folder` but the manifest, by relative POSIX name, sorted."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return {
-        file.relative_to(folder).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file)) for file in files
-    }
-
-
-def file_sha256(file: Path) -> str:
-    """Return the hex SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old content or the new, never a part. Raises ArtifactError."""
-    write_bytes(file, text.encode())
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file atomically: a reader sees the old content or the new, never a part. Raises ArtifactError."""
-    file = Path(file)
-    temporary = _hidden_sibling(file, "tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _cannot_write(file, error) from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity are refused, since JSON has neither."""
-    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def digest_of(value: Any) -> str:
@@ -263,10 +263,10 @@ def digest_of(value: Any) -> str:
 
 @cache
 def code_digest(component: str) -> str:
-    """Return a digest of a component's source, of the modules that all components share, and of the libraries under it.
+    """Return a digest of a component's source code, of the shared rooms' code, and of the versions of the main libraries.
 
-    KFP's cache key does not see imported code, so this digest is part of it. `push` and `train` score with `evaluate`, so
-    they depend on that too, as `validate` does on what `ingest` runs Beam with.
+    It is part of the key of each step, because KFP's own cache key does not cover imported code. A component that calls code
+    of another also depends on that: `push` and `train` score with `evaluate`, and `validate` runs Beam with `ingest`'s code.
     """
     root = Path(__file__).parents[1]
     others = {"push": "evaluate", "train": "evaluate", "tpu_check": "train", "validate": "ingest"}
@@ -281,10 +281,10 @@ def code_digest(component: str) -> str:
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:  # an image holds what its steps need; the TPU's has tensorflow-tpu (0009)
+    except importlib.metadata.PackageNotFoundError:  # images hold only what their steps need; the TPU's has tensorflow-tpu
         return _version(f"{name}-tpu") if name == "tensorflow" else ""
 
 
 def now() -> str:
-    """Return the time in UTC as ISO 8601 with milliseconds."""
+    """Return the current time in UTC as ISO 8601 with milliseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""`python -m components.STEP`: run one component by hand on directories."""
+"""The command line of `python -m components.STEP`, which runs one component on directories."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ S = TypeVar("S", bound=Section)
 
 
 def read_section(section: type[S], name: str, file: Path | None) -> S:
-    """Read one component's section: from a TOML file (its [name] table, or the whole file), or all defaults.
+    """Read a component's config section from a TOML file: its [name] table, or the whole file when it has no tables.
 
-    Raises ConfigError that names the key, the value and what is allowed.
+    Without a file, return the defaults. Raises ConfigError with the key, the value and what is allowed.
     """
     if file is None:
         return section()
@@ -34,37 +34,33 @@ def read_section(section: type[S], name: str, file: Path | None) -> S:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.", "Name a TOML file.") from None
     except ValidationError as error:
-        raise ConfigError(explain(error, section, name), f"Mend {file}.") from None
+        raise ConfigError(explain(error, section, name), f"Correct {file}.") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Say in one line what a configuration has wrong: key, value, what is allowed."""
+    """Return one line for all errors of a configuration: key, value and what is allowed."""
     sentences = []
     for item in error.errors(include_url=False):
         location = [str(part) for part in item["loc"]]
         key = ".".join([prefix] * bool(prefix) + location)
         if item["type"] == "extra_forbidden":
-            sentences.append(f"{key}: unknown key; {_nearest(model, location)}")
+            sentences.append(f"{key}: unknown key; {_suggestion(model, location)}")
             continue
         what = str(item["ctx"]["error"]) if item["type"] == "value_error" and "ctx" in item else item["msg"]
         shown = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
-        # A check of several sections has no key of its own: its sentence names them.
+        # A check across sections has no key; its message names the keys.
         sentences.append(f"{key}{shown}: {what[:1].lower()}{what[1:]}" if key else what)
     return "; ".join(sentences) + "." * (not sentences[-1].endswith("?"))
 
 
-def _nearest(model: type[BaseModel], location: list[str]) -> str:
-    """Name the keys that an unknown one may have meant: the nearest, else all of its section."""
+def _suggestion(model: type[BaseModel], location: list[str]) -> str:
+    """Return a hint for an unknown key: the most similar key, or all keys of its section."""
     for part in location[:-1]:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         model = cast(type[BaseModel], fields[part].annotation)
     names = [field.alias or name for name, field in model.model_fields.items()]
     near = difflib.get_close_matches(location[-1], names, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-
-
-def _place(text: str) -> Path | str:
-    return text if is_address(text) else Path(text)
+    return f"did you mean {near[0]}?" if near else f"the known keys are {', '.join(names)}"
 
 
 def main(
@@ -74,15 +70,19 @@ def main(
     inputs: dict[str, str],
     argv: list[str] | None = None,
 ) -> int:
-    """Parse `--config FILE --INPUT DIR … --out DIR`, run the component, print its summary; return the exit code.
+    """Parse `--config FILE --INPUT DIR … --out DIR`, run the component, print its summary and return the exit code.
 
-    `inputs` maps each keyword of `run` that is a directory to its help text.
+    `inputs` maps each keyword of `run` that takes a directory to its help text.
     """
+
+    def directory(text: str) -> Path | str:
+        return text if is_address(text) else Path(text)
+
     parser = argparse.ArgumentParser(prog=f"python -m components.{name}")
-    parser.add_argument("--config", type=Path, help=f"TOML file; its [{name}] table is read")
+    parser.add_argument("--config", type=Path, help=f"TOML file with a [{name}] table")
     for keyword, text in inputs.items():
-        parser.add_argument(f"--{keyword.replace('_', '-')}", dest=keyword, type=_place, required=True, help=text)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, atomically")
+        parser.add_argument(f"--{keyword.replace('_', '-')}", dest=keyword, type=directory, required=True, help=text)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it appears when the step succeeds")
     arguments = parser.parse_args(argv)
     try:
         config = read_section(section, name, arguments.config)

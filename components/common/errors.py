@@ -1,4 +1,4 @@
-"""Our exceptions: each says the problem, the numbers and the cure in one line, and knows its exit code."""
+"""The exceptions of this program: each states the problem, the numbers and what to do in one line, and has an exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class PipelineError(Exception):
-    """A failure with a cure; exit code 1."""
+    """A failure: `problem` says what is wrong, `cure` what to do about it; exit code 1."""
 
     exit_code = 1
 
@@ -27,21 +27,21 @@ class ConfigError(PipelineError):
 
 
 class DataRejectedError(PipelineError):
-    """The data is not fit to train on; exit code 3."""
+    """The data must not be used for training; exit code 3."""
 
     exit_code = 3
 
 
 class ArtifactError(PipelineError):
-    """An artifact is missing, half-written, damaged or cannot be written."""
+    """An artifact is missing, incomplete or damaged, or it cannot be written."""
 
 
 class DeviceError(PipelineError):
-    """The devices that were asked for are not there."""
+    """The requested devices are not available."""
 
 
 class TrainingDivergedError(PipelineError):
-    """A loss, norm or weight is no longer finite; `evidence` are the lines that tell of it, one a round."""
+    """A loss, norm or weight is not finite; `evidence` holds the logged metrics that show it, one mapping for each round."""
 
     def __init__(self, problem: str, cure: str = "", evidence: Sequence[Mapping[str, Any]] = ()) -> None:
         self.evidence = list(evidence)
@@ -49,12 +49,13 @@ class TrainingDivergedError(PipelineError):
 
 
 class InterruptedStepError(PipelineError):
-    """Ctrl-C or SIGTERM ended a step; what was saved is kept."""
-
-    exit_code = 1
+    """Ctrl-C or SIGTERM ended a step; its saved work is kept."""
 
 
 def first_line(error: BaseException | str) -> str:
-    """Return the first line of a message without a full stop, at most 200 characters; the exception's type if it is empty."""
+    """Return the first line of an error's message, at most 200 characters and without the full stop.
+
+    An exception without a message gives the name of its type.
+    """
     message = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
     return str(message).splitlines()[0][:200].rstrip(".")

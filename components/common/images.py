@@ -1,4 +1,4 @@
-"""Grids of images, and PNG files of them; Pillow and NumPy only."""
+"""Image grids and PNG files, with Pillow and NumPy only."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from PIL import Image
 
 from components.common.artifacts import write_bytes
 
-PADDING_VALUE = 255  # white: digits and clothes are mostly on black, so the border of each image stays visible
+PADDING_VALUE = 255  # white, so that the border of an image on black remains visible
 
 
 def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1, padding: int = 1) -> npt.NDArray[np.uint8]:
     """Lay images out in rows of `columns`, left to right and top to bottom.
 
-    images: uint8 [N, H, W, C] with N ≥ 1. Each pixel becomes `scale` × `scale` pixels; `padding` white pixels lie
-    around every image, and places that are left over are white. Returns uint8 [H', W', C]. Raises ValueError on an
-    empty or misshaped array.
+    images: uint8 [N, H, W, C] with N ≥ 1. Each pixel becomes `scale` × `scale` pixels; `padding` white pixels surround
+    every image, and unused cells are white. Returns uint8 [H', W', C]. Raises ValueError for an empty array or a wrong shape.
     """
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images) or columns < 1 or scale < 1 or padding < 0:
         raise ValueError(
@@ -41,15 +40,15 @@ def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1, padding: i
 def cells(
     laid_out: npt.NDArray[np.uint8], image_size: int, columns: int, scale: int, padding: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """Return the images of a grid, what `grid` was given and the white places that were left over: uint8 [N, H, W, C].
+    """Return the images of a grid that `grid` made, unused white cells included: uint8 [N, H, W, C].
 
-    Raises ValueError when the array is no such grid.
+    Raises ValueError when the array is not such a grid.
     """
     pitch = image_size * scale + padding
     rows, rest = divmod(laid_out.shape[0] - padding, pitch)
     if laid_out.ndim != 3 or rest or laid_out.shape[1] != columns * pitch + padding:
         raise ValueError(
-            f"{list(laid_out.shape)} is no grid of {columns} columns of {image_size}×{image_size} pixels × {scale}"
+            f"{list(laid_out.shape)} is not a grid of {columns} columns of {image_size}×{image_size} pixels × {scale}"
         )
     inner = laid_out[padding:, padding:].reshape(rows, pitch, columns, pitch, -1)
     images = inner[:, : pitch - padding : scale, :, : pitch - padding : scale]
@@ -57,7 +56,7 @@ def cells(
 
 
 def viewable_scale(image_size: int) -> int:
-    """Return the whole number that makes an image of `image_size` pixels at least 48 pixels high: 6 for 8, 2 for 28."""
+    """Return the smallest whole scale that makes an image at least 48 pixels high: 6 for 8 pixels, 2 for 28."""
     return max(1, -(-48 // image_size))
 
 

@@ -1,8 +1,8 @@
-"""What each step did, kept where the report finds it even when the step failed, was killed or came from the cache.
+"""The journal records what each step did, so that the report can show steps that failed, were killed or came from the cache.
 
-A step's key is a digest of its config, its code and the keys of the steps before it, so whoever knows the configuration
-knows the name of the entry: nothing has to be handed from task to task. An entry says `running` from the start on, so an
-entry that still says so after its process is gone belongs to a step that was killed.
+A step's key is a digest of its config, its code and the keys of the steps before it. The configuration therefore determines
+the name of every entry, and tasks need not pass anything to each other. An entry is written as `running` when the step
+starts; if it still says `running` after its process has ended, the step was killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from components.common.artifacts import now, read_manifest, write_text
 from components.common.errors import InterruptedStepError, PipelineError, first_line
 from components.common.section import Summary
 
-STEPS = ("ingest", "validate", "train", "evaluate", "push")  # of every run; one for a TPU has tpu_check before train
+STEPS = ("ingest", "validate", "train", "evaluate", "push")  # a run on a TPU also has tpu_check, before train
+State = Literal["running", "succeeded", "failed", "interrupted"]
 
 
 class StepError(BaseModel):
@@ -35,7 +36,7 @@ class StepError(BaseModel):
 
 
 class ArtifactRef(BaseModel):
-    """Where an artifact lies, and its digest."""
+    """Path and digest of an artifact."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
@@ -48,7 +49,7 @@ class StepRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     step: str
     key: str
-    state: Literal["running", "succeeded", "failed", "interrupted"]
+    state: State
     pid: int
     started_at: str
     finished_at: str = ""
@@ -65,18 +66,18 @@ def entry_path(work_dir: Path, step: str, key: str) -> Path:
 
 
 def read_entry(work_dir: Path, step: str, key: str) -> StepRecord | None:
-    """Return a step's entry, or None where the step has never run."""
+    """Return a step's entry, or None if the step has never run."""
     file = entry_path(work_dir, step, key)
     return StepRecord.model_validate_json(file.read_bytes()) if file.is_file() else None
 
 
 def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], Summary], **inputs: Path) -> Summary:
-    """Run `body`, which makes the artifact `out` from `inputs`, with an entry before and after; re-raise what it raises."""
+    """Run `body`, which writes the artifact `out` from `inputs`; record its start and its result or exception."""
     started, clock = now(), time.monotonic()
     file = entry_path(work_dir, step, key)
     refs: dict[str, ArtifactRef] = {}
 
-    def write(state: Literal["running", "succeeded", "failed", "interrupted"], **fields: Any) -> None:
+    def write(state: State, **fields: Any) -> None:
         seconds = time.monotonic() - clock
         record = StepRecord(
             step=step, key=key, state=state, pid=os.getpid(), started_at=started, seconds=seconds, inputs=refs, **fields
@@ -100,7 +101,7 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
 
 
 def record_failure(step: str, key: str, work_dir: Path, error: PipelineError) -> None:
-    """Write the entry of a step that could not even begin."""
+    """Write the entry of a step that could not start."""
     record = StepRecord(
         step=step, key=key, state="failed", pid=os.getpid(), started_at=now(), finished_at=now(), error=step_error(error)
     )
@@ -108,16 +109,13 @@ def record_failure(step: str, key: str, work_dir: Path, error: PipelineError) ->
 
 
 def step_error(error: BaseException) -> StepError:
-    """Describe an exception: ours by problem and cure, any other by its type and first line."""
-    text = "".join(traceback.format_exception(error))
+    """Describe an exception: a PipelineError by its problem and cure, any other by its type and first line."""
+    kind, exit_code = type(error).__name__, 1
     if isinstance(error, PipelineError):
-        return StepError(
-            kind=type(error).__name__, problem=error.problem, cure=error.cure, exit_code=error.exit_code, traceback=text
-        )
-    if isinstance(error, KeyboardInterrupt):
-        problem, cure = "Interrupted by Ctrl-C.", "Run again to go on."
-        return StepError(kind="KeyboardInterrupt", problem=problem, cure=cure, exit_code=1, traceback=text)
-    problem = f"{type(error).__name__}: {first_line(error)}."
-    return StepError(
-        kind=type(error).__name__, problem=problem, cure="Run with --debug for the traceback.", exit_code=1, traceback=text
-    )
+        problem, cure, exit_code = error.problem, error.cure, error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        problem, cure = "Interrupted by Ctrl-C.", "Run again to resume."
+    else:
+        problem, cure = f"{kind}: {first_line(error)}.", "Run with --debug for the traceback."
+    text = "".join(traceback.format_exception(error))
+    return StepError(kind=kind, problem=problem, cure=cure, exit_code=exit_code, traceback=text)

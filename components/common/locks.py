@@ -1,4 +1,4 @@
-"""File locks: processes on one machine that must not write the same folder at once."""
+"""File locks, for processes on one machine that must not write to the same folder at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from components.common.progress import say
 
 @contextlib.contextmanager
 def locked(file: Path, *, holder: str, wait_seconds: float = 60.0, cure: str = "", waiting: str = "") -> Iterator[None]:
-    """Hold the lock of `file`, making its folder; wait up to `wait_seconds` for another process to release it.
+    """Create the folder of `file` and hold the lock `file`; wait up to `wait_seconds` for another process to release it.
 
-    `holder` names who may hold it ("Another push"), `waiting` is logged before the wait, `cure` is for a folder that cannot
-    be written. Raises ArtifactError.
+    `holder` names the other process in errors ("Another push"), `waiting` is printed before the wait, `cure` says what to do
+    when the folder cannot be written. Raises ArtifactError.
     """
     lock = filelock.FileLock(file)
     try:

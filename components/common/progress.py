@@ -1,4 +1,4 @@
-"""What a step tells the user while it works: lines that a terminal, a log and the runner of the pipeline can all read."""
+"""Progress lines that a step prints for the user: the terminal, the log and the pipeline's runner all read them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import sys
 
 from components.common.errors import InterruptedStepError
 
-SAY = "» "  # The runner shows lines that begin so, and keeps everything else (what libraries print) in the log.
-TICK = "… "  # A tick is shown as a moving bar on a terminal, as a line elsewhere.
+SAY = "» "  # The runner shows lines with this prefix. All other output (what libraries print) goes to the log only.
+TICK = "… "  # The runner shows a tick as a progress bar on a terminal, as a line elsewhere.
 
 
 def say(text: str) -> None:
-    """Print one line for the user, at once. Raises InterruptedStepError when nobody reads any more (an orphan ends)."""
+    """Print one line for the user and flush it.
+
+    Raises InterruptedStepError when the reader of the output is gone, so that an orphaned step ends.
+    """
     _write(f"{SAY}{text}\n")
 
 
 def tick(done: int, total: int, text: str) -> None:
-    """Tell how far the step is: `done` of `total`, and a few words."""
+    """Print how far the step is: `done` of `total`, and a few words. Raises as `say` does."""
     _write(f"{TICK}{done}/{total} {text}\n")
 
 
@@ -25,4 +28,4 @@ def _write(line: str) -> None:
         sys.stdout.write(line)
         sys.stdout.flush()
     except BrokenPipeError:
-        raise InterruptedStepError("The run that started this step is gone.", "Run again to go on.") from None
+        raise InterruptedStepError("The run that started this step is gone.", "Run again to resume.") from None

@@ -1,4 +1,4 @@
-"""Requests to a remote service: every one has a timeout, temporary failures are retried, and nothing is created twice."""
+"""Requests to a remote service: each has a timeout, temporary failures are retried, and nothing is created twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.common.errors import PipelineError, first_line
 T = TypeVar("T")
 TRIES, REQUEST_SECONDS, LONGEST_WAIT_SECONDS = 5, 60.0, 120.0
 FIRST_WAIT_SECONDS = 1.0
-# A read is retried after any of these. After a 5xx a create may have happened: look for its result before repeating it.
+# After these, a read is retried. A create may have succeeded despite a 5xx: look for its result before repeating it.
 BUSY, SERVER_ERRORS = (429,), (500, 502, 503, 504)
 CLOCK_SKEW_SECONDS = 300.0  # services refuse tokens when the clocks differ by more
 
@@ -27,11 +27,11 @@ class RemoteError(PipelineError):
 
 
 class UnknownOutcomeError(Exception):
-    """A create request got no usable answer: it may or may not have been carried out."""
+    """A create request got no usable answer: it may or may not have succeeded."""
 
 
 class Failure(NamedTuple):
-    """A failed request: HTTP status (0: no answer), the reason, the headers, and whether the service may have received it."""
+    """A failed request: HTTP status (0: no answer), reason, headers, and whether the service may have received the request."""
 
     status: int
     reason: str
@@ -56,12 +56,12 @@ class RetryingClient:
         self.service, self._read, self._meanings, self._renew = service, read, meanings, renew
 
     def call(self, what: str, request: Callable[[], T], *, creates: bool = False) -> T:
-        """Return the answer to `request`, retried up to 5 times; `what` completes "cannot …" in the error.
+        """Return the result of `request`, tried up to 5 times; `what` completes "cannot …" in errors.
 
-        A request that `creates` something is not retried once it may have been carried out. Raises RemoteError, and
-        UnknownOutcomeError in that case.
+        A request that `creates` something is not repeated once it may have succeeded: that raises UnknownOutcomeError. Raises
+        RemoteError for every other failure.
         """
-        for turn in range(1, TRIES + 1):
+        for attempt in range(1, TRIES + 1):
             try:
                 return request()
             except Exception as error:
@@ -72,10 +72,10 @@ class RetryingClient:
                     raise UnknownOutcomeError(failure.reason) from None
                 if failure.status == 401 and self._renew():
                     continue
-                if failure.status not in (0, *BUSY, *SERVER_ERRORS) or turn == TRIES:
+                if failure.status not in (0, *BUSY, *SERVER_ERRORS) or attempt == TRIES:
                     raise self._error(what, failure) from None
-            time.sleep(_seconds_to_wait(failure, FIRST_WAIT_SECONDS * 2 ** (turn - 1)))
-        raise AssertionError("the last turn returns or raises")
+            time.sleep(_seconds_to_wait(failure, FIRST_WAIT_SECONDS * 2 ** (attempt - 1)))
+        raise AssertionError("the last attempt returns or raises")
 
     def create(self, what: str, request: Callable[[], T], find: Callable[[], T | None]) -> T:
         """Create something once: when the outcome of a request is unknown, `find` looks for its result before a retry."""
@@ -114,7 +114,7 @@ def _seconds_to_wait(failure: Failure, otherwise: float) -> float:
 
 
 def _clock_text(headers: Mapping[str, Any]) -> str:
-    """Return a sentence when the two clocks differ so much that tokens are refused for it."""
+    """Return a sentence if the clocks differ so much that the service refuses tokens, else an empty string."""
     try:
         there = email.utils.parsedate_to_datetime(str(headers.get("Date", "")))
     except ValueError:

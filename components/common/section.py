@@ -1,4 +1,4 @@
-"""The base of every config section and every summary: frozen, and nothing unknown gets in."""
+"""Base classes of the config sections and the summaries: immutable, and unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """One section of the configuration: immutable, unknown keys refused, no silent conversion of types."""
+    """One section of the configuration: immutable, without unknown keys, and without implicit type conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Summary(BaseModel):
-    """What a step tells of itself: a few numbers and words that go into summary.json and the report."""
+    """The result of a step in a few numbers and words, for summary.json and the report."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def refuse_address(path: str) -> str:
-    """Refuse gs://… and the like where a folder is needed. Raises ValueError with the cure."""
+def _refuse_url(path: str) -> str:
     if "://" in path:
         raise ValueError("name a folder, such as the mounted /gcs/BUCKET/… for gs://BUCKET/…")
     return path
 
 
-FolderPath = Annotated[str, AfterValidator(refuse_address)]
+FolderPath = Annotated[str, AfterValidator(_refuse_url)]  # a folder on this machine; a URL is refused

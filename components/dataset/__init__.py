@@ -1,1 +1,1 @@
-"""The dataset artifact: images as TFRecords, written by ingest and read by all later steps."""
+"""The dataset artifact: images as TFRecords. Ingest writes it, and all later steps read it."""

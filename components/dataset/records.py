@@ -1,14 +1,15 @@
 """Images as sharded TFRecords of tf.train.Example, written and read without TensorFlow.
 
-An example has `image` (bytes: uint8, height × width × channels, row-major), `label` (int64, -1 where there is none), `id`
-(UTF-8), `height` and `width` (int64, pixels of the image before it was resized). The two messages of
-tensorflow/core/example/example.proto that are needed are declared here in a descriptor pool of their own, so that the steps
-that only move bytes need not import TensorFlow.
+Importing TensorFlow takes seconds and hundreds of megabytes in every Beam worker, and no smaller package has these messages.
+So the TFRecord framing and the messages are written out here; tests/unit/dataset/test_records.py shows that TensorFlow reads
+and writes the same bytes. An example has `image` (uint8, height × width × channels, row-major), `label` (int64, -1 for none),
+`id` (UTF-8), `height` and `width` (int64, pixels of the image before it was resized).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import struct
 import sys
@@ -19,20 +20,45 @@ from typing import Any, NamedTuple
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from components.common.artifacts import read_manifest
-from components.common.errors import ArtifactError
+from components.common.artifacts import Manifest, read_manifest
+from components.common.errors import ArtifactError, first_line
 
 SPLITS = ("train", "eval")
 NO_LABEL = -1
-HEADER_BYTES = 12  # of a record in a TFRecord file: its length and a checksum of that
+HEADER_BYTES, FOOTER_BYTES = 12, 4  # of a record in a TFRecord file: length and its checksum before the data, checksum after
+# From tensorflow/core/example/{feature,example}.proto, whose field numbers never change.
+EXAMPLE_PROTO = """
+name: "wgan/example.proto" package: "tensorflow" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type {
+  name: "Feature"
+  oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type_name: ".tensorflow.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type_name: ".tensorflow.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 label: LABEL_OPTIONAL type_name: ".tensorflow.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Features"
+  nested_type {
+    name: "FeatureEntry"
+    options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type_name: ".tensorflow.Feature" }
+  }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type_name: ".tensorflow.Features.FeatureEntry" }
+}
+message_type { name: "Example" field { name: "features" number: 1 label: LABEL_OPTIONAL type_name: ".tensorflow.Features" } }
+"""
 
 
 class Record(NamedTuple):
-    """One image: uint8 array [size, size, channels], label (NO_LABEL where there is none), id, the source's size in pixels.
+    """One image: uint8 [size, size, channels], label (NO_LABEL for none), id, and the size of the source image in pixels.
 
-    `height` and `width` are 0 where they are not known: datasets of older versions do not say.
+    `height` and `width` are 0 in datasets of older versions, which do not record them.
     """
 
     image: npt.NDArray[np.uint8]
@@ -43,7 +69,7 @@ class Record(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """A whole split: images uint8 [N, height, width, channels], labels int64 [N], ids."""
+    """A whole split in memory: images uint8 [N, height, width, channels], labels int64 [N], ids."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -51,17 +77,22 @@ class ImageSet(NamedTuple):
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """Return the file name of a shard, as TensorFlow's tools spell it."""
+    """Return the file name of a shard, in the form that TensorFlow's tools use."""
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
+def shard_files(dataset: Path, manifest: Manifest, split: str) -> list[Path]:
+    """Return the shards of a split in their fixed order."""
+    return [dataset / name for name in sorted(manifest.files) if name.startswith(f"{split}-")]
+
+
 def encode_example(record: Record) -> bytes:
-    """Serialise a record as tf.train.Example; the same record always gives the same bytes."""
+    """Serialize a record as a tf.train.Example; the same record always gives the same bytes."""
     return encode_pixels(record.image.tobytes(), record.label, record.id, record.height, record.width)
 
 
 def encode_pixels(pixels: bytes, label: int, id: str, height: int, width: int) -> bytes:
-    """Serialise an image whose pixels are bytes already, as `encode_example`."""
+    """Serialize an image whose pixels are bytes already; see `encode_example`."""
     example = _example_class()()
     feature = example.features.feature
     feature["image"].bytes_list.value.append(pixels)
@@ -73,7 +104,7 @@ def encode_pixels(pixels: bytes, label: int, id: str, height: int, width: int) -
 
 
 def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
-    """Parse a tf.train.Example back into a record. Raises ArtifactError when the image has another size."""
+    """Parse a serialized tf.train.Example. Raises ArtifactError when the image has another size."""
     feature = parse_example(serialized)
     raw = feature["image"].bytes_list.value[0]
     if len(raw) != image_size * image_size * channels:
@@ -87,14 +118,14 @@ def decode_example(serialized: bytes, image_size: int, channels: int) -> Record:
 
 
 def parse_example(serialized: bytes) -> Any:
-    """Return the features of any tf.train.Example, a mapping of name to Feature."""
+    """Return the features of any serialized tf.train.Example: a mapping of name to Feature."""
     example = _example_class()()
     example.ParseFromString(serialized)
     return example.features.feature
 
 
 def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
-    """Write records in TFRecord framing (length, masked CRC-32C, data, masked CRC-32C); return their number."""
+    """Write a TFRecord file; return the number of records."""
     count = 0
     with file.open("wb") as stream:
         for data in serialized:
@@ -104,47 +135,42 @@ def write_tfrecord(file: Path, serialized: Iterable[bytes]) -> int:
 
 
 def framed(data: bytes) -> bytes:
-    """Return a record in TFRecord framing: length, its masked CRC-32C, data, its masked CRC-32C."""
+    """Return a record in TFRecord framing: length, masked CRC-32C of the length, data, masked CRC-32C of the data."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
 
 def is_whole(frame: bytes) -> bool:
-    """Return whether a framed record has the length and the checksums that it says."""
-    header, data, crc = frame[:HEADER_BYTES], frame[HEADER_BYTES:-4], frame[-4:]
+    """Return whether the length and the checksums of a framed record are right."""
+    header, data, crc = frame[:HEADER_BYTES], frame[HEADER_BYTES:-FOOTER_BYTES], frame[-FOOTER_BYTES:]
     right_length = len(header) == HEADER_BYTES and header == struct.pack("<Q", len(data)) + _masked_crc(header[:8])
     return right_length and crc == _masked_crc(data)
 
 
 def read_tfrecord(file: Path) -> Iterator[bytes]:
-    """Yield the records of a TFRecord file. Raises ArtifactError on a truncated file or a wrong checksum."""
+    """Yield the records of a TFRecord file. Raises ArtifactError for a truncated file or a wrong checksum."""
     return read_tfrecord_part(file, 0, sys.maxsize)
 
 
 def read_tfrecord_part(file: Path, first_byte: int, count: int) -> Iterator[bytes]:
-    """Yield at most `count` records, from the one whose header begins at `first_byte`. Raises as `read_tfrecord`."""
+    """Yield at most `count` records, starting with the one whose header is at `first_byte`. Raises as `read_tfrecord` does."""
     with file.open("rb") as stream:
         stream.seek(first_byte)
         while count and (header := stream.read(HEADER_BYTES)):
             count -= 1
-            if len(header) < HEADER_BYTES or _masked_crc(header[:8]) != header[8:]:
-                raise ArtifactError(f"{file} is damaged at byte {stream.tell()}.", "Run ingest again.")
-            (length,) = struct.unpack("<Q", header[:8])
-            data = stream.read(length)
-            if len(data) < length or stream.read(4) != _masked_crc(data):
-                raise ArtifactError(f"{file} is damaged at byte {stream.tell()}.", "Run ingest again.")
-            yield data
+            length = _data_length(header, file, stream.tell())
+            yield _checked_data(stream.read(length + FOOTER_BYTES), length, file, stream.tell())
 
 
 def read_split(dataset: Path, split: str) -> ImageSet:
-    """Read one split of a dataset artifact into memory, in shard order (which is fixed)."""
+    """Read one split of a dataset artifact into memory, in the order of its shards."""
     manifest = read_manifest(dataset, "dataset", verify=False)
     size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
     images = np.empty((manifest.counts[split], size, size, channels), np.uint8)
     labels = np.empty(manifest.counts[split], np.int64)
     ids: list[str] = []
-    for name in sorted(name for name in manifest.files if name.startswith(f"{split}-")):
-        for serialized in read_tfrecord(dataset / name):
+    for file in shard_files(dataset, manifest, split):
+        for serialized in read_tfrecord(file):
             record = decode_example(serialized, size, channels)
             images[len(ids)], labels[len(ids)] = record.image, record.label
             ids.append(record.id)
@@ -152,72 +178,80 @@ def read_split(dataset: Path, split: str) -> ImageSet:
 
 
 class SplitIndex:
-    """Where each record of a split lies, in the order of `read_split`, so that any can be read without the others.
+    """Random access to the records of a split, in the order of `read_split`.
 
-    Only the headers (12 bytes a record) are read to make it; it takes 16 bytes a record. Raises ArtifactError when a shard is
-    damaged, missing or too short, and when the manifest counts other records.
+    Building it reads only the headers (12 bytes for each record); it takes 16 bytes of memory for each record. Raises
+    ArtifactError when a shard is damaged, missing or truncated, or when the manifest has another number of records.
     """
 
     def __init__(self, dataset: Path, split: str) -> None:
         manifest = read_manifest(dataset, "dataset", verify=False)
-        self.files = [dataset / name for name in sorted(name for name in manifest.files if name.startswith(f"{split}-"))]
-        places = [record_places(file) for file in self.files]
-        self._places = np.concatenate([np.empty((0, 2), np.int64), *places])
-        self._first_of_next = np.cumsum([len(part) for part in places])
-        if len(self._places) != manifest.counts[split]:
+        self.files = shard_files(dataset, manifest, split)
+        positions = [record_positions(file) for file in self.files]
+        self._positions = np.concatenate([np.empty((0, 2), np.int64), *positions])
+        self._first_of_next = np.cumsum([len(part) for part in positions])
+        if len(self._positions) != manifest.counts[split]:
             raise ArtifactError(
-                f"{dataset} has {len(self._places)} {split} records, its manifest counts {manifest.counts[split]}.",
+                f"{dataset} has {len(self._positions)} {split} records, its manifest counts {manifest.counts[split]}.",
                 "Run ingest again.",
             )
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def read(self, numbers: npt.NDArray[np.integer]) -> list[bytes]:
-        """Return the records of these numbers, at least one, ascending. Raises ArtifactError as `read_tfrecord` does."""
+        """Return the records with these numbers: at least one, in ascending order. Raises as `read_tfrecord` does."""
         shards = np.searchsorted(self._first_of_next, numbers, side="right")
         records = []
         for run in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(shards)) + 1):
             file = self.files[shards[run[0]]]
-            with reading(file), file.open("rb") as stream:
-                places = self._places[numbers[run]].tolist()
-                records += [_record_at(stream.fileno(), file, start, length) for start, length in places]
+            with _disk_errors_named(file), file.open("rb") as stream:
+                for start, length in self._positions[numbers[run]].tolist():
+                    # pread, not mmap: mapped pages count as resident memory of the process, which must not grow with the data.
+                    frame = os.pread(stream.fileno(), length + FOOTER_BYTES, start)
+                    records.append(_checked_data(frame, length, file, start + length))
         return records
 
 
-def record_places(file: Path) -> npt.NDArray[np.int64]:
-    """Return first byte and length of the data of each record of a TFRecord file, int64 [N, 2], from the headers alone.
+def record_positions(file: Path) -> npt.NDArray[np.int64]:
+    """Return first byte and length of each record's data in a TFRecord file, int64 [N, 2], from the headers alone.
 
-    Raises ArtifactError on a truncated file or a header with a wrong checksum; a record's data is checked when it is read.
+    Raises ArtifactError for a truncated file or a header with a wrong checksum. The data is checked when it is read.
     """
-    places: list[tuple[int, int]] = []
-    with reading(file), file.open("rb") as stream:
+    positions: list[tuple[int, int]] = []
+    with _disk_errors_named(file), file.open("rb") as stream:
         end, size = 0, os.fstat(stream.fileno()).st_size
         while end < size:
-            header = os.pread(stream.fileno(), HEADER_BYTES, end)
-            (length,) = struct.unpack("<Q", header[:8]) if len(header) == HEADER_BYTES else (0,)
-            start, end = end + HEADER_BYTES, end + HEADER_BYTES + length + 4
-            if len(header) < HEADER_BYTES or _masked_crc(header[:8]) != header[8:] or end > size:
+            start = end + HEADER_BYTES
+            length = _data_length(os.pread(stream.fileno(), HEADER_BYTES, end), file, start)
+            end = start + length + FOOTER_BYTES
+            if end > size:
                 raise _damaged(file, start)
-            places.append((start, length))
-    return np.array(places, np.int64).reshape(-1, 2)
+            positions.append((start, length))
+    return np.array(positions, np.int64).reshape(-1, 2)
 
 
 @contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Make an ArtifactError of what the disk says while `file` is read."""
+def _disk_errors_named(file: Path) -> Iterator[None]:
+    """Turn an OSError while `file` is read into an ArtifactError."""
     try:
         yield
     except OSError as error:
-        raise ArtifactError(f"Cannot read {file}: {error.strerror or error}.", "Mend the disk or run ingest again.") from error
+        raise ArtifactError(f"Cannot read {file}: {first_line(error)}.", "Check the disk, or run ingest again.") from error
 
 
-def _record_at(descriptor: int, file: Path, start: int, length: int) -> bytes:
-    # pread, not mmap: pages of a mapped file count as resident memory of the process, which should not grow with the data.
-    framed = os.pread(descriptor, length + 4, start)
-    data = framed[:length]
-    if len(framed) < length + 4 or framed[length:] != _masked_crc(data):
-        raise _damaged(file, start + length)
+def _data_length(header: bytes, file: Path, byte: int) -> int:
+    if len(header) < HEADER_BYTES or _masked_crc(header[:8]) != header[8:]:
+        raise _damaged(file, byte)
+    (length,) = struct.unpack("<Q", header[:8])
+    return int(length)
+
+
+def _checked_data(frame: bytes, length: int, file: Path, byte: int) -> bytes:
+    """Return the data of a record, from the data and the checksum that follows it."""
+    data = frame[:length]
+    if len(frame) < length + FOOTER_BYTES or frame[length:] != _masked_crc(data):
+        raise _damaged(file, byte)
     return data
 
 
@@ -230,45 +264,9 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-_EXAMPLE_CLASS: list[Any] = []
-
-
+@functools.cache
 def _example_class() -> Any:
-    """Return the message class of tf.train.Example, built once from its declaration below."""
-    if not _EXAMPLE_CLASS:
-        pool = descriptor_pool.DescriptorPool()
-        pool.Add(_example_proto())
-        _EXAMPLE_CLASS.append(message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example")))
-    return _EXAMPLE_CLASS[0]
-
-
-def _example_proto() -> descriptor_pb2.FileDescriptorProto:
-    # The field numbers are those of tensorflow/core/example/{feature,example}.proto, which never change.
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="wgan/example.proto", package="tensorflow", syntax="proto3")
-    for name, kind in (("BytesList", kinds.TYPE_BYTES), ("FloatList", kinds.TYPE_FLOAT), ("Int64List", kinds.TYPE_INT64)):
-        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=kinds.LABEL_REPEATED)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
-        type_name = ".tensorflow." + "".join(part.capitalize() for part in name.split("_"))
-        feature.field.add(
-            name=name, number=number, type=kinds.TYPE_MESSAGE, type_name=type_name, label=kinds.LABEL_OPTIONAL,
-            oneof_index=0,
-        )  # fmt: skip
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
-    entry.field.add(
-        name="value", number=2, type=kinds.TYPE_MESSAGE, type_name=".tensorflow.Feature", label=kinds.LABEL_OPTIONAL
-    )
-    features.field.add(
-        name="feature", number=1, type=kinds.TYPE_MESSAGE, label=kinds.LABEL_REPEATED,
-        type_name=".tensorflow.Features.FeatureEntry",
-    )  # fmt: skip
-    example = file.message_type.add(name="Example")
-    example.field.add(
-        name="features", number=1, type=kinds.TYPE_MESSAGE, type_name=".tensorflow.Features", label=kinds.LABEL_OPTIONAL
-    )
-    return file
+    """Return the message class of tf.train.Example, in a descriptor pool that cannot clash with TensorFlow's."""
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(text_format.Parse(EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

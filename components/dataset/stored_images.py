@@ -1,4 +1,4 @@
-"""A split of a dataset as an array that stays on the disk: what is sliced or indexed is read then, and nothing is kept."""
+"""A split of a dataset as an array on the disk: slices are read when they are used, and nothing is cached."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import read_manifest
-from components.dataset.records import SplitIndex, decode_example, parse_example, read_tfrecord
+from components.dataset.records import SplitIndex, decode_example, parse_example, read_tfrecord, shard_files
 
 Images = npt.NDArray[np.uint8]
 
 
 class StoredImages:
-    """The images of a split in shard order, uint8 [N, H, W, C] to those who slice or index it; 16 bytes an image in memory."""
+    """The images of a split in shard order, uint8 [N, H, W, C], to be sliced or indexed; takes 16 bytes of memory an image."""
 
     def __init__(self, dataset: Path, split: str) -> None:
         details = read_manifest(dataset, "dataset", verify=False).details
@@ -27,14 +27,14 @@ class StoredImages:
         return self.shape[0]
 
     def __getitem__(self, wanted: slice | npt.NDArray[np.integer]) -> Images:
-        """Return the images of a slice, or of an array of numbers of any shape [..., H, W, C]. Raises ArtifactError."""
+        """Return the images of a slice or of an array of numbers: uint8 [*its shape, H, W, C]. Raises ArtifactError."""
         numbers = np.arange(len(self))[wanted] if isinstance(wanted, slice) else np.asarray(wanted)
-        ascending, place = np.unique(numbers, return_inverse=True)
+        ascending, inverse = np.unique(numbers, return_inverse=True)
         images = np.empty((len(ascending), *self.shape[1:]), np.uint8)
         if len(ascending):
             for at, serialized in enumerate(self._index.read(ascending)):
                 images[at] = decode_example(serialized, self.shape[1], self.shape[3]).image
-        return images[place.reshape(numbers.shape)]
+        return images[inverse.reshape(numbers.shape)]
 
 
 class StoredSet(NamedTuple):
@@ -45,12 +45,12 @@ class StoredSet(NamedTuple):
 
 
 def open_split(dataset: Path, split: str) -> StoredSet:
-    """Open one split of a dataset artifact, in the order of `read_split`; the labels alone are read. Raises ArtifactError."""
+    """Open one split of a dataset artifact, in the order of `read_split`. Only the labels are loaded. Raises ArtifactError."""
     images = StoredImages(dataset, split)
     manifest = read_manifest(dataset, "dataset", verify=False)
     labels = np.empty(len(images), np.int64)
-    files = sorted(name for name in manifest.files if name.startswith(f"{split}-"))
-    examples = (parse_example(serialized) for name in files for serialized in read_tfrecord(dataset / name))
+    files = shard_files(dataset, manifest, split)
+    examples = (parse_example(serialized) for file in files for serialized in read_tfrecord(file))
     for at, features in enumerate(examples):
         (labels[at],) = features["label"].int64_list.value
     return StoredSet(images, labels)

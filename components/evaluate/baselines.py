@@ -1,4 +1,4 @@
-"""What a score means: the same score of real images (the floor) and of noise (the ceiling), measured alike."""
+"""What a score is compared with: the same score of real images (the floor) and of noise (the ceiling)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from components.common.progress import say
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import AnyExtractor
 from components.evaluate.metrics.one_pass import RealSide
-from components.evaluate.scores import Reference, measure
+from components.evaluate.scores import Baselines, Reference, measure_features
 
-FOLDER = "bounds"
-Bounds = dict[str, dict[str, float] | None]
+FOLDER = "baselines"
 
 
 def floor_and_ceiling(
@@ -26,7 +25,7 @@ def floor_and_ceiling(
     data_digest: str,
     work_dir: Path,
     side: RealSide | None = None,
-) -> Bounds:
+) -> Baselines:
     """Return `floor` and `ceiling`, each FID, KID, precision, recall, density, coverage and the number of images.
 
     The floor is of held-out images against the training images that samples are scored against, None where there are too few of
@@ -37,16 +36,16 @@ def floor_and_ceiling(
     made = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
     key = digest_of([data_digest, extractor.digest, made, code_digest("evaluate")])
     file = work_dir / FOLDER / f"{key[:24]}.json"
-    kept = _read(file)
-    if kept is None:
+    cached = _read(file)
+    if cached is None:
         say("scoring real images and noise the same way, for comparison")
-        kept = _measured(config, reference, extractor, side)
+        cached = _measured(config, reference, extractor, side)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, kept)
-    return kept
+        write_json(file, cached)
+    return cached
 
 
-def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Bounds:
+def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Baselines:
     held_out = reference.held_out[: config.samples]
     settings = extractor.settings
     shape = (config.samples, settings.image_size, settings.image_size, settings.channels)
@@ -54,12 +53,12 @@ def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtrac
     enough = len(held_out) > config.neighbours_k
     k = config.neighbours_k
     return {
-        "floor": measure(reference.real, held_out, k, side) | {"images": len(held_out)} if enough else None,
-        "ceiling": measure(reference.real, noise, k, side) | {"images": len(noise)},
+        "floor": measure_features(reference.real, held_out, k, side) | {"images": len(held_out)} if enough else None,
+        "ceiling": measure_features(reference.real, noise, k, side) | {"images": len(noise)},
     }
 
 
-def _read(file: Path) -> Bounds | None:
+def _read(file: Path) -> Baselines | None:
     try:
         found: Any = json.loads(file.read_bytes())
     except (OSError, ValueError):

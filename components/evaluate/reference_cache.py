@@ -1,4 +1,4 @@
-"""What the scores need of the real images alone, kept under the work directory by digest."""
+"""What the scores need of the real images alone, cached under the work directory by digest."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ from components.evaluate.metrics.products import Floats
 FOLDER = "real_side"
 
 
-class Kept(NamedTuple):
+class CachedReference(NamedTuple):
     """The real side of the one pass, and the distance of each held-out image to its nearest training image [H]."""
 
     side: RealSide
     held_out_distances: Floats
 
 
-def real_side_of(
+def cached_reference(
     train: npt.NDArray[np.float32],
     held_out: npt.NDArray[np.float32],
     real_count: int,
     config: EvaluateConfig,
     work_dir: Path | None = None,
-) -> Kept:
-    """Return what training [N, D] and held-out [H, D] features decide, computed once for the same features and settings.
+) -> CachedReference:
+    """Return what follows from training [N, D] and held-out [H, D] features, computed once for the same features and config.
 
-    Scored against are the first `real_count` training images. Without a work directory nothing is kept. Raises ValueError
-    for features that cannot be scored, ArtifactError when the file cannot be written.
+    Samples are scored against the first `real_count` training images. Without a work directory nothing is cached.
+    Raises ValueError for features that cannot be scored, ArtifactError when the file cannot be written.
     """
     if work_dir is None:
         return _computed(train, held_out, real_count, config)
     arrays = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in (train, held_out)]
     key = digest_of([arrays, list(train.shape), real_count, config.neighbours_k, config.seed, code_digest("evaluate")])
     file = work_dir / FOLDER / f"{key[:24]}.npz"
-    kept = _read(file)
-    if kept is None:
-        kept = _computed(train, held_out, real_count, config)
+    cached = _read(file)
+    if cached is None:
+        cached = _computed(train, held_out, real_count, config)
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
-        np.savez(stream, *_flat(kept))
+        np.savez(stream, *_flat(cached))
         write_bytes(file, stream.getvalue())
-    return kept
+    return cached
 
 
 def _computed(
     train: npt.NDArray[np.float32], held_out: npt.NDArray[np.float32], real_count: int, config: EvaluateConfig
-) -> Kept:
+) -> CachedReference:
     of_real, _ = both_weights(real_count, 2, config.seed)
     side = one_pass.real_side(train[:real_count], config.neighbours_k, of_real)
-    return Kept(side, memorization.features_to_statistics(train, held_out))
+    return CachedReference(side, memorization.features_to_statistics(train, held_out))
 
 
-def _flat(kept: Kept) -> list[Floats]:
-    statistics, *rest = kept.side
-    return [*statistics, *rest, kept.held_out_distances]
+def _flat(cached: CachedReference) -> list[Floats]:
+    statistics, *rest = cached.side
+    return [*statistics, *rest, cached.held_out_distances]
 
 
-def _read(file: Path) -> Kept | None:
+def _read(file: Path) -> CachedReference | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             mean, covariance, *rest, distances = (arrays[f"arr_{index}"] for index in range(len(arrays.files)))
-        return Kept(RealSide(Statistics(mean, covariance), *rest), distances)
+        return CachedReference(RealSide(Statistics(mean, covariance), *rest), distances)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -19,20 +19,22 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
 from components.evaluate.features.extractor import AnyExtractor, Floats32
 from components.evaluate.features.extractor_training import extractor_for
-from components.evaluate.image_metrics import load_real_others, look_at_real, score_others
+from components.evaluate.metrics import table
 from components.evaluate.metrics.memorization import worst_pairs
-from components.evaluate.metrics.products import as_features, nearest_indices
+from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.provenance import program, provenance
-from components.evaluate.reference_cache import Kept, real_side_of
+from components.evaluate.real_statistics import load_real_statistics, probabilities_of, real_statistics_of
+from components.evaluate.reference_cache import CachedReference, cached_reference
 from components.evaluate.scores import (
     SAMPLE_FEATURES_FILE,
     EvaluateSummary,
     Reference,
+    Samples,
     check_counts,
     load_reference,
+    measure,
     modes,
     save_array,
-    score_and_pair,
 )
 from components.generator.generator import sample_in_fresh_process
 
@@ -62,25 +64,24 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
         extractor = extractor_for(config, dataset, data.digest, train, held_out, work_dir)
         real_count = min(len(train.images), config.real_images)
         reference = Reference(extractor.features(train.images), extractor.features(held_out.images), real_count)
-        samples = drawing.result()
-    fake_features = extractor.features(samples)
+        images = drawing.result()
+    samples = _samples(images, extractor)
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    kept = _real_side(reference, config, work_dir)
-    bounds = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, kept.side)
-    real_others = look_at_real(train.images, real_count, train.labels, extractor.settings.classes)
-    others = score_others(real_others, samples, fake_features, extractor)
-    summary, nearest, distances = score_and_pair(reference, fake_features, config, origin, {**bounds, **others}, kept)
-    say(f"KID {summary.kid:.4f} ± {summary.kid_std:.4f}, FID {summary.fid:.3f}, coverage {summary.coverage:.2f}")
+    cached = _cached_reference(reference, config, work_dir)
+    baselines = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, cached.side)
+    real = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
+    summary, nearest, distances = measure(reference, samples, config, origin, real=real, baselines=baselines, cached=cached)
+    say(", ".join(f"{metric.title} {metric.text(summary.scores)}" for metric in table.metrics_on("console")))
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
-        scores = summary.model_dump(mode="json") | _modes(extractor, train, fake_features, data)
+        scores = summary.model_dump(mode="json") | _modes(extractor, train, samples.features, data)
         write_json(writer.path / SCORES_FILE, scores)
         extractor.save(writer.path / EXTRACTOR_FOLDER)
         reference.save(writer.path)
-        real_others.save(writer.path)
-        save_array(writer.path / SAMPLE_FEATURES_FILE, fake_features)
-        _write_grids(writer.path, config, samples, fake_features, train.images, reference.train)
-        _write_worst_pairs(writer.path, samples, train.images, worst_pairs(distances, nearest, WORST_PAIRS))
-        writer.counts = {"samples": len(samples), "real": real_count, **data.counts}
+        real.save(writer.path)
+        save_array(writer.path / SAMPLE_FEATURES_FILE, samples.features)
+        _write_grids(writer.path, config, images, samples.features, train.images, reference.train)
+        _write_worst_pairs(writer.path, images, train.images, worst_pairs(distances, nearest, WORST_PAIRS))
+        writer.counts = {"samples": len(images), "real": real_count, **data.counts}
         writer.details = {**_description(data), "scores": scores}
     return summary
 
@@ -102,20 +103,25 @@ def rescore(evaluation: Path, model: Path) -> Rescored:
     extractor = extractors.load(evaluation / EXTRACTOR_FOLDER)
     reference = load_reference(evaluation, manifest.counts["real"])
     size, channels = extractor.settings.image_size, extractor.settings.channels
-    samples = _draw(model, config, (size, size, channels))
-    features = extractor.features(samples)
-    others = score_others(load_real_others(evaluation), samples, features, extractor)
+    samples = _samples(_draw(model, config, (size, size, channels)), extractor)
     scores = manifest.details["scores"]
-    bounds = {name: scores.get(name) for name in ("floor", "ceiling")}
+    baselines = {name: scores.get(name) for name in ("floor", "ceiling")}
     origin = {**scores["provenance"], **program()}
-    return Rescored(score_and_pair(reference, features, config, origin, {**bounds, **others}).summary, features)
+    real = load_real_statistics(evaluation)
+    return Rescored(measure(reference, samples, config, origin, real=real, baselines=baselines).summary, samples.features)
 
 
-def _real_side(reference: Reference, config: EvaluateConfig, work_dir: Path) -> Kept:
+def _samples(images: Images, extractor: AnyExtractor) -> Samples:
+    features = extractor.features(images)
+    return Samples(features, images, probabilities_of(extractor, features))
+
+
+def _cached_reference(reference: Reference, config: EvaluateConfig, work_dir: Path) -> CachedReference:
     try:
-        return real_side_of(*reference, config, work_dir)
+        return cached_reference(*reference, config, work_dir)
     except ValueError as error:
-        raise ArtifactError(f"The real images cannot be scored against: {error}.", "Use another evaluate.extractor.") from error
+        problem = f"Samples cannot be scored against the real images: {error}."
+        raise ArtifactError(problem, "Use another evaluate.extractor.") from error
 
 
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
@@ -170,17 +176,17 @@ def _description(data: Manifest) -> dict[str, Any]:
 def _write_grids(
     folder: Path,
     config: EvaluateConfig,
-    samples: Images,
-    fake_features: Floats32,
+    images: Images,
+    features: Floats32,
     train_images: StoredImages,
     train_features: Floats32,
 ) -> None:
-    scale = viewable_scale(samples.shape[1])
-    write_png(folder / "samples.png", grid(samples[:GRID_IMAGES], GRID_COLUMNS, scale))
     rows = config.neighbour_rows
-    nearest = nearest_indices(as_features(fake_features[:rows]), as_features(train_features), NEIGHBOURS)
-    cells = np.concatenate([samples[:rows, None], train_images[nearest]], axis=1)
-    write_png(folder / "neighbours.png", grid(cells.reshape(-1, *samples.shape[1:]), 1 + NEIGHBOURS, scale))
+    scale = viewable_scale(images.shape[1])
+    write_png(folder / "samples.png", grid(images[:GRID_IMAGES], GRID_COLUMNS, scale))
+    nearest, _ = nearest_images(features[:rows], train_features, NEIGHBOURS)
+    cells = np.concatenate([images[:rows, None], train_images[nearest]], axis=1)
+    write_png(folder / "neighbours.png", grid(cells.reshape(-1, *images.shape[1:]), 1 + NEIGHBOURS, scale))
 
 
 def _write_worst_pairs(folder: Path, samples: Images, train_images: StoredImages, pairs: list[tuple[int, int]]) -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict, Field
 
 from components.common.artifacts import write_bytes
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError, first_line
 from components.common.section import Summary
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import Floats32
-from components.evaluate.metrics import bootstrap, class_coverage, kid, memorization, one_pass
+from components.evaluate.metrics import bootstrap, classes, kid, one_pass, table
+from components.evaluate.metrics.inputs import Images, Inputs
 from components.evaluate.metrics.one_pass import RealSide
-from components.evaluate.reference_cache import Kept, real_side_of
+from components.evaluate.metrics.products import Floats
+from components.evaluate.metrics.tiles import nearest_images
+from components.evaluate.real_statistics import RealStatistics
+from components.evaluate.reference_cache import CachedReference, cached_reference
+
+Baselines = dict[str, dict[str, float] | None]
 
 TRAIN_FILE = "train_features.npy"
 HELD_OUT_FILE = "held_out_features.npy"
@@ -27,34 +33,23 @@ MIN_HELD_OUT_IMAGES = 10
 
 
 class EvaluateSummary(Summary):
-    """The scores of a generator. FID, KID: 0 is best. The others are shares; memorization of an honest one is 0.01.
+    """The scores of a generator: a key for each metric of METRICS that could be measured, and what they were measured with.
 
-    `kid_std` is the standard error of KID over the samples, the real images held fixed; `intervals` are 95 % bootstrap
-    intervals of FID and KID over both. `floor` and `ceiling` are the scores of real images and of noise. docs/scores.md says
-    how each is computed; a classifier's are None where the extractor is none.
+    `intervals` are 95 % bootstrap intervals of FID and KID over real images and samples; `floor` and `ceiling` are the
+    scores of real images and of noise. docs/scores.md says how each is computed.
     """
 
-    fid: float
-    kid: float
-    kid_std: float
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    memorization: float
-    memorization_nearer: float | None = None
-    memorization_p: float | None = None
-    class_score: float | None = None
-    classes_covered: int | None = None
-    class_imbalance: float | None = None
-    sharpness_ratio: float | None = None
-    sharpness_distance: float | None = None
-    colour_distance: float | None = None
-    colour_furthest: str | None = None
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)
     provenance: dict[str, Any]
     floor: dict[str, float] | None = None
     ceiling: dict[str, float] | None = None
     intervals: dict[str, tuple[float, float] | None] | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The metrics' values, standard errors and p-values by key."""
+        return dict(self.__pydantic_extra__)
 
 
 class Reference(NamedTuple):
@@ -91,7 +86,7 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     return Reference(train, held_out, real_count)
 
 
-class Scored(NamedTuple):
+class Measurement(NamedTuple):
     """The scores, and for each sample its nearest training image and the distance to it [M]."""
 
     summary: EvaluateSummary
@@ -99,80 +94,92 @@ class Scored(NamedTuple):
     nearest_distances: npt.NDArray[np.float64]
 
 
-def score(
+class Samples(NamedTuple):
+    """Features of samples [M, D]; the images uint8 [M, H, W, C] and class probabilities [M, K], where they are known."""
+
+    features: Floats32
+    images: Images | None = None
+    probabilities: Floats | None = None
+
+
+def measure(
     reference: Reference,
-    fake_features: Floats32,
+    samples: Samples,
     config: EvaluateConfig,
     provenance: dict[str, Any],
-    bounds: Mapping[str, Any] | None = None,
-) -> EvaluateSummary:
-    """Return all scores of fake features [M, D] against the reference."""
-    return score_and_pair(reference, fake_features, config, provenance, bounds or {}).summary
+    *,
+    real: RealStatistics | None = None,
+    baselines: Baselines | None = None,
+    cached: CachedReference | None = None,
+) -> Measurement:
+    """Return all scores of samples against the reference, and the training image that each lies nearest to.
 
-
-def score_and_pair(
-    reference: Reference,
-    fake_features: Floats32,
-    config: EvaluateConfig,
-    provenance: dict[str, Any],
-    others: Mapping[str, Any],
-    kept: Kept | None = None,
-) -> Scored:
-    """Return all scores of fake features [M, D] against the reference, and what training image each lies nearest to.
-
-    `others` are scores that need more than features; `kept` is what `real_side_of` returned for the same reference. Raises
-    ArtifactError for features that cannot be scored.
+    `real` are the statistics of the real images for metrics of pixels and classes, `baselines` the scores of real images and
+    noise, `cached` is what `cached_reference` returned for the same reference. Raises ArtifactError for features that cannot
+    be scored.
     """
+    fake = samples.features
     try:
-        kept = kept or real_side_of(*reference, config)
-        of_real, of_fake = bootstrap.both_weights(reference.real_count, len(fake_features), config.seed)
+        cached = cached or cached_reference(*reference, config)
+        of_real, of_fake = bootstrap.both_weights(reference.real_count, len(fake), config.seed)
         left_out = kid.rows_left_out(
-            len(fake_features), subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
+            len(fake), subsets=config.kid_subsets, subset_size=config.kid_subset_size, seed=config.seed
         )
-        alone = np.zeros((len(left_out), len(fake_features)))
-        for row, subset in zip(alone, left_out, strict=True):
-            row[subset] = 1.0
         pairs = one_pass.compare(
-            reference.real, fake_features, config.neighbours_k, kept.side, (of_real, of_fake), of_fake_alone=alone
+            reference.real,
+            fake,
+            config.neighbours_k,
+            cached.side,
+            (of_real, of_fake),
+            of_fake_alone=kid.indicators(left_out, len(fake)),
         )
-        nearest, distances = _over_all_training_images(reference, fake_features, pairs)
-        fid_interval = bootstrap.fid_interval(reference.real, fake_features, config.seed)
+        nearest, distances = _over_all_training_images(reference, fake, pairs)
+        fid_interval = bootstrap.fid_interval(reference.real, fake, config.seed)
     except ValueError as error:
-        raise ArtifactError(f"The samples cannot be scored: {error}.", "Look at the extractor and at the samples.") from error
-    found = memorization.statistics_to_metric(kept.held_out_distances, distances)
-    drawn = (kept.side.drawn, pairs.fake_drawn[: len(of_fake)], pairs.mixed_drawn)
-    summary = EvaluateSummary(
-        fid=pairs.fid,
-        kid=kid.statistics_to_metric(pairs.sums),
-        kid_std=kid.standard_error(pairs.sums, left_out, pairs.fake_drawn[len(of_fake) :].tolist()),
-        **pairs.shares._asdict(),
-        memorization=found.share,
-        memorization_nearer=found.nearer,
-        memorization_p=found.p_value,
-        provenance=provenance,
-        intervals={"fid": fid_interval, "kid": bootstrap.interval_of_sums(*drawn, of_real, of_fake)},
-        **others,
+        raise ArtifactError(f"The samples cannot be scored: {error}.", "Check the extractor and the samples.") from error
+    fake_drawn, pairs_left_out = pairs.fake_drawn[: len(of_fake)], pairs.fake_drawn[len(of_fake) :]
+    inputs = Inputs(
+        real=reference.real,
+        fake=fake,
+        pairs=pairs,
+        kid_error=kid.standard_error(pairs.sums, left_out, pairs_left_out.tolist()),
+        held_out_distances=cached.held_out_distances,
+        fake_distances=distances,
+        samples=samples.images,
+        real_sharpness=real.sharpness if real else None,
+        real_colours=real.colours if real else None,
+        real_class_shares=real.classes if real and len(real.classes) else None,
+        probabilities=samples.probabilities,
     )
-    return Scored(summary, nearest, distances)
+    kid_interval = bootstrap.interval_of_sums(cached.side.drawn, fake_drawn, pairs.mixed_drawn, of_real, of_fake)
+    summary = EvaluateSummary(
+        provenance=provenance,
+        intervals={"fid": fid_interval, "kid": kid_interval},
+        **(baselines or {}),
+        **table.measure_all(inputs),
+    )
+    return Measurement(summary, nearest, distances)
+
+
+def measure_features(
+    real_features: Floats32, fake_features: Floats32, k: int, side: RealSide | None = None
+) -> dict[str, float]:
+    """Return the metrics that need nothing but features [N, D] and [M, D]: FID, KID, precision, recall, density, coverage."""
+    pairs = one_pass.compare(real_features, fake_features, k, side)
+    return table.measure_all(Inputs(real=real_features, fake=fake_features, pairs=pairs))
 
 
 def _over_all_training_images(
     reference: Reference, fake_features: Floats32, pairs: one_pass.Pairs
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    # The pass has looked at the real images alone; memorization is of any training image.
+    # The pass compares samples with the real images alone; memorization is of any training image.
     rest = reference.train[reference.real_count :]
     if not len(rest):
         return pairs.nearest, pairs.nearest_distances
-    nearest, distances = one_pass.nearest_of(fake_features, rest)
+    nearest, distances = (array[:, 0] for array in nearest_images(fake_features, rest))
     nearer = distances < pairs.nearest_distances
     who = np.where(nearer, nearest + reference.real_count, pairs.nearest)
     return who, np.where(nearer, distances, pairs.nearest_distances)
-
-
-def measure(real_features: Floats32, fake_features: Floats32, k: int, side: RealSide | None = None) -> dict[str, float]:
-    """Return the scores that have a floor and a ceiling: FID, KID, precision, recall, density and coverage."""
-    pairs = one_pass.compare(real_features, fake_features, k, side)
-    return {"fid": pairs.fid, "kid": kid.statistics_to_metric(pairs.sums), **pairs.shares._asdict()}
 
 
 def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int) -> None:
@@ -198,11 +205,12 @@ def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int
 
 
 def modes(real_classes: npt.NDArray[np.int64], fake_classes: npt.NDArray[np.int64], label_names: list[str]) -> dict[str, Any]:
-    """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each (class_coverage).
+    """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each (metrics/classes.py).
 
     Classes [N] are labels of real images and what the classifier sees in samples.
     """
-    found = class_coverage.compute(real_classes, fake_classes)
+    count = 1 + int(max(real_classes.max(initial=0), fake_classes.max(initial=0)))
+    found = classes.coverage(classes.class_shares(real_classes, count), classes.class_shares(fake_classes, count))
     shares = {int(index): float((fake_classes == index).mean()) for index in np.unique(real_classes)}
     names = {index: label_names[index] if index < len(label_names) else str(index) for index in shares}
     return {"covered": found.covered, "of": found.of, "shares": {names[index]: shares[index] for index in shares}}

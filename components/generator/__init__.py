@@ -1,1 +1,1 @@
-"""Draw images with a trained generator."""
+"""Draw images from a trained generator."""

@@ -1,7 +1,7 @@
-"""Images from a trained generator: a SavedModel that plain TensorFlow loads, none of our code in its graph.
+"""Images from a trained generator: a SavedModel, which plain TensorFlow loads without this program's code.
 
-`python -m components.generator MODEL --count N --seed S [--label L] [--truncation T] --out FILE.npy` draws them in a process
-of its own; `--interpolate STEPS --strip FILE.npy` also draws what lies between latents.
+`python -m components.generator MODEL --count N --seed S [--label L] [--truncation T] --out FILE.npy` draws images in a
+separate process; `--interpolate STEPS --strip FILE.npy` also draws interpolations between latents.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ Images = npt.NDArray[np.uint8]
 SAVED_MODEL = "saved_model"
 BATCH_SIZE = 500
 STRIP_ROWS = 4
-# What TensorFlow would print otherwise is its start-up noise; and a step that samples must not take the whole GPU.
+# Silences TensorFlow's start-up messages, and keeps a sampling process from taking all of the GPU's memory.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def find_saved_model(path: Path) -> Path:
-    """Return the SavedModel in a model artifact, in a version of a registry, or `path` itself. Raises ArtifactError."""
+    """Return the SavedModel of a model artifact or a registry version, or `path` if it is one. Raises ArtifactError."""
     path = Path(path)
     for folder in (path / SAVED_MODEL, path):
         if (folder / "saved_model.pb").is_file():
             return folder
     raise ArtifactError(
         f"{path} holds no generator: no saved_model.pb in it or in its {SAVED_MODEL}/.",
-        "Name a model artifact, a version of a registry, or a SavedModel.",
+        "Name a model artifact, a registry version, or a SavedModel.",
     )
 
 
@@ -70,12 +70,11 @@ def sample_batches(
     label: int | None = None,
     truncation: float | None = None,
 ) -> Iterator[Images]:
-    """Yield `count` images of a loaded model in batches, uint8 [n, H, W, C]; of one label, where `label` names it.
+    """Yield `count` images of a loaded model in batches, uint8 [n, H, W, C]: of one label if `label` is set.
 
-    Every batch is drawn whole, from a seed that is a function of (seed, index of the batch), and the last one is cut:
-    so the first n images are the same whatever the count. Another `batch_size` gives other images. `truncation` bounds the
-    latents (see `truncated`). Raises ArtifactError when the model returns anything but uint8 images, ConfigError when it
-    does not know the label.
+    Each batch is drawn in full from a seed that depends on (seed, batch index), and the last batch is cut. So the first n
+    images do not depend on `count`, but they do depend on `batch_size`. `truncation` bounds the latents (see `truncated`).
+    Raises ArtifactError when the model does not return uint8 images, ConfigError when it was not trained on the label.
     """
     if label is not None:
         check_label(model, label)
@@ -101,9 +100,10 @@ def _from_seed(model: Any, seed: int, count: int, label: int | None) -> Any:
 
 
 def strip(model: Any, steps: int, seed: int, label: int | None = None, truncation: float | None = None) -> Images:
-    """Return STRIP_ROWS × steps images on the way between latents, uint8: each row goes on where the one before ended.
+    """Return STRIP_ROWS × steps images of interpolated latents, uint8; each row starts where the previous row ended.
 
-    All are of one label in a model that knows labels: `label`, else one drawn by `seed`. Raises as `sample_batches` does.
+    A model with labels draws all of them with one label: `label`, or one that depends on `seed`. Raises as `sample_batches`
+    does.
     """
     if label is not None:
         check_label(model, label)
@@ -118,18 +118,18 @@ def strip(model: Any, steps: int, seed: int, label: int | None = None, truncatio
 
 
 def from_latents(model: Any, latents: Latents, labels: Any, generator: np.random.Generator) -> Any:
-    """Return what the signature generate_from_latents makes of latents [n, L]; labels that it needs are drawn if None."""
+    """Call the signature generate_from_latents with latents [n, L]; draw the labels that it needs when `labels` is None."""
     import tensorflow as tf
 
-    given = {"latents": tf.constant(latents)}
+    inputs = {"latents": tf.constant(latents)}
     if takes_labels(model):
         labels = _drawn_labels(model, len(latents), generator) if labels is None else labels
-        given["labels"] = tf.constant(labels, tf.int32)
-    return model.signatures["generate_from_latents"](**given)["images"].numpy()
+        inputs["labels"] = tf.constant(labels, tf.int32)
+    return model.signatures["generate_from_latents"](**inputs)["images"].numpy()
 
 
 def latents_width(model: Any) -> int:
-    """Return how many values a latent of a loaded model has. Raises ArtifactError when it takes none."""
+    """Return the width of a loaded model's latents. Raises ArtifactError when the model does not accept latents."""
     if "generate_from_latents" not in model.signatures:
         raise ArtifactError(
             "The model has no signature generate_from_latents, so its latents cannot be chosen.",
@@ -139,7 +139,7 @@ def latents_width(model: Any) -> int:
 
 
 def takes_labels(model: Any) -> bool:
-    """Return whether the latents of a loaded model come with labels."""
+    """Return whether a loaded model needs labels with its latents."""
     return "generate_from_latents" in model.signatures and "labels" in _inputs(model)
 
 
@@ -148,7 +148,7 @@ def _inputs(model: Any) -> dict[str, Any]:
 
 
 def _drawn_labels(model: Any, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Labels in the shares of the training images, as `generate` draws them."""
+    """Return random labels with the frequencies of the training images, as `generate` draws them."""
     counts = label_counts(model)
     return generator.choice(len(counts), count, p=counts / counts.sum())
 
@@ -164,10 +164,7 @@ def _checked(batch: Any, count: int) -> Images:
 
 
 def check_label(model: Any, label: int) -> None:
-    """Refuse a label that a loaded model did not train on: of a label it does not know it would draw something all the same.
-
-    Raises ConfigError.
-    """
+    """Raise ConfigError for a label that a loaded model was not trained on: the model would draw images of it anyway."""
     if "generate_labels" not in model.signatures:
         raise ConfigError(
             f"The model was trained without labels, so there is no label {label}.",
@@ -177,16 +174,16 @@ def check_label(model: Any, label: int) -> None:
     known = np.flatnonzero(counts)
     if label not in known:
         raise ConfigError(
-            f"The model saw no image of label {label}; it knows {len(known)} labels, from {known[0]} to {known[-1]}.",
+            f"The model was not trained on label {label}; it knows {len(known)} labels, from {known[0]} to {known[-1]}.",
             "Use one of them.",
         )
 
 
 def label_counts(model: Any) -> npt.NDArray[np.int64]:
-    """Return the training images by label of a loaded model. Raises ConfigError when it does not tell."""
+    """Return the number of training images for each label. Raises ConfigError when the model does not record it."""
     if not hasattr(model, "label_counts"):
         raise ConfigError(
-            "The model does not tell which labels it was trained on: it has no label_counts.",
+            "The model does not record which labels it was trained on: it has no label_counts.",
             "Export it with this program's train, or draw without --label, --truncation and --interpolate.",
         )
     counts: npt.NDArray[np.int64] = model.label_counts.numpy()
@@ -194,20 +191,20 @@ def label_counts(model: Any) -> npt.NDArray[np.int64]:
 
 
 def seed_of_batch(seed: int, index: int) -> int:
-    """Return the seed of one batch, 63 bits: a hash, so that no two (seed, index) share a batch by plain arithmetic."""
+    """Return the seed of one batch, 63 bits: a hash, because sums such as seed + index would give two runs the same batches."""
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-class Drawn(NamedTuple):
-    """What a fresh process has drawn: arrays that are read from a file as they are used, uint8 [N, H, W, C]."""
+class DrawnImages(NamedTuple):
+    """Images and an interpolation strip from another process: memory-mapped arrays, uint8 [N, H, W, C]."""
 
     images: Images
     strip: Images | None
 
 
 def sample_in_fresh_process(model_dir: Path, count: int, seed: int, label: int | None = None) -> Images:
-    """Return what `sample` returns, from a process that has nothing but the SavedModel. Raises ArtifactError, ConfigError."""
+    """Return the result of `sample`, drawn in a new process from the SavedModel alone. Raises ArtifactError, ConfigError."""
     with drawn_in_fresh_process(model_dir, count, seed, label) as drawn:
         return np.array(drawn.images)
 
@@ -221,8 +218,8 @@ def drawn_in_fresh_process(
     *,
     truncation: float | None = None,
     steps: int = 0,
-) -> Iterator[Drawn]:
-    """Yield images, and a strip where `steps` asks for one; they are on the disk, so memory does not grow with the count.
+) -> Iterator[DrawnImages]:
+    """Yield images drawn in a new process, and a strip if `steps` > 0. They are on the disk: memory does not grow with `count`.
 
     Raises ArtifactError, ConfigError.
     """
@@ -231,23 +228,23 @@ def drawn_in_fresh_process(
         file, strip_file = Path(folder) / "images.npy", Path(folder) / "strip.npy"
         command = [sys.executable, "-m", "components.generator", str(saved_model)]
         command += ["--count", str(count), "--seed", str(seed), "--out", str(file)]
-        command += [] if label is None else ["--label", str(label)]
-        command += [] if truncation is None else ["--truncation", str(truncation)]
-        command += ["--interpolate", str(steps), "--strip", str(strip_file)] if steps else []
+        if label is not None:
+            command += ["--label", str(label)]
+        if truncation is not None:
+            command += ["--truncation", str(truncation)]
+        if steps:
+            command += ["--interpolate", str(steps), "--strip", str(strip_file)]
         result = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
         if result.returncode == ConfigError.exit_code:
             raise ConfigError(last_line(result))
         if result.returncode or not file.is_file():
             raise ArtifactError(f"Sampling {saved_model} failed: {last_line(result)}", "Run train again.")
-        images, between = (
-            np.load(each, mmap_mode="r", allow_pickle=False) if each.is_file() else None for each in (file, strip_file)
-        )
-        assert images is not None
-        yield Drawn(images, between)
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        yield DrawnImages(images, np.load(strip_file, mmap_mode="r", allow_pickle=False) if steps else None)
 
 
 def last_line(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the last line a failed process wrote to stderr, as a sentence; or how it ended when it wrote nothing."""
+    """Return the last line that a failed process wrote to stderr, as a sentence, or how the process ended."""
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     code = result.returncode
     ended = f"ended by signal {-code}, often for lack of memory" if code < 0 else f"exit code {code}, nothing on stderr"
@@ -262,10 +259,10 @@ def _environment() -> dict[str, str]:
 
 
 def write_batches(file: Path, batches: Iterable[Images], count: int) -> None:
-    """Write batches that are `count` images together as one .npy file, without holding more than one of them."""
+    """Write batches of `count` images in total as one .npy file, with one batch in memory at a time."""
     with file.open("wb") as stream:
         for index, batch in enumerate(batches):
             if not index:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (count, *batch.shape[1:])}
-                np.lib.format.write_array_header_1_0(stream, header)  # the file is read by np.load
+                np.lib.format.write_array_header_1_0(stream, header)  # so that np.load can read the file
             stream.write(batch.tobytes())

@@ -1,1 +1,1 @@
-"""Read images from a source, check, deduplicate, resize, split and write them as sharded TFRecords."""
+"""The ingest step: images of a source become a dataset of checked, deduplicated, resized and split TFRecords."""

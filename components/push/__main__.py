@@ -1,4 +1,4 @@
-"""`python -m components.push`: decide on a model by hand."""
+"""`python -m components.push`: decide on one model by hand."""
 
 import sys
 
@@ -8,9 +8,9 @@ from components.push.run import run
 
 if __name__ == "__main__":
     inputs = {
-        "registry": "folder or gs:// address of versions and of the champion pointer",
-        "model": "model artifact to decide on",
-        "evaluation": "its evaluation artifact",
-        "validation": "validation artifact of its dataset",
+        "registry": "folder or gs:// URL of the registry",
+        "model": "model artifact",
+        "evaluation": "evaluation artifact of the model",
+        "validation": "validation artifact of the model's dataset",
     }
     sys.exit(main("push", PushConfig, run, inputs))

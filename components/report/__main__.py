@@ -1,4 +1,4 @@
-"""`python -m components.report`: write the report of a run again, from its journal."""
+"""`python -m components.report`: rewrite the report of a run from its journal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from components.report.run import run
 def main(argv: list[str] | None = None) -> int:
     """Parse `--description FILE --out DIR [--status S] [--message M]`, write the report, return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m components.report")
-    parser.add_argument("--description", type=Path, required=True, help="JSON file with the run's description")
-    parser.add_argument("--out", type=Path, required=True, help="folder for summary.json and report.html")
+    parser.add_argument("--description", type=Path, required=True, help="JSON file with the description of the run")
+    parser.add_argument("--out", type=Path, required=True, help="output folder for summary.json and report.html")
     parser.add_argument("--status", default="succeeded", choices=("succeeded", "failed", "interrupted"))
-    parser.add_argument("--message", default="", help="what the runner said of a failure")
+    parser.add_argument("--message", default="", help="the runner's error message")
     arguments = parser.parse_args(argv)
     try:
         description = RunDescription.model_validate_json(arguments.description.read_bytes())

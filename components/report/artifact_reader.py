@@ -1,4 +1,4 @@
-"""An artifact, opened for the report: what cannot be read becomes a sentence, never an exception."""
+"""Reads artifacts for the report: what cannot be read becomes a sentence, never an exception."""
 
 from __future__ import annotations
 
@@ -17,95 +17,125 @@ from components.common.artifacts import Manifest, read_manifest
 from components.common.errors import ArtifactError, first_line
 from components.common.journal import ArtifactRef
 from components.dataset.records import decode_example, read_tfrecord
-from components.report.outcomes import Outcome
+from components.report.outcomes import StepOutcome
+from components.report.plots.figures import Figure, figure
 
 T = TypeVar("T")
+Default = TypeVar("Default")
 
-# What a missing or damaged artifact can raise while it is read; the last three come from JSON of an unexpected shape.
+KINDS = {
+    "ingest": "dataset",
+    "validate": "validation",
+    "tpu_check": "tpu_check",
+    "train": "model",
+    "evaluate": "evaluation",
+    "push": "push",
+}
+# What reading a missing or damaged artifact can raise; the last three come from JSON of an unexpected shape.
 READ_ERRORS = (OSError, ArtifactError, DecodeError, ValueError, LookupError, TypeError, AttributeError)
 
 
-class Opened:
-    """An artifact, or what is left of it: `manifest` is None where there is none, and `notes` says why."""
+class ArtifactReader:
+    """An artifact of a run; `manifest` is None if there is none to read, and `notes` say what could not be read and why."""
 
-    def __init__(self, name: str, kind: str, artifact: ArtifactRef | None, summary: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, kind: str, artifact: ArtifactRef | None, summary: Mapping[str, Any] | None = None) -> None:
         self.summary = summary or {}
         self.notes: list[str] = []
         self.path = Path(artifact.path) if artifact else Path()
         self.manifest: Manifest | None = None
-        if artifact is not None:
-            self.manifest = self.attempt(f"The {name}", lambda: read_manifest(self.path, kind, verify=False))
-            if self.manifest is not None and self.manifest.digest != artifact.digest:
-                self.notes.append(
-                    f"The {name} at {self.path} is not the one that was written in this run: its digest is "
-                    f"{self.manifest.digest[:12]}, {artifact.digest[:12]} was recorded."
-                )
+        if artifact is None:
+            return
+        try:
+            self.manifest = read_manifest(self.path, kind, verify=False)
+        except READ_ERRORS as error:
+            self._note(f"The {kind}", error)
+            return
+        if artifact.digest and self.manifest.digest != artifact.digest:
+            self.notes.append(
+                f"The {kind} in {self.path} is not the one that this run wrote: its digest is "
+                f"{self.manifest.digest[:12]} instead of {artifact.digest[:12]}."
+            )
 
-    def attempt(self, what: str, read: Callable[[], T]) -> T | None:
-        """Return what `read` returns, or None and a sentence about `what`."""
+    def _note(self, what: str, error: BaseException) -> None:
+        self.notes.append(f"{what} cannot be shown: {first_line(error)}.")
+
+    def attempt(self, what: str, read: Callable[[], T], default: Default, *, recorded: bool = False) -> T | Default:
+        """Return what `read` returns; `default` where there is no artifact or, with a note about `what`, where `read` fails.
+
+        With `recorded`, `read` needs only the summary, which is there without the artifact too.
+        """
+        if self.manifest is None and not recorded:
+            return default
         try:
             return read()
         except READ_ERRORS as error:
-            self.notes.append(f"{what} cannot be shown: {first_line(error)}.")
-            return None
+            self._note(what, error)
+            return default
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Return the names of the artifact's files that begin and end so, sorted."""
+        """Return the names of the artifact's files with this prefix and suffix, sorted."""
         files = self.manifest.files if self.manifest else {}
         return sorted(name for name in files if name.startswith(prefix) and name.endswith(suffix))
 
     def content(self, name: str) -> bytes:
-        """Return one file, checked against its digest. Raises ArtifactError or OSError."""
+        """Return the content of a file, checked against its digest. Raises ArtifactError or OSError."""
         if self.manifest is None or name not in self.manifest.files:
             raise ArtifactError(f"there is no {name} in {self.path}.")
         content = (self.path / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != self.manifest.files[name].sha256:
-            raise ArtifactError(f"{self.path / name} is damaged, it does not match its digest.")
+            raise ArtifactError(f"{self.path / name} is damaged: it does not match its digest.")
         return content
 
-    def lines(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
-        """Return the objects of a JSON Lines file, at most `limit`. Raises ArtifactError, OSError or ValueError."""
-        return [json.loads(line) for line in itertools.islice(self.content(name).decode().splitlines(), limit)]
+    def json(self, name: str) -> Any:
+        """Return the value of a JSON file. Raises ArtifactError, OSError or ValueError."""
+        return json.loads(self.content(name))
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Return the objects of a JSON Lines file. Raises ArtifactError, OSError or ValueError."""
+        return [json.loads(line) for line in self.content(name).decode().splitlines()]
+
+    def figure(self, name: str, alt: str, caption: str) -> Figure | None:
+        """Return an image file as a figure, or None and a note."""
+        return self.attempt(f"The image {name}", lambda: figure(self.content(name), alt, caption), None)
 
     def images(self, split: str, limit: int) -> npt.NDArray[np.uint8]:
-        """Return the first `limit` images of a split, [N, H, W, C]; the shards that are not needed stay unread."""
+        """Return the first `limit` images of a split, [N, H, W, C], without reading the other shards."""
         if self.manifest is None:
-            raise ArtifactError(f"there is no dataset at {self.path}.")
+            raise ArtifactError(f"there is no dataset in {self.path}.")
         size, channels = int(self.manifest.details["image_size"]), int(self.manifest.details["channels"])
         shards = (read_tfrecord(self.path / name) for name in self.names(f"{split}-", ".tfrecord"))
         first = itertools.islice(itertools.chain.from_iterable(shards), limit)
         return np.stack([decode_example(serialized, size, channels).image for serialized in first])
 
 
-def open_outcome(outcome: Outcome, kind: str) -> Opened:
-    """Return the artifact of a step; without a manifest, and without a note, where the step made none."""
+def open_outcome(outcome: StepOutcome) -> ArtifactReader:
+    """Return the artifact of a step; it has no manifest and no note if the step wrote none."""
     record = outcome.record
-    return Opened(kind, kind, record.artifact if record else None, record.summary if record else None)
+    return ArtifactReader(KINDS[outcome.step], record.artifact if record else None, record.summary if record else None)
 
 
-class UnfinishedTraining(Opened):
-    """The last checkpoint of a training that made no model, with the sample grids that lie beside it."""
+class CheckpointReader(ArtifactReader):
+    """The last checkpoint of a training that wrote no model, with the sample grids in the folder above it."""
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Return the names of the files beside the checkpoint that begin and end so, sorted."""
-        folder = self.path.parent
-        return sorted(file.relative_to(folder).as_posix() for file in folder.glob(f"{prefix}*{suffix}"))
+        """Return the names of the files in the checkpoint and in the folder above with this prefix and suffix, sorted."""
+        above = self.path.parent.glob(f"{prefix}*{suffix}")
+        return sorted({*super().names(prefix, suffix), *(file.relative_to(self.path.parent).as_posix() for file in above)})
 
     def content(self, name: str) -> bytes:
-        """Return a file of the checkpoint, checked against its digest, or one beside it, which has none."""
+        """Return the content of a checkpoint's file, checked against its digest, or of a file in the folder above."""
         inside = self.manifest is not None and name in self.manifest.files
         return super().content(name) if inside else (self.path.parent / name).read_bytes()
 
 
-def open_unfinished_training(work_dir: Path, train_config: Mapping[str, Any]) -> Opened:
-    """Return the newest checkpoint of a training with this configuration: what is left of one that did not finish.
+def open_unfinished_training(work_dir: Path, train_config: Mapping[str, Any]) -> ArtifactReader:
+    """Return the newest checkpoint of a training with this configuration; without a manifest if there is none.
 
-    A training's folder holds `round-N/` (checkpoints, each with metrics.jsonl) and `samples/` beside them.
+    A training's folder holds `round-N/` (checkpoints, each with metrics.jsonl) and `samples/`.
     """
-    found = []
+    checkpoints = []
     for folder in (work_dir / "checkpoints").glob("*/round-*"):
-        checkpoint = UnfinishedTraining("checkpoint", "checkpoint", ArtifactRef(path=str(folder), digest=""))
+        checkpoint = CheckpointReader("checkpoint", ArtifactRef(path=str(folder), digest=""))  # the digest was not recorded
         if checkpoint.manifest is not None and checkpoint.manifest.config == train_config:
-            checkpoint.notes.clear()  # nobody recorded its digest
-            found.append((checkpoint.manifest.created_at, checkpoint))
-    return max(found, key=lambda pair: pair[0])[1] if found else Opened("checkpoint", "checkpoint", None)
+            checkpoints.append((checkpoint.manifest.created_at, checkpoint))
+    return max(checkpoints, key=lambda pair: pair[0])[1] if checkpoints else ArtifactReader("checkpoint", None)

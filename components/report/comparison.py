@@ -1,4 +1,4 @@
-"""Two finished runs side by side: what they were asked to do, what came out, and whether their scores can be compared."""
+"""Two finished runs side by side: their configuration and results, and whether their scores can be compared."""
 
 from __future__ import annotations
 
@@ -11,39 +11,24 @@ from pydantic import ValidationError
 
 from components.common.artifacts import write_text
 from components.common.errors import ConfigError, first_line
+from components.evaluate.metrics import table
 from components.evaluate.provenance import comparable
-from components.report import formatting
-from components.report.artifact_reader import Opened
+from components.report.artifact_reader import KINDS, ArtifactReader
 from components.report.description import RunDescription
 from components.report.formatting import duration, number, plain
-from components.report.page import KINDS
-from components.report.plots.curves import PLOTS, SCORE_PLOTS, Chart, draw_charts
-from components.report.plots.figures import Figure
-from components.report.run import environment, style
-from components.report.sections.scores import MEANINGS
-from components.report.sections.training import score_lines, show_image
+from components.report.plots.chart import Chart
+from components.report.plots.curves import KID_PLOT, PLOTS, draw_curves
+from components.report.run import render
+from components.report.sections.data import COUNTS
+from components.report.sections.training import score_lines
 from components.report.summary import RunSummary
 
-TEMPLATE = "compare.html.j2"
 SHOWN_CURVES = ("wasserstein_gap", "penalty", "generator_loss")
-COUNTS = ("read", "kept", "duplicate", "quarantined", "train", "eval")
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two runs."""
-
-    run_id: str
-    status: str
-    decision: str
-    reason: str
-    samples: Figure | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one line of a table says of both; `better` is "a", "b" or "" where neither is or nobody can tell."""
+class ComparisonRow:
+    """A row of a table; `better` is "a", "b", or "" if neither is better or it is not known."""
 
     name: str
     a: str
@@ -51,23 +36,8 @@ class Row:
     better: str = ""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What the template draws."""
-
-    a: Side
-    b: Side
-    scores: tuple[Row, ...]
-    differs: tuple[str, ...]
-    charts: tuple[Chart, ...]
-    data: tuple[Row, ...]
-    same_data: bool | None
-    times: tuple[Row, ...]
-    config: tuple[Row, ...]
-
-
 class FinishedRun:
-    """A run that has its summary: description, summary and artifacts as they were when it ended."""
+    """A run whose folder has its summary. Raises ConfigError if there is none or it cannot be read."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -75,111 +45,87 @@ class FinishedRun:
             self.summary = RunSummary.model_validate_json((folder / "summary.json").read_bytes())
         except OSError as error:
             missing = "run" if not (folder / "run.json").is_file() else "finished run"
-            raise ConfigError(
-                f"There is no {missing} in {folder}: {error.strerror}.", "wgan-pipeline runs lists them."
-            ) from None
+            problem = f"There is no {missing} in {folder}: {error.strerror}."
+            raise ConfigError(problem, "wgan-pipeline runs lists the runs.") from None
         except ValidationError as error:
-            problem = first_line(error)
-            raise ConfigError(f"{folder} was not written by this version: {problem}.", "Compare runs of one version.") from None
-        self.sections: dict[str, dict[str, Any]] = {
-            step: getattr(self.summary, "validation" if step == "validate" else step) or {} for step in KINDS
-        }
+            raise ConfigError(
+                f"{folder} was written by another version: {first_line(error)}.", "Compare runs of the same version."
+            ) from None
+        self.ingest, self.evaluate = self.summary.ingest or {}, self.summary.evaluate or {}
+        self.run_id, self.status = self.summary.run_id, self.summary.status
+        push = self.summary.push or {}
+        self.decision = f"{push['decision']} {push.get('version') or ''}".strip() if push else "no decision"
+        self.reason = self.summary.error.problem if self.summary.error else str(push.get("reason", ""))
+        evaluation = self.open("evaluate")
+        self.samples = None
+        if evaluation.manifest is not None:
+            self.samples = evaluation.figure("samples.png", f"Grid of samples of {self.run_id}", self.run_id)
+        self.notes = evaluation.notes
 
-    def open(self, step: str) -> Opened:
-        """Return the artifact of a step, as it is now."""
-        return Opened(KINDS[step], KINDS[step], self.summary.artifacts.get(step), self.sections[step])
+    def open(self, step: str) -> ArtifactReader:
+        """Return the artifact of a step as it is now."""
+        return ArtifactReader(KINDS[step], self.summary.artifacts.get(step))
+
+
+class Comparison:
+    """The content of the page: both runs; better scores are marked only if both were measured in the same way."""
+
+    def __init__(self, a: FinishedRun, b: FinishedRun) -> None:
+        self.a, self.b = a, b
+        both = a.evaluate and b.evaluate
+        self.differs = comparable(a.evaluate["provenance"], b.evaluate["provenance"]) if both else []
+        self.scores = score_rows(a.evaluate, b.evaluate, mark_better=not self.differs)
+        self.charts = _charts(a.open("train"), b.open("train"))
+        self.data = [ComparisonRow(name, number(a.ingest.get(name)), number(b.ingest.get(name))) for name in COUNTS]
+        digests = [run.summary.artifacts["ingest"].digest for run in (a, b) if "ingest" in run.summary.artifacts]
+        self.same_data = digests[0] == digests[1] if len(digests) == 2 else None
+        self.times = _times(a.summary, b.summary)
+        self.config = config_rows(a.description.config, b.description.config)
 
 
 def write_comparison(first: Path, second: Path, out: Path) -> None:
-    """Write the page that compares the runs in two folders. Raises ConfigError where one is no finished run."""
-    page = compare(FinishedRun(first), FinishedRun(second))
-    write_text(out, environment().get_template(TEMPLATE).render(page=page, style=style(), words=formatting))
+    """Write the page that compares the runs in two folders. Raises ConfigError if one is not a finished run."""
+    write_text(out, render("compare.html.j2", Comparison(FinishedRun(first), FinishedRun(second))))
 
 
-def compare(a: FinishedRun, b: FinishedRun) -> Comparison:
-    """Return both runs side by side; scores are set against each other only where they were measured alike."""
-    ours, theirs = a.sections["evaluate"], b.sections["evaluate"]
-    differs = comparable(ours["provenance"], theirs["provenance"]) if ours and theirs else []
-    digests = [run.summary.artifacts[step].digest for run in (a, b) for step in ["ingest"] if step in run.summary.artifacts]
-    return Comparison(
-        a=_side(a),
-        b=_side(b),
-        scores=score_rows(ours, theirs, alike=not differs),
-        differs=tuple(differs),
-        charts=_charts(a.open("train"), b.open("train")),
-        data=tuple(Row(name, *(_count(run, name) for run in (a, b))) for name in COUNTS),
-        same_data=digests[0] == digests[1] if len(digests) == 2 else None,
-        times=_times(a.summary, b.summary),
-        config=config_rows(a.description.config, b.description.config),
-    )
-
-
-def _side(run: FinishedRun) -> Side:
-    evaluation, push = run.open("evaluate"), run.sections["push"]
-    name = run.summary.run_id
-    samples = evaluation.manifest and show_image(evaluation, "samples.png", f"Grid of samples of {name}", name)
-    failed = run.summary.error.problem if run.summary.error else ""
-    decision = f"{push['decision']} {push.get('version') or ''}".strip() if push else "no decision"
-    return Side(
-        name,
-        run.summary.status,
-        decision,
-        failed or str(push.get("reason", "")),
-        samples or None,
-        tuple(evaluation.notes),
-    )
-
-
-def score_rows(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, alike: bool) -> tuple[Row, ...]:
-    """Return the scores of both; the better one is named only where they were measured alike and a score has a better end."""
+def score_rows(a: Mapping[str, Any], b: Mapping[str, Any], *, mark_better: bool) -> tuple[ComparisonRow, ...]:
+    """Return the scores of both; with `mark_better`, also which is better, where the metric tells."""
     rows = []
-    for key, name, better, _ in MEANINGS:
-        a, b = ours.get(key), theirs.get(key)
-        if a is None and b is None:
+    for metric in table.metrics_on("report"):
+        value_a, value_b = a.get(metric.name), b.get(metric.name)
+        if value_a is None and value_b is None:
             continue
-        gain = _gain(better, a, b) if alike and a is not None and b is not None else 0
-        rows.append(Row(name, number(a, 4), number(b, 4), "a" if gain > 0 else "b" if gain < 0 else ""))
+        gain = metric.gain(value_a, value_b) if mark_better and value_a is not None and value_b is not None else 0.0
+        better = "a" if gain > 0 else "b" if gain < 0 else ""
+        rows.append(ComparisonRow(metric.title, metric.text(a) or "—", metric.text(b) or "—", better))
     return tuple(rows)
 
 
-def _gain(better: str, a: float, b: float) -> float:
-    """Return how much better `a` is than `b` in the words of MEANINGS; 0 where they name no best end."""
-    if better == "1 is best":
-        return abs(b - 1.0) - abs(a - 1.0)
-    return {"lower is better": b - a, "0 is best": b - a, "more is better": a - b, "all is best": a - b}.get(better, 0.0)
-
-
-def _charts(a: Opened, b: Opened) -> tuple[Chart, ...]:
-    if a.manifest is None or b.manifest is None:
+def _charts(a: ArtifactReader, b: ArtifactReader) -> tuple[Chart, ...]:
+    if b.manifest is None:
         return ()
-    plots = tuple(plot for plot in PLOTS if plot[0] in SHOWN_CURVES)
-    judged = a.attempt("The scores", lambda: draw_charts(score_lines(a), 0, SCORE_PLOTS, score_lines(b))) or ()
-    metrics = "metrics.jsonl"
-    return judged + (a.attempt("The curves", lambda: draw_charts(a.lines(metrics), 0, plots, b.lines(metrics))) or ())
+    plots = [plot for plot in PLOTS if plot.column in SHOWN_CURVES]
+    kid = a.attempt("The scores", lambda: draw_curves([KID_PLOT], score_lines(a), score_lines(b)), ())
+    return kid + a.attempt("The curves", lambda: draw_curves(plots, a.lines("metrics.jsonl"), b.lines("metrics.jsonl")), ())
 
 
-def _count(run: FinishedRun, name: str) -> str:
-    return number(run.sections["ingest"].get(name))
+def _times(a: RunSummary, b: RunSummary) -> tuple[ComparisonRow, ...]:
+    rows = [ComparisonRow(step, _step_time(a, step), _step_time(b, step)) for step in dict.fromkeys([*a.steps, *b.steps])]
+    return (*rows, ComparisonRow("whole run", duration(a.seconds), duration(b.seconds)))
 
 
-def _times(a: RunSummary, b: RunSummary) -> tuple[Row, ...]:
-    steps = [*a.steps, *(step for step in b.steps if step not in a.steps)]
-    rows = [Row(step, *(_step_time(summary, step) for summary in (a, b))) for step in steps]
-    return (*rows, Row("whole run", duration(a.seconds), duration(b.seconds)))
-
-
-def _step_time(summary: RunSummary, step: str) -> str:
-    found = summary.steps.get(step)
-    if found is None:
+def _step_time(summary: RunSummary, name: str) -> str:
+    step = summary.steps.get(name)
+    if step is None:
         return "—"
-    return found.status if found.cached or found.status == "skipped" else duration(found.seconds)
+    return step.status if step.cached or step.status == "skipped" else duration(step.seconds)
 
 
-def config_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Row, ...]:
-    """Return the keys whose values differ, dotted and sorted; «—» where a config has no such key."""
-    flat_a, flat_b = _flat(a), _flat(b)
-    names = sorted(name for name in flat_a.keys() | flat_b.keys() if flat_a.get(name) != flat_b.get(name))
-    return tuple(Row(name, *(plain(flat[name]) if name in flat else "—" for flat in (flat_a, flat_b))) for name in names)
+def config_rows(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[ComparisonRow, ...]:
+    """Return the keys whose values differ, dotted and sorted; «—» if a configuration does not have the key."""
+    flat = _flat(a), _flat(b)
+    names = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+    return tuple(ComparisonRow(name, *(plain(side[name]) if name in side else "—" for side in flat)) for name in names)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the exit handler is told of a run: enough to find every step's entry in the journal."""
+"""The description of a run that the exit handler receives; it names every step's entry in the journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class RunDescription(BaseModel):
-    """One run: its name, when it began, what it was asked to do, and the journal key of each step."""
+    """A run: its name, its start, its configuration, and the journal key of each step."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     run_id: str
@@ -18,4 +18,4 @@ class RunDescription(BaseModel):
     work_dir: str
     keys: dict[str, str]
     versions: dict[str, str] = {}
-    folder: str = ""  # where report.html and summary.json go; empty: only into the platform's own artifact
+    folder: str = ""  # for report.html and summary.json; if empty, they go into the platform's artifact only

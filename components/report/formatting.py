@@ -1,4 +1,4 @@
-"""Numbers, times and digests as a reader wants them."""
+"""Numbers, times and other values as text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import datetime
 import json
 from typing import Any
 
+from pydantic import ByteSize
+
 
 def number(value: Any, digits: int = 4) -> str:
-    """Return a number with `digits` significant digits, whole numbers in full with thousands separated; else «—»."""
+    """Return a number with `digits` significant digits, integers in full with thousands separators; «—» for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "—"
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
@@ -16,19 +18,13 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
-def signed(value: float, digits: int = 4) -> str:
-    """Return a number with `digits` decimals; what rounds to zero has no sign."""
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
 def percent(part: float, whole: float) -> str:
-    """Return part / whole as a percentage with one decimal, «0 %» for a whole of 0."""
+    """Return part / whole as a percentage with one decimal; «0 %» if whole is 0."""
     return f"{100 * part / whole:.1f}\N{NO-BREAK SPACE}%" if whole else "0\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the two units that matter: 0.42 s, 12.3 s, 4 min 10 s, 3 h 5 min."""
+    """Return a duration in at most two units: 0.42 s, 12.3 s, 4 min 10 s, 3 h 5 min."""
     if seconds < 0.005:
         return "0 s"
     if seconds < 59.95:
@@ -39,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(text: str) -> str:
-    """Return an ISO 8601 time as date, time and UTC; what is no time comes back as it is."""
+    """Return an ISO 8601 time in UTC; text that is not a time is returned unchanged."""
     try:
         when = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -48,7 +44,7 @@ def moment(text: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """Return any JSON value as text: strings bare, numbers and lists as number() and JSON write them."""
+    """Return a JSON value as text: strings without quotes, floats as number() writes them, the rest as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
@@ -58,9 +54,4 @@ def plain(value: Any) -> str:
 
 def size(count: int) -> str:
     """Return a number of bytes with a unit."""
-    amount = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+    return ByteSize(count).human_readable(decimal=True, separator=" ")

@@ -1,4 +1,4 @@
-"""The exit handler's work: summary.json and report.html of a run, also of one that failed."""
+"""The exit handler: writes summary.json and report.html of a run, also of one that failed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from components.common.artifacts import now, write_json, write_text
 from components.report import formatting
 from components.report.description import RunDescription
 from components.report.outcomes import derive_outcomes, find_failure, read_entries, run_status
-from components.report.page import Page, gather_page
+from components.report.page import Page
 from components.report.summary import RunSummary, summarize
 
-TEMPLATES = Path(__file__).parent / "templates"
-TEMPLATE, STYLE = "report.html.j2", "report.css"
+ROOM = Path(__file__).parent
 
 
 def run(description: RunDescription, *, folder: Path, status: str, message: str = "") -> RunSummary:
     """Write folder/summary.json and folder/report.html, and return the summary.
 
-    `status` ("succeeded", "failed" or "interrupted") and `message` are the runner's. The journal corrects the status,
-    since a runner may call a step that failed a success. Raises ArtifactError only when `folder` cannot be written.
+    `status` ("succeeded", "failed" or "interrupted") and `message` come from the runner. The journal corrects the status,
+    since a runner may report success for a step that failed. Raises ArtifactError only if `folder` cannot be written.
     """
     finished_at = now()
     entries, notes = read_entries(description)
@@ -30,30 +29,26 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
     corrected = run_status(status, outcomes)
     failure = find_failure(corrected, outcomes, message)
     summary = summarize(description, outcomes, corrected, failure, finished_at)
-    # First the summary: a program that waits for it must get it even if drawing the page should go wrong.
+    # The summary is written first: programs that wait for it must get it even if drawing the page fails.
     write_json(Path(folder) / "summary.json", summary.model_dump(mode="json", by_alias=True))
-    write_text(Path(folder) / "report.html", render(gather_page(description, summary, outcomes, failure, notes)))
+    page = Page(description, summary, outcomes, failure, notes)
+    write_text(Path(folder) / "report.html", render("report.html.j2", page))
     return summary
 
 
-def render(page: Page) -> str:
-    """Return the page as one HTML document that refers to nothing outside itself; every value is escaped."""
-    return environment().get_template(TEMPLATE).render(page=page, style=style(), words=formatting)
+def render(template: str, page: object) -> str:
+    """Return one HTML document that refers to nothing outside itself; every value is escaped."""
+    return _environment().get_template(template).render(page=page)
 
 
 @cache
-def environment() -> jinja2.Environment:
-    """Return what loads this folder's templates; every value they show is escaped."""
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([ROOM / "templates", ROOM / "sections"]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-@cache
-def style() -> str:
-    """Return the style sheet of all pages."""
-    return (TEMPLATES / STYLE).read_text()
+    environment.globals |= {"formatting": formatting, "style": (ROOM / "templates" / "report.css").read_text()}
+    return environment

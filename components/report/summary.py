@@ -1,4 +1,4 @@
-"""summary.json: a run in numbers, for programs."""
+"""summary.json: the results of a run, for programs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 from components.common.journal import ArtifactRef
 from components.common.section import Summary
 from components.report.description import RunDescription
-from components.report.outcomes import Failure, Outcome, RunStatus, StepStatus, nothing_new, seconds_between
+from components.report.outcomes import RunFailure, RunStatus, StepOutcome, StepStatus, nothing_new, seconds_between
 
 
 class StepSummary(Summary):
-    """What one step did in this run; `seconds` are those spent now, so 0 for a step that came from the cache."""
+    """The outcome of one step; `seconds` is the time in this run, so 0 for a step from the cache."""
 
     status: StepStatus
     seconds: float
@@ -21,7 +21,7 @@ class StepSummary(Summary):
 
 
 class RunError(Summary):
-    """Why the run did not succeed; `step` is null where no step explains it."""
+    """Why the run did not succeed; `step` is null if no step recorded an error."""
 
     step: str | None
     problem: str
@@ -29,7 +29,7 @@ class RunError(Summary):
 
 
 class RunSummary(Summary):
-    """summary.json: each step's section is that step's own summary, null when it did not finish in this run."""
+    """summary.json; the section of each step is that step's summary, null if it did not finish in this run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     run_id: str
@@ -47,23 +47,23 @@ class RunSummary(Summary):
     evaluate: dict[str, Any] | None
     push: dict[str, Any] | None
     artifacts: dict[str, ArtifactRef]
-    nothing_new: bool  # the data, the configuration and the code are those of an earlier run: nothing was done again
+    nothing_new: bool  # data, configuration and code are those of an earlier run, so no step was repeated
 
     @model_serializer(mode="wrap")
-    def _without_steps_of_other_runs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave tpu_check out of a run that does not have that step."""
+    def _without_missing_tpu_check(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave tpu_check out if the run does not have that step."""
         content: dict[str, Any] = handler(self)
         return {name: value for name, value in content.items() if name != "tpu_check" or name in self.steps}
 
 
 def summarize(
     description: RunDescription,
-    outcomes: tuple[Outcome, ...],
+    outcomes: tuple[StepOutcome, ...],
     status: RunStatus,
-    failure: Failure | None,
+    failure: RunFailure | None,
     finished_at: str,
 ) -> RunSummary:
-    """Put a run's outcomes into the fixed names of summary.json."""
+    """Return the content of summary.json."""
     records = {outcome.step: outcome.record for outcome in outcomes}
     sections = {step: record.summary or None if record else None for step, record in records.items()}
     return RunSummary(

@@ -1,1 +1,1 @@
-"""Compiles the training for a TPU that is not there: whether it will compile, fit, and how fast it can at most be."""
+"""Compiles the training for a TPU slice without a TPU: does it compile, does it fit, and what bounds its speed?"""

@@ -1,9 +1,9 @@
-"""The TPU compiler without a TPU: StableHLO to a program for the chips of a slice. The only file with private entry points.
+"""Compiles StableHLO for the chips of a slice with libtpu, without a TPU.
 
     python -m components.tpu_check.compiler FOLDER
 
-libtpu compiles for a slice that is not there, but nothing public leads from StableHLO text to it; so this holds for the
-versions in EXPECTED and refuses any other.
+No public API leads from StableHLO text to libtpu's compiler. This is the only file that uses private ones, so it accepts only
+the versions in EXPECTED.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from components.common.errors import first_line
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
-from components.tpu_check.program import Program
+from components.tpu_check.hlo import HloModule
 
 EXPECTED = {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"}
-# Without the first four, libtpu asks Google Cloud's metadata server where it is, for minutes; without the last, a second check
-# at the same time fails on libtpu's lock file, though neither opens a device.
+# Without the first four, libtpu queries Google Cloud's metadata server for minutes. Without the last, libtpu's lock file makes
+# a second check at the same time fail, although neither opens a device.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -35,26 +35,28 @@ OUT_OF_MEMORY = re.compile(r"\b([\d.]+)([KMGT])\)? (?:exceeds available HBM|of) 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def check_versions() -> None:
-    """Raise CompilerMissingError unless the compiler is installed in the versions that this file was written for."""
-    found = {name: _version(name) for name in EXPECTED}
-    missing = [name for name, version in found.items() if version is None]
-    wanted = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
-    if missing:
+def check_versions() -> dict[str, str]:
+    """Return the versions of the packages that a check uses; raise CompilerMissingError unless they are the expected ones."""
+    installed = {name: _version(name) for name in (*EXPECTED, "tensorflow", "keras")}
+    if wrong := [f"{name} {installed[name] or 'missing'}" for name in EXPECTED if installed[name] != EXPECTED[name]]:
+        expected = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
         raise CompilerMissingError(
-            f"The TPU compiler is not installed here ({', '.join(missing)} missing).",
-            'pip install "wgan-tpu-pipeline[tpu-check]", or in a pipeline --set deploy.tpu_check=false to go without.',
+            f"tpu-check needs {expected}; found here: {', '.join(wrong)}.",
+            'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.',
         )
-    wrong = [f"{name} {version}" for name, version in found.items() if version != EXPECTED[name]]
-    if wrong:
-        raise CompilerMissingError(f"tpu-check was written for {wanted}; here is {', '.join(wrong)}.", f"pip install {wanted}")
+    if not installed["tensorflow"]:
+        raise CompilerMissingError(
+            "tpu-check needs plain tensorflow, which is not installed here; tensorflow-tpu cannot lower on a CPU.",
+            "Run it where make setup ran, or leave the check out of a pipeline: --set deploy.tpu_check=false.",
+        )
+    return installed
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return ""
 
 
 def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
@@ -72,7 +74,7 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     try:
         devices = topologies.get_topology_desc(config.topology, "tpu").devices
     except JaxRuntimeError as error:
-        raise ProgramRefusedError(f"libtpu knows no slice {config.topology}: {first_line(error)}.") from None
+        raise ProgramRefusedError(f"libtpu does not know the slice {config.topology}: {first_line(error)}.") from None
     replicas = config.slice.replicas
     options = _jax.CompileOptions()
     build = options.executable_build_options
@@ -81,7 +83,7 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     build.device_assignment = _jax.DeviceAssignment.create(np.arange(replicas).reshape(replicas, 1))
     with mlir.make_ir_context(), ir.Location.unknown():
         module = ir.Module.parse(text)
-        _without_copies(module.operation)
+        _remove_copies(module.operation)
         try:
             compiled = devices[0].client.compile(module, _jax.DeviceList(tuple(devices)), options)
         except JaxRuntimeError as error:
@@ -89,34 +91,34 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     return compiled, compiled.hlo_modules()[0].to_string()
 
 
-def _without_copies(operation: Any) -> None:
-    """Replace TensorFlow's mhlo.copy, which the compiler does not take, by what it copies."""
+def _remove_copies(operation: Any) -> None:
+    """Replace each of TensorFlow's mhlo.copy, which the compiler does not accept, by its operand."""
     for region in operation.regions:
         for block in region:
             for inner in list(block.operations):
-                _without_copies(inner)
+                _remove_copies(inner)
                 if inner.operation.name == "mhlo.copy":
                     inner.operation.results[0].replace_all_uses_with(inner.operation.operands[0])
                     inner.operation.erase()
 
 
 def refusal(message: str, config: TpuCheckConfig) -> ProgramRefusedError:
-    """Put the compiler's message into a sentence: out of memory by how much, or its own first line."""
+    """Return the error for a compiler message: how much memory is missing, or the message's first line."""
     match = OUT_OF_MEMORY.search(message)
     if not match:
         return ProgramRefusedError(f"The compiler for {config.topology} refuses the program: {first_line(message)}.")
-    used, have = float(match[1]) * UNITS[match[2].upper()], float(match[3]) * UNITS[match[4].upper()]
+    needed, available = float(match[1]) * UNITS[match[2].upper()], float(match[3]) * UNITS[match[4].upper()]
     batch, unit = config.train.global_batch_size, "chip" if config.slice.chip.replicas == 1 else "core"
     return ProgramRefusedError(
-        f"The program needs {used / 1e9:.1f} GB of HBM and a {config.slice.chip.name} {unit} has {have / 1e9:.1f} GB:"
-        f" {(used - have) / 1e9:.1f} GB too much.",
+        f"The program needs {needed / 1e9:.1f} GB of HBM and a {config.slice.chip.name} {unit} has {available / 1e9:.1f} GB:"
+        f" {(needed - available) / 1e9:.1f} GB too much.",
         f"Lower train.global_batch_size (now {batch}, {batch // config.slice.replicas} images a {unit}) or the channels,"
-        " or take a larger slice.",
+        " or use a larger slice.",
     )
 
 
-def once(text: str) -> Callable[[str, str], float]:
-    """Return XLA's own cost of one property of one computation of a module, the body of each loop in it counted once."""
+def xla_costs(text: str) -> Callable[[str, str], float]:
+    """Return a function of (computation, property): XLA's cost of one computation, which counts each loop body once."""
     import jax
     from jaxlib import _hlo, _jax
 
@@ -125,43 +127,46 @@ def once(text: str) -> Callable[[str, str], float]:
 
     def cost(computation: str, name: str) -> float:
         if computation not in known:
-            known[computation] = _jax.hlo_module_cost_analysis(client, _hlo.hlo_module_from_text(entered_at(text, computation)))
+            module = _hlo.hlo_module_from_text(with_entry(text, computation))
+            known[computation] = _jax.hlo_module_cost_analysis(client, module)
         return float(known[computation].get(name, 0.0))
 
     return cost
 
 
-def entered_at(text: str, computation: str) -> str:
-    """Return the module with another computation as its entry, which is what cost analysis looks at."""
+def with_entry(text: str, computation: str) -> str:
+    """Return the module with `computation` as its entry, the one that XLA's cost analysis reads."""
     _, _, body = text.partition("\n")
     body = re.sub(r"^ENTRY ", "", body, flags=re.MULTILINE)
     body = re.sub(rf"^%{re.escape(computation)} \(", lambda match: f"ENTRY {match[0]}", body, flags=re.MULTILINE)
     return f"HloModule part\n{body}"
 
 
-def figures(compiled: Any, text: str) -> dict[str, float]:
-    """Return what the report is made of: memory, and the costs of one run of the program with all loops counted fully."""
-    memory, program, cost = compiled.get_compiled_memory_stats(), Program(text), once(text)
-    totals = compiled.cost_analysis()
-    # The executable knows the padding of its arrays, the analysis of its parts does not: the ratio carries it over.
-    padding = totals["bytes accessed"] / cost(program.entry, "bytes accessed")
-    reduces, reduced_bytes = program.reduced()
-    convolutions, in_bfloat16 = program.convolutions()
+def program_figures(compiled: Any, text: str, rounds: int) -> dict[str, float]:
+    """Return the figures of a program of `rounds` rounds by their names in the report; every loop is counted in full."""
+    memory, module, cost = compiled.get_compiled_memory_stats(), HloModule(text), xla_costs(text)
+    output_bytes = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # The executable's own analysis includes the padding of arrays, that of single computations does not: scale by the ratio.
+    padding = compiled.cost_analysis()["bytes accessed"] / cost(module.entry, "bytes accessed")
+    moved = padding * module.total(lambda name: cost(name, "bytes accessed"))
+    all_reduces, all_reduce_bytes = module.all_reduces()
+    convolutions, bfloat16_convolutions = module.convolutions()
     return {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_hbm_bytes": memory.argument_size_in_bytes
+        + output_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
         "program_bytes": memory.generated_code_size_in_bytes,
-        "flops": program.full(lambda name: cost(name, "flops")),
-        "bytes_accessed": padding * program.full(lambda name: cost(name, "bytes accessed")),
-        "on_chip_bytes": program.on_chip_bytes(),
-        "all_reduces": reduces,
-        "all_reduce_bytes": reduced_bytes,
+        "rounds_a_call": rounds,
+        "flops_a_round": module.total(lambda name: cost(name, "flops")) / rounds,
+        "bytes_a_round": moved / rounds,
+        "hbm_bytes_a_round": max(0.0, moved - module.vmem_bytes()) / rounds,
+        "all_reduces_a_round": all_reduces / rounds,
+        "all_reduce_bytes_a_round": all_reduce_bytes / rounds,
         "convolutions": convolutions,
-        "bfloat16_convolutions": in_bfloat16,
-        "host_transfers": program.host_transfers(),
-        "loops": len(program.loops),
-        "unknown_loops": sum(loop.turns == 0 for loop in program.loops),
+        "bfloat16_convolutions": bfloat16_convolutions,
+        "host_transfers_in_a_call": module.host_transfers(),
+        "unknown_loops": sum(loop.trips == 0 for loop in module.loops),
     }
 
 
@@ -169,10 +174,11 @@ def _work(config: TpuCheckConfig, folder: Path) -> None:
     check_versions()
     compiled, text = compile_program(config, (folder / "program.mlir").read_text())
     (folder / "program.hlo").write_text(text)
-    (folder / "figures.json").write_text(json.dumps(figures(compiled, text)))
+    rounds = int((folder / "rounds").read_text())
+    (folder / "figures.json").write_text(json.dumps(program_figures(compiled, text, rounds)))
 
 
 if __name__ == "__main__":
-    from components.tpu_check.child import main
+    from components.tpu_check.subprocesses import main
 
     raise SystemExit(main(_work))

@@ -1,4 +1,4 @@
-"""What a check needs to know; the pipeline makes it from the other sections."""
+"""The inputs of a check; the pipeline fills them in from the other config sections."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ DEFAULT_TOPOLOGY = "v5e:2x4"
 
 
 class TpuCheckConfig(Section):
-    """A training and the slice it is meant for."""
+    """A training, and the slice that it is checked for."""
 
     topology: str = Field(DEFAULT_TOPOLOGY, description="GENERATION:AXES, such as v5e:2x4, v4:2x2x1, v6e:2x4.")
-    image_size: int = Field(8, ge=1, description="Height and width in pixels.")
-    channels: int = Field(1, ge=1, description="Of the images.")
-    images: int = Field(0, ge=0, description="Training images; 0: not known, then 100,000 or as many as are kept in memory.")
-    classes: int = Field(10, ge=2, description="Labels that the networks see with train.conditional.")
+    image_size: int = Field(8, ge=1, description="Height and width of the images in pixels.")
+    channels: int = Field(1, ge=1, description="Channels of the images.")
+    images: int = Field(
+        0,
+        ge=0,
+        description="Training images. 0: unknown; assume 100,000, or the most that can be resident.",
+    )
+    classes: int = Field(10, ge=2, description="Number of labels, used with train.conditional.")
     train: TrainConfig = TrainConfig()
 
     @field_validator("topology")
@@ -29,5 +33,5 @@ class TpuCheckConfig(Section):
 
     @property
     def slice(self) -> Topology:
-        """The slice, parsed."""
+        """The parsed slice."""
         return parse_topology(self.topology)

@@ -1,4 +1,4 @@
-"""What a check can find."""
+"""The errors that a check raises."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from components.common.errors import PipelineError
 
 
 class ProgramRefusedError(PipelineError):
-    """The training would not compile or fit on the slice; exit code 1."""
+    """The training would not compile or not fit on the slice; exit code 1."""
 
 
 class CompilerMissingError(PipelineError):
-    """The TPU compiler is not installed here, or in another version; exit code 1."""
+    """The TPU compiler is not installed, or in another version; exit code 1."""

@@ -1,10 +1,10 @@
-"""The program of a training call, as StableHLO: traced and lowered with TensorFlow on a CPU, for N chips.
+"""Traces the training call with TensorFlow on a CPU and lowers it to StableHLO for the replicas of a slice.
 
     python -m components.tpu_check.lowering FOLDER
 
-What is traced is components.train.loop.rounds_on_device and under it train_round, the functions that train. Only the
-replica context is ours: its all_reduce is a collective over N replicas and its replica id an argument of the program, as
-under TPUStrategy.
+It traces the functions that train: rounds_on_device of components/train/devices/host_call.py and, in it, train_round.
+Only the replica context is replaced: as under TPUStrategy, its all_reduce is a collective over N replicas and its replica
+id is an argument of the program.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ import tensorflow as tf
 from components.common.errors import first_line
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import ProgramRefusedError
-from components.train import loop, step
+from components.train import step
 from components.train.data.on_device import Gathered, OnDevice, Sent
-from components.train.data.sources import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
+from components.train.data.source import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES, rounds_that_fit
+from components.train.devices import host_call
+from components.train.devices.host_code import HOST_OPERATIONS, graph_nodes
 from components.train.networks import ImageShape
 
-UNKNOWN_IMAGES = 100_000
-HOST_OPERATIONS = {"PyFunc": "tf.numpy_function", "EagerPyFunc": "tf.py_function", "PyFuncStateless": "tf.numpy_function"}
-SECOND_DERIVATIVE = re.compile(r"No gradient defined for operation\s*'([^']*)'\s*\(op type: (\w+)\)")
+ASSUMED_IMAGES = 100_000
+NO_GRADIENT = re.compile(r"No gradient defined for operation\s*'([^']*)'\s*\(op type: (\w+)\)")
 NO_KERNEL = re.compile(r"No registered '(\w+)' OpKernel")
 
 
-class OneOfMany(tf.distribute.ReplicaContext):  # type: ignore[misc]
-    """The context of one replica of `replicas`, whose id is a tensor: what train_round sees under TPUStrategy."""
+class SliceReplicaContext(tf.distribute.ReplicaContext):  # type: ignore[misc]
+    """The context of one of `replicas`, with a tensor as its id, as train_round gets it under TPUStrategy."""
 
     def __init__(self, strategy: tf.distribute.Strategy, replica_id: tf.Tensor, replicas: int) -> None:
         super().__init__(strategy, replica_id_in_sync_group=replica_id)
-        self._replicas, self._reduced = replicas, 0
+        self._replicas, self._collectives = replicas, 0
 
     @property
     def num_replicas_in_sync(self) -> int:
-        """How many replicas there are."""
+        """The number of replicas."""
         return self._replicas
 
     def all_reduce(self, _: Any, value: Any, options: Any = None) -> Any:  # noqa: ARG002
-        """Return the sums of tensors over all replicas; one collective each, as under TPUStrategy, and none for one replica."""
+        """Return the sums of tensors over all replicas: one collective a tensor, or none if there is one replica."""
         return value if self._replicas == 1 else tf.nest.map_structure(self._sum, value)
 
     def _sum(self, tensor: tf.Tensor) -> tf.Tensor:
-        self._reduced += 1
+        self._collectives += 1
         return tf.raw_ops.CollectiveReduceV2(
             input=tensor,
             group_size=self._replicas,
             group_key=1,
-            instance_key=self._reduced,
+            instance_key=self._collectives,
             ordering_token=[],
             merge_op="Add",
             final_op="Id",
@@ -62,69 +63,64 @@ class OneOfMany(tf.distribute.ReplicaContext):  # type: ignore[misc]
 def lowered_call(config: TpuCheckConfig) -> str:
     """Return the StableHLO of one host call of the training, for one replica of the slice.
 
-    Raises ProgramRefusedError when a TPU could not run it.
+    Raises ProgramRefusedError if a TPU could not run it.
     """
     train, shape = config.train, (config.image_size, config.image_size, config.channels)
     classes = config.classes if train.conditional else 0
     strategy = tf.distribute.get_strategy()
     state = step.make_state(ImageShape(config.image_size, config.channels, classes), train, strategy)
-
     data, arguments = argument_specs(config)
 
     def call(first_round: tf.Tensor, replica_id: tf.Tensor, *rest: tf.Tensor) -> Any:
         source: OnDevice = Gathered(rest[0], rest[1], shape) if data else Sent(shape)
-        with OneOfMany(strategy, replica_id, config.slice.replicas):
-            return loop.rounds_on_device(state, train, source, rest[len(data) :], first_round)
+        with SliceReplicaContext(strategy, replica_id, config.slice.replicas):
+            return host_call.rounds_on_device(state, train, source, rest[len(data) :], first_round)
 
     scalar = tf.TensorSpec([], tf.int32)
     return stablehlo(call, (scalar, scalar, *data, *arguments))
 
 
 def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], tuple[tf.TensorSpec, ...]]:
-    """Return the specs of the data that stays on a chip (none where it is streamed) and of what a host call takes along."""
+    """Return the specs of the resident data (none if it is streamed) and of the arguments of each host call."""
     train = config.train
     pixels = config.image_size**2 * config.channels
-    images = config.images or max(train.global_batch_size, min(UNKNOWN_IMAGES, RESIDENT_LIMIT_BYTES // pixels))
+    images = config.images or max(train.global_batch_size, min(ASSUMED_IMAGES, RESIDENT_LIMIT_BYTES // pixels))
     batches = [train.n_critic, train.global_batch_size]
-    if train.data == "resident" or (train.data == "auto" and images * pixels <= RESIDENT_LIMIT_BYTES):
-        data = (tf.TensorSpec([images, pixels], tf.uint8), tf.TensorSpec([images], tf.int32))
-        return data, (tf.TensorSpec([_rounds(config, 4), *batches], tf.int32),)
-    rounds = _rounds(config, pixels + 4)
-    return (), (tf.TensorSpec([rounds, *batches, pixels], tf.uint8), tf.TensorSpec([rounds, *batches], tf.int32))
-
-
-def _rounds(config: TpuCheckConfig, bytes_per_image: int) -> int:
-    train = config.train
-    fitting = rounds_that_fit(bytes_per_image * train.n_critic * train.global_batch_size, CALL_BUDGET_BYTES)
-    return loop.rounds_within(train, fitting)
+    resident = train.data == "resident" or (train.data == "auto" and images * pixels <= RESIDENT_LIMIT_BYTES)
+    bytes_per_image = 4 if resident else pixels + 4
+    rounds = host_call.rounds_within(
+        train, rounds_that_fit(bytes_per_image * train.n_critic * train.global_batch_size, CALL_BUDGET_BYTES)
+    )
+    numbers = tf.TensorSpec([rounds, *batches], tf.int32)
+    if resident:
+        return (tf.TensorSpec([images, pixels], tf.uint8), tf.TensorSpec([images], tf.int32)), (numbers,)
+    return (), (tf.TensorSpec([rounds, *batches, pixels], tf.uint8), numbers)
 
 
 def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> str:
-    """Return the StableHLO of `function` on arguments of `specs`.
+    """Return the StableHLO of `function` for arguments of `specs`.
 
-    Raises ProgramRefusedError for what a TPU cannot run: dynamic shapes, Python in the program, operations without a TPU
-    lowering, float64.
+    Raises ProgramRefusedError for dynamic shapes, host operations, float64, and operations without a lowering or derivative.
     """
     if dynamic := [spec for spec in specs if not spec.shape.is_fully_defined()]:
         raise ProgramRefusedError(
-            f"An argument has the dynamic shape {dynamic[0].shape}: a TPU compiles for one shape.",
+            f"An argument has the dynamic shape {dynamic[0].shape}; a TPU program needs fixed shapes.",
             "Give every dimension a number; drop the last, smaller batch.",
         )
     compiled = tf.function(function, jit_compile=True, autograph=False)
     try:
-        traced = compiled.get_concrete_function(*specs)
+        nodes = graph_nodes(compiled.get_concrete_function(*specs).graph)
     except LookupError as error:
         raise _no_derivative(error) from None
-    operations = all_operations(traced.graph)
-    if host := [operation for operation in operations if operation.type in HOST_OPERATIONS]:
+    if host := [node for node in nodes if node.op in HOST_OPERATIONS]:
         raise ProgramRefusedError(
-            f"{host[0].name} ({HOST_OPERATIONS[host[0].type]}) runs Python on the host, which a TPU program cannot.",
-            "Write it with TensorFlow operations, or do it before the call, in the input.",
+            f"{host[0].name} ({HOST_OPERATIONS[host[0].op]}) runs on the host; a TPU program cannot call it.",
+            "Write it with other TensorFlow operations, or move it out of the training step.",
         )
-    if double := [operation for operation in operations if _is_double(operation)]:
+    if double := [node for node in nodes if _computes_in_float64(node)]:
         raise ProgramRefusedError(
-            f"{double[0].name} ({double[0].type}) computes in float64, the first of {len(double)}; a TPU has none.",
-            "Use float32: name the dtype of constants, and keep NumPy's float64 arrays out.",
+            f"{double[0].name} ({double[0].op}) and {len(double) - 1} other operations compute in float64, which a TPU lacks.",
+            "Use float32: give constants a dtype, and convert NumPy's float64 arrays.",
         )
     try:
         return str(compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo"))
@@ -132,35 +128,29 @@ def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> s
         raise _no_lowering(str(error)) from None
 
 
-def all_operations(graph: Any) -> list[tf.Operation]:
-    """Return the operations of a graph and of the functions that it calls: bodies of loops, branches."""
-    found = list(graph.get_operations())
-    for function in graph._functions.values():
-        found += list(getattr(function, "graph", graph).get_operations()) if hasattr(function, "graph") else []
-    return found
-
-
-def _is_double(operation: tf.Operation) -> bool:
-    return operation.type != "Const" and any(output.dtype == tf.float64 for output in operation.outputs)
+def _computes_in_float64(node: Any) -> bool:
+    if node.op == "Const":
+        return False
+    attributes = [value for name, value in node.attr.items() if name != "SrcT"]  # a cast to float32 is harmless
+    return any(tf.float64.as_datatype_enum in (value.type, *value.list.type) for value in attributes)
 
 
 def _no_derivative(error: LookupError) -> ProgramRefusedError:
-    match = SECOND_DERIVATIVE.search(str(error))
+    match = NO_GRADIENT.search(str(error))
     name, kind = (match[1], match[2]) if match else ("an operation", first_line(error))
     return ProgramRefusedError(
-        f"{kind} ({name}) has no derivative in TensorFlow, and the gradient penalty needs a second one of the critic.",
-        "Use a layer that has one: for nearest-neighbour up-sampling keras.layers.UpSampling2D or UpConv, not tf.image.resize.",
+        f"{kind} ({name}) has no derivative in TensorFlow, but the gradient penalty needs the critic's second derivative.",
+        "Use another layer: for nearest-neighbour up-sampling keras.layers.UpSampling2D or UpConv, not tf.image.resize.",
     )
 
 
 def _no_lowering(message: str) -> ProgramRefusedError:
-    kinds = sorted(set(NO_KERNEL.findall(message)))
-    if kinds:
+    if kinds := sorted(set(NO_KERNEL.findall(message))):
         return ProgramRefusedError(
-            f"{', '.join(kinds)} has no lowering to XLA, which a TPU program is made of.",
-            "Use an operation that has one, or do it before the call, in the input.",
+            f"XLA, which compiles TPU programs, has no lowering for {', '.join(kinds)}.",
+            "Use another operation, or move it out of the training step, into the input.",
         )
-    return ProgramRefusedError(f"XLA cannot lower the program: {message.strip().splitlines()[0][:300]}.")
+    return ProgramRefusedError(f"XLA cannot lower the program: {first_line(message)}.")
 
 
 def _work(config: TpuCheckConfig, folder: Path) -> None:
@@ -169,6 +159,6 @@ def _work(config: TpuCheckConfig, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from components.tpu_check.child import main
+    from components.tpu_check.subprocesses import main
 
     raise SystemExit(main(_work))

@@ -1,20 +1,21 @@
-"""What a check found, in numbers that are a round's, and what follows from them."""
+"""The report of a check: the figures of one round, and what follows from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from components.common.section import Summary
-from components.tpu_check.child import Cost
 from components.tpu_check.chips import roofline
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.subprocesses import Cost
 
 
 class TpuCheckSummary(Summary):
-    """A program that compiled: sizes in bytes and costs of one round, all for one replica: a chip, on v4 a core.
+    """A program that compiled. Sizes are bytes, costs those of one round; all are for one replica: a chip, on v4 a core.
 
-    `bytes_a_round` are those that XLA counts, what it keeps in the chip's own memory included; `hbm_bytes_a_round` without
-    that, so that `images_per_second_at_most` (images that the critic sees, on all chips) is an upper bound and not a forecast.
+    `bytes_a_round` is XLA's count, which includes the chip's own memory (VMEM); `hbm_bytes_a_round` excludes it, so that
+    `images_per_second_at_most` (images that the critic sees, on all chips) is an upper bound, not a forecast.
     """
 
     topology: str
@@ -44,63 +45,49 @@ class TpuCheckSummary(Summary):
     notes: tuple[str, ...]
 
 
-def summarise(config: TpuCheckConfig, rounds: int, figures: Mapping[str, float], costs: tuple[Cost, ...]) -> TpuCheckSummary:
-    """Return the report of a program of `rounds` rounds, from the compiler's figures of one run of it."""
-    flops, moved = figures["flops"] / rounds, figures["bytes_accessed"] / rounds
-    hbm = max(0.0, moved - figures["on_chip_bytes"] / rounds)
-    reduced = figures["all_reduce_bytes"] / rounds
-    least = roofline(config.slice, flops, hbm, reduced)
-    images = config.train.n_critic * config.train.global_batch_size
-    peak = sum(figures[f"{part}_bytes"] for part in ("argument", "output", "temporary", "program"))
+def summarise(config: TpuCheckConfig, figures: Mapping[str, Any], costs: tuple[Cost, ...]) -> TpuCheckSummary:
+    """Return the report of a program, from compiler.program_figures and the costs of the stages of the check."""
+    flops, moved = figures["flops_a_round"], figures["bytes_a_round"]
+    least = roofline(config.slice, flops, figures["hbm_bytes_a_round"], figures["all_reduce_bytes_a_round"])
     return TpuCheckSummary(
         topology=config.topology,
         chips=config.slice.chips,
         replicas=config.slice.replicas,
         compiled=True,
-        peak_hbm_bytes=int(peak),
         hbm_bytes=config.slice.hbm_bytes,
-        program_bytes=int(figures["program_bytes"]),
-        rounds_a_call=rounds,
-        flops_a_round=flops,
-        bytes_a_round=moved,
-        hbm_bytes_a_round=hbm,
         updates_a_round=config.train.n_critic + 1,
-        all_reduces_a_round=figures["all_reduces"] / rounds,
-        all_reduce_bytes_a_round=reduced,
-        convolutions=int(figures["convolutions"]),
-        bfloat16_convolutions=int(figures["bfloat16_convolutions"]),
-        host_transfers_in_a_call=int(figures["host_transfers"]),
         flops_a_byte=flops / moved,
         roofline_seconds_a_round=least.seconds,
         bound_by=least.bound_by,
-        images_per_second_at_most=images / least.seconds,
+        images_per_second_at_most=config.train.n_critic * config.train.global_batch_size / least.seconds,
         check_seconds=round(sum(cost.seconds for cost in costs), 1),
         check_peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
         cached=False,
-        notes=_notes(config, figures, rounds),
+        notes=_notes(config, figures),
+        **{name: value for name, value in figures.items() if name != "unknown_loops"},
     )
 
 
-def _notes(config: TpuCheckConfig, figures: Mapping[str, float], rounds: int) -> tuple[str, ...]:
-    """Return a sentence for each thing that is not as it should be, but does not stop the training."""
-    updates, reduces = config.train.n_critic + 1, figures["all_reduces"] / rounds
-    found = []
-    if config.slice.replicas > 1 and reduces > updates:
-        found.append(
-            f"{reduces:g} all-reduces for {updates} updates a round: the gradients of an update are not summed at once."
-        )
-    if figures["host_transfers"]:
-        found.append(f"{figures['host_transfers']:g} transfers between host and chip inside a call: each holds up all chips.")
-    other = figures["convolutions"] - figures["bfloat16_convolutions"]
-    if config.train.precision != "float32" and other:
-        found.append(f"{other:g} of {figures['convolutions']:g} convolutions are not in bfloat16.")
-    if figures["unknown_loops"]:
-        found.append(f"How often {figures['unknown_loops']:g} loops turn is not known; each is counted once.")
-    return tuple(found)
+def _notes(config: TpuCheckConfig, figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence for each finding that slows the training or makes these figures less exact."""
+    updates, all_reduces = config.train.n_critic + 1, figures["all_reduces_a_round"]
+    transfers, unknown = figures["host_transfers_in_a_call"], figures["unknown_loops"]
+    convolutions = figures["convolutions"]
+    in_float32 = convolutions - figures["bfloat16_convolutions"]
+    notes = []
+    if config.slice.replicas > 1 and all_reduces > updates:
+        notes.append(f"{all_reduces:g} all-reduces for {updates} updates a round: some gradients are summed separately.")
+    if transfers:
+        notes.append(f"{transfers} transfers between host and chip inside a call; all chips wait for each.")
+    if config.train.precision != "float32" and in_float32:
+        notes.append(f"{in_float32} of {convolutions} convolutions are not in bfloat16.")
+    if unknown:
+        notes.append(f"{unknown} loops have an unknown trip count; each is counted once.")
+    return tuple(notes)
 
 
 def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
-    """Return the report as (what, value) for people."""
+    """Return the report as rows of (name, value) to print."""
     unit = "chip" if summary.replicas == summary.chips else "core"
     share = summary.peak_hbm_bytes / summary.hbm_bytes
     moved, hbm = summary.bytes_a_round / 1e9, summary.hbm_bytes_a_round / 1e9
@@ -109,7 +96,7 @@ def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
     return [
         ("compiled", f"for {summary.topology}, {summary.chips} chip{'s' * (summary.chips > 1)}"),
         (f"peak HBM a {unit}", f"{summary.peak_hbm_bytes / 1e9:.3g} GB of {summary.hbm_bytes / 1e9:.1f} GB ({share:.0%})"),
-        ("program", f"{summary.program_bytes / 1e6:.1f} MB, a call of {summary.rounds_a_call} rounds"),
+        ("program", f"{summary.program_bytes / 1e6:.1f} MB, {summary.rounds_a_call} rounds a call"),
         ("operations a round", f"{summary.flops_a_round / 1e12:.3g} TFLOP a {unit}"),
         ("bytes a round", f"{moved:.3g} GB a {unit}, at least {hbm:.3g} GB of them in HBM"),
         ("intensity", f"{summary.flops_a_byte:.0f} FLOP a byte"),

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: many rounds a host call, and after each call a few numbers are read and looked at."""
+"""The training loop, top to bottom: a host call, its numbers, a score, samples, a checkpoint, a stop."""
 
 from __future__ import annotations
 
@@ -7,103 +7,117 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from pydantic import BaseModel, ConfigDict
 
-from components.common.errors import TrainingDivergedError
+from components.common.errors import InterruptedStepError, TrainingDivergedError
+from components.common.images import grid
+from components.common.progress import say, tick
 from components.train import noise, step
 from components.train.config import TrainConfig
-from components.train.data.on_device import OnDevice, placed
-from components.train.data.sources import Source, rounds_that_fit
+from components.train.data.source import Source
+from components.train.devices.host_code import Call
+from components.train.monitor import SAMPLES, Monitor, is_due
+from components.train.networks import ImageShape
+from components.train.progress import MetricsLine, Progress, images_seen
+from components.train.saving.export import Generator
+from components.train.saving.folder import TrainingFolder
+from components.train.saving.signals import StopRequest, long_call_text
+from components.train.saving.variables import averages, state_arrays
 
-Call = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tf.Tensor]
-
-
-class Logged(BaseModel):
-    """A line of metrics.jsonl, the end of a host call: METRICS are means over the rounds of the call."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    round: int
-    images_seen: int
-    critic_loss: float
-    wasserstein_gap: float
-    penalty: float
-    critic_grad_norm: float
-    generator_loss: float
-    generator_grad_norm: float
-    seconds: float
-
-    def speed(self, config: TrainConfig) -> float:
-        """Return the rounds per second of this call."""
-        return rounds_in_call(config, self.round) / self.seconds
+GRID, GRID_COLUMNS = 64, 8  # images of a sample grid
 
 
-def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Call:
-    """Return the function of a host call: what `source.take` gives for R rounds, and the first round, to METRICS [R, 6]."""
-    if isinstance(strategy, tf.distribute.TPUStrategy):
-        return make_device_call(state, config, strategy, placed(source, strategy))
+@dataclass
+class Training:
+    """What the loop works with; run.py puts it together.
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
-        rounds = tf.shape(taken[0])[0]
-        metrics = tf.TensorArray(tf.float32, size=rounds, element_shape=[len(step.METRICS)])
-        for offset in tf.range(rounds):
-            round_index = first_round + offset
-            batch = source.batch(taken, offset)
-            seed = noise.round_seed(config.seed, round_index)
-            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, seed, round_index))
-            row = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
-            metrics = metrics.write(offset, tf.concat(row, axis=0))
-        return metrics.stack()
-
-    return call  # type: ignore[no-any-return]
-
-
-def make_device_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: OnDevice) -> Call:
-    """Return the same function with its loop on the devices: the host hears nothing between the first round and the last.
-
-    MirroredStrategy cannot do this: its all_reduce leaves the replica, which no loop may do.
+    `call` runs the rounds of a host call on the devices, `broken_weights` names the variables that are not finite, `generator`
+    draws samples with the moving average, `monitor` scores them (None: no scores), `folder` takes all that is written.
     """
 
-    @tf.function  # type: ignore[untyped-decorator]
-    def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
-        arguments = source.arguments(taken)
-        run = lambda *args: rounds_on_device(state, config, source, *args)  # noqa: E731
-        parts, whole = strategy.run(run, args=(arguments, first_round))
-        columns = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
-        return tf.concat(columns, axis=1)
+    config: TrainConfig
+    shape: ImageShape
+    state: step.State
+    source: Source
+    call: Call
+    broken_weights: Callable[[], list[str]]
+    generator: Generator
+    monitor: Monitor | None
+    folder: TrainingFolder
+    progress: Progress
 
-    return call  # type: ignore[no-any-return]
 
+def train(training: Training, stop: StopRequest) -> None:
+    """Train from `training.progress` to the last round, or until the scores have not improved for too long.
 
-def rounds_on_device(
-    state: step.State, config: TrainConfig, source: OnDevice, arguments: tuple[tf.Tensor, ...], first_round: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Do the R rounds of a host call in replica context; return this replica's PART_METRICS [R, 4] and WHOLE_METRICS [R, 2].
-
-    `arguments` are of static shape: a TPU compiles for one R, and again for the last call of a training if that is shorter.
+    Raises InterruptedStepError after a stop request (a checkpoint is saved), TrainingDivergedError, ArtifactError.
     """
-    rounds = int(arguments[0].shape[0])
+    config, folder, progress = training.config, training.folder, training.progress
+    folder.open_events()
+    if progress.round == 0:
+        folder.begin_samples(grid(training.source.first(GRID), GRID_COLUMNS))
+        draw_samples(training)
+    calls = 0
+    while not progress.finished(config):
+        # 1. A host call: many rounds on the devices. Their metrics are read back, so that times and errors are real.
+        line = call_and_check(training)
+        # 2. Log. A line of metrics.jsonl is kept in memory until the next checkpoint, which writes them all.
+        if progress.round % config.log_every_rounds == 0 or progress.round == config.rounds:
+            progress.log.append(line)
+            folder.write_scalars(progress.round, {name: getattr(line, name) for name in step.METRICS})
+        # 3. Score the moving average on held-out images, and keep it if it is the best so far.
+        if training.monitor and is_due(config, progress.round):
+            score_average(training, training.monitor)
+        # 4. Draw the fixed latents.
+        if progress.round % config.sample_every_rounds == 0 or progress.finished(config):
+            draw_samples(training)
+        # 5. Save. A stop request is obeyed here, after the checkpoint.
+        if progress.round % config.checkpoint_every_rounds == 0 or progress.finished(config) or stop:
+            save(training)
+        if stop and not progress.finished(config):
+            raise InterruptedStepError(
+                f"Training stopped by {stop.by} after round {progress.round} of {config.rounds}.", "Run again to go on."
+            )
+        # 6. Tell the user.
+        report_progress(training, line)
+        calls += 1
+        if calls == 2 and config.devices.startswith("tpu") and (text := long_call_text(line.seconds)):
+            say(text)  # the time of the second call: the first one compiles
+    if progress.round < config.rounds:
+        best = progress.best_score()
+        say(f"Stopped at round {progress.round}: {config.patience} scores since the best, KID {best.kid:.4f} at {best.round}")
+    folder.close_events()
 
-    def one(offset: tf.Tensor, parts: tf.TensorArray, whole: tf.TensorArray) -> tuple[Any, ...]:
-        round_index = first_round + offset
-        seed = noise.round_seed(config.seed, round_index)
-        here = step.train_round(state, config, source.batch(arguments, offset), seed, round_index)
-        return offset + 1, parts.write(offset, here[0]), whole.write(offset, here[1])
 
-    rows = [tf.TensorArray(tf.float32, rounds, element_shape=[len(names)]) for names in (step.PART_METRICS, step.WHOLE_METRICS)]
-    start = (tf.constant(0), *rows)
-    _, parts, whole = tf.while_loop(lambda offset, *_: offset < rounds, one, start, maximum_iterations=rounds)
-    return parts.stack(), whole.stack()
+def call_and_check(training: Training) -> MetricsLine:
+    """Do the rounds of one host call and return their metrics; stop at the first number that is not finite.
+
+    Raises TrainingDivergedError, which names the rounds, the last good checkpoint and the file with these metrics.
+    """
+    progress = training.progress
+    try:
+        line = run_call(training.call, training.config, training.source, progress.round)
+        if broken := training.broken_weights():
+            what = f"{broken[0]} is not finite (first of {len(broken)} such variables)"
+            raise diverged(what, (progress.round, line.round), [line.model_dump()])
+    except TrainingDivergedError as error:
+        evidence = [*error.evidence, {"variables_not_finite": training.broken_weights()}]
+        file, last_good = training.folder.write_evidence(evidence), training.folder.last_good
+        good = f"The last good checkpoint is {last_good}." if last_good else "There is no checkpoint yet."
+        problem = f"{error.problem} {good} The metrics of these rounds are in {file}."
+        raise TrainingDivergedError(problem, error.cure, evidence) from None
+    progress.round = line.round
+    return line
 
 
-def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) -> Logged:
-    """Do the rounds of one host call, from `first_round` on; read the numbers back, so that time and errors are real.
+def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) -> MetricsLine:
+    """Do the rounds of one host call, from `first_round` on; read the metrics back, so that time and errors are real.
 
     Raises TrainingDivergedError, naming the round, when a metric is not finite.
     """
@@ -115,17 +129,7 @@ def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) 
     last_round = first_round + rounds
     means = dict(zip(step.METRICS, values.mean(axis=0).tolist(), strict=True))
     seconds = round(time.monotonic() - started, 4)
-    return Logged(round=last_round, images_seen=images_seen(config, last_round), seconds=seconds, **means)
-
-
-def rounds_in_call(config: TrainConfig, last_round: int) -> int:
-    """Return how many rounds the call had that ended with `last_round`: the last call of a training may be short."""
-    return (last_round - 1) % config.rounds_a_call + 1
-
-
-def images_seen(config: TrainConfig, rounds: int) -> int:
-    """Return how many real images the critic has seen after `rounds`, repeats counted."""
-    return rounds * config.n_critic * config.global_batch_size
+    return MetricsLine(round=last_round, images_seen=images_seen(config, last_round), seconds=seconds, **means)
 
 
 def check_finite(values: npt.NDArray[np.float64], first_round: int) -> None:
@@ -152,45 +156,48 @@ def diverged(what: str, between: tuple[int, int], evidence: Sequence[Mapping[str
     )
 
 
-def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> Callable[[], list[str]]:
-    """Return a function that names the variables, optimizers' included, that are not finite on some replica.
-
-    The devices look at the values; a number a variable is read back.
-    """
-    named = [(name, variable) for name, variable in _variables(state) if "float" in str(variable.dtype)]
-
-    def on_a_replica() -> tf.Tensor:
-        sound = [tf.reduce_all(tf.math.is_finite(variable.value)) for _, variable in named]
-        return 1 - tf.cast(tf.stack(sound), tf.int32)
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def broken_replicas() -> tf.Tensor:
-        return strategy.reduce("SUM", strategy.run(on_a_replica), axis=None)
-
-    return lambda: [name for (name, _), replicas in zip(named, broken_replicas().numpy(), strict=True) if replicas]
+def score_average(training: Training, monitor: Monitor) -> None:
+    """Score the moving average, and keep it if it is the best so far."""
+    config, progress, weights = training.config, training.progress, averages(training.state)
+    training.generator.set_weights(weights)
+    samples = training.generator.draw(config.seed, SAMPLES)
+    score = monitor.score(samples, progress.round, images_seen(config, progress.round))
+    progress.scores.append(score)
+    if progress.best_score() is score:
+        progress.best = weights
+    training.folder.write_scalars(progress.round, {"kid_while_training": score.kid})
 
 
-def rounds_a_call(config: TrainConfig, source: Source) -> int:
-    """Return the rounds of a host call: as asked, else those between two log lines, or fewer when their images are many."""
-    return rounds_within(config, rounds_that_fit(source.bytes_per_round))
+def draw_samples(training: Training) -> None:
+    """Write the grid of the fixed latents; in a conditional model a column is a label."""
+    generator, config = training.generator, training.config
+    generator.set_weights(averages(training.state))
+    latents = noise.fixed_latents(config.seed, GRID, config.latents)
+    labels = np.arange(GRID, dtype=np.int32) % GRID_COLUMNS % max(1, generator.classes)
+    training.folder.write_samples(training.progress.round, grid(generator.images(latents, tf.constant(labels)), GRID_COLUMNS))
 
 
-def rounds_within(config: TrainConfig, fitting: int) -> int:
-    """Return the rounds of a host call where `fitting` is how many rounds' images it should take along at most."""
-    if config.rounds_per_call or fitting >= config.log_every_rounds:
-        return config.rounds_a_call
-    between_lines, multiple = config.log_every_rounds, config.penalty_every_rounds
-    possible = [rounds for rounds in range(multiple, between_lines, multiple) if between_lines % rounds == 0]
-    return max((rounds for rounds in possible if rounds <= fitting), default=possible[0] if possible else between_lines)
+def save(training: Training) -> None:
+    """Write a checkpoint."""
+    training.folder.save(state_arrays(training.state), training.progress)
 
 
-def tick_text(logged: Logged, config: TrainConfig) -> str:
-    """Return what the user sees of a call."""
-    speed = logged.speed(config)
-    left = str(datetime.timedelta(seconds=round((config.rounds - logged.round) / speed)))
+def report_progress(training: Training, line: MetricsLine) -> None:
+    """Show the user how far the training is. Raises InterruptedStepError, after a checkpoint, when nobody reads it."""
+    try:
+        tick(training.progress.round, training.config.rounds, progress_text(line, training.config))
+    except InterruptedStepError:  # nobody reads any more: the run was killed, and this process is an orphan
+        save(training)
+        raise
+
+
+def progress_text(line: MetricsLine, config: TrainConfig) -> str:
+    """Return what the user sees of a host call."""
+    speed = line.rounds_per_second(config)
+    left = str(datetime.timedelta(seconds=round((config.rounds - line.round) / speed)))
     return (
-        f"rounds · {logged.images_seen:,} images · {speed:.1f} rounds/s · gap {logged.wasserstein_gap:.3f}"
-        f" · penalty {logged.penalty:.4f} · {left} left · {resident_bytes() / 1e9:.1f} GB"
+        f"rounds · {line.images_seen:,} images · {speed:.1f} rounds/s · gap {line.wasserstein_gap:.3f}"
+        f" · penalty {line.penalty:.4f} · {left} left · {resident_bytes() / 1e9:.1f} GB"
     )
 
 
@@ -200,27 +207,3 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def state_arrays(state: step.State) -> dict[str, npt.NDArray[Any]]:
-    """Return every variable of the state by name: networks, moving average and both optimizers."""
-    return {name: variable.numpy() for name, variable in _variables(state)}
-
-
-def averages(state: step.State) -> list[npt.NDArray[Any]]:
-    """Return the moving average of the generator's weights."""
-    return [variable.numpy() for variable in state.ema_generator.variables]
-
-
-def load_arrays(state: step.State, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Set every variable of the state from `arrays`, which must have the same names and shapes. Raises KeyError, ValueError."""
-    for name, variable in _variables(state):
-        variable.assign(arrays[name])
-
-
-def _variables(state: step.State) -> list[tuple[str, Any]]:
-    named = []
-    for part in state._fields:
-        owner = getattr(state, part)
-        named += [(f"{part}/{index:03d}/{variable.name}", variable) for index, variable in enumerate(owner.variables)]
-    return named

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from components.train import losses, noise
 from components.train.config import TrainConfig
-from components.train.data.sources import Batch
+from components.train.data.batches import Batch
 from components.train.networks import ImageShape, generate, make_critic, make_generator, score
 
 PART_METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss")  # parts of a sum over replicas

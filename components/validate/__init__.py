@@ -1,1 +1,1 @@
-"""Say whether a dataset is fit to train on."""
+"""Decide whether a dataset may be used for training."""

@@ -7,4 +7,4 @@ from components.validate.config import ValidateConfig
 from components.validate.run import run
 
 if __name__ == "__main__":
-    sys.exit(main("validate", ValidateConfig, run, {"dataset": "folder that ingest wrote"}))
+    sys.exit(main("validate", ValidateConfig, run, {"dataset": "dataset folder, as ingest writes it"}))

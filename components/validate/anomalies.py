@@ -1,9 +1,9 @@
-"""What is wrong with a dataset, in words and as tensorflow-metadata's Anomalies."""
+"""Anomalies: what is wrong with a dataset, as models for this program and as tensorflow-metadata's Anomalies for TFDV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict
@@ -11,19 +11,27 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2
 
 from components.common.errors import DataRejectedError
 
-DATASET = "dataset"  # in place of a feature's name: the anomaly is one of the whole dataset
+DATASET = "dataset"  # the feature name of an anomaly of the whole dataset
+L_INFINITY, JENSEN_SHANNON = "COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"
+DRIFT_MEASUREMENTS = {
+    L_INFINITY: anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY,
+    JENSEN_SHANNON: anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE,
+}
+
+Severity = Literal["error", "warning"]
 
 
 class Anomaly(BaseModel):
-    """One finding. `value` is what was measured, `noise` what two samples of one source may differ by, `limit` what is allowed.
+    """One anomaly: `value` was measured, `noise` is the sampling noise, `limit` is allowed.
 
-    `reason` is the name of an AnomalyInfo.Type of tensorflow-metadata. What is not `acceptable` cannot be trained on at all.
+    `reason` is the name of an AnomalyInfo.Type of tensorflow-metadata. A dataset with an anomaly that is not `acceptable` is
+    always refused, and `cure` says what to do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     feature: str
     reason: str
-    severity: Literal["error", "warning"]
+    severity: Severity
     short: str
     text: str
     value: float | None = None
@@ -33,61 +41,82 @@ class Anomaly(BaseModel):
     cure: str = ""
 
 
+class Distance(NamedTuple):
+    """A distance between two snapshots, with its limits `warn` and `most`.
+
+    For two samples of one source it exceeds `noise` only with the probability of a false alarm.
+    """
+
+    feature: str
+    reason: str
+    value: float
+    noise: float
+    warn: float
+    most: float
+    text: str
+
+
+def drift_anomalies(distances: Iterable[Distance]) -> list[Anomaly]:
+    """Return an anomaly for each distance above its noise and a limit: an error above `most`, a warning above `warn`."""
+    anomalies = []
+    for distance in distances:
+        severity: Severity = "error" if distance.value > max(distance.noise, distance.most) else "warning"
+        limit = max(distance.noise, distance.most if severity == "error" else distance.warn)
+        if distance.value > limit:
+            text = f"{distance.text} (limit {limit:.4f}, sampling noise {distance.noise:.4f})"
+            anomalies.append(
+                Anomaly(
+                    feature=distance.feature, reason=distance.reason, severity=severity, short="Drift", text=text,
+                    value=distance.value, noise=distance.noise, limit=limit,
+                )
+            )  # fmt: skip
+    return anomalies
+
+
 def errors_of(anomalies: Iterable[Anomaly]) -> list[Anomaly]:
-    """Return those that stop a run."""
+    """Return the anomalies that stop a run."""
     return [anomaly for anomaly in anomalies if anomaly.severity == "error"]
 
 
 def rejection(anomalies: Sequence[Anomaly], snapshot: str, against: str, accept: str) -> DataRejectedError:
-    """Return the error that stops the run: what is wrong, and how to accept it where that is possible."""
+    """Return the error that stops the run: what is wrong, and how to accept the snapshot if that is possible."""
     errors = errors_of(anomalies)
-    hopeless = [anomaly for anomaly in errors if not anomaly.acceptable]
-    if hopeless:
-        return DataRejectedError(" ".join(anomaly.text for anomaly in hopeless), hopeless[0].cure)
-    beside = f"the accepted snapshot {against}" if against else "its schema"
-    found = "; ".join(anomaly.text.rstrip(".") for anomaly in errors)
+    unacceptable = [anomaly for anomaly in errors if not anomaly.acceptable]
+    if unacceptable:
+        return DataRejectedError(" ".join(anomaly.text for anomaly in unacceptable), unacceptable[0].cure)
+    baseline = f"the accepted snapshot {against}" if against else "its schema"
+    texts = "; ".join(anomaly.text.rstrip(".") for anomaly in errors)
     other = f" validate.accept names {accept}, which is not this snapshot." if accept else ""
     return DataRejectedError(
-        f"Snapshot {snapshot} differs from {beside}: {found}.{other}",
-        f"Mend the source, or accept it knowingly: --set validate.accept={snapshot}",
+        f"Snapshot {snapshot} differs from {baseline}: {texts}.{other}",
+        f"Correct the source, or accept the snapshot: --set validate.accept={snapshot}",
     )
 
 
-def to_proto(anomalies: Iterable[Anomaly], baseline: Any) -> Any:
-    """Return the Anomalies proto, of `baseline` (a Schema); several findings of one feature become one with several reasons."""
-    proto = anomalies_pb2.Anomalies(baseline=baseline, anomaly_name_format=anomalies_pb2.Anomalies.SERIALIZED_PATH)
+def to_proto(anomalies: Iterable[Anomaly], schema: Any) -> Any:
+    """Return the Anomalies proto of a Schema proto. The anomalies of one feature become one entry with several reasons."""
+    proto = anomalies_pb2.Anomalies(baseline=schema, anomaly_name_format=anomalies_pb2.Anomalies.SERIALIZED_PATH)
     for anomaly in anomalies:
-        whole = anomaly.feature == DATASET
-        info = proto.dataset_anomaly_info if whole else proto.anomaly_info[anomaly.feature]
-        _add(info, anomaly)
-        if whole:
+        if anomaly.feature == DATASET:
+            _add_reason(proto.dataset_anomaly_info, anomaly)
             continue
-        info.path.CopyFrom(path_pb2.Path(step=[anomaly.feature]))
-        if anomaly.reason.startswith("COMPARATOR_") and anomaly.value is not None:
-            _add_drift(proto, anomaly)
+        path = path_pb2.Path(step=[anomaly.feature])
+        _add_reason(proto.anomaly_info[anomaly.feature], anomaly)
+        proto.anomaly_info[anomaly.feature].path.CopyFrom(path)
+        if anomaly.reason in DRIFT_MEASUREMENTS:
+            measurements = proto.drift_skew_info.add(path=path).drift_measurements
+            measurements.add(type=DRIFT_MEASUREMENTS[anomaly.reason], value=anomaly.value, threshold=anomaly.limit)
     return proto
 
 
-def as_text(proto: Any) -> str:
-    """Return a proto in text format, as TFDV's load_*_text functions read it."""
-    return str(text_format.MessageToString(proto, as_utf8=True))
-
-
-def _add(info: Any, anomaly: Anomaly) -> None:
+def _add_reason(info: Any, anomaly: Anomaly) -> None:
     kind = anomalies_pb2.AnomalyInfo
-    severity = kind.Severity.Value(anomaly.severity.upper())
-    info.severity = max(info.severity, severity)
+    info.severity = max(info.severity, kind.Severity.Value(anomaly.severity.upper()))
     info.reason.add(type=kind.Type.Value(anomaly.reason), short_description=anomaly.short, description=anomaly.text)
-    several = len(info.reason) > 1
-    info.short_description = "Multiple errors" if several else anomaly.short
+    info.short_description = "Multiple errors" if len(info.reason) > 1 else anomaly.short
     info.description = " ".join(reason.description for reason in info.reason)
 
 
-def _add_drift(proto: Any, anomaly: Anomaly) -> None:
-    kinds = {
-        "COMPARATOR_L_INFTY_HIGH": anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY,
-        "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH": anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE,
-    }
-    if anomaly.reason in kinds:
-        drift = proto.drift_skew_info.add(path=path_pb2.Path(step=[anomaly.feature]))
-        drift.drift_measurements.add(type=kinds[anomaly.reason], value=anomaly.value, threshold=anomaly.limit)
+def as_text(proto: Any) -> str:
+    """Return a proto in text format, which TFDV's load_*_text functions read."""
+    return str(text_format.MessageToString(proto, as_utf8=True))

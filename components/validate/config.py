@@ -10,45 +10,48 @@ from components.common.section import FolderPath, Section
 
 
 class ValidateConfig(Section):
-    """What a dataset must be, by itself and beside the last one that was accepted. Drift that sampling explains passes."""
+    """Requirements for a dataset, alone and against the last accepted snapshot. Drift within the sampling noise passes."""
 
-    min_train_images: int = Field(64, ge=2, description="Fewer training images than this are refused.")
-    min_eval_images: int = Field(16, ge=2, description="Fewer held-out images than this are refused.")
+    min_train_images: int = Field(64, ge=2, description="Minimum number of training images.")
+    min_eval_images: int = Field(16, ge=2, description="Minimum number of held-out images.")
     min_deviation: float = Field(
-        1.0, ge=0.0, description="Grey levels; a split whose pixels deviate less in every channel is called constant."
+        1.0,
+        ge=0.0,
+        description="Minimum standard deviation of a split's pixels in grey levels, in at least one channel; below it, the"
+        " images are constant and refused.",
     )
     blank_deviation: float = Field(
-        2.0, ge=0.0, description="Grey levels; an image whose pixels deviate less from their mean is near-blank."
+        2.0, ge=0.0, description="An image is near-blank if the standard deviation of its pixels is below this, in grey levels."
     )
     history: FolderPath = Field(
-        "", description="Folder of accepted snapshots; empty: run.dir/snapshots/SOURCE, or none when run by hand."
+        "",
+        description="Folder of the accepted snapshots. Empty: run.dir/snapshots/SOURCE, or no history when the component is"
+        " run on its own.",
     )
     accept: str = Field(
-        "", pattern="^(s[0-9a-f]{12})?$", description="Id of a snapshot to accept although it differs or drifted."
+        "", pattern="^(s[0-9a-f]{12})?$", description="Id of a snapshot to accept although it violates the schema or drifted."
     )
     min_images_share: float = Field(
-        0.5, ge=0.0, le=1.0, description="A smaller share of the images of the last accepted snapshot is refused."
+        0.5, ge=0.0, le=1.0, description="Minimum number of images, as a share of the last accepted snapshot's."
     )
     min_range_share: float = Field(
-        0.5, ge=0.0, le=1.0, description="A smaller share of the schema's range of grey levels is refused."
+        0.5, ge=0.0, le=1.0, description="Minimum range of grey levels, as a share of the schema's range."
     )
-    warn_label_drift: float = Field(0.01, ge=0.0, description="L-infinity distance of label shares that is worth a warning.")
-    max_label_drift: float = Field(0.05, ge=0.0, description="L-infinity distance of label shares that is refused.")
+    warn_label_drift: float = Field(0.01, ge=0.0, description="L-infinity distance of label shares above which to warn.")
+    max_label_drift: float = Field(0.05, ge=0.0, description="Maximum L-infinity distance of label shares.")
     warn_histogram_drift: float = Field(
-        0.001, ge=0.0, description="Jensen-Shannon divergence of a histogram, in bits, that is worth a warning."
+        0.001, ge=0.0, description="Jensen-Shannon divergence of a histogram, in bits, above which to warn."
     )
-    max_histogram_drift: float = Field(
-        0.005, ge=0.0, description="Jensen-Shannon divergence of a histogram, in bits, that is refused."
-    )
-    warn_blank_drift: float = Field(0.001, ge=0.0, description="Rise of the near-blank share that is worth a warning.")
-    max_blank_drift: float = Field(0.005, ge=0.0, description="Rise of the near-blank share that is refused.")
+    max_histogram_drift: float = Field(0.005, ge=0.0, description="Maximum Jensen-Shannon divergence of a histogram, in bits.")
+    warn_blank_drift: float = Field(0.001, ge=0.0, description="Rise of the near-blank share above which to warn.")
+    max_blank_drift: float = Field(0.005, ge=0.0, description="Maximum rise of the near-blank share.")
     false_alarms: float = Field(
-        1e-3, gt=0.0, lt=0.5, description="Chance that any drift is reported for two samples of the same source."
+        1e-3, gt=0.0, lt=0.5, description="Probability that drift is reported for two samples of the same source."
     )
     beam_options: tuple[str, ...] = Field(
         (),
         strict=False,
-        description="Options handed to Beam unchanged; none: small datasets need no Beam, others all cores.",
+        description="Options passed to Beam. Without any, small datasets are counted without Beam, others on all cores.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a validation finds beside the last accepted snapshot, and the files that say so."""
+"""The findings of a validation, and the files that record them."""
 
 from __future__ import annotations
 
@@ -11,73 +11,72 @@ from typing import Any, NamedTuple
 
 from components.common.artifacts import Manifest, write_bytes, write_json, write_text
 from components.common.errors import ArtifactError, first_line
-from components.dataset.records import SPLITS
+from components.dataset.records import SPLITS, read_tfrecord_part, write_tfrecord
 from components.validate import schema
-from components.validate.anomalies import DATASET, Anomaly, as_text
+from components.validate.anomalies import Anomaly, Distance, as_text
 from components.validate.anomalies import to_proto as anomalies_proto
 from components.validate.config import ValidateConfig
-from components.validate.drift import drift
-from components.validate.drift.history import Acceptance
+from components.validate.schema import ImageSchema
 from components.validate.statistics import protos
 from components.validate.statistics.outliers import write_worst
 from components.validate.statistics.statistics import SplitStatistics
-from components.validate.statistics.tally import CHANNEL_BUCKETS, LEVELS, LOOK_BUCKETS, Tally, total
+from components.validate.statistics.tally import CHANNEL_BUCKETS, IMAGE_BUCKETS, LEVELS, Tally
 
-STATISTICS_FILE, COMPARISON_FILE = "statistics.json", "comparison.json"
+STATISTICS_FILE, COMPARISON_FILE, SAMPLE_FILE = "statistics.json", "comparison.json", "sample.tfrecord"
 ANOMALIES_FILE, ANOMALIES_TEXT_FILE = "anomalies.json", "anomalies.pbtxt"
 TALLY_FILES = {split: f"tally-{split}.json" for split in SPLITS}
-MEASURE_KEYS = ("feature", "reason", "value", "noise", "warn", "most")
 
 
-class Snapshot(NamedTuple):
-    """Both splits of a dataset together: the tally, images a label, and what a schema would say of them."""
+class CountedDataset(NamedTuple):
+    """A dataset with its counts, and the anomalies that do not depend on earlier snapshots."""
+
+    path: Path
+    manifest: Manifest
+    tallies: dict[str, Tally]
+    statistics: dict[str, SplitStatistics]
+    anomalies: list[Anomaly]
+
+
+class Totals(NamedTuple):
+    """Both splits of a dataset together: the tally, the number of images of each label, and the schema."""
 
     tally: Tally
     labels: dict[str, int]
-    observed: schema.Expected
-
-
-class Before(NamedTuple):
-    """The last accepted snapshot and the schema that is held."""
-
-    snapshot: Snapshot
-    expected: schema.Expected
+    schema: ImageSchema
 
 
 class Findings(NamedTuple):
-    """Anomalies and distances of a dataset, and what was compared; `before` is None for the first snapshot."""
+    """The anomalies and distances of a dataset.
+
+    It was compared with `before`, which is None for the first snapshot, and had to satisfy the schema `required`.
+    """
 
     anomalies: list[Anomaly]
-    measures: list[drift.Measure]
-    now: Snapshot
-    before: Before | None
-
-    def expected(self, accepted_anyway: bool) -> schema.Expected:
-        """Return the schema from now on: the held one, unless there is none or a break of it was accepted."""
-        return self.now.observed if self.before is None or accepted_anyway else self.before.expected
+    distances: list[Distance]
+    now: Totals
+    before: Totals | None
+    required: ImageSchema
 
 
-def together(tallies: Mapping[str, Tally], statistics: dict[str, SplitStatistics]) -> Snapshot:
-    """Return both splits as one snapshot."""
-    labels: Counter[str] = Counter()
-    for part in statistics.values():
-        labels.update(part.label_histogram)
-    tally = total(tallies.values(), next(iter(tallies.values())).channels)
-    return Snapshot(tally, dict(labels), schema.observed(statistics))
+def totals(tallies: Mapping[str, Tally], statistics: dict[str, SplitStatistics]) -> Totals:
+    """Return the totals of both splits."""
+    labels = sum((Counter(part.label_histogram) for part in statistics.values()), Counter[str]())
+    first, *rest = tallies.values()
+    return Totals(sum(rest, first), dict(labels), schema.infer(statistics))
 
 
-def read_before(folder: Path) -> Before:
-    """Read an accepted snapshot. Raises ArtifactError where a file is missing or of another form."""
-    expected, statistics = schema.read(folder / schema.FILE)[1], read_statistics(folder)
+def read_totals(folder: Path) -> Totals:
+    """Read the totals of an accepted snapshot. Raises ArtifactError when a file is missing or malformed."""
+    statistics = read_statistics(folder)
     try:
         tallies = {split: Tally.from_json((folder / name).read_bytes()) for split, name in TALLY_FILES.items()}
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise _unreadable("tallies", folder, error) from error
-    return Before(together(tallies, statistics), expected)
+    return totals(tallies, statistics)
 
 
 def read_statistics(folder: Path) -> dict[str, SplitStatistics]:
-    """Return the statistics of a snapshot by split. Raises ArtifactError where they are of another form."""
+    """Return the statistics of a snapshot by split. Raises ArtifactError when they are malformed."""
     try:
         parts = json.loads((folder / STATISTICS_FILE).read_bytes())
         return {split: SplitStatistics.model_validate(parts[split]) for split in SPLITS}
@@ -86,106 +85,74 @@ def read_statistics(folder: Path) -> dict[str, SplitStatistics]:
 
 
 def _unreadable(what: str, folder: Path, error: Exception) -> ArtifactError:
-    problem = first_line(error)
     return ArtifactError(
-        f"The {what} in {folder} cannot be read: {problem}.", "Restore them from a backup, or name another validate.history."
+        f"The {what} in {folder} cannot be read: {first_line(error)}.",
+        "Restore them from a backup, or name another validate.history.",
     )
 
 
-def compare(config: ValidateConfig, now: Snapshot, before: Before | None) -> Findings:
-    """Return what breaks the schema, and where images are of the size that it says, how far they have drifted."""
-    if before is None:
-        return Findings([], [], now, None)
-    anomalies = [*schema.violations(before.expected, now.observed, config), *_fewer(config, before.snapshot.tally, now.tally)]
-    same_form = before.snapshot.observed[:2] == now.observed[:2]
-    labels = (before.snapshot.labels, now.labels)
-    measures = drift.measure(before.snapshot.tally, now.tally, labels, config) if same_form else []
-    return Findings([*anomalies, *drift.to_anomalies(measures)], measures, now, before)
-
-
-def with_features(found: Findings, measure: drift.Measure | None) -> Findings:
-    """Return the findings with one more distance, where there is one."""
-    if measure is None:
-        return found
-    return found._replace(anomalies=[*found.anomalies, *drift.to_anomalies([measure])], measures=[*found.measures, measure])
-
-
-def _fewer(config: ValidateConfig, before: Tally, now: Tally) -> list[Anomaly]:
-    share = now.count / before.count
-    if share >= config.min_images_share:
-        return []
-    text = (
-        f"there are {now.count:,} images where there were {before.count:,}, {share:.1%} of them"
-        f" (validate.min_images_share allows {config.min_images_share:.0%})"
-    )
-    return [
-        Anomaly(
-            feature=DATASET, reason="COMPARATOR_LOW_NUM_EXAMPLES", severity="error", short="Fewer images", text=text,
-            value=share, limit=config.min_images_share,
-        )
-    ]  # fmt: skip
+def write_sample(folder: Path, dataset: Path, tally: Tally) -> None:
+    """Write the records of the tally's sample, with which the next snapshot's features are compared."""
+    records = (next(read_tfrecord_part(dataset / file, byte, 1)) for _, file, byte in tally.sample)
+    write_tfrecord(folder / SAMPLE_FILE, records)
 
 
 def write_findings(
     folder: Path,
-    dataset: Path,
-    manifest: Manifest,
-    tallies: Mapping[str, Tally],
-    statistics: Mapping[str, SplitStatistics],
+    counted: CountedDataset,
     found: Findings,
-    entry: Acceptance,
+    valid_schema: ImageSchema,
     config: ValidateConfig,
-    accepted: bool,
+    outcome: Mapping[str, str],
 ) -> None:
-    """Write every file of a validation into `folder`: statistics, tallies, schema, anomalies, comparison, worst images."""
-    write_json(folder / STATISTICS_FILE, {split: part.model_dump(mode="json") for split, part in statistics.items()})
-    proto = protos.to_proto(tallies, statistics)
-    write_bytes(folder / protos.BINARY_FILE, proto.SerializeToString(deterministic=True))
-    write_text(folder / protos.TEXT_FILE, as_text(proto))
+    """Write statistics, tallies, schema, anomalies, comparison and worst images into `folder`.
+
+    `valid_schema` applies from now on; `outcome` names the snapshot, its predecessor, and why it was accepted.
+    """
+    splits = counted.statistics
+    write_json(folder / STATISTICS_FILE, {split: part.model_dump(mode="json") for split, part in splits.items()})
+    statistics_proto = protos.to_proto(counted.tallies, splits)
+    write_bytes(folder / protos.BINARY_FILE, statistics_proto.SerializeToString(deterministic=True))
+    write_text(folder / protos.TEXT_FILE, as_text(statistics_proto))
     for split, name in TALLY_FILES.items():
-        write_text(folder / name, tallies[split].to_json())
-    held = schema.to_proto(found.expected(entry.why == "validate.accept" and accepted), config)
-    write_text(folder / schema.FILE, as_text(held))
+        write_text(folder / name, counted.tallies[split].to_json())
+    schema_proto = schema.to_proto(valid_schema, config)
+    write_text(folder / schema.FILE, as_text(schema_proto))
     write_json(folder / ANOMALIES_FILE, [anomaly.model_dump(mode="json") for anomaly in found.anomalies])
-    write_text(folder / ANOMALIES_TEXT_FILE, as_text(anomalies_proto(found.anomalies, held)))
-    about = {
-        "snapshot": entry.snapshot,
-        "against": entry.against,
-        "why": entry.why if accepted else "",
-        "counts": manifest.counts,
-    }
-    write_json(folder / COMPARISON_FILE, about | comparison(found))
-    write_worst(folder, dataset, found.now.tally, int(manifest.details["image_size"]))
+    write_text(folder / ANOMALIES_TEXT_FILE, as_text(anomalies_proto(found.anomalies, schema_proto)))
+    write_json(folder / COMPARISON_FILE, {**outcome, "counts": counted.manifest.counts} | _comparison(found))
+    write_worst(folder, counted.path, found.now.tally, found.now.schema.image_size)
 
 
-def comparison(found: Findings) -> dict[str, Any]:
-    """Return distances, and histograms now and before (null for the first snapshot), as JSON values for the report."""
-    before = found.before.snapshot if found.before else None
-    histograms = _histograms(found.now.tally)
+def _comparison(found: Findings) -> dict[str, Any]:
+    """Return the distances, and all counts now and before (null for the first snapshot), as JSON values for the report."""
+    now, before = found.now, found.before
     earlier = _histograms(before.tally) if before else {}
     return {
-        "measures": [_plain(measure) for measure in found.measures],
-        "images": {"now": found.now.tally.count, "before": before.tally.count if before else None},
-        "blank": {"now": found.now.tally.blank, "before": before.tally.blank if before else None},
-        "labels": {"now": found.now.labels, "before": before.labels if before else None},
+        "measures": [_distance_values(distance) for distance in found.distances],
+        "images": {"now": now.tally.count, "before": before.tally.count if before else None},
+        "blank": {"now": now.tally.blank, "before": before.tally.blank if before else None},
+        "labels": {"now": now.labels, "before": before.labels if before else None},
         "histograms": {
-            name: {"bucket": bucket, "now": counts, "before": earlier[name][1] if name in earlier else None}
-            for name, (bucket, counts) in histograms.items()
+            name: {"bucket": width, "now": counts, "before": earlier[name][1] if name in earlier else None}
+            for name, (width, counts) in _histograms(now.tally).items()
         },
     }
 
 
-def _plain(measure: drift.Measure) -> dict[str, Any]:
-    """Return a distance as JSON values; without a limit that makes an error of it, that is null."""
-    values = {name: getattr(measure, name) for name in MEASURE_KEYS}
-    return values | {"most": measure.most if math.isfinite(measure.most) else None}
+def _distance_values(distance: Distance) -> dict[str, Any]:
+    """Return a distance as JSON values; `most` is null for a distance that is never an error."""
+    values = {name: value for name, value in distance._asdict().items() if name != "text"}
+    return values | {"most": distance.most if math.isfinite(distance.most) else None}
 
 
 def _histograms(tally: Tally) -> dict[str, tuple[float, list[int]]]:
-    """Return (grey levels a bucket, counts) by name."""
-    looks = {"brightness": (LEVELS / LOOK_BUCKETS, tally.brightness), "contrast": (LEVELS / LOOK_BUCKETS / 2, tally.contrast)}
-    channels = {
-        f"channel_{channel}": (LEVELS / CHANNEL_BUCKETS, levels.reshape(CHANNEL_BUCKETS, -1).sum(axis=1))
-        for channel, levels in enumerate(tally.levels)
+    """Return each histogram by name: (grey levels a bucket, counts)."""
+    histograms = {
+        "brightness": (LEVELS / IMAGE_BUCKETS, tally.brightness.tolist()),
+        "contrast": (LEVELS / IMAGE_BUCKETS / 2, tally.contrast.tolist()),
     }
-    return {name: (bucket, counts.tolist()) for name, (bucket, counts) in (looks | channels).items()}
+    for channel, levels in enumerate(tally.levels):
+        counts = levels.reshape(CHANNEL_BUCKETS, -1).sum(axis=1).tolist()
+        histograms[f"channel_{channel}"] = (LEVELS / CHANNEL_BUCKETS, counts)
+    return histograms

@@ -1,4 +1,4 @@
-"""The validate step: refuse a dataset that is not fit to train on or not what it was, and record its statistics."""
+"""The validate step: refuse a dataset that is unfit for training or has changed too much, and record its statistics."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from components.common.section import Summary
 from components.dataset.records import SPLITS
 from components.validate import findings
 from components.validate.anomalies import Anomaly, rejection
-from components.validate.compare import Counted, copy_files, judge
 from components.validate.config import ValidateConfig
 from components.validate.drift import history
+from components.validate.drift.compare import compare_and_record
+from components.validate.findings import CountedDataset
 from components.validate.statistics.scan import tally_dataset
 from components.validate.statistics.statistics import SplitStatistics, split_statistics
 
 
 class ValidateSummary(Summary):
-    """What the dataset is: mean, deviation, minimum and maximum are those of the training split, in grey levels.
+    """The result of a validation. Mean, deviation, minimum and maximum are those of the training split, in grey levels.
 
-    `snapshot` is the dataset's id, `accepted_against` the snapshot it was compared with, empty for the first; `anomalies`
-    are those it was accepted with.
+    `snapshot` is the dataset's id, `accepted_against` the snapshot that it was compared with (empty for the first), `anomalies`
+    those that it was accepted with.
     """
 
     train_images: int
@@ -42,53 +43,58 @@ class ValidateSummary(Summary):
 
 
 def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | None = None) -> ValidateSummary:
-    """Check the dataset artifact `dataset`, by itself and beside its history, and write the validation artifact `out`.
+    """Check the dataset artifact `dataset`, alone and against its history, and write the validation artifact `out`.
 
-    Where an evaluation has left an extractor in `work_dir`, its features are compared too.
-    Raises ArtifactError when a file of the dataset or the history is missing or damaged, DataRejectedError when the dataset's
-    counts do not match its records, when a split is too small or constant, and when it breaks the schema or has drifted.
+    If `work_dir` has an extractor of an earlier evaluation, its features are compared too. Raises ArtifactError when a file of
+    the dataset or the history is missing or damaged, DataRejectedError when the dataset's manifest does not match its records,
+    when a split is too small or constant, and when the dataset violates the schema or has drifted.
     """
     manifest = read_manifest(dataset, "dataset")
-    place = Path(config.history) if config.history else None
-    entry = history.find(history.read_accepted(place), manifest.digest) if place else None
-    if place is None or entry is None:
-        counted = count(config, dataset, manifest, out.parent)
-        statistics, entry = counted.statistics, judge(config, place, counted, out, work_dir)
+    history_dir = Path(config.history) if config.history else None
+    acceptance = history.find(history.read_accepted(history_dir), manifest.digest) if history_dir else None
+    if history_dir and acceptance:
+        statistics = _write_accepted_before(config, history.snapshot_folder(history_dir, acceptance), dataset, out)
     else:
-        statistics = _accepted_before(config, history.snapshot_folder(place, entry), dataset, out)
-    summary = _summary(statistics, entry)
+        counted = count(config, dataset, manifest, out.parent)
+        statistics = counted.statistics
+        acceptance = compare_and_record(config, history_dir, counted, out, work_dir)
+    summary = _summary(statistics, acceptance)
     say(
-        f"{summary.train_images:,} images to train and {summary.eval_images:,} held out are fit: {summary.image_size}×"
-        f"{summary.image_size}×{summary.channels}, mean {_levels(summary.mean)}, deviation {_levels(summary.deviation)}"
+        f"{summary.train_images:,} training and {summary.eval_images:,} held-out images are valid:"
+        f" {summary.image_size}×{summary.image_size}×{summary.channels}, mean {_levels(summary.mean)},"
+        f" standard deviation {_levels(summary.deviation)}"
     )
-    say(_in_words(entry))
+    compared = f", compared with {acceptance.against}" if acceptance.against else ""
+    anomalies = len(acceptance.anomalies)
+    counted_anomalies = f"{anomalies or 'no'} anomal{'y' if anomalies == 1 else 'ies'}"
+    say(f"Snapshot {acceptance.snapshot}{compared}: accepted ({acceptance.why}), {counted_anomalies}")
     return summary
 
 
-def count(config: ValidateConfig, dataset: Path, manifest: Manifest, scratch: Path) -> Counted:
-    """Return a dataset after the pass over it. Raises DataRejectedError when it is miscounted or too small."""
+def count(config: ValidateConfig, dataset: Path, manifest: Manifest, scratch: Path) -> CountedDataset:
+    """Count a dataset. Raises DataRejectedError when its manifest is wrong or a split is too small."""
     tallies = tally_dataset(config, dataset, manifest, scratch)
     refuse_miscounted(manifest.counts, {split: tally.count for split, tally in tallies.items()})
-    refuse_small(config, manifest.counts)  # before all else: an empty split has no statistics
+    refuse_small(config, manifest.counts)  # before the statistics, which an empty split does not have
     size, names = int(manifest.details["image_size"]), [str(name) for name in manifest.details["label_names"]]
     statistics = {split: split_statistics(tally, size, names) for split, tally in tallies.items()}
-    return Counted(dataset, manifest, tallies, statistics, constant_splits(config, statistics))
+    return CountedDataset(dataset, manifest, tallies, statistics, constant_splits(config, statistics))
 
 
-def _accepted_before(config: ValidateConfig, folder: Path, dataset: Path, out: Path) -> dict[str, SplitStatistics]:
-    """Write the validation of a dataset that was accepted before from what was kept then; return its statistics."""
-    statistics = findings.read_statistics(folder)
+def _write_accepted_before(config: ValidateConfig, snapshot: Path, dataset: Path, out: Path) -> dict[str, SplitStatistics]:
+    """Write the validation of a dataset that was accepted before, from its snapshot; return its statistics."""
+    statistics = findings.read_statistics(snapshot)
     refuse_small(config, {split: part.count for split, part in statistics.items()})
     if constant := constant_splits(config, statistics):
         raise rejection(constant, "", "", "")
     with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
-        copy_files(folder, artifact.path)
+        history.copy_files(snapshot, artifact.path)
         artifact.counts |= {split: part.count for split, part in statistics.items()}
     return statistics
 
 
 def refuse_miscounted(claimed: Mapping[str, int], found: Mapping[str, int]) -> None:
-    """Raise DataRejectedError when the manifest claims other numbers of images than the files hold."""
+    """Raise DataRejectedError when the manifest's numbers of images differ from those of the files."""
     wrong = [split for split in SPLITS if claimed.get(split) != found[split]]
     if wrong:
         parts = ", ".join(f"{claimed.get(split)} {split} images claimed and {found[split]} found" for split in wrong)
@@ -106,22 +112,23 @@ def refuse_small(config: ValidateConfig, counts: Mapping[str, int]) -> None:
 
 
 def constant_splits(config: ValidateConfig, statistics: Mapping[str, SplitStatistics]) -> list[Anomaly]:
-    """Return an anomaly for each split whose pixels deviate less than validate.min_deviation in all channels."""
+    """Return an anomaly for each split whose standard deviation is below validate.min_deviation in all channels."""
     return [
         Anomaly(
             feature="image", reason="CUSTOM_VALIDATION", severity="error", short="Constant images", acceptable=False,
-            text=f"The {split} images are constant: pixels deviate by {_levels(part.deviation)} grey levels from their"
-            f" mean {_levels(part.mean)}, at least {config.min_deviation:g} is needed.",
-            cure="Look at the source's images; if they are meant to be so, lower validate.min_deviation.",
+            text=f"The {split} images are constant: the standard deviation of their grey levels is {_levels(part.deviation)}"
+            f" (mean {_levels(part.mean)}), at least {config.min_deviation:g} is needed.",
+            cure="Check the source's images; if they are correct, lower validate.min_deviation.",
         )
         for split, part in statistics.items()
         if max(part.deviation) < config.min_deviation
     ]  # fmt: skip
 
 
-def _summary(statistics: Mapping[str, SplitStatistics], entry: history.Acceptance) -> ValidateSummary:
+def _summary(statistics: Mapping[str, SplitStatistics], acceptance: history.Acceptance) -> ValidateSummary:
     train, held_out = statistics["train"], statistics["eval"]
     labels = {label for part in statistics.values() for label in part.label_histogram} - {"unlabelled"}
+    shown = {"feature", "severity", "text", "value", "limit"}
     return ValidateSummary(
         train_images=train.count,
         eval_images=held_out.count,
@@ -132,19 +139,10 @@ def _summary(statistics: Mapping[str, SplitStatistics], entry: history.Acceptanc
         minimum=train.minimum,
         maximum=train.maximum,
         labels=len(labels),
-        snapshot=entry.snapshot,
-        accepted_against=entry.against,
-        anomalies=[
-            anomaly.model_dump(include={"feature", "severity", "text", "value", "limit"}) for anomaly in entry.anomalies
-        ],
+        snapshot=acceptance.snapshot,
+        accepted_against=acceptance.against,
+        anomalies=[anomaly.model_dump(include=shown) for anomaly in acceptance.anomalies],
     )
-
-
-def _in_words(entry: history.Acceptance) -> str:
-    beside = f", compared with {entry.against}" if entry.against else ""
-    count = len(entry.anomalies)
-    found = f"{count} anomal{'y' if count == 1 else 'ies'}" if count else "no anomaly"
-    return f"Snapshot {entry.snapshot}{beside}: accepted ({entry.why}), {found}"
 
 
 def _levels(values: list[float] | tuple[float, ...]) -> str:

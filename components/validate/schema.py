@@ -1,4 +1,4 @@
-"""The schema: inferred from the first snapshot, then held; as tensorflow-metadata's Schema, which TFDV reads."""
+"""The schema: inferred from the first snapshot and stored as tensorflow-metadata's Schema, which TFDV reads too."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FILE = "schema.pbtxt"
 DERIVER = "wgan-tpu-pipeline"
 
 
-class Expected(NamedTuple):
-    """What a schema says: size and channels of the images, names of the labels, range of grey levels."""
+class ImageSchema(NamedTuple):
+    """The size and channels of the images, the names of the labels, and the range of grey levels."""
 
     image_size: int
     channels: int
@@ -26,55 +26,59 @@ class Expected(NamedTuple):
     minimum: int
     maximum: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of an image, [H, W, C]."""
+        return self.image_size, self.image_size, self.channels
 
-def observed(splits: dict[str, SplitStatistics]) -> Expected:
-    """Return what a dataset is, both splits together."""
-    parts = [part for part in splits.values() if part.count]
-    labels = {label for part in parts for label, images in part.label_histogram.items() if images}
-    return Expected(
+
+def infer(splits: dict[str, SplitStatistics]) -> ImageSchema:
+    """Return the schema of a dataset, both splits together."""
+    parts = list(splits.values())
+    return ImageSchema(
         image_size=parts[0].shape[0],
         channels=parts[0].shape[2],
-        labels=tuple(sorted(labels)),
+        labels=tuple(sorted({label for part in parts for label in part.label_histogram})),
         minimum=min(part.minimum for part in parts),
         maximum=max(part.maximum for part in parts),
     )
 
 
-def to_proto(expected: Expected, config: ValidateConfig) -> Any:
-    """Return the Schema: the features of a record, and with lifecycle VALIDATION_DERIVED those that are made of it."""
-    schema = schema_pb2.Schema()
+def to_proto(schema: ImageSchema, config: ValidateConfig) -> Any:
+    """Return the Schema proto: the features of a record, and derived ones with the lifecycle VALIDATION_DERIVED."""
+    proto = schema_pb2.Schema()
     for name, kind in (("image", schema_pb2.BYTES), ("id", schema_pb2.BYTES), ("label", schema_pb2.INT)):
-        feature = schema.feature.add(name=name, type=kind)
+        feature = proto.feature.add(name=name, type=kind)
         feature.presence.min_fraction = 1.0
         feature.value_count.min = feature.value_count.max = 1
-    for name, value in (("image_size", expected.image_size), ("image_channels", expected.channels)):
-        domain = _derived(schema, name, schema_pb2.INT).int_domain
+
+    def derived(name: str, kind: int) -> Any:
+        feature = proto.feature.add(name=name, type=kind, lifecycle_stage=schema_pb2.VALIDATION_DERIVED)
+        feature.validation_derived_source.deriver_name = DERIVER
+        return feature
+
+    for name, value in (("image_size", schema.image_size), ("image_channels", schema.channels)):
+        domain = derived(name, schema_pb2.INT).int_domain
         domain.min = domain.max = value
-    labels = _derived(schema, "label_name", schema_pb2.BYTES)
-    labels.string_domain.value.extend(expected.labels)
+    labels = derived("label_name", schema_pb2.BYTES)
+    labels.string_domain.value.extend(schema.labels)
     labels.drift_comparator.infinity_norm.threshold = config.max_label_drift
-    for channel in range(expected.channels):
-        feature = _derived(schema, f"channel_{channel}", schema_pb2.INT)
-        feature.int_domain.min, feature.int_domain.max = expected.minimum, expected.maximum
+    for channel in range(schema.channels):
+        feature = derived(f"channel_{channel}", schema_pb2.INT)
+        feature.int_domain.min, feature.int_domain.max = schema.minimum, schema.maximum
         feature.drift_comparator.jensen_shannon_divergence.threshold = config.max_histogram_drift
     for name in ("brightness", "contrast"):
-        feature = _derived(schema, name, schema_pb2.FLOAT)
+        feature = derived(name, schema_pb2.FLOAT)
         feature.drift_comparator.jensen_shannon_divergence.threshold = config.max_histogram_drift
-    return schema
+    return proto
 
 
-def _derived(schema: Any, name: str, kind: int) -> Any:
-    feature = schema.feature.add(name=name, type=kind, lifecycle_stage=schema_pb2.VALIDATION_DERIVED)
-    feature.validation_derived_source.deriver_name = DERIVER
-    return feature
-
-
-def read(file: Path) -> tuple[Any, Expected]:
-    """Return a schema and what it says. Raises ArtifactError where it cannot be read or says too little."""
+def read(file: Path) -> ImageSchema:
+    """Read a schema. Raises ArtifactError when the file cannot be read or lacks a feature."""
     try:
-        schema = text_format.Parse(file.read_text(), schema_pb2.Schema())
-        features = {feature.name: feature for feature in schema.feature}
-        expected = Expected(
+        proto = text_format.Parse(file.read_text(), schema_pb2.Schema())
+        features = {feature.name: feature for feature in proto.feature}
+        return ImageSchema(
             image_size=features["image_size"].int_domain.max,
             channels=features["image_channels"].int_domain.max,
             labels=tuple(features["label_name"].string_domain.value),
@@ -86,33 +90,27 @@ def read(file: Path) -> tuple[Any, Expected]:
         raise ArtifactError(
             f"The schema {file} cannot be read: {problem}.", "Restore it from a backup, or name another validate.history."
         ) from error
-    return schema, expected
 
 
-def violations(expected: Expected, found: Expected, config: ValidateConfig) -> list[Anomaly]:
-    """Return how a dataset breaks the schema; all are errors but values beyond the schema's range."""
-    size = [_other_size(expected, found)] if expected[:2] != found[:2] else []
-    return [*size, *_other_labels(expected, found), *_other_range(expected, found, config)]
+def violations(schema: ImageSchema, found: ImageSchema, config: ValidateConfig) -> list[Anomaly]:
+    """Return how a dataset, with the schema `found`, violates `schema`; grey levels beyond the range are a warning."""
+    anomalies = []
+    if schema.shape != found.shape:
+        ours, theirs = ("×".join(map(str, side.shape)) for side in (found, schema))
+        feature = "image_size" if schema.image_size != found.image_size else "image_channels"
+        text = f"images are {ours}, the schema requires {theirs}"
+        anomalies.append(_error(feature, "INVALID_FEATURE_SHAPE", "Other images", text))
+    if new := sorted(set(found.labels) - set(schema.labels)):
+        text = f"the schema does not have {_quoted(new)}"
+        anomalies.append(_error("label_name", "ENUM_TYPE_UNEXPECTED_STRING_VALUES", "New label", text))
+    if missing := sorted(set(schema.labels) - set(found.labels)):
+        text = f"no image has {_quoted(missing)} of the schema"
+        anomalies.append(_error("label_name", "FEATURE_COVERAGE_TOO_LOW", "Missing label", text))
+    return [*anomalies, *_range_violations(schema, found, config)]
 
 
-def _other_size(expected: Expected, found: Expected) -> Anomaly:
-    ours, theirs = (f"{side.image_size}×{side.image_size}×{side.channels}" for side in (found, expected))
-    feature = "image_size" if expected.image_size != found.image_size else "image_channels"
-    text = f"images are {ours}, the schema holds {theirs}"
-    return Anomaly(feature=feature, reason="INVALID_FEATURE_SHAPE", severity="error", short="Other images", text=text)
-
-
-def _other_labels(expected: Expected, found: Expected) -> list[Anomaly]:
-    new, missing = sorted(set(found.labels) - set(expected.labels)), sorted(set(expected.labels) - set(found.labels))
-    texts = []
-    if new:
-        text = f"{_quoted(new)}, which the schema does not hold"
-        texts.append(("ENUM_TYPE_UNEXPECTED_STRING_VALUES", "New label", text))
-    if missing:
-        texts.append(("FEATURE_COVERAGE_TOO_LOW", "Missing label", f"no image has {_quoted(missing)} of the schema"))
-    return [
-        Anomaly(feature="label_name", reason=reason, severity="error", short=short, text=text) for reason, short, text in texts
-    ]
+def _error(feature: str, reason: str, short: str, text: str, **fields: float) -> Anomaly:
+    return Anomaly(feature=feature, reason=reason, severity="error", short=short, text=text, **fields)
 
 
 def _quoted(labels: list[str]) -> str:
@@ -120,20 +118,15 @@ def _quoted(labels: list[str]) -> str:
     return f"label{'s' if len(labels) > 1 else ''} {shown}"
 
 
-def _other_range(expected: Expected, found: Expected, config: ValidateConfig) -> list[Anomaly]:
-    span, held = found.maximum - found.minimum, expected.maximum - expected.minimum
+def _range_violations(schema: ImageSchema, found: ImageSchema, config: ValidateConfig) -> list[Anomaly]:
+    span, required = found.maximum - found.minimum, schema.maximum - schema.minimum
     levels = f"grey levels go from {found.minimum} to {found.maximum}"
-    range_ = f"{expected.minimum} to {expected.maximum}"
-    if span < config.min_range_share * held:
-        return [
-            Anomaly(
-                feature=DATASET, reason="INT_TYPE_SMALL_INT", severity="error", short="Collapsed range", value=span / held,
-                limit=config.min_range_share,
-                text=f"{levels}, only {span / held:.1%} of the schema's range {range_} (validate.min_range_share allows"
-                f" {config.min_range_share:.0%})",
-            )
-        ]  # fmt: skip
-    if found.minimum < expected.minimum or found.maximum > expected.maximum:
-        text = f"{levels}, beyond the schema's range {range_}"
+    range_ = f"the schema's range {schema.minimum} to {schema.maximum}"
+    if span < config.min_range_share * required:
+        share, least = span / required, config.min_range_share
+        text = f"{levels}, only {share:.1%} of {range_} (validate.min_range_share requires {least:.0%})"
+        return [_error(DATASET, "INT_TYPE_SMALL_INT", "Collapsed range", text, value=share, limit=least)]
+    if found.minimum < schema.minimum or found.maximum > schema.maximum:
+        text = f"{levels}, beyond {range_}"
         return [Anomaly(feature=DATASET, reason="INT_TYPE_BIG_INT", severity="warning", short="Wider range", text=text)]
     return []

@@ -53,7 +53,7 @@ def draw(
 @contextlib.contextmanager
 def _generator_of(model: str) -> Iterator[Path]:
     """Give the folder of a generator: of a registry the champion, of an address a copy."""
-    from components.push.registry.location import opened_to_read
+    from components.push.registry.location import open_registry
     from components.push.registry.registry import CHAMPION, find_version, read_champion
 
     if not is_address(model):
@@ -62,11 +62,11 @@ def _generator_of(model: str) -> Iterator[Path]:
         yield champion.path if champion else folder
         return
     registry, _, version = model.rstrip("/").partition("/versions/")
-    with opened_to_read(registry, whole=[version or "champion"]) as place:
-        champion = None if version else read_champion(place)
+    with open_registry(registry, versions=[version or "champion"]) as folder:
+        champion = None if version else read_champion(folder)
         if not version and champion is None:
             raise ConfigError(f"Nothing was published into {model} yet.", "Name a registry, or a version in one.")
-        yield champion.path if champion else find_version(place, version)
+        yield champion.path if champion else find_version(folder, version)
 
 
 def _check(out: Path, truncation: float | None, steps: int) -> None:

@@ -43,10 +43,10 @@ def show(
 ) -> None:
     """Check every file of a version and print where it is, what it scores and what it was made from, as JSON."""
     from components.push.registry import maintenance
-    from components.push.registry.location import location_of
+    from components.push.registry.location import version_location
 
     found, manifest = maintenance.show(registry, version)
-    about = {"version": found.name, "in_service": found.state, "path": location_of(registry, found.name)}
+    about = {"version": found.name, "in_service": found.state, "path": version_location(registry, found.name)}
     about |= {"created_at": found.created_at, "digest": manifest.digest}
     print(json.dumps(about | {"inputs": manifest.inputs, "details": manifest.details, "scores": found.scores}, indent=2))
 
@@ -65,9 +65,9 @@ def rollback(
     pointer = maintenance.rollback(registry, version)
     print(f"{pointer.version} is in service" + (f"; it was {pointer.previous}." if pointer.previous else "."))
     if push and push.vertex_model:
-        from components.push.vertex_model import tell_vertex
+        from components.push.vertex_model import update_vertex
 
-        print(f"Vertex has it as {tell_vertex(push.vertex_model, push.serving_image, registry)}.")
+        print(f"Vertex has it as {update_vertex(push.vertex_model, push.serving_image, registry)}.")
 
 
 @app.command()

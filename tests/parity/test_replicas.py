@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.train import loop
 from components.train.devices.strategy import make_strategy
+from components.train.saving import variables
 from tests.parity.training import (
     ROUNDS,
     TOLERANCE,
@@ -69,7 +69,7 @@ def test_the_comparison_is_not_vacuous(one_first_step: Arrays, one_trained: tupl
     still = [name for name, array in one_first_step.items() if not np.abs(array).max() > 1e-3]
     assert still == ["gradient/05/score/bias"]  # the same constant on real and fake
     config = config_for(1)
-    start = loop.state_arrays(smooth_state(config, make_strategy(config)))
+    start = variables.state_arrays(smooth_state(config, make_strategy(config)))
     moved = {name for name, array in start.items() if difference(array, one_trained[0][name]) > 1000 * TOLERANCE}
     kernels = {name for name in start if name.endswith("/kernel") and not name.startswith("critic_optimizer")}
     assert moved >= kernels

@@ -13,12 +13,14 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from components.train import loop, networks, noise, step
+from components.train import networks, noise, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.layers import Leaky
 from components.train.networks import ImageShape, generate
+from components.train.saving import variables
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -66,9 +68,9 @@ def trained(replicas: int, **changes: Any) -> tuple[Arrays, Arrays]:
     strategy = make_strategy(config)
     state = smooth_state(config, strategy)
     source = Resident(IMAGES, LABELS, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
-    call = loop.make_call(state, config, strategy, source)
+    call = host_call.make_call(state, config, strategy, source)
     metrics = call(source.take(0, ROUNDS), tf.constant(0)).numpy()
-    return loop.state_arrays(state), dict(zip(step.METRICS, metrics.T, strict=True))
+    return variables.state_arrays(state), dict(zip(step.METRICS, metrics.T, strict=True))
 
 
 def first_step(replicas: int, **changes: Any) -> Arrays:

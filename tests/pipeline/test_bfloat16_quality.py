@@ -9,9 +9,11 @@ from sklearn.datasets import load_digits
 
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
-from components.train.monitor import SAMPLES, Judge
+from components.train.data.resident import Resident
+from components.train.devices import host_call
+from components.train.monitor import SAMPLES, Monitor
 from components.train.networks import ImageShape
+from components.train.saving import variables
 from components.train.saving.export import Generator
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -19,7 +21,7 @@ SEEDS = (0, 1, 2)
 ROUNDS = 400
 
 
-def kid_after_training(precision: str, seed: int, images: np.ndarray, judge: Judge) -> float:
+def kid_after_training(precision: str, seed: int, images: np.ndarray, monitor: Monitor) -> float:
     config = TrainConfig(
         precision=precision, seed=seed, rounds=ROUNDS, log_every_rounds=100, checkpoint_every_rounds=100,
         sample_every_rounds=100, n_critic=2, global_batch_size=32, generator_channels=16, critic_channels=16, latents=16,
@@ -29,24 +31,24 @@ def kid_after_training(precision: str, seed: int, images: np.ndarray, judge: Jud
     state = step.make_state(shape, config, strategy)
     labels = np.full(len(images), -1)
     source = Resident(images, labels, seed=seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
-    call = loop.make_call(state, config, strategy, source)
+    call = host_call.make_call(state, config, strategy, source)
     for first_round in range(0, ROUNDS, config.rounds_a_call):
         loop.run_call(call, config, source, first_round)
     generator = Generator(shape, config)
-    generator.take_weights(loop.averages(state))
-    return judge.score(generator.draw(seed, SAMPLES), ROUNDS, 0).kid
+    generator.set_weights(variables.averages(state))
+    return monitor.score(generator.draw(seed, SAMPLES), ROUNDS, 0).kid
 
 
 def test_kid_is_not_worse_beyond_noise() -> None:
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
-    judge = Judge(images[1400:])
+    monitor = Monitor(images[1400:])
     kids = {
-        precision: [kid_after_training(precision, seed, images[:1400], judge) for seed in SEEDS]
+        precision: [kid_after_training(precision, seed, images[:1400], monitor) for seed in SEEDS]
         for precision in ("float32", "bfloat16")
     }
     print(kids)
-    untrained = judge.score(np.random.default_rng(0).integers(0, 256, (SAMPLES, 8, 8, 1)).astype(np.uint8), 0, 0).kid
+    untrained = monitor.score(np.random.default_rng(0).integers(0, 256, (SAMPLES, 8, 8, 1)).astype(np.uint8), 0, 0).kid
     difference = np.mean(kids["bfloat16"]) - np.mean(kids["float32"])
     noise = np.sqrt(sum(np.var(values, ddof=1) / len(values) for values in kids.values()))
     assert difference < 3.0 * noise

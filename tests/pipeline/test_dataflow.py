@@ -146,7 +146,7 @@ def test_a_worker_without_write_permission_fails_the_run_with_one_sentence(cloud
     cloud.broken.clear()
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 0, said
-    assert "Going on from an earlier run" in said
+    assert "Resuming an earlier run" in said
     assert cloud.files_in_bucket() == set()
 
 

@@ -1,4 +1,4 @@
-"""The pipeline on sources other than digits: Fashion-MNIST through TFDS, and folders of image files."""
+"""The pipeline on other sources than digits: Fashion-MNIST through TFDS, and folders of image files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.local_runs import run
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
-def test_a_folder_of_labelled_and_some_broken_images(tmp_path: Path) -> None:
+def test_folder_of_labelled_and_broken_images(tmp_path: Path) -> None:
     counts = write_digit_images(tmp_path / "pictures", 600, broken=True)
     done = run(
         tmp_path / "runs",
@@ -30,7 +30,7 @@ def test_a_folder_of_labelled_and_some_broken_images(tmp_path: Path) -> None:
     assert all(name in page for name in counts.broken)
 
 
-def test_a_folder_without_labels_is_scored_with_random_features(tmp_path: Path) -> None:
+def test_folder_without_labels_is_scored_with_random_features(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "pictures", 300, broken=False)
     done = run(tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}/**/*", "ingest.channels=3")
     assert done.code == 0, done.stdout + done.stderr
@@ -38,7 +38,7 @@ def test_a_folder_without_labels_is_scored_with_random_features(tmp_path: Path) 
     assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "random"
 
 
-def test_new_files_in_the_folder_are_noticed(tmp_path: Path) -> None:
+def test_new_files_in_the_folder_are_ingested(tmp_path: Path) -> None:
     source = f"ingest.source=images:{tmp_path / 'pictures'}"
     write_digit_images(tmp_path / "pictures", 300, broken=False)
     assert run(tmp_path / "runs", source).code == 0
@@ -47,7 +47,7 @@ def test_new_files_in_the_folder_are_noticed(tmp_path: Path) -> None:
     assert again.code == 0, again.stdout + again.stderr
     assert again.statuses()["ingest"] == "succeeded"
     assert again.summary["ingest"]["read"] == 310
-    assert again.summary["push"]["decision"] in {"published", "kept"}, "the champion was scored again with the new extractor"
+    assert again.summary["push"]["decision"] in {"published", "kept"}, "the champion is scored again with the new extractor"
 
 
 def test_fashion_mnist_through_tfds(fashion_mnist: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ingest of a folder with every kind of broken or unusual file: each file has the expected outcome, and none is lost."""
+"""A folder of odd and broken files, through the whole ingest step: each has the expected outcome, and none is lost."""
 
 from __future__ import annotations
 

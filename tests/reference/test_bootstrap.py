@@ -55,10 +55,10 @@ def test_fid_of_many_features_has_no_interval() -> None:
     assert bootstrap.fid_interval(wide, wide, 0) is None
 
 
-def test_without_resampling_the_quadratic_form_is_kid() -> None:
+def test_without_resampling_the_sums_give_kid() -> None:
     generator = np.random.default_rng(5)
     real, fake = drawn(generator, 70, 0.0), drawn(generator, 60, 0.4)
     ones_real, ones_fake = np.ones((1, 70)), np.ones((1, 60))
-    mixed = bootstrap.quadratic_form(fake, real, ones_fake, ones_real) / (60 * 70)
+    mixed = bootstrap.pairs_between(real, fake, ones_real, ones_fake) / (60 * 70)
     found = bootstrap.mean_over_pairs(real, ones_real) + bootstrap.mean_over_pairs(fake, ones_fake) - 2 * mixed
     assert found[0] == pytest.approx(kid.compute(real, fake), rel=1e-9)

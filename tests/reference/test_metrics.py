@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from components.evaluate.metrics import fid, kid, memorization, prdc, products
+from components.evaluate.metrics import fid, kid, memorization, prdc, tiles
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,7 +27,7 @@ def features(seed: int, shift: float = 0.0, scale: float = 1.0, count: int = 200
 
 REAL = features(1)
 FAKE = features(2, 0.1, 1.1)
-SMALL_BLOCKS = 90_000  # bytes: many blocks, the last one of another height
+REAL64, FAKE64 = REAL.astype(np.float64), FAKE.astype(np.float64)  # in float64 the same functions compute in float64
 
 
 class TestValuesOfIndependentPrograms:
@@ -38,7 +38,8 @@ class TestValuesOfIndependentPrograms:
         assert fid.compute(REAL, FAKE) == pytest.approx(1.5218610591741637, rel=1e-7)
 
     def test_kid_is_that_of_the_direct_formula(self) -> None:
-        assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-10)
+        assert kid.compute(REAL64, FAKE64) == pytest.approx(0.06306816431574136, rel=1e-10)
+        assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-6)
 
     def test_kid_of_subsets_scatters_as_torch_fidelity_prints(self) -> None:
         generator = np.random.default_rng(0)
@@ -64,7 +65,7 @@ class TestValuesOfIndependentPrograms:
 
     def test_radii_are_those_of_scikit_learns_neighbours(self) -> None:
         distances, _ = NearestNeighbors(n_neighbors=5).fit(REAL).kneighbors()
-        assert np.sqrt(prdc.features_to_statistics(REAL, 5)) == pytest.approx(distances[:, 4], rel=1e-6)
+        assert np.sqrt(prdc.squared_radii(REAL, 5)) == pytest.approx(distances[:, 4], rel=1e-6)
 
 
 class TestFid:
@@ -98,8 +99,7 @@ class TestFid:
 
 
 def standard_error(real: Floats, fake: Floats, *, size: int, subsets: int = 20, seed: int = 0) -> float:
-    sums = kid.features_to_statistics(real, fake)
-    return kid.statistics_to_standard_error(sums, fake, subsets=subsets, subset_size=size, seed=seed)
+    return kid.compute_with_error(real, fake, subsets=subsets, subset_size=size, seed=seed)[1]
 
 
 class TestKid:
@@ -119,7 +119,7 @@ class TestKid:
 
     def test_leaving_out_is_computing_without(self) -> None:
         """The shortcut over row sums gives what the definition does."""
-        real, fake, generator = REAL[:90], FAKE[:70], np.random.default_rng(4)
+        real, fake, generator = REAL64[:90], FAKE64[:70], np.random.default_rng(4)
         left = [np.delete(fake, generator.choice(70, 20, replace=False), axis=0) for _ in range(6)]
         expected = np.std([kid.compute(real, rest) for rest in left], ddof=1) * np.sqrt(50 / 20)
         assert standard_error(real, fake, size=20, subsets=6, seed=4) == pytest.approx(expected, rel=1e-9)
@@ -163,7 +163,7 @@ class TestPrdc:
         assert shares.precision > 0.85
 
     def test_too_few_images_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="k = 5 neighbours need more than 5 images; got 5"):
+        with pytest.raises(ValueError, match="k = 5 neighbours need at least 6 real images; got 5"):
             prdc.compute(REAL[:5], FAKE, k=5)
 
 
@@ -219,27 +219,32 @@ class TestMemorization:
             memorization.features_to_statistics(REAL, FAKE[:9])
 
 
-class TestBlocks:
-    def test_no_score_depends_on_the_size_of_a_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        real, fake, held_out = REAL[:400], FAKE[:311], features(3, count=99)
+class TestTiles:
+    @pytest.mark.parametrize(("dtype", "rel"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+    def test_no_score_depends_on_the_size_of_a_tile(
+        self, monkeypatch: pytest.MonkeyPatch, dtype: npt.DTypeLike, rel: float
+    ) -> None:
+        real, fake, held_out = (each.astype(dtype) for each in (REAL[:400], FAKE[:311], features(3, count=99)))
 
         def scores() -> list[float]:
             shares = prdc.compute(real, fake, 5)
             return [kid.compute(real, fake), *memorization.compute(real, held_out, fake), *shares]
 
         whole = scores()
-        monkeypatch.setattr(products, "BLOCK_BYTES", SMALL_BLOCKS)
-        assert len(list(products.inner_products(real.astype(float), fake.astype(float)))) > 10
-        assert scores() == pytest.approx(whole, rel=1e-12)
+        monkeypatch.setattr(tiles, "TILE", 37)
+        assert scores() == pytest.approx(whole, rel=rel)
 
     def test_nearest_images_are_those_of_scipy_nearest_first(self) -> None:
-        distances = cdist(FAKE[:20].astype(float), REAL.astype(float))
-        found = products.nearest_indices(FAKE[:20].astype(float), REAL.astype(float), 5)
-        assert np.array_equal(found, np.argsort(distances, axis=1)[:, :5])
+        distances = cdist(FAKE64[:20], REAL64)
+        for fake, real in ((FAKE, REAL), (FAKE64, REAL64)):
+            indices, found = tiles.nearest_images(fake[:20], real, 5)
+            assert np.array_equal(indices, np.argsort(distances, axis=1)[:, :5])
+            assert found == pytest.approx(np.sort(distances, axis=1)[:, :5], rel=1e-12)
 
     @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 3)), np.full((2, 2), np.nan)])
     def test_what_is_no_set_of_features_is_refused(self, bad: Floats) -> None:
-        with pytest.raises(ValueError, match=r"must be finite and \[N, D\]"):
-            kid.compute(REAL, bad)
-        with pytest.raises(ValueError, match=r"fake features must be \[N, D\]|fake images have features that are not finite"):
-            fid.compute(REAL, bad)
+        for compute in (kid.compute, fid.compute):
+            with pytest.raises(
+                ValueError, match=r"fake features must be \[N, D\]|fake images have features that are not finite"
+            ):
+                compute(REAL, bad)

@@ -1,4 +1,4 @@
-"""The pass that shares inner products, in float32, against the metrics one by one in float64; and its refusals."""
+"""The pass that shares inner products: in float32 against each metric for itself in float64; and its refusals."""
 
 from __future__ import annotations
 
@@ -14,17 +14,27 @@ from tests.reference.test_metrics import FAKE, REAL, features
 K = 5
 
 
+def kernel_rows(
+    left: npt.NDArray[np.float64], right: npt.NDArray[np.float64], diagonal: bool = True
+) -> npt.NDArray[np.float64]:
+    """The kernel's sums by row, written out."""
+    kernel = (left @ right.T / left.shape[1] + 1) ** 3
+    sums: npt.NDArray[np.float64] = kernel.sum(axis=1) - (0 if diagonal else np.diag(kernel))
+    return sums
+
+
 def same_as_one_by_one(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating]) -> None:
     found = one_pass.compare(real, fake, K)
-    sums = kid.features_to_statistics(real, fake)
-    assert found.fid == pytest.approx(fid.compute(real, fake), rel=1e-9)
-    kernel_mean = float(sums.mixed_rows.mean()) / len(real)  # KID is a small difference of such means
+    wide_real, wide_fake = real.astype(np.float64), fake.astype(np.float64)
+    fake_rows, mixed_rows = kernel_rows(wide_fake, wide_fake, diagonal=False), kernel_rows(wide_fake, wide_real)
+    assert found.fid == pytest.approx(fid.compute(wide_real, wide_fake), rel=1e-9)
+    kernel_mean = float(mixed_rows.mean()) / len(real)  # KID is a small difference of such means
     assert kid.statistics_to_metric(found.sums) == pytest.approx(
-        kid.statistics_to_metric(sums), rel=1e-6, abs=1e-8 * kernel_mean
+        kid.compute(wide_real, wide_fake), rel=1e-6, abs=1e-8 * kernel_mean
     )
-    np.testing.assert_allclose(found.sums.fake_rows, sums.fake_rows, rtol=1e-6)
-    np.testing.assert_allclose(found.sums.mixed_rows, sums.mixed_rows, rtol=1e-6)
-    assert found.shares == pytest.approx(prdc.compute(real, fake, K), abs=1e-12)
+    np.testing.assert_allclose(found.sums.fake_rows, fake_rows, rtol=1e-6)
+    np.testing.assert_allclose(found.sums.mixed_rows, mixed_rows, rtol=1e-6)
+    assert found.shares == pytest.approx(prdc.compute(wide_real, wide_fake, K), abs=1e-12)
     distances, nearest = NearestNeighbors(n_neighbors=1).fit(real).kneighbors(fake)
     assert found.nearest_distances == pytest.approx(distances[:, 0], rel=1e-6, abs=1e-6)
     np.testing.assert_array_equal(found.nearest, nearest[:, 0])
@@ -63,10 +73,10 @@ class TestAgainstOneByOne:
         for dimensions in (16, 512):
             real, fake = features(1, count=300, dimensions=dimensions), features(2, 0.1, count=300, dimensions=dimensions)
             left, right = (tiles.centre(each, real.mean(axis=0, dtype=np.float64)) for each in (real, fake))
-            found = tiles.distances_of(left.values @ right.values.T, left.norms, right.norms)
+            found = tiles.squared_distances(left.values @ right.values.T, left.norms, right.norms)
             exact = cdist(real.astype(float), fake.astype(float), "sqeuclidean")
             off = np.abs(found - exact) / (left.norms[:, None] + right.norms[None])
-            assert off.max() < tiles.ROUNDING / 2
+            assert off.max() < tiles.ROUNDING * np.finfo(np.float32).eps / 2
 
 
 class TestTies:
@@ -93,16 +103,14 @@ class TestWeights:
         real, fake = REAL[:220], FAKE[:180]
         of_real, of_fake = bootstrap.both_weights(len(real), len(fake), 3)
         rows = kid.rows_left_out(len(fake), subsets=7, subset_size=50, seed=3)
-        alone = np.zeros((7, len(fake)))
-        for row, subset in zip(alone, rows, strict=True):
-            row[subset] = 1.0
+        alone = kid.indicators(rows, len(fake))
         side = one_pass.real_side(real, K, of_real)
         found = one_pass.compare(real, fake, K, side, (of_real, of_fake), of_fake_alone=alone)
         drawn = (side.drawn, found.fake_drawn[: len(of_fake)], found.mixed_drawn)
         interval = bootstrap.interval_of_sums(*drawn, of_real, of_fake)
-        assert interval == pytest.approx(bootstrap.kid_interval(real, fake, 3), rel=1e-4)
+        assert interval == pytest.approx(bootstrap.kid_interval(real.astype(float), fake.astype(float), 3), rel=1e-4)
         error = kid.standard_error(found.sums, rows, found.fake_drawn[len(of_fake) :].tolist())
-        expected = kid.statistics_to_standard_error(found.sums, fake, subsets=7, subset_size=50, seed=3)
+        _, expected = kid.compute_with_error(real.astype(float), fake.astype(float), subsets=7, subset_size=50, seed=3)
         assert error == pytest.approx(expected, rel=1e-4)
 
 

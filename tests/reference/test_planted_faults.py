@@ -18,7 +18,7 @@ from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import EvaluateSummary
 from components.push.config import PushConfig
-from components.push.gate.gate import judge
+from components.push.gate.gate import decide
 from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
@@ -60,7 +60,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def passed(summary: EvaluateSummary) -> dict[str, bool]:
     """What the gate finds in a first model, by condition."""
-    found: Any = judge(PushConfig(), summary.model_dump(), None, [])
+    found: Any = decide(PushConfig(), summary.model_dump(), None, [])
     return {check.name: check.passed for check in found.checks}
 
 
@@ -122,6 +122,5 @@ def test_blur_is_found(scores: Scores) -> None:
     blurred, honest = scores.blurred, scores.honest
     assert blurred.sharpness_ratio is not None
     assert blurred.sharpness_ratio < 0.5
-    assert (blurred.sharpness_distance or 0) > 5 * (honest.sharpness_distance or 1)
     assert blurred.kid > honest.kid + 5 * honest.kid_std
     assert blurred.precision < honest.precision - 0.1

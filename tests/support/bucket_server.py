@@ -1,4 +1,4 @@
-"""A server on this machine that speaks as much of Google Cloud Storage's JSON protocol as ingest takes."""
+"""A local server of the part of Google Cloud Storage's JSON API that the tests need."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import google_crc32c
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Lists, describes, returns, stores and removes the objects in `server.objects`, a mapping of name to content.
+    """Lists, describes, returns, stores and deletes the objects in `server.objects`, a mapping of name to content.
 
-    Objects whose names match a pattern in `server.broken` can be neither read nor written.
+    The objects whose names match a pattern in `server.broken` can be neither read nor written.
     """
 
     protocol_version = "HTTP/1.1"
     server: Any
 
     def handle_one_request(self) -> None:
-        """As it is, but for requests that the test has something to say to: see `bucket_served`."""
+        """Handle a request unless `server.fault` returns a status for it: see `bucket_served`."""
         self.raw_requestline = self.rfile.readline(65537)
         if not self.raw_requestline:
             self.close_connection = True
@@ -38,7 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status = self.server.fault(self.command, unquote(self.path))
         if status:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self._answer(status, json.dumps({"error": {"code": status, "message": "as the test wants it"}}).encode())
+            self._answer(status, json.dumps({"error": {"code": status, "message": "injected by the test"}}).encode())
         else:
             getattr(self, f"do_{self.command}")()
             self.wfile.flush()
@@ -55,11 +55,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif not name:
             self._answer(200, json.dumps(self._listing(query.get("prefix", ""), query.get("delimiter"))).encode())
         elif self._is_broken(name):
-            self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
+            self._answer(403, b'{"error": {"code": 403, "message": "no permission"}}')
         elif name not in self.server.objects:
             self._answer(404, b'{"error": {"code": 404, "message": "No such object"}}')
         elif url.path.startswith("/download") or query.get("alt") == "media":
-            self._give(self.server.objects[name])
+            self._send(self.server.objects[name])
         else:
             self._answer(200, json.dumps(self._described(name)).encode())
 
@@ -67,9 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if query.get("uploadType") == "multipart":  # two parts: what the object is, and its content
+        if query.get("uploadType") == "multipart":  # two parts: metadata and content
             head, content = _parts_of(body, self.headers["Content-Type"])
-            self._take(json.loads(head)["name"], content, query)
+            self._store(json.loads(head)["name"], content, query)
         elif query.get("uploadType") == "resumable" and "upload_id" not in query:
             name = query.get("name") or json.loads(body)["name"]
             self.server.uploads.append((name, b""))
@@ -100,11 +100,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if (self.headers.get("Content-Range") or "").endswith("/*"):  # more to come
             self._answer(308, b"", {"Range": f"bytes=0-{len(whole) - 1}"})
         else:
-            self._take(name, whole, query)
+            self._store(name, whole, query)
 
-    def _take(self, name: str, content: bytes, query: dict[str, str]) -> None:
+    def _store(self, name: str, content: bytes, query: dict[str, str]) -> None:
         if self._is_broken(name):
-            self._answer(403, b'{"error": {"code": 403, "message": "not yours"}}')
+            self._answer(403, b'{"error": {"code": 403, "message": "no permission"}}')
             return
         with self.server.writing:
             met = query.get("ifGenerationMatch") != "0" or name not in self.server.objects
@@ -112,7 +112,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.server.objects[name] = content
         if not met:
             self._answer(412, b'{"error": {"code": 412, "message": "conditionNotMet"}}')
-        elif self.server.lose_answer(name):  # done, and nobody is told
+        elif self.server.lose_answer(name):  # stored, but the client gets no answer
             self.close_connection = True
             self.connection.close()
         else:
@@ -132,7 +132,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         described["md5Hash"] = base64.b64encode(hashlib.md5(content).digest()).decode()
         return described | {"generation": generation, "timeCreated": "2026-01-01T00:00:00Z", "updated": "2026-01-01T00:00:00Z"}
 
-    def _give(self, content: bytes) -> None:
+    def _send(self, content: bytes) -> None:
         first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
         end = min(int(last or len(content) - 1), len(content) - 1)
         part = {"Content-Range": f"bytes {first}-{end}/{len(content)}", "Content-Type": "application/octet-stream"}
@@ -155,14 +155,14 @@ def _parts_of(body: bytes, content_type: str) -> list[bytes]:
     assert boundary is not None
     mark = b"--" + boundary[1].encode()
     assert body.rstrip().endswith(mark + b"--")
-    # Only the first two marks and the last one count: the content may hold anything.
+    # Only the first two marks and the last one are boundaries: the content can contain others.
     _, head, rest = body.split(mark, 2)
     parts = (head, rest[: rest.rindex(mark)])
     return [re.sub(rb"\r?\n\Z", b"", re.split(rb"\r?\n\r?\n", part, maxsplit=1)[1]) for part in parts]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server that does not mind clients that go away."""
+    """A server that ignores clients that disconnect."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
@@ -173,10 +173,10 @@ class Server(http.server.ThreadingHTTPServer):
 def bucket_served(
     fault: Callable[[str, str], int] = lambda *_: 0, lose_answer: Callable[[str], bool] = lambda _: False
 ) -> Iterator[tuple[str, dict[str, bytes], set[str]]]:
-    """Serve gs://bucket; gives the server's address, its objects by name, and the names of those that may not be read.
+    """Serve gs://bucket; yields the URL of the server, its objects by name, and the names of unreadable objects.
 
-    `fault` is asked about each request (method, path) for a status to answer instead, 0 for none; `lose_answer` about each
-    object that was written, whether the connection breaks before its writer is told.
+    `fault` returns, for each request (method, path), a status to answer instead, or 0. `lose_answer` returns, for each
+    object that was written, whether to drop the connection before the answer is sent.
     """
     server = Server(("127.0.0.1", 0), Handler)
     server.objects, server.broken, server.uploads = {}, set(), []  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A folder of real image files: scikit-learn's handwritten digits as PNG and JPEG, one folder a class, and broken files."""
+"""A folder of image files: scikit-learn's handwritten digits as PNG and JPEG, a folder a class, some of them broken."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-SIDE = 32  # pixels, four times the original side, so that different digits stay different as JPEG
+SIDE = 32  # pixels, four times the original: smaller digits could become equal as JPEG
 
 
 class FolderCounts(NamedTuple):
-    """Number of files, readable images by class, and the broken files with the expected reason."""
+    """Counts of a folder: all files, readable images by class, and the broken files with the expected reasons."""
 
     read: int
     images: dict[str, int]
@@ -22,7 +22,7 @@ class FolderCounts(NamedTuple):
 
 
 def write_digit_images(folder: Path, count: int, broken: bool = True) -> FolderCounts:
-    """Write the first `count` digits below `folder`, as DIGIT/00012.png or .jpg; with `broken`, four files more.
+    """Write the first `count` digits below `folder`, as DIGIT/00012.png or .jpg; with `broken`, four more files.
 
     The broken files are a truncated JPEG, a truncated PNG, a file of zero bytes and a text file named .png.
     """
@@ -39,7 +39,7 @@ def write_digit_images(folder: Path, count: int, broken: bool = True) -> FolderC
 
 
 def write_broken_images(folder: Path, digit: np.ndarray) -> dict[str, str]:
-    """Write four unreadable files into `folder`; return the expected reason for each."""
+    """Write four unreadable files into `folder`; return the expected reason of each."""
     files = {
         "empty.png": (b"", "empty file"),
         "text.png": (b"This is a text, whatever its name says.\n" * 20, "not an image"),

@@ -1,4 +1,4 @@
-"""Runs for the tests of the report in which the real validate step compares with a history."""
+"""Runs for the tests of the report with a real validate step and a history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.snapshots import brighter, digits, write_snapshot
 
 
 def judged(root: Path, *, changed: bool, history: bool = True) -> tuple[Run, RunDescription]:
-    """Return a run whose images were validated against a history that contains the digits."""
+    """Return a run with a real validate step, compared with a history of the digits if there is one."""
     place = root / "history"
     config = ValidateConfig(history=str(place) if history else "")
     if history:

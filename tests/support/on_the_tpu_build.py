@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 
 from components.common.artifacts import read_manifest
-from components.train import loop, step
+from components.train import step
 from components.train.config import TrainConfig
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
-from components.train.saving import checkpoint
+from components.train.saving import checkpoint, variables
 from components.train.saving.export import Generator
 
 
@@ -32,16 +32,16 @@ def main(model: Path, training: Path, config: TrainConfig, out: Path) -> None:
     state = step.make_state(shape, config, make_strategy(config))
     last = checkpoint.load_latest(training, config, shape)
     assert last is not None
-    checkpoint.check_variables(training, last.arrays, loop.state_arrays(state))
-    loop.load_arrays(state, last.arrays)
+    checkpoint.check_variables(training, last.arrays, variables.state_arrays(state))
+    variables.load_arrays(state, last.arrays)
     generator = Generator(shape, config)
-    generator.take_weights(loop.averages(state))
+    generator.set_weights(variables.averages(state))
     np.savez(
         out,
         served=served(seed=tf.constant(7, tf.int64), count=tf.constant(50))["images"].numpy(),
         checkpointed=generator.generate(tf.constant(7, tf.int64), tf.constant(50))["images"].numpy(),
-        round=last.round,
-        **{f"state/{name}": array for name, array in loop.state_arrays(state).items()},
+        round=last.progress.round,
+        **{f"state/{name}": array for name, array in variables.state_arrays(state).items()},
     )
 
 

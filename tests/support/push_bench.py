@@ -1,4 +1,4 @@
-"""A registry for the tests of push, and candidates for it whose scores are made up."""
+"""A registry for the tests of push, and candidates with made-up scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import Reference
 from components.push import run as push
 from components.push.config import PushConfig
-from components.push.registry.location import Place
+from components.push.registry.location import RegistryLocation
 from components.push.run import PushSummary
 from components.train.config import TrainConfig
 from tests.support.tiny_artifacts import LATENTS, write_dataset, write_validation
@@ -39,23 +39,23 @@ REAL_IMAGES, SAMPLES, WIDTH = 200, 150, 8
 
 
 def features(count: int, shift: float, seed: int) -> npt.NDArray[np.float32]:
-    """Made-up features, further from the real ones (shift 0) the larger the shift."""
+    """Return made-up features; the real ones have shift 0."""
     return (np.random.default_rng(seed).standard_normal((count, WIDTH)) + shift).astype(np.float32)
 
 
 def sample_features(kid: float) -> npt.NDArray[np.float32]:
-    """Features of a model whose scores say this KID: the larger it is, the further from the real ones."""
+    """Return features of a model with this KID: the larger it is, the further they are from the real ones."""
     return features(SAMPLES, 10.0 * abs(kid), 3)
 
 
 def rescored(_: Path, model: Path) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    """Stands for the measuring of a champion: its scores as they are, and features that go with them."""
+    """Stand in for scoring a champion again: return its recorded scores, and features that fit them."""
     scores = json.loads((model / "scores.json").read_bytes())
     return scores, sample_features(scores["kid"])
 
 
 def write_shared(root: Path) -> Path:
-    """Write what candidates share, with a model that nothing loads: it is moved about only."""
+    """Write what candidates share: dataset, validation, and a model that cannot be loaded."""
     write_validation(root / "validation", write_dataset(root / "dataset"))
     with new_artifact(root / "model", "model", config=TrainConfig(latents=LATENTS)) as writer:
         write_text(writer.path / "saved_model" / "saved_model.pb", "a graph")
@@ -65,25 +65,25 @@ def write_shared(root: Path) -> Path:
 
 
 class Bench:
-    """A registry, and candidates for it whose scores are made up."""
+    """A registry, and candidates with made-up scores."""
 
     def __init__(self, root: Path, shared: Path) -> None:
         self.root, self.shared, self.registry = root, shared, root / "registry"
         self.numbers = itertools.count()
 
     def candidate(self, **scores: Any) -> dict[str, Path]:
-        """The three inputs of push for a new model with these scores."""
+        """Return the three inputs of push for a new model with these scores."""
         number = next(self.numbers)
         model = self.root / f"model-{number}"
         with new_artifact(model, "model", config=_train_config(self.shared / "model")) as writer:
             shutil.copytree(self.shared / "model" / "saved_model", writer.path / "saved_model")
-            write_bytes(writer.path / "number", bytes([number]))  # so that the digests differ
+            write_bytes(writer.path / "number", bytes([number]))  # makes the digests differ
             writer.details = read_manifest(self.shared / "model").details
-        return {
-            "model": model,
-            "evaluation": self.evaluation(model, **scores),
-            "validation": self.shared / "validation",
-        }
+        return self.inputs(model, **scores)
+
+    def inputs(self, model: Path, **scores: Any) -> dict[str, Path]:
+        """Return the three inputs of push for a model with these scores."""
+        return {"model": model, "evaluation": self.evaluation(model, **scores), "validation": self.shared / "validation"}
 
     def evaluation(self, model: Path, **scores: Any) -> Path:
         path = self.root / f"evaluation-{next(self.numbers)}"
@@ -102,12 +102,12 @@ class Bench:
         return path
 
     def push(
-        self, inputs: dict[str, Path], out: Path | None = None, registry: Place | None = None, **config: float
+        self, inputs: dict[str, Path], out: Path | None = None, registry: RegistryLocation | None = None, **config: float
     ) -> PushSummary:
         return push.run(PushConfig(**config), registry=registry or self.registry, **inputs, out=out or self.root / "push")
 
     def files(self) -> dict[str, bytes]:
-        """Everything in the registry, to show that nothing changed."""
+        """Return the content of every file in the registry."""
         return {str(f.relative_to(self.registry)): f.read_bytes() for f in self.registry.rglob("*") if f.is_file()}
 
 

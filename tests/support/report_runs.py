@@ -1,4 +1,4 @@
-"""Runs for the tests of the report: real journal entries and artifacts of real digits, without the other components."""
+"""Runs for the tests of the report: real journal entries and artifacts of real digits, written without the other steps."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ CONFIGS = {
     "evaluate": EvaluateConfig(),
     "push": PushConfig(),
 }
-SCORES = {
+SCORES: dict[str, Any] = {
     "fid": 12.345678, "kid": 0.0123, "kid_std": 0.0011, "precision": 0.81, "recall": 0.64, "density": 1.02,
     "coverage": 0.77, "memorization": 0.012, "memorization_nearer": 0.513, "memorization_p": 0.31, "class_score": 8.71,
-    "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94, "sharpness_distance": 0.21,
-    "colour_distance": 0.17, "colour_furthest": "contrast",
+    "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94,
+    "colour_distance": 0.17,
     "provenance": {
         "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.9733, "features": 64},
         "resize": "none: native 8×8",
@@ -53,12 +53,19 @@ SCORES = {
     },
 }  # fmt: skip
 MODES = {"covered": 10, "of": 10, "shares": {str(digit): 0.1 + (digit - 4.5) / 100 for digit in range(10)}}
-BETWEEN = {
+BETWEEN: dict[str, Any] = {
     "floor": {"fid": 0.9, "kid": 0.0002, "precision": 0.95, "recall": 0.94, "density": 1.0, "coverage": 0.97},
     "ceiling": {"fid": 310.0, "kid": 1.9, "precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0},
     "intervals": {"fid": [11.6, 13.2], "kid": [0.0101, 0.0146]},
 }
-CHAMPION_SCORES = {"fid": 19.9, "kid": 0.0211, "kid_std": 0.0014, "precision": 0.74, "recall": 0.6, "coverage": 0.71}
+CHAMPION_SCORES: dict[str, Any] = {
+    "fid": 19.9,
+    "kid": 0.0211,
+    "kid_std": 0.0014,
+    "precision": 0.74,
+    "recall": 0.6,
+    "coverage": 0.71,
+}
 DECISION = {
     "decision": "published",
     "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018.",
@@ -70,7 +77,7 @@ DECISION = {
 
 
 class AnySummary(Summary):
-    """A step's summary with whatever fields."""
+    """A summary with any fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -83,7 +90,7 @@ def digits(channels: int = 1, scale: int = 1) -> npt.NDArray[np.uint8]:
 
 
 class Run:
-    """A run under construction: each method does one step, as the pipeline would, in the folder `root`."""
+    """A run in the folder `root`; each method does one step, as the pipeline would."""
 
     def __init__(self, root: Path, images: npt.NDArray[np.uint8] | None = None) -> None:
         self.root, self.work_dir = root, root / "work"
@@ -92,7 +99,7 @@ class Run:
 
     @property
     def description(self) -> RunDescription:
-        """What the report is told of this run."""
+        """The description that the report receives."""
         sections = {name: config.model_dump(mode="json") for name, config in CONFIGS.items()}
         return RunDescription(
             run_id="2026-01-31-101112-quickstart",
@@ -105,15 +112,15 @@ class Run:
         )
 
     def out(self, step: str) -> Path:
-        """Return where a step's artifact lies."""
+        """Return the folder of a step's artifact."""
         return self.root / "steps" / step
 
     def record(self, step: str, body: Callable[[], Summary], *inputs: str) -> None:
-        """Do a step with its journal entry."""
+        """Do a step and write its journal entry."""
         recorded(step, KEYS[step], self.work_dir, self.out(step), body, **{name: self.out(name) for name in inputs})
 
     def write_entry(self, step: str, state: str, started_at: str, **fields: Any) -> None:
-        """Write a journal entry by hand: that of a process which could not."""
+        """Write a journal entry directly, as for a process that was killed."""
         record = StepRecord(step=step, key=KEYS[step], state=state, pid=4_194_305, started_at=started_at, **fields)
         write_text(entry_path(self.work_dir, step, KEYS[step]), record.model_dump_json())
 
@@ -126,8 +133,8 @@ class Run:
 
         def body() -> Summary:
             with artifact(self.out("ingest"), "dataset", config=CONFIGS["ingest"]) as writer:
-                for split, places in (("train", range(cut)), ("eval", range(cut, len(self.images)))):
-                    records = (Record(self.images[at], int(labels[at]), f"digit-{at}") for at in places)
+                for split, indices in (("train", range(cut)), ("eval", range(cut, len(self.images)))):
+                    records = (Record(self.images[at], int(labels[at]), f"digit-{at}") for at in indices)
                     write_tfrecord(writer.path / shard_name(split, 0, 1), map(encode_example, records))
                 lines = [
                     json.dumps({"id": name, "reason": reason, "detail": "starts with 3c736372"}) + "\n"
@@ -149,12 +156,12 @@ class Run:
         self.record("ingest", body)
 
     def reject(self) -> None:
-        """Fail in ingest, as with too many unreadable images."""
+        """Fail in ingest because of too many unreadable images."""
 
         def body() -> Summary:
             raise DataRejectedError(
                 f"9 of 100 images cannot be read (9.0 %, allowed are 5.0 %), for instance {HOSTILE}: not an image.",
-                "Mend or remove them, or raise ingest.max_quarantine_fraction.",
+                "Repair or remove them, or raise ingest.max_quarantine_fraction.",
             )
 
         try:
@@ -181,7 +188,7 @@ class Run:
         self.record("validate", body, "ingest")
 
     def train(self, resumed_from_round: int | None = None, **started: str) -> None:
-        """Write the model: metrics and sample grids that look like those of a training."""
+        """Write the model, with metrics and sample grids like those of a training."""
 
         def body() -> Summary:
             inputs = {"dataset": self.out("ingest"), "validation": self.out("validate")}
@@ -197,12 +204,14 @@ class Run:
         self.record("train", body, "ingest", "validate")
 
     def break_training(self, error: BaseException) -> None:
-        """Leave a checkpoint with its curves and samples, then raise `error`."""
+        """Write a checkpoint with curves and samples, then fail with `error`."""
         folder = self.work_dir / "checkpoints" / "abc"
 
         def body() -> Summary:
             with artifact(folder / "round-00000500", "checkpoint", config=CONFIGS["train"]) as writer:
                 write_training(writer.path, folder / "samples", self.images, rounds=500)
+                scores = [{"round": at, "kid": kid, "kid_std": 0.01} for at, kid in ((250, 0.3), (500, 0.2))]
+                write_text(writer.path / "scores.jsonl", "".join(json.dumps(score) + "\n" for score in scores))
                 writer.counts["round"] = 500
             raise error
 
@@ -252,12 +261,12 @@ class Run:
 
 
 def again(run: Run) -> Run:
-    """Return a later run with the same configuration, so that its steps come from the cache."""
+    """Return a later run with the same configuration, whose steps come from the cache."""
     return Run(run.root, run.images)
 
 
 def noisy(images: npt.NDArray[np.uint8], share: float) -> npt.NDArray[np.uint8]:
-    """Return images mixed with noise, as an unfinished generator would draw them."""
+    """Return images mixed with noise, like those of a generator early in training."""
     noise = np.random.default_rng(0).integers(0, 256, images.shape)
     return (images * (1 - share) + noise * share).astype(np.uint8)
 
@@ -283,7 +292,7 @@ def write_training(folder: Path, samples: Path, images: npt.NDArray[np.uint8], r
 
 
 class Parsed(HTMLParser):
-    """The elements of a page as (tag, attributes), its text, and the tags that were left open or closed twice."""
+    """The elements of a page as (tag, attributes), its text, and the tags that are not balanced."""
 
     VOID = frozenset({"meta", "link", "img", "br"})
 
@@ -312,7 +321,7 @@ class Parsed(HTMLParser):
         self.text += data
 
     @property
-    def addresses(self) -> list[str]:
-        """Everything the page refers to by src, href or another attribute that loads."""
+    def urls(self) -> list[str]:
+        """The URLs of all attributes that load something, such as src and href."""
         names = ("src", "href", "xlink:href", "srcset", "data", "action", "poster", "background")
         return [value or "" for _, attributes in self.elements for name, value in attributes.items() if name in names]

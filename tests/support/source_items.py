@@ -1,4 +1,4 @@
-"""What a source gives: its reader, and every item of its chunks as a worker gets it."""
+"""The reader of a source, and the items of its chunks as a worker reads them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from components.ingest.config import IngestConfig
 from components.ingest.sources.readers import RawImage, Reader, Unread, open_source, read_chunk
 
 
-def open_images(place: object, **fields: Any) -> Reader:
-    """Return the reader of the source images:PLACE."""
-    return open_source(IngestConfig(source=f"images:{place}", **fields))
+def open_images(location: object, **fields: Any) -> Reader:
+    """Return the reader of the source images:LOCATION."""
+    return open_source(IngestConfig(source=f"images:{location}", **fields))
 
 
 def items_of(reader: Reader) -> list[RawImage | Unread]:
-    """Read all chunks; exactly one item an image is what a reader promises."""
+    """Read all chunks and check that they have exactly one item an image."""
     items = [item for chunk in reader.chunks for item in read_chunk(chunk)]
     assert len(items) == reader.total
     return items

@@ -1,4 +1,4 @@
-"""A folder of every kind of bad or odd image file that a long life leaves on a disk, each with what must become of it."""
+"""A folder of many kinds of odd and broken image files, each with the expected outcome."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KEPT = "kept"
 Pixels = npt.NDArray[np.uint8]
 
 
-class Odd(NamedTuple):
-    """One file: its name (as bytes), how it is made, and its outcome: `kept`, `= NAME` (the same pixels), or a reason."""
+class OddFile(NamedTuple):
+    """One file: name as bytes, a function that writes it, and its outcome: `kept`, `= NAME` (equal pixels), or a reason."""
 
     name: bytes
     make: Callable[[bytes], None]
@@ -29,19 +29,19 @@ class Odd(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The name as ingest spells it."""
+        """The id that ingest gives the file."""
         return self.name.decode(errors="backslashreplace")
 
 
 def photo(seed: int, size: tuple[int, int] = (40, 30), bands: int = 3) -> Pixels:
-    """Return an image that no other seed gives: uint8 [height, width, bands] of soft colours."""
+    """Return an image that is unique to its seed: uint8 [height, width, bands] of soft colours."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, bands), np.uint8)
     image = Image.fromarray(small if bands > 1 else small[..., 0]).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(size[1], size[0], bands)
 
 
 def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """Return such an image in one of Pillow's modes."""
+    """Return an image that is unique to its seed, in one of Pillow's modes."""
     return Image.fromarray(photo(seed, size)).convert(mode)
 
 
@@ -52,8 +52,8 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def holds(content: bytes) -> Callable[[bytes], None]:
-    """Return what writes a file with this content."""
+def file_with(content: bytes) -> Callable[[bytes], None]:
+    """Return a function that writes a file with this content."""
 
     def write(path: bytes) -> None:
         with open(path, "wb") as file:
@@ -63,7 +63,7 @@ def holds(content: bytes) -> Callable[[bytes], None]:
 
 
 def sparse(size: int) -> Callable[[bytes], None]:
-    """Return what writes a file of zeros that takes no room on the disk."""
+    """Return a function that writes a sparse file of zeros."""
 
     def write(path: bytes) -> None:
         with open(path, "wb") as file:
@@ -73,10 +73,10 @@ def sparse(size: int) -> Callable[[bytes], None]:
 
 
 def listening(path: bytes) -> None:
-    """Leave a socket where a file should be."""
+    """Create a socket in place of a file."""
     with socket.socket(socket.AF_UNIX) as server:
         before = Path.cwd()
-        os.chdir(os.path.dirname(path))  # the name of a socket may have 107 bytes
+        os.chdir(os.path.dirname(path))  # the path of a socket is limited to 107 bytes
         try:
             server.bind(os.path.basename(path))
         finally:
@@ -89,13 +89,13 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes, *extra: bytes) -> bytes:
-    """Return a grey PNG file that says it has this size, whatever rows it holds."""
+    """Return a grey PNG file whose header has this size, with any rows."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def turned(image: Image.Image, orientation: int, kind: str = "PNG") -> bytes:
-    """Return a file whose EXIF says that the image is to be turned before it is shown."""
+    """Return a file with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(image, kind, exif=exif)
@@ -107,12 +107,12 @@ def sixteen_bits(seed: int) -> Image.Image:
 
 
 def frames(seed: int, mode: str = "RGB") -> list[Image.Image]:
-    """Return three frames."""
+    """Return three different frames."""
     return [picture(seed + index, mode) for index in range(3)]
 
 
-def kept_files() -> list[Odd]:
-    """Files that look odd and are good."""
+def decodable_files() -> list[OddFile]:
+    """Return odd files that can be decoded."""
     rgb, animation = [picture(seed) for seed in range(60)], frames(200)
     palette = rgb[4].quantize(64)
     makers = {
@@ -153,9 +153,9 @@ def kept_files() -> list[Odd]:
         "comment.jpg": encoded(rgb[33], "JPEG", comment=b"\xff\xfe\x00 not UTF-8"),
         **{f"turned_{orientation}.jpg": turned(rgb[40 + orientation], orientation, "JPEG") for orientation in range(1, 9)},
     }
-    odd = [Odd(name.encode(), holds(content), KEPT) for name, content in makers.items()]
+    odd = [OddFile(name.encode(), file_with(content), KEPT) for name, content in makers.items()]
     names = [b"caf\xe9.png", "日本語 😀.png".encode(), b"new\nline.png", b"-rf *.png", b"q'\"uote.png", b"x" * 240 + b".png"]
-    return odd + [Odd(name, holds(encoded(picture(300 + at), "PNG")), KEPT) for at, name in enumerate(names)]
+    return odd + [OddFile(name, file_with(encoded(picture(300 + at), "PNG")), KEPT) for at, name in enumerate(names)]
 
 
 def interlaced(seed: int) -> bytes:
@@ -167,23 +167,23 @@ def interlaced(seed: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def equal_files() -> list[Odd]:
-    """Files with the pixels of another one."""
+def equal_files() -> list[OddFile]:
+    """Return files with the pixels of another file."""
     first, same = picture(100), "= equal_a.png"
     upright = picture(101)
     return [
-        Odd(b"equal_a.png", holds(encoded(first, "PNG")), KEPT),
-        Odd(b"equal_b.bmp", holds(encoded(first, "BMP")), same),
-        Odd(b"equal_c.webp", holds(encoded(first, "WEBP", lossless=True)), same),
-        Odd(b"equal_d.png", holds(encoded(first, "PNG", compress_level=0)), same),
-        Odd(b"equal_e.png", lambda path: os.symlink(b"equal_a.png", path), same),
-        Odd(b"upright_a.png", holds(encoded(upright, "PNG")), KEPT),
-        Odd(b"upright_b.png", holds(turned(upright.transpose(Image.Transpose.ROTATE_90), 6)), "= upright_a.png"),
+        OddFile(b"equal_a.png", file_with(encoded(first, "PNG")), KEPT),
+        OddFile(b"equal_b.bmp", file_with(encoded(first, "BMP")), same),
+        OddFile(b"equal_c.webp", file_with(encoded(first, "WEBP", lossless=True)), same),
+        OddFile(b"equal_d.png", file_with(encoded(first, "PNG", compress_level=0)), same),
+        OddFile(b"equal_e.png", lambda path: os.symlink(b"equal_a.png", path), same),
+        OddFile(b"upright_a.png", file_with(encoded(upright, "PNG")), KEPT),
+        OddFile(b"upright_b.png", file_with(turned(upright.transpose(Image.Transpose.ROTATE_90), 6)), "= upright_a.png"),
     ]
 
 
-def bad_files() -> list[Odd]:
-    """Files that cannot be taken, and the reason that is told."""
+def broken_files() -> list[OddFile]:
+    """Return files that cannot be decoded, and the expected reasons."""
     whole_png, whole_jpeg = encoded(picture(110, size=(200, 200)), "PNG"), encoded(picture(111, size=(200, 200)), "JPEG")
     flipped = bytearray(whole_png)
     flipped[flipped.index(b"IDAT") + 30] ^= 4
@@ -214,31 +214,31 @@ def bad_files() -> list[Odd]:
         "film.mp4": (b"\0\0\0\x20ftypisom" + bytes(100), "not an image"),
         "many_bytes.bmp": (encoded(picture(115, size=(600, 600)), "BMP"), "too large"),
     }
-    odd = [Odd(name.encode(), holds(content), reason) for name, (content, reason) in contents.items()]
+    odd = [OddFile(name.encode(), file_with(content), reason) for name, (content, reason) in contents.items()]
     return [
         *odd,
-        Odd(b"huge.jpg", sparse(2 << 30), "too large"),
-        Odd(b"gone.png", lambda path: os.symlink(b"nowhere", path), "unreadable file"),
-        Odd(b"circle.png", lambda path: os.symlink(b"circle.png", path), "unreadable file"),
-        Odd(b"pipe.png", lambda path: os.mkfifo(path), "not a regular file"),
-        Odd(b"socket.png", listening, "not a regular file"),
-        Odd(b"device.png", lambda path: os.symlink(b"/dev/zero", path), "not a regular file"),
+        OddFile(b"huge.jpg", sparse(2 << 30), "too large"),
+        OddFile(b"gone.png", lambda path: os.symlink(b"nowhere", path), "unreadable file"),
+        OddFile(b"circle.png", lambda path: os.symlink(b"circle.png", path), "unreadable file"),
+        OddFile(b"pipe.png", lambda path: os.mkfifo(path), "not a regular file"),
+        OddFile(b"socket.png", listening, "not a regular file"),
+        OddFile(b"device.png", lambda path: os.symlink(b"/dev/zero", path), "not a regular file"),
     ]
 
 
-def write_torture_folder(folder: Path, good: int = 2000) -> list[Odd]:
-    """Write every odd file and `good` plain ones (named good/00000.png …); return the odd ones.
+def write_torture_folder(folder: Path, good: int = 2000) -> list[OddFile]:
+    """Write all odd files and `good` plain ones (good/00000.png …); return the odd ones.
 
-    Links that lead in circles among folders are there too; what they lead to is read once.
+    There are also circular links between folders, whose targets are read once.
     """
     (folder / "good").mkdir(parents=True)
     for index in range(good):
         Image.fromarray(photo(10_000 + index, (24, 24))).save(folder / "good" / f"{index:05d}.png")
-    odd = [*kept_files(), *equal_files(), *bad_files()]
+    odd = [*decodable_files(), *equal_files(), *broken_files()]
     for file in odd:
         file.make(os.path.join(os.fsencode(folder), file.name))
     os.symlink(folder, folder / "loop", target_is_directory=True)
     os.symlink("..", folder / "good" / "up", target_is_directory=True)
     (folder / "folder.png").mkdir()
-    (folder / ".hidden.png").write_bytes(b"not looked at")
+    (folder / ".hidden.png").write_bytes(b"hidden")
     return odd

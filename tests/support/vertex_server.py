@@ -1,6 +1,6 @@
-"""A server on this machine that speaks as much of Vertex AI's REST protocol as the Model Registry takes.
+"""A local server with the part of Vertex AI's REST API that its Model Registry needs.
 
-Every body is read with Vertex's own messages, which know no other keys; what is kept are those messages.
+Every body is parsed as a message of Vertex's own library, which rejects unknown keys; the server stores the messages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import http.server
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,16 +19,16 @@ from urllib.parse import parse_qs, urlsplit
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
-from tests.support.kubeflow_server import reset
+from tests.support.kubeflow_server import Server, reset
 
 PARENT = "projects/p/locations/europe-west4"
-NUMBERED = "projects/123456/locations/europe-west4"  # Vertex answers with the project's number
+NUMBERED = "projects/123456/locations/europe-west4"  # answers name the project by its number
 TOKEN = "a-token"
 Fault = Callable[[str, str], tuple[int, dict[str, str]] | None]
 
 
 @dataclass
-class Version:
+class ModelVersion:
     """A version of a model."""
 
     model: Any
@@ -38,28 +37,28 @@ class Version:
 
 
 @dataclass
-class Vertex:
-    """What the server knows: versions by model, uploads under way, and what it was asked for."""
+class ModelServer:
+    """The state of the server: versions by model, uploads in progress, and the requests so far."""
 
-    models: dict[str, list[Version]] = field(default_factory=dict)
+    models: dict[str, list[ModelVersion]] = field(default_factory=dict)
     operations: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     polls: int = 2  # until an upload is done
     fault: Fault = lambda *_: None
     refuse_upload: str = ""
-    lose_upload: bool = False  # done, and the connection breaks before anybody is told
+    lose_upload: bool = False  # carry out the upload, then break the connection before the answer
     token: str = TOKEN
 
     def resets(self) -> bool:
-        """Whether the connection breaks when half of what is made is there."""
+        """Return whether to break the connection in the middle of a request's body."""
         return False
 
     def pause(self, method: str, path: str) -> float:
-        """Return the seconds before a request is answered."""
+        """Return how many seconds to wait before the answer."""
         return 0.0
 
     def loses(self, method: str, path: str) -> bool:
-        """Whether a request is done and nobody is told."""
+        """Return whether to carry out a request and break the connection before the answer."""
         lost = self.lose_upload and path.endswith("models:upload")
         self.lose_upload = self.lose_upload and not lost
         return lost
@@ -129,11 +128,11 @@ Answer = tuple[int, dict[str, Any]]
 
 
 def read(body: dict[str, Any], message: Any) -> Any:
-    """Return the body as a message; a key that it does not have is a ParseError."""
+    """Parse the body as a message. Raises ParseError for unknown keys."""
     return message.wrap(json_format.ParseDict(body, message.pb()()))
 
 
-def upload(vertex: Vertex, body: dict[str, Any], _: Any) -> Answer:
+def upload(vertex: ModelServer, body: dict[str, Any], _: Any) -> Answer:
     request = read({**body, "parent": PARENT}, aiplatform_v1.UploadModelRequest)
     if vertex.refuse_upload:
         return 200, started(vertex, {"error": {"code": 9, "message": vertex.refuse_upload}})
@@ -143,28 +142,28 @@ def upload(vertex: Vertex, body: dict[str, Any], _: Any) -> Answer:
         return 404, {"error": {"code": 404, "message": "no such parent model"}}
     versions = vertex.models.setdefault(model, [])
     taken = {alias for each in versions for alias in each.aliases}
-    asked = list(request.model.version_aliases)
-    assert not taken & set(asked), "Vertex moves an alias by mergeVersionAliases only"
-    versions.append(Version(request.model, asked + ([] if versions else ["default"])))
+    aliases = list(request.model.version_aliases)
+    assert not taken & set(aliases), "Vertex moves an alias by mergeVersionAliases only"
+    versions.append(ModelVersion(request.model, aliases + ([] if versions else ["default"])))
     response = {"model": f"{NUMBERED}/models/{model}", "modelVersionId": str(len(versions))}
     return 200, started(vertex, {"response": response})
 
 
-def started(vertex: Vertex, outcome: dict[str, Any]) -> dict[str, Any]:
+def started(vertex: ModelServer, outcome: dict[str, Any]) -> dict[str, Any]:
     name = f"{NUMBERED}/operations/{len(vertex.operations) + 1}"
     vertex.operations[name] = (vertex.polls, outcome)
     return {"name": name, "done": False}
 
 
-def operation(vertex: Vertex, _: Any, __: Any, number: str) -> Answer:
+def operation(vertex: ModelServer, _: Any, __: Any, number: str) -> Answer:
     name = f"{NUMBERED}/operations/{number}"
     left, outcome = vertex.operations[name]
     vertex.operations[name] = (left - 1, outcome)
     return 200, {"name": name, "done": left <= 1, **(outcome if left <= 1 else {})}
 
 
-def list_versions(vertex: Vertex, _: Any, query: dict[str, list[str]], model: str) -> Answer:
-    """One version a page: whoever does not turn pages finds too little."""
+def list_versions(vertex: ModelServer, _: Any, query: dict[str, list[str]], model: str) -> Answer:
+    """Return one version a page, so that a client must read further pages."""
     if model not in vertex.models:
         return 404, {"error": {"code": 404, "message": "no such model"}}
     at = int(query.get("pageToken", ["0"])[0] or 0)
@@ -173,25 +172,25 @@ def list_versions(vertex: Vertex, _: Any, query: dict[str, list[str]], model: st
     return 200, {"models": page, **more}
 
 
-def described(vertex: Vertex, model: str, number: int) -> dict[str, Any]:
+def described(vertex: ModelServer, model: str, number: int) -> dict[str, Any]:
     version = vertex.models[model][number - 1]
     content: dict[str, Any] = json_format.MessageToDict(type(version.model).pb(version.model))
     name = f"{NUMBERED}/models/{model}"
     return {**content, "name": name, "versionId": str(number), "versionAliases": version.aliases}
 
 
-def list_evaluations(vertex: Vertex, _: Any, __: Any, model: str, number: str) -> Answer:
+def list_evaluations(vertex: ModelServer, _: Any, __: Any, model: str, number: str) -> Answer:
     found = vertex.models[model][int(number) - 1].evaluations
     return 200, {"modelEvaluations": [{"displayName": each.display_name} for each in found]} if found else {}
 
 
-def import_evaluation(vertex: Vertex, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
+def import_evaluation(vertex: ModelServer, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
     request = read({**body, "parent": PARENT}, aiplatform_v1.ImportModelEvaluationRequest)
     vertex.models[model][int(number) - 1].evaluations.append(request.model_evaluation)
     return 200, {"name": f"{NUMBERED}/models/{model}@{number}/evaluations/1"}
 
 
-def merge_aliases(vertex: Vertex, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
+def merge_aliases(vertex: ModelServer, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
     request = read({**body, "name": "x"}, aiplatform_v1.MergeVersionAliasesRequest)
     moved = set(request.version_aliases)
     for index, version in enumerate(vertex.models[model], 1):
@@ -213,7 +212,7 @@ ROUTES = (
 
 @contextlib.contextmanager
 def served(vertex: Any, routes: Any) -> Iterator[str]:
-    """Serve what `vertex` knows by `routes`; gives the server's address."""
+    """Serve the state `vertex` with `routes`; yield the server's URL."""
     server = Server(("127.0.0.1", 0), Handler)
     server.vertex, server.routes = vertex, routes  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
@@ -226,17 +225,9 @@ def served(vertex: Any, routes: Any) -> Iterator[str]:
         thread.join()
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """A server that does not mind clients that go away."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @contextlib.contextmanager
-def vertex_served() -> Iterator[tuple[str, Vertex]]:
-    """Serve Vertex AI's Model Registry; gives the server's address and what it knows."""
-    vertex = Vertex()
+def vertex_served() -> Iterator[tuple[str, ModelServer]]:
+    """Serve Vertex AI's Model Registry; yield its URL and its state."""
+    vertex = ModelServer()
     with served(vertex, ROUTES) as address:
         yield f"{address}/v1", vertex

@@ -1,4 +1,4 @@
-"""A fixture for tests that need the TPU compiler."""
+"""The fixture for tests that need the TPU compiler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.tpu_check.errors import CompilerMissingError
 
 @pytest.fixture(scope="session")
 def tpu_compiler(in_ci: bool) -> None:
-    """Skip the test if the TPU compiler is not installed; in CI, fail."""
+    """Skip a test if the compiler is not installed; in CI, fail."""
     try:
         compiler.check_versions()
     except CompilerMissingError as error:

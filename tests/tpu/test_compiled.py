@@ -1,4 +1,4 @@
-"""Training programs compiled by the real TPU compiler, or refused by it."""
+"""Programs that the TPU compiler compiles or refuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tpu_check(work: Path, topology: str, *overrides: str, config: str = "quickst
 
 
 @pytest.mark.parametrize(("topology", "chips"), [("v5e:2x4", 8), ("v5e:1x1", 1), ("v4:2x2x1", 4), ("v6e:2x4", 8)])
-def test_the_round_compiles_with_one_all_reduce_an_update(topology: str, chips: int, tmp_path: Path) -> None:
+def test_a_round_compiles_to_one_all_reduce_an_update(topology: str, chips: int, tmp_path: Path) -> None:
     code, found = tpu_check(tmp_path, topology, *SMALL)
     assert code == 0, found
     assert (found["compiled"], found["chips"], found["rounds_a_call"]) == (True, chips, 50)
@@ -46,7 +46,7 @@ def test_the_round_compiles_with_one_all_reduce_an_update(topology: str, chips: 
     assert {**cached, "cached": False} == found
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_the_excess(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_fit_is_refused_with_the_missing_memory(tmp_path: Path) -> None:
     code, found = tpu_check(tmp_path, "v5e:1x1", *SMALL, *TOO_LARGE)
     assert (code, found["compiled"]) == (1, False)
     assert found["reason"].startswith("The program needs ")
@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_excess(tmp_path: Path) ->
 
 
 def test_a_program_that_is_too_large_ends_the_run_before_train(tmp_path: Path) -> None:
-    # A remote TPU, because a local one is checked for before the run.
+    # A remote TPU, because a local one would be checked for before the run.
     tpu = ["train.devices=tpu:grpc://127.0.0.1:9", "deploy.tpu_topology=v5e:1x1"]
     done = run(tmp_path / "runs", *SMALL, *TOO_LARGE, *tpu)
     assert done.code == 1, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The loop that a TPU runs, here on the CPU, produces the same metrics and weights as the loop on the host."""
+"""The loop that a TPU runs, on the CPU: it gives the same numbers and weights as rounds that the host runs one by one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train import loop, step
+from components.train import step
 from components.train.data.on_device import OnDevice, Sent, placed
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
+from components.train.saving import variables
 from tests.parity.training import IMAGES, LABELS, config_for, shape_for, smooth_state
 
 STRATEGY = tf.distribute.get_strategy()
@@ -16,7 +18,7 @@ ROUNDS = 6
 
 
 class Streaming(Resident):
-    """A source that returns images from memory, as Streamed returns them from files."""
+    """A source in memory that returns images, as Streamed does."""
 
     def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:
         (numbers,) = super().take(first_round, rounds)
@@ -24,23 +26,23 @@ class Streaming(Resident):
 
 
 @pytest.mark.parametrize(("kind", "conditional"), [("resident", False), ("streamed", True)])
-def test_the_loop_on_the_device_is_equivalent_to_the_loop_on_the_host(kind: str, conditional: bool) -> None:
+def test_the_loop_on_the_device_equals_the_loop_on_the_host(kind: str, conditional: bool) -> None:
     config = config_for(1, n_critic=3, conditional=conditional)
     settings = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}
     source = Resident(IMAGES, LABELS, **settings)
     state = smooth_state(config, STRATEGY)
-    start = loop.state_arrays(state)
+    start = variables.state_arrays(state)
     first = tf.constant(0)
-    expected = loop.make_call(state, config, STRATEGY, source)(source.take(0, ROUNDS), first).numpy()
-    weights = loop.state_arrays(state)
-    loop.load_arrays(state, start)
+    expected = host_call.make_call(state, config, STRATEGY, source)(source.take(0, ROUNDS), first).numpy()
+    weights = variables.state_arrays(state)
+    variables.load_arrays(state, start)
     there = config.model_copy(update={"devices": "tpu", "precision": "float32"})
     taken, on_device = _taken(kind, source, settings)
-    found = loop.make_device_call(state, there, STRATEGY, on_device)(taken, first).numpy()
+    found = host_call.make_device_call(state, there, STRATEGY, on_device)(taken, first).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    for name, array in loop.state_arrays(state).items():
+    for name, array in variables.state_arrays(state).items():
         np.testing.assert_allclose(array, weights[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "the weights must have changed"
+    assert any(np.abs(weights[name] - start[name]).max() > 1e-3 for name in weights), "the weights changed"
 
 
 def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple[tf.Tensor, ...], OnDevice]:
@@ -49,7 +51,7 @@ def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple
     return Streaming(IMAGES, LABELS, **settings).take(0, ROUNDS), Sent(source.shape)
 
 
-def test_a_resident_source_is_stored_on_the_device_as_rows() -> None:
+def test_resident_images_are_rows_on_the_device() -> None:
     on_device = placed(Resident(IMAGES, LABELS, seed=0, n_critic=1, batch_size=16), STRATEGY)
     assert tuple(on_device.pixels.shape) == (100, 64)
     assert on_device.pixels.dtype == tf.uint8

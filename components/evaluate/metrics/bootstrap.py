@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.metrics import fid
-from components.evaluate.metrics.kid import kernel
-from components.evaluate.metrics.products import Floats, as_features, inner_products
+from components.evaluate.metrics.kid import Between, Within
+from components.evaluate.metrics.products import Floats, as_features, check_pair
+from components.evaluate.metrics.tiles import Features, centre, scan
 
 REPLICATES = 200
 FID_REPLICATES = 100
@@ -19,11 +20,10 @@ Interval = tuple[float, float]
 
 def kid_interval(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, seed: int) -> Interval:
     """Return the ends of KID's 95 % interval, real [N, D] and fake [M, D] features both resampled; percentiles."""
-    real, fake = as_features(real_features), as_features(fake_features)
+    real, fake = check_pair(real_features, fake_features)
     of_real, of_fake = both_weights(len(real), len(fake), seed)
-    real_sums = quadratic_form(real, real, of_real, of_real, without_diagonal=True)
-    fake_sums = quadratic_form(fake, fake, of_fake, of_fake, without_diagonal=True)
-    return interval_of_sums(real_sums, fake_sums, quadratic_form(fake, real, of_fake, of_real), of_real, of_fake)
+    drawn = pairs_within(real, of_real), pairs_within(fake, of_fake), pairs_between(real, fake, of_real, of_fake)
+    return interval_of_sums(*drawn, of_real, of_fake)
 
 
 def both_weights(real_count: int, fake_count: int, seed: int) -> tuple[Floats, Floats]:
@@ -64,24 +64,29 @@ def weights(generator: np.random.Generator, count: int, replicates: int) -> Floa
     return np.concatenate([np.ones((1, count)), drawn])
 
 
-def mean_over_pairs(features: Floats, drawn: Floats) -> Floats:
-    """Return the mean kernel over pairs of different images, float64 [rows of drawn].
+def mean_over_pairs(features: Features, drawn: Floats) -> Floats:
+    """Return the mean kernel over pairs of different images [N, D], as drawn [B, N]: float64 [B].
 
-    An image drawn twice is no pair of different images: such pairs would bring the bias back that KID is free of.
+    An image drawn twice is not a pair of different images: such pairs would bring the bias back that KID is free of.
     """
-    mean: Floats = quadratic_form(features, features, drawn, drawn, without_diagonal=True) / _pairs(drawn)
+    mean: Floats = pairs_within(features, drawn) / _pairs(drawn)
     return mean
 
 
-def quadratic_form(left: Floats, right: Floats, of_left: Floats, of_right: Floats, *, without_diagonal: bool = False) -> Floats:
-    """Return Σᵢⱼ uᵢ k(xᵢ, yⱼ) vⱼ for every row u of `of_left` and v of `of_right`, a block of the kernel at a time."""
-    total = np.zeros(len(of_left))
-    for rows, products in inner_products(left, right):
-        block = kernel(products, left.shape[1])
-        if without_diagonal:
-            block[np.arange(len(block)), np.arange(rows.start, rows.stop)] = 0.0
-        total += np.einsum("bn,bn->b", of_left[:, rows] @ block, of_right)
-    return total
+def pairs_within(features: Features, drawn: Floats) -> Floats:
+    """Return the kernel's sum over pairs of different images [N, D], as drawn [B, N]: float64 [B]."""
+    centred = centre(features, features.mean(axis=0, dtype=np.float64))
+    kernel = Within(len(features), drawn)
+    scan(centred, centred, kernel)
+    return kernel.drawn
+
+
+def pairs_between(real: Features, fake: Features, of_real: Floats, of_fake: Floats) -> Floats:
+    """Return the kernel's sum over pairs of real [N, D] and fake [M, D] images, as drawn [B, N] and [B, M]: float64 [B]."""
+    middle = real.mean(axis=0, dtype=np.float64)
+    kernel = Between(len(fake), of_real, of_fake)
+    scan(centre(real, middle), centre(fake, middle), kernel)
+    return kernel.drawn
 
 
 def _pairs(drawn: Floats) -> Floats:

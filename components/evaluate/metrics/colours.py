@@ -6,29 +6,14 @@ Seven numbers an image (two of a grey one): mean and standard deviation of each 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
+from components.evaluate.metrics.inputs import Inputs
 from components.evaluate.metrics.pixels import check_images, in_deviations
 from components.evaluate.metrics.products import Floats
 
 AT_ONCE = 512  # images; float64 is needed of no more
-
-
-class Colours(NamedTuple):
-    """The largest distance of all numbers, 0 is best, and the number that it is of."""
-
-    distance: float
-    furthest: str
-
-
-def names(channels: int) -> tuple[str, ...]:
-    """Return what the columns of the statistics are."""
-    if channels == 1:
-        return ("brightness", "contrast")
-    return (*(f"{what} of {which}" for what in ("mean", "deviation") for which in ("red", "green", "blue")), "saturation")
 
 
 def features_to_statistics(images: npt.ArrayLike) -> Floats:
@@ -38,17 +23,23 @@ def features_to_statistics(images: npt.ArrayLike) -> Floats:
     return np.concatenate(found)
 
 
-def statistics_to_metric(real: Floats, fake: Floats) -> Colours:
-    """Return the largest distance from the numbers of real [N, S] and fake [M, S] images. Raises ValueError."""
+def statistics_to_metric(real: Floats, fake: Floats) -> float:
+    """Return the largest distance from the numbers of real [N, S] and fake [M, S] images; 0 is best. Raises ValueError."""
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"real images have {real.shape[1]} colour numbers, fake ones {fake.shape[1]}: compare equal channels")
-    distances = [in_deviations(of_real, of_fake) for of_real, of_fake in zip(real.T, fake.T, strict=True)]
-    return Colours(max(distances), names(1 if real.shape[1] == 2 else 3)[int(np.argmax(distances))])
+    return max(in_deviations(of_real, of_fake) for of_real, of_fake in zip(real.T, fake.T, strict=True))
 
 
-def compute(real_images: npt.ArrayLike, fake_images: npt.ArrayLike) -> Colours:
-    """Return the colours of fake images [M, H, W, C] beside real ones [N, H, W, C], uint8. Raises ValueError."""
+def compute(real_images: npt.ArrayLike, fake_images: npt.ArrayLike) -> float:
+    """Return the colour distance of fake images [M, H, W, C] to real ones [N, H, W, C], uint8. Raises ValueError."""
     return statistics_to_metric(features_to_statistics(real_images), features_to_statistics(fake_images))
+
+
+def measure(inputs: Inputs) -> dict[str, float]:
+    """Return `colour_distance`."""
+    if inputs.samples is None or inputs.real_colours is None:
+        return {}
+    return {"colour_distance": statistics_to_metric(inputs.real_colours, features_to_statistics(inputs.samples))}
 
 
 def _numbers(images: npt.NDArray[np.uint8]) -> Floats:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.products import Floats, as_features, check_widths, inner_products, squared_norms
+from components.evaluate.metrics.products import Floats, check_pair
+from components.evaluate.metrics.tiles import Features, Tile, Uses, centre, scan
 
 
 class KernelSums(NamedTuple):
@@ -29,22 +30,45 @@ class KernelSums(NamedTuple):
     real_count: int
 
 
-def kernel(products: Floats, dimensions: int) -> Floats:
-    """Return (x·y / D + 1)³ for inner products of any shape."""
-    base = products / dimensions
-    base += 1.0
-    cube = base * base
-    cube *= base
-    return cube
+class Within:
+    """Accumulates the kernel over pairs of different images of one set of N images.
+
+    `rows` [N]: for each image over all others; `drawn` [B]: Σᵢⱼ uᵢ k(xᵢ, xⱼ) uⱼ, i ≠ j, for each row u of `weights` [B, N].
+    """
+
+    uses: Uses = "kernel"
+
+    def __init__(self, size: int, weights: Floats | None = None) -> None:
+        self._weights = np.empty((0, size)) if weights is None else weights
+        self.rows, self.drawn = np.zeros(size), np.zeros(len(self._weights))
+
+    def add(self, tile: Tile) -> None:
+        """Take a tile into account."""
+        self.rows[tile.rows] += tile.kernel.sum(axis=1, dtype=np.float64)
+        drawn = _quadratic(self._weights[:, tile.rows], tile.kernel, self._weights[:, tile.columns])
+        self.drawn += 2.0 * drawn if tile.mirrored else drawn
+        if tile.mirrored:
+            self.rows[tile.columns] += tile.kernel.sum(axis=0, dtype=np.float64)
 
 
-def features_to_statistics(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> KernelSums:
-    """Return the sums of the kernel for features [N, D] (real) and [M, D] (fake). Raises ValueError."""
-    real, fake = as_features(real_features), as_features(fake_features)
-    check_widths(real, fake)
-    if min(len(real), len(fake)) < 2:
-        raise ValueError(f"KID needs at least 2 images of each kind; got {len(real)} real and {len(fake)} fake")
-    return KernelSums(float(_sums_over_others(real).sum()), _sums_over_others(fake), _row_sums(fake, real), len(real))
+class Between:
+    """Accumulates the kernel over pairs of N real (left) and M fake (right) images.
+
+    `rows` [M]: for each fake image over all real ones; `drawn` [B]: Σᵢⱼ uᵢ k(xᵢ, yⱼ) vⱼ for rows u of
+    `of_real` [B, N] and v of `of_fake` [B, M].
+    """
+
+    uses: Uses = "kernel"
+
+    def __init__(self, fake_count: int, of_real: Floats | None = None, of_fake: Floats | None = None) -> None:
+        self._of_real, self._of_fake = of_real, of_fake
+        self.rows, self.drawn = np.zeros(fake_count), np.zeros(0 if of_real is None else len(of_real))
+
+    def add(self, tile: Tile) -> None:
+        """Take a tile into account."""
+        self.rows[tile.columns] += tile.kernel.sum(axis=0, dtype=np.float64)
+        if self._of_real is not None and self._of_fake is not None:
+            self.drawn += _quadratic(self._of_real[:, tile.rows], tile.kernel, self._of_fake[:, tile.columns])
 
 
 def statistics_to_metric(sums: KernelSums) -> float:
@@ -54,30 +78,29 @@ def statistics_to_metric(sums: KernelSums) -> float:
     return within - 2.0 * float(sums.mixed_rows.sum()) / (real * fake)
 
 
-def statistics_to_standard_error(
-    sums: KernelSums, fake_features: npt.ArrayLike, *, subsets: int, subset_size: int, seed: int
-) -> float:
-    """Return the standard error of KID over the samples: how far it would scatter with other samples of the generator.
-
-    The real images are held fixed, because scores are compared only when they are of the same real images. It is the
-    delete-d jackknife of Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation": each of `subsets` random
-    subsets of d = subset_size samples (M / 2 at most) is left out in turn, and the standard error is the standard
-    deviation of the KID of the remaining ones, times √((M − d) / d). `seed` fixes the subsets. (The ± that other programs
-    print is the plain standard deviation over small subsets of both sets: a multiple of this.)
-    """
-    fake = as_features(fake_features)
-    left_out = rows_left_out(len(fake), subsets=subsets, subset_size=subset_size, seed=seed)
-    return standard_error(sums, left_out, [float(_sums_over_others(fake[rows]).sum()) for rows in left_out])
-
-
 def rows_left_out(samples: int, *, subsets: int, subset_size: int, seed: int) -> list[npt.NDArray[np.intp]]:
     """Return the samples that each subset leaves out: `subset_size` of them, half at most."""
     generator = np.random.default_rng(seed)
     return [generator.choice(samples, min(subset_size, samples // 2), replace=False) for _ in range(subsets)]
 
 
+def indicators(left_out: Sequence[npt.NDArray[np.intp]], samples: int) -> Floats:
+    """Return the subsets as weights, float64 [S, M]: 1 for a sample that is left out, else 0."""
+    weights = np.zeros((len(left_out), samples))
+    for row, subset in zip(weights, left_out, strict=True):
+        row[subset] = 1.0
+    return weights
+
+
 def standard_error(sums: KernelSums, left_out: Sequence[npt.NDArray[np.intp]], pairs_left_out: Sequence[float]) -> float:
-    """Return what `statistics_to_standard_error` does, from the kernel's sum over the pairs of samples left out together."""
+    """Return the standard error of KID over the samples: how far it would scatter with other samples of the generator.
+
+    The real images are held fixed, because scores are compared only when they are of the same real images. It is the
+    delete-d jackknife of Shao and Wu 1989, "A General Theory for Jackknife Variance Estimation": each subset of d samples is
+    left out in turn; the standard error is the standard deviation of the KID of the remaining ones, times √((M − d) / d).
+    `pairs_left_out` are the kernel's sums over the pairs of samples left out together. (The ± that other programs print is
+    the plain standard deviation over small subsets of both sets: a multiple of this.)
+    """
     samples, size = len(sums.fake_rows), len(left_out[0])
     remaining = samples - size
     estimates = np.empty(len(left_out))
@@ -90,17 +113,35 @@ def standard_error(sums: KernelSums, left_out: Sequence[npt.NDArray[np.intp]], p
 
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float:
-    """Return the KID of fake features [M, D] against real features [N, D] over all images; 0 is best."""
-    return statistics_to_metric(features_to_statistics(real_features, fake_features))
+    """Return the KID of fake features [M, D] against real features [N, D] over all images; 0 is best. Raises ValueError."""
+    return statistics_to_metric(_sums(*check_pair(real_features, fake_features))[0])
 
 
-def _sums_over_others(features: Floats) -> Floats:
-    # Over pairs of different images only: the diagonal is what makes the other estimator biased.
-    return _row_sums(features, features) - kernel(squared_norms(features), features.shape[1])
+def compute_with_error(
+    real_features: npt.ArrayLike, fake_features: npt.ArrayLike, *, subsets: int, subset_size: int, seed: int
+) -> tuple[float, float]:
+    """Return KID and its standard error over `subsets` random subsets of the samples, fixed by `seed`. Raises ValueError."""
+    real, fake = check_pair(real_features, fake_features)
+    left_out = rows_left_out(len(fake), subsets=subsets, subset_size=subset_size, seed=seed)
+    sums, drawn = _sums(real, fake, indicators(left_out, len(fake)))
+    return statistics_to_metric(sums), standard_error(sums, left_out, drawn.tolist())
 
 
-def _row_sums(left: Floats, right: Floats) -> Floats:
-    sums = np.empty(len(left))
-    for rows, products in inner_products(left, right):
-        sums[rows] = kernel(products, left.shape[1]).sum(axis=1)
+def _sums(real: Features, fake: Features, of_fake: Floats | None = None) -> tuple[KernelSums, Floats]:
+    if min(len(real), len(fake)) < 2:
+        raise ValueError(f"KID needs at least 2 images of each kind; got {len(real)} real and {len(fake)} fake")
+    middle = real.mean(axis=0, dtype=np.float64)
+    left, right = centre(real, middle), centre(fake, middle)
+    within_real, within_fake, between = Within(len(real)), Within(len(fake), of_fake), Between(len(fake))
+    scan(left, left, within_real)
+    scan(right, right, within_fake)
+    scan(left, right, between)
+    return KernelSums(float(within_real.rows.sum()), within_fake.rows, between.rows, len(real)), within_fake.drawn
+
+
+def _quadratic(of_rows: Floats, kernel: Features, of_columns: Floats) -> Floats:
+    if not len(of_rows):
+        return np.zeros(0)
+    weighted = of_rows.astype(kernel.dtype) @ kernel
+    sums: Floats = np.einsum("bn,bn->b", weighted, of_columns, dtype=np.float64, casting="same_kind")
     return sums

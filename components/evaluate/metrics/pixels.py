@@ -20,15 +20,8 @@ def check_images(images: npt.ArrayLike, smallest: int) -> Images:
     return array
 
 
-def wasserstein(real: Floats, fake: Floats) -> float:
-    """Return the 1-Wasserstein distance of two sets of numbers [N] and [M]: the area between their distribution functions."""
-    both = np.sort(np.concatenate([real, fake]))
-    steps = np.diff(both)
-    of_real = np.searchsorted(np.sort(real), both[:-1], side="right") / len(real)
-    of_fake = np.searchsorted(np.sort(fake), both[:-1], side="right") / len(fake)
-    return float((np.abs(of_real - of_fake) * steps).sum())
-
-
 def in_deviations(real: Floats, fake: Floats) -> float:
     """Return the 1-Wasserstein distance in standard deviations of the real numbers; those that are all alike count as 1."""
-    return wasserstein(real, fake) / (float(real.std()) or 1.0)
+    from scipy.stats import wasserstein_distance  # here: it takes a third of a second to import
+
+    return float(wasserstein_distance(real, fake)) / (float(real.std()) or 1.0)

@@ -13,14 +13,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.products import (
-    Floats,
-    as_features,
-    check_widths,
-    inner_products,
-    squared_distances,
-    squared_norms,
+from components.evaluate.metrics.products import Floats, check_enough, check_features, check_pair
+from components.evaluate.metrics.tiles import (
+    Booleans,
+    Centred,
+    Features,
+    Nearest,
+    Tile,
+    Uses,
+    centre,
+    exact_distances,
+    inside,
+    scan,
+    slack_of,
 )
+
+SPARE_NEIGHBOURS = 3  # beyond the k-th as rounded: the exact k-th is among them
 
 
 class Prdc(NamedTuple):
@@ -32,50 +40,85 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-def features_to_statistics(features: npt.ArrayLike, k: int) -> Floats:
-    """Return the squared radius of each image's ball: float64 [N] for features [N, D]. Raises ValueError when N ≤ k."""
-    array = as_features(features)
-    if len(array) <= k:
-        raise ValueError(f"k = {k} neighbours need more than {k} images; got {len(array)}")
-    norms = squared_norms(array)
-    radii = np.empty(len(array))
-    for rows, products in inner_products(array, array):
-        distances = squared_distances(products, norms[rows], norms)
-        # An image is its own 0-th neighbour at a distance of exactly 0, which rounding must not undo.
-        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = 0.0
-        distances.partition(k, axis=1)
-        radii[rows] = distances[:, k]
-    return radii
+def neighbours_of(features: Centred, k: int) -> Nearest:
+    """Return the accumulator for a scan of a set with itself that `radii` needs."""
+    size = len(features.values)
+    return Nearest(size, min(size - 1, k + SPARE_NEIGHBOURS), "left")
 
 
-def statistics_to_metric(
-    real_features: npt.ArrayLike, fake_features: npt.ArrayLike, real_radii: Floats, fake_radii: Floats, k: int
-) -> Prdc:
-    """Return the four shares from the features and the squared radii of both kinds.
+def radii(features: Centred, nearest: Nearest, k: int) -> Floats:
+    """Return the squared radius of each image's ball, float64 [N], exactly."""
+    order = np.argsort(nearest.distances, axis=1)
+    found = np.take_along_axis(nearest.distances, order, axis=1)
+    who = np.take_along_axis(nearest.indices, order, axis=1)
+    rows = np.arange(len(who))
+    squared = exact_distances(features, features, rows, who[:, k - 1])
+    # Where another neighbour is as near as rounding can tell, the k-th is found among all of them.
+    slack = slack_of(features.norms, features.norms)
+    close = (np.abs(found - found[:, k - 1 : k]) <= slack).sum(axis=1) > 1
+    again, count = rows[close], who.shape[1]
+    distances = exact_distances(features, features, np.repeat(again, count), who[again].ravel()).reshape(-1, count)
+    squared[again] = np.partition(distances, k - 1, axis=1)[:, k - 1]
+    return squared
 
-    precision: of fake images in some real ball; recall: of real images in some fake ball; density: real balls around a
-    fake image, by k; coverage: of real balls with some fake image.
-    """
-    real, fake = as_features(real_features), as_features(fake_features)
-    check_widths(real, fake)
-    real_norms, fake_norms = squared_norms(real), squared_norms(fake)
-    balls_around_fake = np.zeros(len(fake), np.int64)
-    recalled = covered = 0
-    for rows, products in inner_products(real, fake):
-        distances = squared_distances(products, real_norms[rows], fake_norms)
-        in_real_ball = distances < real_radii[rows, None]
-        balls_around_fake += in_real_ball.sum(axis=0)
-        covered += int(in_real_ball.any(axis=1).sum())
-        recalled += int((distances < fake_radii[None, :]).any(axis=1).sum())
-    return Prdc(
-        precision=float((balls_around_fake > 0).mean()),
-        recall=recalled / len(real),
-        density=float(balls_around_fake.mean() / k),
-        coverage=covered / len(real),
-    )
+
+class Balls:
+    """Accumulates which images of either kind lie in a ball of the other, real on the left and fake on the right."""
+
+    uses: Uses = "distances"
+
+    def __init__(self, real_radii: Floats, fake_radii: Floats) -> None:
+        self._real_radii, self._fake_radii = real_radii, fake_radii
+        self._balls_around_fake = np.zeros(len(fake_radii), np.int64)
+        self._covered, self._recalled = np.zeros((2, len(real_radii)), np.bool_)
+
+    def add(self, tile: Tile) -> None:
+        """Take a tile into account."""
+        in_real_ball = _inside(tile, self._real_radii[tile.rows, None])
+        self._balls_around_fake[tile.columns] += in_real_ball.sum(axis=0)
+        self._covered[tile.rows] |= in_real_ball.any(axis=1)
+        self._recalled[tile.rows] |= _inside(tile, self._fake_radii[None, tile.columns]).any(axis=1)
+
+    def shares(self, k: int) -> Prdc:
+        """Return the four shares.
+
+        precision: of fake images in some real ball; recall: of real images in some fake ball; density: real balls around a
+        fake image, divided by k; coverage: of real balls with some fake image.
+        """
+        return Prdc(
+            precision=float((self._balls_around_fake > 0).mean()),
+            recall=float(self._recalled.mean()),
+            density=float(self._balls_around_fake.mean() / k),
+            coverage=float(self._covered.mean()),
+        )
 
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, k: int) -> Prdc:
     """Return precision, recall, density and coverage of fake features [M, D] against real [N, D]. Raises ValueError."""
-    real_radii, fake_radii = features_to_statistics(real_features, k), features_to_statistics(fake_features, k)
-    return statistics_to_metric(real_features, fake_features, real_radii, fake_radii, k)
+    real, fake = check_pair(real_features, fake_features)
+    middle = real.mean(axis=0, dtype=np.float64)
+    left, right = centre(real, middle), centre(fake, middle)
+    balls = Balls(_radii_of(left, k, "real"), _radii_of(right, k, "fake"))
+    scan(left, right, balls)
+    return balls.shares(k)
+
+
+def squared_radii(features: npt.ArrayLike, k: int) -> Floats:
+    """Return the squared radius of each image's ball: float64 [N] for features [N, D]. Raises ValueError when N ≤ k."""
+    array: Features = check_features(features, "given")
+    return _radii_of(centre(array, array.mean(axis=0, dtype=np.float64)), k, "given")
+
+
+def _radii_of(features: Centred, k: int, kind: str) -> Floats:
+    check_enough(len(features.values), k, kind)
+    nearest = neighbours_of(features, k)
+    scan(features, features, nearest)
+    return radii(features, nearest, k)
+
+
+def _inside(tile: Tile, squared: Floats) -> Booleans:
+    slack = slack_of(tile.left.norms[tile.rows], tile.right.norms[tile.columns])
+    found, rows, columns = inside(tile.distances, squared, slack)
+    again = exact_distances(tile.left, tile.right, rows + tile.rows.start, columns + tile.columns.start)
+    found[rows, columns] = again < np.broadcast_to(squared, tile.distances.shape)[rows, columns]
+    return found

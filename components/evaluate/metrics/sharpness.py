@@ -6,41 +6,41 @@ Laplacian of four neighbours; the variance of the result is small where edges ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.pixels import check_images, in_deviations
+from components.evaluate.metrics.inputs import Inputs
+from components.evaluate.metrics.pixels import check_images
 from components.evaluate.metrics.products import Floats
 
+SMALLEST = 3  # pixels: the Laplacian needs a neighbour on each side
 AT_ONCE = 512  # images; float64 is needed of no more
 LUMA = np.array([0.299, 0.587, 0.114])  # Rec. ITU-R BT.601
 
 
-class Sharpness(NamedTuple):
-    """`ratio` of the medians, fake by real: 1 is best, below is blurred; `distance` in deviations of real images: 0 is best."""
-
-    ratio: float
-    distance: float
-
-
 def features_to_statistics(images: npt.ArrayLike) -> Floats:
     """Return the variance of the Laplacian of each image, uint8 [N, H, W, C] to float64 [N], in grey levels squared."""
-    array = check_images(images, smallest=3)
+    array = check_images(images, smallest=SMALLEST)
     found = [_variance(array[start : start + AT_ONCE]) for start in range(0, len(array), AT_ONCE)]
     return np.concatenate(found)
 
 
-def statistics_to_metric(real: Floats, fake: Floats) -> Sharpness:
-    """Return ratio and distance from the variances of real [N] and fake [M] images."""
+def statistics_to_metric(real: Floats, fake: Floats) -> float:
+    """Return the median of the variances of fake [M] images by that of real [N] ones: 1 is best, below is blurred."""
     middle = float(np.median(real))
-    return Sharpness(float(np.median(fake)) / middle if middle else 1.0, in_deviations(real, fake))
+    return float(np.median(fake)) / middle if middle else 1.0
 
 
-def compute(real_images: npt.ArrayLike, fake_images: npt.ArrayLike) -> Sharpness:
+def compute(real_images: npt.ArrayLike, fake_images: npt.ArrayLike) -> float:
     """Return the sharpness of fake images [M, H, W, C] beside real ones [N, H, W, C], uint8. Raises ValueError."""
     return statistics_to_metric(features_to_statistics(real_images), features_to_statistics(fake_images))
+
+
+def measure(inputs: Inputs) -> dict[str, float]:
+    """Return `sharpness_ratio`, where images are large enough for a Laplacian."""
+    if inputs.samples is None or inputs.real_sharpness is None or min(inputs.samples.shape[1:3]) < SMALLEST:
+        return {}
+    return {"sharpness_ratio": statistics_to_metric(inputs.real_sharpness, features_to_statistics(inputs.samples))}
 
 
 def _variance(images: npt.NDArray[np.uint8]) -> Floats:

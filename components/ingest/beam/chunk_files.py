@@ -1,8 +1,8 @@
-"""Chunk files: the decoded images of one chunk on the disk, in the order of their shards, with an index of each shard.
+"""Chunk files: the decoded images of one chunk, in the order of their shards, with an index for each shard.
 
-A worker writes a chunk's file once, whole or not at all, under a name that is a digest of everything it depends on: an attempt
-that is repeated, on any runner, finds it done, and so does the run after one that was killed. What travels from worker to
-worker is the index alone, some 60 bytes an image; the records are copied from file to file in the end.
+A worker writes the file of a chunk as a whole or not at all. The name is a digest of everything that the content depends
+on, so a repeated attempt, on any runner, and the run after one that was killed find it finished. Only the index travels
+between workers, about 60 bytes an image; records are copied from file to file at the end.
 
     magic, length of the header (8 bytes) | header, JSON | index of each shard | records, framed as in a TFRecord file | magic
 """
@@ -20,32 +20,33 @@ import numpy.typing as npt
 
 from components.dataset.records import framed
 from components.ingest.beam.store import Store
+from components.ingest.sources.chunks import SPLIT_CODES
 
 MAGIC = b"WGANCHK1"
 # Digests are compared as two big-endian numbers, so that their order is that of their bytes.
 ENTRY = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("label", "<i8"), ("split", "u1"), ("offset", "<u8"), ("length", "<u4"),
-     ("look", "<u8"), ("id_end", "<u4")]
+     ("perceptual_hash", "<u8"), ("id_end", "<u4")]
 )  # fmt: skip
-FORCED = ("", "train", "eval")  # what `split` stands for: by hash, or as the source says
+
 Entries = npt.NDArray[np.void]
 Rejected = tuple[str, str, str, str]  # id, reason, detail, digest of the first bytes
-Part = tuple[str, bytes, bytes]  # name of the chunk file, packed entries, their ids as UTF-8 one after the other
+Part = tuple[str, bytes, bytes]  # name of the chunk file, packed entries, concatenated ids as UTF-8
 
 
 class Item(NamedTuple):
-    """One decoded image: pixel digest, label, split ("" by hash), perceptual hash, id, serialised example."""
+    """One decoded image: pixel digest, label, split ("": chosen by hash), perceptual hash, id, serialised example."""
 
     digest: bytes
     label: int
     split: str
-    look: int
+    perceptual_hash: int
     id: str
     example: bytes
 
 
 class ChunkFile(NamedTuple):
-    """What a chunk file says: images read, those that could not be, and the index of each shard that has any."""
+    """The content of a chunk file without its records: images read, rejected ones, and the index of each non-empty shard."""
 
     read: int
     rejected: list[Rejected]
@@ -58,7 +59,7 @@ def shard_of(digest: bytes, shards: int) -> int:
 
 
 def write_chunk(store: Store, name: str, read: int, items: Iterable[Item], rejected: list[Rejected], shards: int) -> ChunkFile:
-    """Write a chunk file, whole or not at all, and return what it says. Raises ArtifactError."""
+    """Write a chunk file, as a whole or not at all, and return its content. Raises ArtifactError."""
     by_shard: dict[int, list[Item]] = {}
     for item in items:
         by_shard.setdefault(shard_of(item.digest, shards), []).append(item)
@@ -90,25 +91,25 @@ class _Packed(NamedTuple):
 
 
 def _pack(items: list[Item]) -> _Packed:
-    """Return the index of one shard's items, with offsets from its own first record, and their framed records."""
+    """Return the index of one shard's items, with offsets relative to its first record, and the framed records."""
     entries = np.empty(len(items), ENTRY)
     ids = [item.id.encode() for item in items]
     frames = [framed(item.example) for item in items]
     digests = np.frombuffer(b"".join(item.digest for item in items), ">u8").reshape(-1, 2)
     entries["high"], entries["low"] = digests[:, 0], digests[:, 1]
     entries["label"] = [item.label for item in items]
-    entries["split"] = [FORCED.index(item.split) for item in items]
+    entries["split"] = [SPLIT_CODES.index(item.split) for item in items]
     entries["length"] = [len(frame) for frame in frames]
     entries["offset"] = np.cumsum(entries["length"], dtype=np.uint64) - entries["length"]
-    entries["look"] = [item.look for item in items]
+    entries["perceptual_hash"] = [item.perceptual_hash for item in items]
     entries["id_end"] = np.cumsum([len(id) for id in ids])
     return _Packed(entries, b"".join(ids), frames)
 
 
 def read_chunk_file(store: Store, name: str) -> ChunkFile | None:
-    """Return what a chunk file says, None where there is none or it is not whole."""
+    """Return the content of a chunk file, None if it is missing or incomplete."""
     try:
-        with store.reading(name) as stream:
+        with store.open(name) as stream:
             magic, length = struct.unpack("<8sQ", stream.read(len(MAGIC) + 8))
             header: dict[str, Any] = json.loads(stream.read(length))
             parts = {

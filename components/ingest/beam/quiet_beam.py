@@ -1,4 +1,4 @@
-"""Imports Beam without what it says on every import about Google Cloud packages that nobody asked for."""
+"""Imports Beam without the messages that every import logs about Google Cloud packages that are not used here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def _not_about_bigquery(record: logging.LogRecord) -> bool:
 logging.getLogger().addFilter(_not_about_bigquery)
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a missing grpcio-status, which nothing here uses
+        warnings.simplefilter("ignore")  # about a missing grpcio-status, which is not used here
         import apache_beam as beam
         import grpc  # type: ignore[import-untyped]
         from apache_beam.error import BeamError
-        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.options.pipeline_options import PipelineOptions
 finally:
     logging.getLogger().removeFilter(_not_about_bigquery)
 
-__all__ = ["BeamError", "PipelineOptions", "StandardOptions", "beam", "grpc"]
+__all__ = ["BeamError", "PipelineOptions", "beam", "grpc"]

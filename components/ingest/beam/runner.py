@@ -1,4 +1,4 @@
-"""Runs a Beam pipeline: on the runner that the options name, or here, on as many processes as pay for their start."""
+"""Runs a Beam pipeline: on the runner that the options name, or on this machine."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from components.ingest.beam.worker_errors import WORKER_GONE, unwrapped, worker_
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.sources.readers import Reader
 
-# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or gRPC's own.
+# What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or an error of gRPC.
 RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
 BEAM_ERROR_LOGGERS = (
     "apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker", "apache_beam.runners.portability.local_job_service",
 )  # fmt: skip
 MULTI_PROCESSING = "--direct_running_mode=multi_processing"
-SECONDS_BETWEEN_LOOKS, SECONDS_TO_NOTICE = 0.05, 5.0
-LAST_WORDS_BYTES = 10_000
-IMAGES_THAT_PAY = 20_000  # for the start of worker processes, about two seconds each
+POLL_SECONDS, SECONDS_TO_NOTICE = 0.05, 5.0
+STDERR_TAIL_BYTES = 10_000
+IMAGES_FOR_PROCESSES = 20_000  # fewer are decoded faster than worker processes start, which takes about two seconds each
 
 
 def beam_options(config: IngestConfig, reader: Reader, name: str) -> tuple[str, ...]:
-    """Return the options for Beam: those given, unchanged; without any this machine's cores where there is work for them.
+    """Return the options for Beam: those of the config, or by default worker processes on this machine for large sources.
 
-    A job on Dataflow that is given no name gets one from `name`, so that Dataflow refuses a second one that does the same.
-    Raises ConfigError for a job on Dataflow that could not work.
+    A job on Dataflow without a name gets one from `name`, so that Dataflow refuses a second job that does the same. Raises
+    ConfigError for a job on Dataflow that could not work.
     """
     if config.beam_options:
         return dataflow.complete(config, name) if dataflow.is_named(config.beam_options) else config.beam_options
     workers = min(len(os.sched_getaffinity(0)), len(reader.chunks))
-    if workers < 2 or reader.total < IMAGES_THAT_PAY:
+    if workers < 2 or reader.total < IMAGES_FOR_PROCESSES:
         return (LOCAL_RUNNER,)
     return (LOCAL_RUNNER, MULTI_PROCESSING, f"--direct_num_workers={workers}")
 
@@ -48,11 +48,11 @@ def beam_options(config: IngestConfig, reader: Reader, name: str) -> tuple[str, 
 def run_pipeline(
     options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options", shared: str = ""
 ) -> None:
-    """Build a pipeline and run it to its end. Raises ConfigError for wrong options (of `key`), else what a worker raised.
+    """Build a pipeline and run it to its end. Raises ConfigError for invalid options (of `key`), else what a worker raised.
 
-    `shared` is where workers leave files for one another; only a job that has an address for it may go to Dataflow.
+    `shared` is the location through which workers share files. Only a job with a URL for it may run on Dataflow.
     """
-    with _beam_hushed(), _worker_processes_hushed(options):
+    with _beam_loggers_silenced(), _worker_output_held_back(options):
         on_dataflow = dataflow.is_named(options)
         if on_dataflow and not is_address(shared):
             raise dataflow.no_shared_folder(key)
@@ -61,17 +61,19 @@ def run_pipeline(
         try:
             if on_dataflow:
                 dataflow.run(pipeline)
+            elif MULTI_PROCESSING in options:
+                _run_watched(pipeline)
             else:
-                _run_watched(pipeline) if MULTI_PROCESSING in options else pipeline.run().wait_until_finish()
+                pipeline.run().wait_until_finish()
         except remote_errors(PipelineError, *RUNNER_ERRORS) as error:
             raise unwrapped(error) from error
 
 
 def _run_watched(pipeline: Any) -> None:
-    """Run a pipeline on worker processes, and raise when one of them has ended and the runner waits for it for ever.
+    """Run a pipeline on worker processes, and raise if one of them has ended and the runner would wait for ever.
 
-    The runner notices a worker's end only while that works on something. The thread that starts a worker process raises when
-    it ends with an error, which would be heard by nobody.
+    The runner notices the end of a worker only while that worker has work. But the thread that started the worker process
+    raises an error when the process fails, which is caught here.
     """
     worker_died = threading.Event()
     raised: list[BaseException] = []
@@ -82,17 +84,17 @@ def _run_watched(pipeline: Any) -> None:
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             raised.append(error)
 
-    def hear(arguments: threading.ExceptHookArgs) -> None:
+    def hook(arguments: threading.ExceptHookArgs) -> None:
         if WORKER_GONE.search(str(arguments.exc_value)):
             worker_died.set()
         else:
             before(arguments)
 
-    before, threading.excepthook = threading.excepthook, hear
+    before, threading.excepthook = threading.excepthook, hook
     try:
         thread = threading.Thread(target=run, name="Beam pipeline", daemon=True)
         thread.start()
-        while thread.is_alive() and not worker_died.wait(SECONDS_BETWEEN_LOOKS):
+        while thread.is_alive() and not worker_died.wait(POLL_SECONDS):
             pass
         thread.join(SECONDS_TO_NOTICE if worker_died.is_set() else None)
     finally:
@@ -104,22 +106,22 @@ def _run_watched(pipeline: Any) -> None:
 
 
 def new_pipeline(options: tuple[str, ...], key: str = "ingest.beam_options") -> beam.Pipeline:
-    """Return an empty pipeline with these options. Raises ConfigError: in Beam's words, or for a runner that cannot work."""
-    said = io.StringIO()
+    """Return an empty pipeline with these options. Raises ConfigError with Beam's message."""
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             parsed = PipelineOptions(flags=list(options))  # without flags Beam would read sys.argv
             parsed.get_all_options()
             return beam.Pipeline(options=parsed)
     except SystemExit:
-        problem = said.getvalue().strip().splitlines()[-1].partition("error: ")[2]
+        problem = stderr.getvalue().strip().splitlines()[-1].partition("error: ")[2]
     except (ValueError, ImportError, AttributeError) as error:  # no such runner
         problem = str(error)
     raise ConfigError(f"{key}: {problem.rstrip('.')}.", "See Beam's documentation of pipeline options.")
 
 
 @contextlib.contextmanager
-def _beam_hushed() -> Iterator[None]:
+def _beam_loggers_silenced() -> Iterator[None]:
     """Keep Beam from logging a traceback for each layer that an exception passes: it is raised as well."""
     loggers = [logging.getLogger(name) for name in BEAM_ERROR_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -133,23 +135,23 @@ def _beam_hushed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _worker_processes_hushed(options: tuple[str, ...]) -> Iterator[None]:
-    """Keep what Beam's own worker processes print of their start and end from the terminal, unless the run fails.
+def _worker_output_held_back(options: tuple[str, ...]) -> Iterator[None]:
+    """Hold back what Beam's worker processes write to stderr when they start and end, unless the run fails.
 
-    They take no option for it, and write to the error stream that they inherit.
+    They have no option for it, and inherit the file descriptor.
     """
     if MULTI_PROCESSING not in options:
         yield
         return
     sys.stderr.flush()
     before = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             yield
         except BaseException:
-            said.seek(0)
-            os.write(before, said.read()[-LAST_WORDS_BYTES:])
+            output.seek(0)
+            os.write(before, output.read()[-STDERR_TAIL_BYTES:])
             raise
         finally:
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""One shard: which of equal images is kept, which split each goes to, and the two files that they are written to."""
+"""One shard: which of equal images to keep, which split each belongs to, and the two files they are written to."""
 
 from __future__ import annotations
 
@@ -10,61 +10,57 @@ import numpy.typing as npt
 
 from components.common.errors import ArtifactError
 from components.dataset.records import SPLITS, is_whole, shard_name
-from components.ingest.beam.chunk_files import ENTRY, FORCED, Entries, Part
-from components.ingest.beam.store import ReadPart, Span, Store
+from components.ingest.beam.chunk_files import ENTRY, Entries, Part
+from components.ingest.beam.store import ReadSpan, Span, Store
 from components.ingest.beam.worker_errors import writing
+from components.ingest.sources.chunks import SPLIT_CODES
 
-EVAL = FORCED.index("eval")
-Dropped = tuple[str, str, str]  # id, id of the image that was kept, kind
+EVAL = SPLIT_CODES.index("eval")
+Dropped = tuple[str, str, str]  # id, id of the image kept instead, kind of duplicate
 SAME_PIXELS = "same pixels"
 
 
-class Shard(NamedTuple):
-    """The images of one shard that come from all chunks: entries in the order of their digests, ids, names of chunk files."""
+class ShardIndex(NamedTuple):
+    """The images of one shard from all chunks: entries in the order of their digests, ids, names of their chunk files."""
 
     entries: Entries
     ids: tuple[str, ...]
     chunks: tuple[str, ...]
 
-    def part(self, chosen: npt.NDArray[np.intp]) -> Shard:
-        """Return the shard with the chosen images alone, in that order."""
-        places = chosen.tolist()
-        return Shard(self.entries[chosen], tuple(self.ids[at] for at in places), tuple(self.chunks[at] for at in places))
+    def part(self, chosen: npt.NDArray[np.intp]) -> ShardIndex:
+        """Return the index of the chosen images, in that order."""
+        positions = chosen.tolist()
+        return ShardIndex(
+            self.entries[chosen], tuple(self.ids[at] for at in positions), tuple(self.chunks[at] for at in positions)
+        )
 
 
-def join_parts(parts: Sequence[Part]) -> Shard:
-    """Return one shard from the index that each chunk has of it.
+def join_parts(parts: Sequence[Part]) -> ShardIndex:
+    """Return the index of a shard, joined from its parts in the chunks.
 
-    Images are ordered by digest; of equal ones a held-out image comes first, then the smallest id: the order depends on
-    the images alone, not on how they came.
+    Images are ordered by digest; of equal ones, held-out images come first, then smaller ids. So the order depends on the
+    images alone, not on the order of arrival.
     """
-    found = [unpack(part) for part in parts]
-    entries = np.concatenate([np.empty(0, ENTRY), *(entries for entries, _ in found)])
-    ids = [id for _, ids in found for id in ids]
-    chunks = [name for (name, _, _), (entries, _) in zip(parts, found, strict=True) for _ in range(len(entries))]
-    order = np.lexsort((entries["low"], entries["high"]))
-    whole = Shard(entries, tuple(ids), tuple(chunks)).part(order)
-    return whole.part(_ties_by_id(whole))
+    unpacked = [_unpack(part) for part in parts]
+    entries = np.concatenate([np.empty(0, ENTRY), *(entries for entries, _ in unpacked)])
+    ids = [id for _, ids in unpacked for id in ids]
+    chunks = [name for (name, _, _), (entries, _) in zip(parts, unpacked, strict=True) for _ in range(len(entries))]
+    index = ShardIndex(entries, tuple(ids), tuple(chunks)).part(np.lexsort((entries["low"], entries["high"])))
+    order = np.arange(len(entries))
+    for start, end in _equal_runs(index.entries):
+        order[start:end] = sorted(order[start:end], key=lambda at: (index.entries["split"][at] != EVAL, index.ids[at]))
+    return index.part(order)
 
 
-def unpack(part: Part) -> tuple[Entries, list[str]]:
-    """Return entries and ids of one part."""
-    _, packed, blob = part
+def _unpack(part: Part) -> tuple[Entries, list[str]]:
+    _, packed, ids = part
     entries = np.frombuffer(packed, ENTRY)
     ends = entries["id_end"].tolist()
-    return entries, [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    return entries, [ids[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _ties_by_id(shard: Shard) -> npt.NDArray[np.intp]:
-    """Return the order that puts, among images of equal digest, held-out ones first, then smaller ids."""
-    order = np.arange(len(shard.entries))
-    for start, end in _runs(shard.entries):
-        order[start:end] = sorted(order[start:end], key=lambda at: (shard.entries["split"][at] != EVAL, shard.ids[at]))
-    return order
-
-
-def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
-    """Yield begin and end of each run of more than one image of equal digest; entries are in the order of digests."""
+def _equal_runs(entries: Entries) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each run of two or more images of equal digest; entries are in the order of digests."""
     same = (entries["high"][1:] == entries["high"][:-1]) & (entries["low"][1:] == entries["low"][:-1])
     first = np.flatnonzero(np.concatenate([[True], ~same])) if len(entries) else np.empty(0, np.int64)
     ends = np.append(first[1:], len(entries))
@@ -72,53 +68,54 @@ def _runs(entries: Entries) -> Iterator[tuple[int, int]]:
         yield int(first[at]), int(ends[at])
 
 
-def drop_equals(shard: Shard) -> tuple[Shard, list[Dropped]]:
-    """Return the shard with one of equal images each, and those that were dropped.
+def drop_equals(index: ShardIndex) -> tuple[ShardIndex, list[Dropped]]:
+    """Return the index with one of each set of equal images, and the dropped ones.
 
-    An image that is in both splits stays held out, or the model would be scored on images that it was trained on.
+    An image that is in both splits stays held out: the model must not be scored on images that it was trained on.
     """
-    kept = np.ones(len(shard.entries), bool)
+    kept = np.ones(len(index.entries), bool)
     dropped: list[Dropped] = []
-    for start, end in _runs(shard.entries):
+    for start, end in _equal_runs(index.entries):
         kept[start + 1 : end] = False
-        dropped += [(shard.ids[at], shard.ids[start], SAME_PIXELS) for at in range(start + 1, end)]
-    return shard.part(np.flatnonzero(kept)), dropped
+        dropped += [(index.ids[at], index.ids[start], SAME_PIXELS) for at in range(start + 1, end)]
+    return index.part(np.flatnonzero(kept)), dropped
 
 
-def splits_of(entries: Entries, eval_fraction: float) -> npt.NDArray[np.bool_]:
-    """Return which images are held out: as the source says, else by a hash of their pixels, so that none ever moves."""
+def held_out(entries: Entries, eval_fraction: float) -> npt.NDArray[np.bool_]:
+    """Return which images are held out: as the source says, else by a hash of the pixels, so that no image ever moves."""
     by_hash = entries["high"] < np.uint64(int(eval_fraction * 2**64))
     return np.where(entries["split"] == 0, by_hash, entries["split"] == EVAL)
 
 
-def write_shard(shard: Shard, store: Store, index: int, shards: int, eval_fraction: float) -> tuple[dict[str, int], list[int]]:
-    """Write the two files of a shard in the order of the digests; return counts by split and by label, and their sizes.
+def write_shard(
+    index: ShardIndex, store: Store, number: int, shards: int, eval_fraction: float
+) -> tuple[dict[str, int], list[int]]:
+    """Write the two files of a shard in the order of the digests; return counts by split and label, and the file sizes.
 
-    Records are copied from the chunk files in `store`, each checked. Raises ArtifactError.
+    Records are copied from the chunk files in `store` and checked. Raises ArtifactError.
     """
-    held_out = splits_of(shard.entries, eval_fraction)
+    in_eval = held_out(index.entries, eval_fraction)
     counts: dict[str, int] = {}
     sizes: list[int] = []
-    with store.parts(_spans(shard)) as read:
+    with store.spans(_spans(index)) as read:
         for split in SPLITS:
-            chosen = shard.part(np.flatnonzero(held_out == (split == "eval")))
-            name = shard_name(split, index, shards)
+            chosen = index.part(np.flatnonzero(in_eval == (split == "eval")))
+            name = shard_name(split, number, shards)
             with writing(name):
                 sizes.append(store.write(name, _frames(chosen, read)))
             counts[split] = len(chosen.ids)
             labels, numbers = np.unique(chosen.entries["label"], return_counts=True)
-            counts |= {f"{split} label {label}": int(number) for label, number in zip(labels, numbers, strict=True)}
+            counts |= {f"{split} label {label}": int(count) for label, count in zip(labels, numbers, strict=True)}
     return counts, sizes
 
 
-def _spans(shard: Shard) -> list[Span]:
-    offsets, lengths = shard.entries["offset"].tolist(), shard.entries["length"].tolist()
-    return list(zip(shard.chunks, offsets, lengths, strict=True))
+def _spans(index: ShardIndex) -> list[Span]:
+    return list(zip(index.chunks, index.entries["offset"].tolist(), index.entries["length"].tolist(), strict=True))
 
 
-def _frames(shard: Shard, read: ReadPart) -> Iterator[bytes]:
+def _frames(index: ShardIndex, read: ReadSpan) -> Iterator[bytes]:
     """Yield the framed records of a shard. Raises ArtifactError when one is damaged."""
-    for name, offset, length in _spans(shard):
+    for name, offset, length in _spans(index):
         frame = read(name, offset, length)
         if not is_whole(frame):
             raise ArtifactError(f"The chunk file {name} is damaged at byte {offset}.", "Remove it and run again.")

@@ -1,8 +1,7 @@
-"""Where workers leave files for one another: a folder that all of them see, or an address such as gs://bucket/folder.
+"""Where workers share files: a folder that all of them see, or a URL such as gs://bucket/folder.
 
-A file appears whole under its name or not at all: in a folder because it is renamed into place, behind an address because
-an object is there when its upload has ended. A worker may therefore write again what another has written: the content is
-the same.
+A file appears under its name as a whole or not at all: in a folder because it is renamed into place, in a bucket because an
+object exists once its upload has ended. So a worker may write again what another has written: the content is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 from uuid import uuid4
 
 from components.common.addresses import find_filesystem, is_address, remote_errors
@@ -20,51 +19,21 @@ from components.common.artifacts import remove_directory
 from components.common.errors import ArtifactError, first_line
 from components.ingest.beam.worker_errors import writing
 
-OPEN_FILES = 200  # that one worker holds open at a time
-READ_AHEAD = 1 << 20
+MAX_OPEN_FILES = 200  # of one worker
+READ_AHEAD_BYTES = 1 << 20
 
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
-ReadPart = Callable[[str, int, int], bytes]
-
-
-class Store(Protocol):
-    """A folder of files that workers share; errors are ArtifactError."""
-
-    def write(self, name: str, blocks: Iterable[bytes]) -> int:
-        """Write a file, whole or not at all, and return its size in bytes."""
-
-    def reading(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Open a file to read. Raises FileNotFoundError where there is none."""
-
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes, -1 where there is none."""
-
-    def names(self) -> set[str]:
-        """Return the names of the files that are there."""
-
-    def parts(self, spans: Iterable[Span]) -> contextlib.AbstractContextManager[ReadPart]:
-        """Give a function that reads any of these parts of files."""
-
-    def fetch(self, name: str, file: Path) -> None:
-        """Put a file at a path of this machine; it may be gone from the store then."""
-
-    def remove(self) -> None:
-        """Remove the store with all its files."""
-
-
-def store_at(location: str) -> Store:
-    """Return the store at a path or an address; nothing is touched. Raises ConfigError for an address nobody knows."""
-    return Bucket(location) if is_address(location) else Folder(Path(location))
+ReadSpan = Callable[[str, int, int], bytes]
 
 
 class Folder:
-    """A store in a folder of this machine, or of a disk that all workers mount."""
+    """A store in a folder of this machine, or of a disk that all workers mount. Its errors are ArtifactError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, name: str, blocks: Iterable[bytes]) -> int:
-        """Write under a temporary name and rename."""
+        """Write a file under a temporary name and rename it; return its size in bytes."""
         with writing(name):
             temporary = self._path / f".{name}.{uuid4().hex[:8]}.tmp"
             with temporary.open("wb") as stream:
@@ -73,30 +42,27 @@ class Folder:
             temporary.replace(self._path / name)
         return size
 
-    def reading(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Open a file to read."""
+    def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Open a file for reading. Raises FileNotFoundError."""
         return (self._path / name).open("rb")
 
     def size(self, name: str) -> int:
-        """Return the size of a file in bytes, -1 where there is none."""
-        try:
-            return (self._path / name).stat().st_size
-        except FileNotFoundError:
-            return -1
+        """Return the size of a file in bytes. Raises FileNotFoundError."""
+        return (self._path / name).stat().st_size
 
     def names(self) -> set[str]:
-        """Return the names of the files that are there."""
+        """Return the names of the files."""
         return {file.name for file in self._path.iterdir()}
 
     @contextlib.contextmanager
-    def parts(self, spans: Iterable[Span]) -> Iterator[ReadPart]:  # noqa: ARG002
-        """Read each part when it is asked for; the least recently used files are closed when too many are open."""
+    def spans(self, spans: Iterable[Span]) -> Iterator[ReadSpan]:  # noqa: ARG002
+        """Yield a function that reads any of these spans; of too many open files the least recently used is closed."""
         opened: dict[str, int] = {}
 
         def read(name: str, first: int, count: int) -> bytes:
             descriptor = opened.pop(name, None)
             if descriptor is None:
-                if len(opened) >= OPEN_FILES:
+                if len(opened) >= MAX_OPEN_FILES:
                     os.close(opened.pop(next(iter(opened))))
                 descriptor = os.open(self._path / name, os.O_RDONLY)
             opened[name] = descriptor
@@ -109,98 +75,100 @@ class Folder:
                 os.close(descriptor)
 
     def fetch(self, name: str, file: Path) -> None:
-        """Move the file."""
+        """Move a file to a local path."""
         with writing(file.name):
             shutil.move(self._path / name, file)
 
     def remove(self) -> None:
-        """Remove the folder."""
+        """Remove the folder with all its files."""
         remove_directory(self._path)
 
 
 class Bucket:
-    """A store behind an address that fsspec knows. The parts that are read of a file are fetched as one and held in memory."""
+    """The same behind a URL that fsspec can open; here `fetch` leaves the file in the store."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address.rstrip("/")
-        self._files, self._root = find_filesystem(self._address)
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._files, self._root = find_filesystem(self._url)
 
     def write(self, name: str, blocks: Iterable[bytes]) -> int:
-        """Upload: the object is there when all of it has arrived."""
+        """Upload an object, and return its size in bytes."""
         content = b"".join(blocks)
-        with self._told("write", name):
-            self._files.pipe_file(self._path(name), content)
+        with self._translated("write", name):
+            self._files.pipe_file(f"{self._root}/{name}", content)
         return len(content)
 
-    def reading(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        """Open a file to read."""
-        with self._told("read", name):
-            stream = self._files.open(self._path(name), "rb", block_size=READ_AHEAD)
+    def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Open an object for reading. Raises FileNotFoundError."""
+        with self._translated("read", name):
+            stream = self._files.open(f"{self._root}/{name}", "rb", block_size=READ_AHEAD_BYTES)
             return cast("contextlib.AbstractContextManager[BinaryIO]", stream)
 
     def size(self, name: str) -> int:
-        """Return the size of a file in bytes, -1 where there is none."""
-        try:
-            with self._told("read", name):
-                return int(self._files.info(self._path(name))["size"])
-        except FileNotFoundError:
-            return -1
+        """Return the size of an object in bytes. Raises FileNotFoundError."""
+        with self._translated("read", name):
+            return int(self._files.info(f"{self._root}/{name}")["size"])
 
     def names(self) -> set[str]:
-        """Return the names of the files that are there."""
+        """Return the names of the objects."""
         try:
-            with self._told("list", ""):
+            with self._translated("list", ""):
                 return {str(path).rpartition("/")[2] for path in self._files.ls(self._root, detail=False)}
         except FileNotFoundError:
             return set()
 
     @contextlib.contextmanager
-    def parts(self, spans: Iterable[Span]) -> Iterator[ReadPart]:
-        """Read of each file the one part that holds all that will be asked of it, all files at once."""
+    def spans(self, spans: Iterable[Span]) -> Iterator[ReadSpan]:
+        """Fetch, of all objects at once, the one range that covers the spans; yield a function that returns them."""
         bounds: dict[str, tuple[int, int]] = {}
         for name, first, count in spans:
             begin, end = bounds.get(name, (first, first))
             bounds[name] = min(begin, first), max(end, first + count)
+        paths = [f"{self._root}/{name}" for name in bounds]
         begins, ends = [begin for begin, _ in bounds.values()], [end for _, end in bounds.values()]
-        paths = [self._path(name) for name in bounds]
-        with self._told("read", "chunks"):
-            found = self._files.cat_ranges(paths, begins, ends, on_error="raise") if paths else ()
-        held = dict(zip(bounds, found, strict=True))
+        with self._translated("read", "chunks"):
+            ranges = self._files.cat_ranges(paths, begins, ends, on_error="raise") if paths else ()
+        content = dict(zip(bounds, ranges, strict=True))
 
         def read(name: str, first: int, count: int) -> bytes:
             begin = first - bounds[name][0]
-            return bytes(held[name][begin : begin + count])
+            return bytes(content[name][begin : begin + count])
 
         yield read
 
     def fetch(self, name: str, file: Path) -> None:
-        """Download the file."""
-        with self._told("read", name), writing(file.name):
-            self._files.get_file(self._path(name), str(file))
+        """Download an object to a local path."""
+        with self._translated("read", name), writing(file.name):
+            self._files.get_file(f"{self._root}/{name}", str(file))
 
     def remove(self) -> None:
         """Remove all objects of the store."""
-        with self._told("remove", ""), contextlib.suppress(FileNotFoundError):
+        with self._translated("remove", ""), contextlib.suppress(FileNotFoundError):
             self._files.rm(self._root, recursive=True)
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
     @contextlib.contextmanager
-    def _told(self, verb: str, name: str) -> Iterator[None]:
+    def _translated(self, verb: str, name: str) -> Iterator[None]:
+        """Turn errors of the file system, except FileNotFoundError, into ArtifactError."""
         try:
             yield
         except FileNotFoundError:
             raise
         except remote_errors() as error:
             raise ArtifactError(
-                f"Cannot {verb} {self._address}/{name}: {first_line(error)}.",
-                "The account that runs this needs to read, write and remove objects there.",
+                f"Cannot {verb} {self._url}/{name}: {first_line(error)}.",
+                "The account that runs this needs permission to read, write and delete objects there.",
             ) from error
+
+
+Store = Folder | Bucket
+
+
+def store_at(location: str) -> Store:
+    """Return the store at a path or URL, without touching it. Raises ConfigError for a URL that fsspec cannot open."""
+    return Bucket(location) if is_address(location) else Folder(Path(location))
 
 
 def bytes_of(store: Store, name: str) -> bytes:
     """Return the content of a small file. Raises FileNotFoundError and ArtifactError."""
-    with store.reading(name) as stream:
-        content: Any = stream.read()
-    return bytes(content)
+    with store.open(name) as stream:
+        return stream.read()

@@ -1,4 +1,4 @@
-"""Errors on their way from a Beam worker to the user: Beam hands over a traceback as text, we want one sentence."""
+"""Errors of Beam workers: runners return a traceback as text, which becomes a single sentence."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Iterator
 
 from components.common import errors
-from components.common.errors import ArtifactError, PipelineError
+from components.common.errors import ArtifactError, PipelineError, first_line
 
-# Beam appends this to the first argument of an exception: in ours, it stands between the problem and the cure.
+# Beam appends this to the first argument of an exception: in ours, between the problem and the cure.
 WHILE_RUNNING = re.compile(r" \[while running '[^']*'\] ?")
 
-# What runners say when a worker's process is gone: Beam's own and Flink's.
+# Messages of runners (Beam's own and Flink) when the process of a worker has ended.
 WORKER_GONE = re.compile(
     r"Channel closed prematurely|client cancelled|Worker subprocess exited|StatusCode\.UNAVAILABLE|Process died"
 )
@@ -21,29 +21,29 @@ WORKER_GONE = re.compile(
 
 @contextlib.contextmanager
 def writing(file: str) -> Iterator[None]:
-    """Turn what goes wrong while a worker writes `file` into an ArtifactError."""
+    """Turn an OSError while a worker writes `file` into an ArtifactError."""
     try:
         yield
     except OSError as error:
         raise ArtifactError(
-            f"Cannot write {file}: {error.strerror or error}.",
+            f"Cannot write {file}: {first_line(error)}.",
             "Free space or name a writable folder, for instance --set run.dir=DIR.",
         ) from error
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Return the error that a worker raised, from the one that the runner raised.
+    """Return the error that a worker raised, from the error that the runner raised.
 
-    One of ours comes back as it was, and so does Ctrl-C; any other becomes a PipelineError with its type, its words and
-    the step it happened in.
+    A PipelineError and Ctrl-C are restored. Any other error becomes a PipelineError with its type, its message and the step
+    in which it was raised.
     """
     text = "".join(traceback.format_exception_only(error)).strip()
     if re.search(r"(^|: )KeyboardInterrupt\b", text, re.MULTILINE):
         return KeyboardInterrupt()
     ours = re.findall(r"^components\.common\.errors\.(\w+): (.+)$", text, re.MULTILINE)
     if ours:
-        name, said = ours[-1]
-        problem, _, cure = WHILE_RUNNING.sub("\0", said).partition("\0")
+        name, message = ours[-1]
+        problem, _, cure = WHILE_RUNNING.sub("\0", message).partition("\0")
         kind: type[PipelineError] = getattr(errors, name)
         return kind(problem, cure)
     if WORKER_GONE.search(text):
@@ -54,8 +54,8 @@ def unwrapped(error: BaseException) -> BaseException:
 
 
 def worker_gone() -> PipelineError:
-    """Return the error of a run whose worker process ended before its work was done."""
+    """Return the error for a worker process that ended before its work was done."""
     return PipelineError(
-        "A worker of the Beam pipeline ended in the middle: it was killed, or the machine had no memory left.",
-        "Run again: what is decoded is kept.",
+        "A Beam worker ended unexpectedly: it was killed, or the machine ran out of memory.",
+        "Run again: finished chunks are reused.",
     )

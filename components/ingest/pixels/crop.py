@@ -1,24 +1,22 @@
-"""From a decoded image to the square that is trained on, and to a hash of how it looks."""
+"""From a decoded image to the square image that is stored in the dataset."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 from PIL import Image
 
 from components.ingest.config import Decoding
 
-REDUCED_TO = 3  # times the target: closer, what the JPEG decoder drops would show (docs/ingestion.md)
+REDUCED_TO = 3  # times the target size: below that, reducing a JPEG while decoding would be visible (docs/ingestion.md)
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
 PADDING = "black"
-LOOK_SIZE = (9, 8)
 
 
-def square_of(image: Image.Image, settings: Decoding, height: int, width: int) -> Image.Image:
+def crop(image: Image.Image, settings: Decoding, height: int, width: int) -> Image.Image:
     """Return the image, mode L or RGB, as a square of settings.image_size: its centre, or the whole of it, padded.
 
-    `height` and `width` are those of the full image; `image` may be smaller by a whole factor, rounded up to whole pixels.
+    `height` and `width` are those of the full image; `image` may be smaller by an integer factor, rounded up to pixels.
     """
     size, filter_ = settings.image_size, FILTERS[settings.resize]
     factor = round(width / image.width)
@@ -44,21 +42,12 @@ def _padded(image: Image.Image, size: int, filter_: Image.Resampling, box: tuple
 
 
 def provenance(settings: Decoding) -> str:
-    """Say in words how images are made, for the dataset's manifest and the report."""
+    """Return how images are prepared, in words, for the manifest of the dataset and the report."""
     names = {"lanczos": "Pillow LANCZOS (antialiased)", "area": "mean over areas (Pillow BOX)"}
     fit = "centre square" if settings.fit == "crop" else f"the whole image, padded with {PADDING} to a square"
     least = REDUCED_TO * settings.image_size
     return (
         f"EXIF rotation applied, colour profiles ignored, transparency on white, grey as ITU-R 601-2 luma, {fit}, then "
-        f"{names[settings.resize]}; a JPEG whose shorter side has {2 * least} pixels or more is decoded at a half, a quarter "
-        f"or an eighth of its size, at least {least} pixels"
+        f"{names[settings.resize]}; a JPEG whose shorter side has at least {2 * least} pixels is decoded at a half, a quarter "
+        f"or an eighth of its size, to at least {least} pixels"
     )
-
-
-def look_of(square: Image.Image) -> int:
-    """Return a hash of 64 bits of how an image looks: alike images differ in few of them.
-
-    Difference hash (N. Krawetz, "Kind of like that", 2013): in 8 rows of 9 grey areas each, is an area brighter than the next?
-    """
-    grey = np.asarray(square.convert("L").resize(LOOK_SIZE, Image.Resampling.BOX), np.int16)
-    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")

@@ -1,6 +1,6 @@
-"""From the bytes of an image file to square uint8 pixels, or to the reason why that cannot be done.
+"""From the bytes of an image file to square uint8 pixels, or to the reason why it cannot be decoded.
 
-Colour profiles (ICC) are not applied: pixels are taken as the file has them. CMYK becomes RGB by Pillow's plain formula.
+Colour profiles (ICC) are not applied: pixels are used as stored. CMYK becomes RGB by Pillow's plain formula.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from components.common.errors import first_line
 from components.ingest.config import Decoding
-from components.ingest.pixels.crop import REDUCED_TO, look_of, square_of
+from components.ingest.pixels.crop import REDUCED_TO, crop
+from components.ingest.pixels.near_duplicates import perceptual_hash
 
-# Every format here is told by its first bytes and decoded in this process. Pillow knows more, among them EPS, which it
-# would hand to Ghostscript, and TGA, which any text file may look like.
+# Each of these is recognised by its first bytes and decoded in this process. Pillow supports more, among them EPS, which it
+# would pass to Ghostscript, and TGA, which a text file can be mistaken for.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-# To open and decode so little takes a fraction of a second whatever it holds; to watch a small PNG costs a tenth of it.
-UNWATCHED_BYTES, UNWATCHED_PIXELS = 1 << 16, 1 << 16
+# Files below both limits decode in a fraction of a second whatever they contain; a deadline would slow small PNGs by a tenth.
+SMALL_BYTES, SMALL_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
-# What Pillow's decoders raise on damaged files; found by flipping bits (tests/unit/ingest/pixels/test_decode.py).
+# What Pillow's decoders raise on damaged files, found by flipping bits (tests/unit/ingest/pixels/test_decode.py).
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
     AssertionError, NotImplementedError, RuntimeError, MemoryError, struct.error, zlib.error,
@@ -38,20 +39,20 @@ DECODE_ERRORS = (
 
 class Decoded(NamedTuple):
     """A decoded image: digest of its pixels (16 bytes), its square as uint8 [size, size, channels] row by row, the size
-    of the source after EXIF rotation, and its perceptual hash (64 bits; 0: not made).
+    of the source after EXIF rotation, and its perceptual hash (64 bits; 0: not computed).
 
-    The digest is of the pixels as decoded: for a JPEG that was made smaller while decoding (`provenance`), of those.
+    The digest is of the pixels as decoded: of the reduced ones for a JPEG that was reduced while decoding (`provenance`).
     """
 
     digest: bytes
     pixels: bytes
     height: int
     width: int
-    look: int = 0
+    perceptual_hash: int = 0
 
 
 class UnreadableImageError(Exception):
-    """Why an image goes to quarantine: a short reason that never varies, and what was found."""
+    """Why an image is quarantined: a fixed reason, and details. Both are in quarantine.jsonl, and so in digests of datasets."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -63,8 +64,8 @@ class _TooSlowError(Exception):
     pass
 
 
-class _Watched(io.BytesIO):
-    """A file in memory whose read() fails after a while: decoders that read block by block can be stopped in any thread."""
+class _WithDeadline(io.BytesIO):
+    """A file in memory whose read() fails after a deadline: it stops decoders that read in blocks, in any thread."""
 
     def __init__(self, content: bytes, seconds: float) -> None:
         super().__init__(content)
@@ -84,16 +85,16 @@ def decode(content: bytes, settings: Decoding) -> Decoded:
     digest = hashlib.blake2b(b"%b %d %d " % (image.mode.encode(), image.width, image.height), digest_size=16)
     digest.update(pixels)
     size = settings.image_size
-    square = image if image.size == (size, size) else square_of(image, settings, height, width)
-    look = look_of(square) if settings.looks else 0
-    return Decoded(digest.digest(), pixels if square is image else square.tobytes(), height, width, look)
+    square = image if image.size == (size, size) else crop(image, settings, height, width)
+    hash_ = perceptual_hash(square) if settings.perceptual_hashes else 0
+    return Decoded(digest.digest(), pixels if square is image else square.tobytes(), height, width, hash_)
 
 
 def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
-    """Decode an image file to 8 bits a channel, mode L for 1 channel, RGB for 3; return it with its full height and width.
+    """Decode an image file to 8 bits a channel, mode L or RGB for 1 or 3 channels; return it with its full height and width.
 
-    EXIF rotation is applied, transparency is laid on white, 16 bits are scaled to 8, of an animation the first frame is
-    taken. A large JPEG comes smaller than it is. Raises UnreadableImageError.
+    EXIF rotation is applied, transparency becomes white, 16 bits are scaled to 8, and an animation is its first frame. A
+    large JPEG is returned reduced. Raises UnreadableImageError.
     """
     if not content:
         raise UnreadableImageError("empty file", "0 bytes")
@@ -105,9 +106,9 @@ def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, in
 
 
 def prepare_pillow(max_pixels: int) -> None:
-    """Let Pillow's warnings about odd files go unseen in this process, and set its own limit of pixels to ours.
+    """Silence Pillow's warnings about odd files in this process, and set its pixel limit.
 
-    What cannot be decoded is quarantined with its reason; the limit also holds for images inside of images, as in an ICO.
+    Undecodable files are quarantined with a reason anyway. Pillow's limit also covers images inside images, as in an ICO.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -126,7 +127,7 @@ def pillow_prepared(max_pixels: int) -> Iterator[None]:
 
 
 def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
-    """Return the decoded image, turned as its EXIF says, and height and width that it has in full."""
+    """Return the decoded image after EXIF rotation, and its full height and width."""
     try:
         image = _open(content, settings)
         width, height = image.size
@@ -135,7 +136,7 @@ def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
         elif image.format == "JPEG":
             _reduce(image, settings)
         image.load()
-        if image.info or image.format == "TIFF":  # the places where a rotation may be noted
+        if image.info or image.format == "TIFF":  # where a rotation can be recorded
             before = image.size
             ImageOps.exif_transpose(image, in_place=True)
             if image.size != before:
@@ -154,26 +155,29 @@ def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
 
 
 def _open(content: bytes, settings: Decoding) -> Image.Image:
-    """Open an image, not yet decoded: one that may take long is watched while it is read."""
-    watched = len(content) > UNWATCHED_BYTES
-    image = Image.open(_Watched(content, settings.max_seconds) if watched else io.BytesIO(content), formats=FORMATS)
-    _refuse_bomb(image, settings.max_pixels)
-    if image.width * image.height <= UNWATCHED_PIXELS or watched:
+    """Open an image without decoding it; reads from one that is not small have a deadline."""
+    small = len(content) <= SMALL_BYTES
+    image = Image.open(io.BytesIO(content) if small else _WithDeadline(content, settings.max_seconds), formats=FORMATS)
+    if image.width * image.height > settings.max_pixels:  # Pillow itself only warns up to twice its limit
+        raise Image.DecompressionBombError(
+            f"{image.width}×{image.height} pixels, {settings.max_pixels:,} are allowed (ingest.max_pixels)"
+        )
+    if not small or image.width * image.height <= SMALL_PIXELS:
         return image
-    return Image.open(_Watched(content, settings.max_seconds), formats=FORMATS)
+    return Image.open(_WithDeadline(content, settings.max_seconds), formats=FORMATS)
 
 
 def _reduce(image: Image.Image, settings: Decoding) -> None:
-    """Let a large JPEG be decoded at a half, a quarter or an eighth of its size, at least REDUCED_TO times the target."""
+    """Have a large JPEG decoded at a half, a quarter or an eighth of its size, at least REDUCED_TO times the target."""
     least = REDUCED_TO * settings.image_size
     if min(image.size) >= 2 * least:
         short = min(image.size)
-        # draft() takes the largest reduction that is not smaller than what it is asked for, on both sides
+        # draft() uses the largest reduction whose sides are both at least as large as requested
         image.draft(None, (image.width * least // short, image.height * least // short))
 
 
 def _check_png(content: bytes) -> None:
-    """Check the chunks' checksums, which Pillow's load() skips. Raises ValueError."""
+    """Check the checksums of the chunks, which Pillow's load() skips. Raises ValueError."""
     view, position, kind = memoryview(content), 8, b""
     while kind != b"IEND":
         length = int.from_bytes(view[position : position + 4], "big")
@@ -183,11 +187,6 @@ def _check_png(content: bytes) -> None:
         kind = bytes(body[:4])
         if zlib.crc32(body) != int.from_bytes(view[position - 4 : position], "big"):
             raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
-
-
-def _refuse_bomb(image: Image.Image, limit: int) -> None:
-    if image.width * image.height > limit:  # Pillow itself only warns up to twice its own limit
-        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels, {limit:,} are allowed (ingest.max_pixels)")
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -202,7 +201,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
-    # Pillow's own convert("L") would clip every value above 255 to white
+    # Pillow's convert("L") would clip every value above 255 to white
     pixels = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
 

@@ -1,7 +1,7 @@
-"""Images that look alike: perceptual hashes that differ in few bits (optional; equal pixels are found elsewhere).
+"""Near duplicates: images whose perceptual hashes differ in few bits (optional; equal pixels are found in beam/shards.py).
 
-Two 64-bit hashes that differ in at most k bits agree in at least one of k + 1 bands of them (the pigeonhole principle behind
-multi-index hashing, Norouzi, Punjani and Fleet 2012), so only images that share a band are compared, bit by bit.
+Two 64-bit hashes that differ in at most k bits agree in at least one of k + 1 bands of bits (multi-index hashing, Norouzi,
+Punjani and Fleet 2012), so only images with an equal band are compared.
 """
 
 from __future__ import annotations
@@ -12,68 +12,78 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-LOOKS_ALIKE = "looks alike"
+NEAR_DUPLICATE = "looks alike"  # in duplicates.jsonl: changing it changes the digests of datasets
 BITS = 64
 PAIRS_AT_ONCE = 1 << 20
 
-Looks = npt.NDArray[np.uint64]
-Order = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
 
 
-class Alike(NamedTuple):
-    """Images to drop, and for each the image that is kept instead: positions, both int64 [N]."""
+class NearDuplicates(NamedTuple):
+    """Positions of the images to drop, and for each the position of the image kept instead, both int64 [N]."""
 
-    dropped: Order
-    kept: Order
+    dropped: Positions
+    kept: Positions
 
 
-def find_alike(looks: Looks, most_bits: int) -> Alike:
-    """Return which images to drop so that no two of the kept differ in at most `most_bits` bits where one can be spared.
+def perceptual_hash(image: Image.Image) -> int:
+    """Return a 64-bit hash that differs in few bits for similar images.
 
-    looks: uint64 [N], the most worth keeping first. An image goes when it is alike to one before it that stays; so the
-    outcome depends on the order alone. Memory: some 50 bytes an image.
+    Difference hash (N. Krawetz, "Kind of like that", 2013): in 8 rows of 9 grey areas, is an area brighter than the next?
     """
-    earlier, later = _pairs(looks, most_bits)
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
+
+
+def find_near_duplicates(hashes: Hashes, max_bits: int) -> NearDuplicates:
+    """Return the images to drop so that no two of the others differ in at most `max_bits` bits.
+
+    hashes: uint64 [N], in the order of preference. An image is dropped if it is similar to an earlier one that is kept, so
+    the result depends on the order alone. Needs about 50 bytes of memory an image.
+    """
+    earlier, later = _similar_pairs(hashes, max_bits)
     order = np.lexsort((earlier, later))
-    gone = np.zeros(len(looks), bool)
+    gone = np.zeros(len(hashes), bool)
     dropped, kept = [], []
     for first, second in zip(earlier[order].tolist(), later[order].tolist(), strict=True):
         if not gone[first] and not gone[second]:
             gone[second] = True
             dropped.append(second)
             kept.append(first)
-    return Alike(np.array(dropped, np.int64), np.array(kept, np.int64))
+    return NearDuplicates(np.array(dropped, np.int64), np.array(kept, np.int64))
 
 
-def _pairs(looks: Looks, most_bits: int) -> tuple[Order, Order]:
-    """Return all pairs of positions that are alike, the earlier one first."""
+def _similar_pairs(hashes: Hashes, max_bits: int) -> tuple[Positions, Positions]:
+    """Return all pairs of similar images, the earlier one first."""
     found = [np.empty((2, 0), np.int64)]
-    for low, high in bands(most_bits):
-        values = (looks >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+    for low, high in bands(max_bits):
+        values = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(values, kind="stable")
-        for first, second in _neighbours(values[order]):
+        for first, second in _equal_pairs(values[order]):
             a, b = order[first], order[second]
-            close = np.bitwise_count(looks[a] ^ looks[b]) <= most_bits
+            close = np.bitwise_count(hashes[a] ^ hashes[b]) <= max_bits
             found.append(np.stack([np.minimum(a, b)[close], np.maximum(a, b)[close]]))
     pairs = np.unique(np.concatenate(found, axis=1), axis=1)
     return pairs[0], pairs[1]
 
 
-def bands(most_bits: int) -> list[tuple[int, int]]:
+def bands(max_bits: int) -> list[tuple[int, int]]:
     """Return the bands that a hash is cut into, as (first bit, end): one more than the bits that may differ."""
-    ends = np.linspace(0, BITS, most_bits + 2).round().astype(int).tolist()
+    ends = np.linspace(0, BITS, max_bits + 2).round().astype(int).tolist()
     return list(itertools.pairwise(ends))
 
 
-def _neighbours(ordered: Looks) -> Iterator[tuple[Order, Order]]:
-    """Yield pairs of positions that hold equal values, values being in order: all pairs 1 apart, then 2, and so on."""
-    places = np.arange(len(ordered))
+def _equal_pairs(ordered: Hashes) -> Iterator[tuple[Positions, Positions]]:
+    """Yield the pairs of positions with equal values in a sorted array: those 1 apart, then 2, and so on."""
+    positions = np.arange(len(ordered))
     distance = 1
-    while len(places):
-        places = places[places + distance < len(ordered)]
-        places = places[ordered[places] == ordered[places + distance]]
-        for start in range(0, len(places), PAIRS_AT_ONCE):
-            part = places[start : start + PAIRS_AT_ONCE]
+    while len(positions):
+        positions = positions[positions + distance < len(ordered)]
+        positions = positions[ordered[positions] == ordered[positions + distance]]
+        for start in range(0, len(positions), PAIRS_AT_ONCE):
+            part = positions[start : start + PAIRS_AT_ONCE]
             yield part, part + distance
         distance += 1

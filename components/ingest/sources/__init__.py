@@ -1,1 +1,1 @@
-"""Find and read the images of a source: folders, archives, manifests, addresses, TFDS."""
+"""Finding and reading the images of a source: folders, archives, manifests, URLs, TFDS."""

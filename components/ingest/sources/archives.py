@@ -1,16 +1,18 @@
-"""Images in .tar, .tar.gz and .zip archives, read where they lie: nothing is unpacked to a disk, no name is ever a path.
+"""Listing images in .tar, .tar.gz and .zip archives: nothing is unpacked to disk, and no name is used as a path.
 
-A chunk of a .tar or .zip carries the places of its members. A .tar.gz can only be read from its beginning, so all of it
-is one chunk, for one worker.
+A chunk of a .tar or .zip holds the offsets of its members. A .tar.gz can only be read from its beginning, so it is a
+single chunk for one worker. Python's zipfile lists a .zip; it needs 0.7 kB of memory a member while it does.
 """
 
 from __future__ import annotations
 
 import gzip
 import re
+import stat
+import struct
+import zipfile
 import zlib
-from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,112 +20,121 @@ from typing import Any
 from components.common.addresses import remote_errors, suffix_in
 from components.common.errors import DataRejectedError, first_line
 from components.common.progress import say
-from components.ingest.sources.archive_members import KINDS, OVERLAPPING, UNSAFE, archive_opened, cannot_open
+from components.ingest.sources.archive_members import KINDS, LOCAL_HEADER, OVERLAPPING, UNSAFE, archive_opened, cannot_open
 from components.ingest.sources.chunks import ChunkPacker, Reader, digest_number, folder_label
 from components.ingest.sources.tar_archive import DamagedArchiveError, TarMember, tar_members
-from components.ingest.sources.zip_archive import LOCAL, find_directory, zip_members
 
 MAX_GZIP_RATIO = 200
-UNSUSPECTED_BYTES = 64 * 2**20
+UNSUSPICIOUS_BYTES = 64 * 2**20  # a small archive may have any ratio
+LISTING_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error, EOFError)  # of zipfile
 
 
 def open_archive(location: str, max_bytes: int, labels_from_folders: bool) -> Reader:
-    """Return the reader of an archive: a path on this machine or an address.
+    """Return the reader of an archive: a local path or a URL.
 
-    Labels are the names of the folders in the archive when asked for. Raises ConfigError when it cannot be opened,
-    DataRejectedError when it is damaged, so that what follows the damage could not be counted, or unpacks too much.
+    With `labels_from_folders`, the label of a member is the name of its folder. Raises ConfigError when the archive cannot
+    be opened, DataRejectedError when it is damaged (members behind the damage could not be counted) or unpacks to too much.
     """
-    listers = {".zip": _list_zip, ".tar": _list_tar}
-    lister = next((listers[suffix] for suffix in listers if suffix_in(location, (suffix,))), _list_tar_gz)
+    kind = next((kind for kind in ("zip", "tar") if suffix_in(location, (f".{kind}",))), "tar.gz")
     with archive_opened(location) as (stream, size, stamp):
+        packer = _MemberPacker((kind, location, size, stamp, max_bytes), labels_from_folders)
         try:
-            packer = lister(location, stream, size, stamp, max_bytes, labels_from_folders)
+            return {"zip": _list_zip, "tar": _list_tar, "tar.gz": _list_tar_gz}[kind](packer, stream)
         except (DamagedArchiveError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataRejectedError(
-                f"{location} is damaged: {first_line(error)}.", "Make or fetch it again: images could be missing."
+                f"{location} is damaged: {first_line(error)}.", "Create or download it again: images could be missing."
             ) from None
-        except remote_errors() as error:
+        except remote_errors(ValueError) as error:
             raise cannot_open(location, error) from None
-    return packer.reader()
 
 
-class _Names:
-    """Gives each member its name in a dataset: without "./", and unlike that of any member before it."""
+class _MemberPacker:
+    """Packs the members of an archive into chunks, each under a unique name without "./"."""
 
-    def __init__(self, labels_from_folders: bool) -> None:
+    def __init__(self, head: tuple[str, str, int, int, int], labels_from_folders: bool) -> None:
+        kind, self.location, self.size, _, self._max_bytes = head
         self._labels_from_folders = labels_from_folders
-        self._seen: set[int] = set()  # of digests: half the memory of the names
+        self._packer = ChunkPacker(*head, whole=kind == "tar.gz")
+        self._seen: set[int] = set()  # digests take half the memory of the names
+        self.reader = self._packer.reader
 
-    def of(self, told: bytes) -> tuple[bytes, bool] | None:
-        """Return the name and whether it is safe; None for a hidden member."""
-        parts = [part for part in told.split(b"/") if part not in (b"", b".")]
-        unsafe = told.startswith((b"/", b"\\")) or bool(re.match(rb"[A-Za-z]:", told)) or b".." in re.split(rb"[/\\]", told)
+    def add(self, stored_name: bytes, size: int, numbers: tuple[int, ...], fault: int) -> None:
+        """Add a member unless it is hidden; `fault` is an index into FAULTS, 0 for a member that can be read."""
+        parts = [part for part in stored_name.split(b"/") if part not in (b"", b".")]
+        unsafe = bool(re.match(rb"[/\\]|[A-Za-z]:", stored_name)) or b".." in re.split(rb"[/\\]", stored_name)
         if not unsafe and any(part.startswith(b".") for part in parts):
-            return None
-        name = told if unsafe else b"/".join(parts)
+            return
+        fault = UNSAFE if unsafe else fault
+        name = self._unique(stored_name if unsafe else b"/".join(parts))
+        label = folder_label(name) if self._labels_from_folders else ""
+        self._packer.add(name, 0 if fault else min(size, self._max_bytes), (*numbers, fault), label)
+
+    def _unique(self, name: bytes) -> bytes:
         unique, number = name, 1
-        # A later member of the same name is listed too: nothing is lost unseen.
         while (digest := digest_number(unique)) in self._seen:
             number += 1
             unique = name + b"#%d" % number
         self._seen.add(digest)
-        return unique, not unsafe
-
-    def label(self, name: bytes) -> str:
-        return folder_label(name) if self._labels_from_folders else ""
+        return unique
 
 
-def _list_tar(location: str, stream: Any, size: int, stamp: int, max_bytes: int, labels_from_folders: bool) -> ChunkPacker:
+def _list_tar(packer: _MemberPacker, stream: Any) -> Reader:
     def within(end: int) -> None:
-        if end > size:
-            raise DamagedArchiveError(f"a member ends at byte {end:,}, the file at {size:,}")
+        if end > packer.size:
+            raise DamagedArchiveError(f"a member ends at byte {end:,}, the file at byte {packer.size:,}")
 
-    packer = ChunkPacker("tar", location, size, stamp, max_bytes)
-    return _packed_tar(packer, tar_members(stream, within), max_bytes, labels_from_folders)
+    return _packed_tar(packer, tar_members(stream, within))
 
 
-def _list_tar_gz(location: str, stream: Any, size: int, stamp: int, max_bytes: int, labels_from_folders: bool) -> ChunkPacker:
+def _list_tar_gz(packer: _MemberPacker, stream: Any) -> Reader:
     def plausible(end: int) -> None:
-        if end > MAX_GZIP_RATIO * size + UNSUSPECTED_BYTES:
+        if end > MAX_GZIP_RATIO * packer.size + UNSUSPICIOUS_BYTES:
             raise DataRejectedError(
-                f"{location} has {size:,} bytes and unpacks to {end:,} or more, {MAX_GZIP_RATIO} times as much are allowed.",
+                f"{packer.location} has {packer.size:,} bytes and unpacks to at least {end:,},"
+                f" more than the allowed ratio of {MAX_GZIP_RATIO}.",
                 "If you trust it, unpack it and name the folder.",
             )
 
-    say(f"{PurePosixPath(location).name} can only be read from its beginning, by one worker; a .zip or .tar is read by all")
-    packer = ChunkPacker("tar.gz", location, size, stamp, max_bytes, whole=True)
+    say(f"{PurePosixPath(packer.location).name} is read by one worker; a .zip or .tar can be read by all workers")
     with gzip.GzipFile(fileobj=stream) as unpacked:
-        return _packed_tar(packer, tar_members(unpacked, plausible), max_bytes, labels_from_folders)
+        return _packed_tar(packer, tar_members(unpacked, plausible))
 
 
-def _packed_tar(packer: ChunkPacker, members: Iterator[TarMember], max_bytes: int, labels_from_folders: bool) -> ChunkPacker:
-    names = _Names(labels_from_folders)
+def _packed_tar(packer: _MemberPacker, members: Iterator[TarMember]) -> Reader:
     for member in members:
-        if (named := names.of(member.name)) is not None:
-            name, safe = named
-            fault = KINDS.index(member.kind) if safe else UNSAFE
-            work = 0 if fault else min(member.size, max_bytes)
-            packer.add(name, work, (member.offset, member.size, fault), names.label(name))
-    return packer
+        packer.add(member.name, member.size, (member.offset, member.size), KINDS.index(member.kind))
+    return packer.reader()
 
 
-def _list_zip(location: str, stream: Any, size: int, stamp: int, max_bytes: int, labels_from_folders: bool) -> ChunkPacker:
-    directory = find_directory(stream, size)
-    starts = array("q", sorted(member.offset for member in zip_members(stream, directory)))
-    starts.append(directory.start)
-    names = _Names(labels_from_folders)
-    packer = ChunkPacker("zip", location, size, stamp, max_bytes)
-    for member in zip_members(stream, directory):
-        if (named := names.of(member.name)) is not None:
-            name, safe = named
-            end = member.offset + LOCAL.size + len(member.name) + member.packed
-            overlaps = end > starts[min(bisect_right(starts, member.offset), len(starts) - 1)] or _twice(starts, member.offset)
-            fault = UNSAFE if not safe else OVERLAPPING if overlaps else KINDS.index(member.kind)
-            work = 0 if fault else min(member.size, max_bytes)
-            packer.add(name, work, (*member[1:6], int(member.encrypted), fault), names.label(name))
-    return packer
+def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
+    stream.seek(max(packer.size - 1, 0))
+    stream.read(1)  # zipfile would report a failed request as a damaged archive
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            members, directory_start = archive.filelist, archive.start_dir
+    except LISTING_ERRORS as error:
+        raise DamagedArchiveError(first_line(error)) from None
+    starts = sorted(member.header_offset for member in members)
+    for member in members:
+        numbers = (member.header_offset, member.compress_size, member.file_size)
+        if not all(0 <= number < 2**62 for number in numbers):
+            raise DamagedArchiveError("its directory contains impossible sizes")
+        if member.volume not in (0, 0xFFFF):
+            raise DamagedArchiveError("it is one part of several")
+        # zipfile decodes names; only the stored bytes are the same in every Python version and locale.
+        name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
+        if name.endswith(b"/"):
+            continue
+        end = member.header_offset + LOCAL_HEADER.size + len(name) + member.compress_size
+        following = bisect_right(starts, member.header_offset)
+        same_start = following - bisect_left(starts, member.header_offset) > 1
+        overlaps = same_start or end > (starts[following] if following < len(starts) else directory_start)
+        fault = OVERLAPPING if overlaps else KINDS.index(_zip_kind(member))
+        packer.add(name, member.file_size, (*numbers, member.CRC, member.compress_type, member.flag_bits & 1), fault)
+    return packer.reader()
 
 
-def _twice(starts: array[int], offset: int) -> bool:
-    place = bisect_right(starts, offset)
-    return place > 1 and starts[place - 2] == offset
+def _zip_kind(member: zipfile.ZipInfo) -> str:
+    """Return the kind of a member, from the Unix mode in its attributes."""
+    kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == 3 else 0
+    return {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(kind, "special")

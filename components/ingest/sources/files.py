@@ -1,4 +1,4 @@
-"""Images that are files, on this machine or behind an address: read whole, but never more than one may hold."""
+"""Reading images that are files, local or remote: each is read whole, but never more than ingest.max_bytes."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any
 
 from components.common.addresses import find_filesystem, remote_errors, size_of, stamp_of
 from components.common.errors import first_line
-from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, RawImage, Row, Unread, rows
+from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, ListedImage, RawImage, Unread, listed_images
 from components.ingest.sources.listing import UNKNOWN
 
-REQUESTS_AT_ONCE = 8  # an address answers late: one worker waits for so many at once
+CONCURRENT_REQUESTS = 8  # of one worker: a remote file system answers with a delay
 RETRY_AFTER_SECONDS = (0.5, 2.0)
-# O_NONBLOCK: a pipe named like an image would keep open() waiting for someone who writes to it.
+# O_NONBLOCK: opening a named pipe would otherwise block until somebody writes to it.
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def read_local_files(root: bytes, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
-    """Read the files of a chunk below `root`; a row's numbers are size and modification time when it was listed."""
-    for row in rows(*packed):
-        size, stamp = row.numbers
+    """Read the files of a chunk below `root`; the numbers of an image are size and modification time when listed."""
+    for image in listed_images(*packed):
+        size, stamp = image.numbers
         try:
-            content = read_local_file(os.path.join(root, row.name), size, stamp, max_bytes)  # bytes
+            content = read_local_file(os.path.join(root, image.name), size, stamp, max_bytes)  # bytes
         except CannotReadError as error:
-            yield row.unread(error)
+            yield image.unread(error)
         else:
-            yield RawImage(row.id, row.label, row.split, content)
+            yield RawImage(image.id, image.label, image.split, content)
 
 
 def read_local_file(path: bytes, size: int, stamp: int, max_bytes: int) -> bytes:
-    """Return the content of a regular file that is still what it was when it was listed. Raises CannotReadError."""
+    """Return the content of a regular file that has not changed since it was listed. Raises CannotReadError."""
     try:
-        refuse_irregular(os.stat(path))  # before it is opened: opening a device may already do something
+        refuse_irregular(os.stat(path))  # before it is opened: opening a device can have side effects
         with open(os.open(path, OPEN_FLAGS), "rb", buffering=0) as file:  # a descriptor
             return _read_open_file(file, size, stamp, max_bytes)
     except OSError as error:
@@ -55,11 +55,11 @@ def _read_open_file(file: Any, size: int, stamp: int, max_bytes: int) -> bytes:
 
 
 def refuse_irregular(status: os.stat_result) -> None:
-    """Raise CannotReadError for what is no regular file."""
+    """Raise CannotReadError for anything but a regular file."""
     kinds = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISDIR: "a folder"}
     if not stat.S_ISREG(status.st_mode):
-        found = next((name for test, name in kinds.items() if test(status.st_mode)), "a device")
-        raise CannotReadError("not a regular file", found)
+        kind = next((name for test, name in kinds.items() if test(status.st_mode)), "a device")
+        raise CannotReadError("not a regular file", kind)
 
 
 def refuse_size(size: int, max_bytes: int, file: Any = None) -> None:
@@ -69,14 +69,14 @@ def refuse_size(size: int, max_bytes: int, file: Any = None) -> None:
         raise CannotReadError("too large", f"{size:,} bytes, ingest.max_bytes = {max_bytes:,}", head)
 
 
-def changed(listed: int, found: int, content: bytes) -> CannotReadError:
-    """Return the error of a file that is no longer what was listed."""
-    known = f"{listed:,} bytes" if listed >= 0 else "unreadable"
-    return CannotReadError("changed while reading", f"{known} when listed, {found:,} bytes read", content[:HEAD_BYTES])
+def changed(listed_bytes: int, read_bytes: int, content: bytes) -> CannotReadError:
+    """Return the error for a file that has changed since it was listed."""
+    listed = f"{listed_bytes:,} bytes" if listed_bytes >= 0 else "unreadable"
+    return CannotReadError("changed while reading", f"{listed} when listed, {read_bytes:,} bytes read", content[:HEAD_BYTES])
 
 
 def read_up_to(file: Any, count: int) -> bytes:
-    """Read `count` bytes, fewer only at the end: one read() of a raw file or of a stream may give less."""
+    """Read `count` bytes, fewer only at the end; a single read() of a raw file may return fewer."""
     content: bytes = file.read(count)
     if not content or len(content) == count:
         return content
@@ -88,27 +88,28 @@ def read_up_to(file: Any, count: int) -> bytes:
 
 
 def read_remote_files(root: str, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
-    """Read the files of a chunk behind an address; a row's numbers are size and stamp when it was listed."""
+    """Read the files of a chunk below a URL; the numbers of an image are size and stamp when listed."""
     filesystem, folder = find_filesystem(root)
 
-    def read(row: Row) -> RawImage | Unread:
+    def read(image: ListedImage) -> RawImage | Unread:
         try:
-            content = _read_patiently(filesystem, f"{folder.rstrip('/')}/{row.name.decode()}", row.numbers, max_bytes)
+            content = _read_with_retries(filesystem, f"{folder.rstrip('/')}/{image.name.decode()}", image.numbers, max_bytes)
         except CannotReadError as error:
-            return row.unread(error)
-        return RawImage(row.id, row.label, row.split, content)
+            return image.unread(error)
+        return RawImage(image.id, image.label, image.split, content)
 
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
         waiting: deque[Future[RawImage | Unread]] = deque()
-        for row in rows(*packed):  # no more at once: what has come waits in memory
-            waiting.append(pool.submit(read, row))
-            if len(waiting) == REQUESTS_AT_ONCE:
+        for image in listed_images(*packed):  # a bounded queue: finished reads wait in memory
+            waiting.append(pool.submit(read, image))
+            if len(waiting) == CONCURRENT_REQUESTS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _read_patiently(filesystem: Any, path: str, numbers: tuple[int, ...], max_bytes: int) -> bytes:
+def _read_with_retries(filesystem: Any, path: str, numbers: tuple[int, ...], max_bytes: int) -> bytes:
+    # Not RetryingClient: the cause alone goes into the quarantine, and a folder of broken files must not wait 15 s for each.
     for wait in (*RETRY_AFTER_SECONDS, None):
         try:
             return _read_remote(filesystem, path, numbers, max_bytes)
@@ -125,7 +126,7 @@ def _read_remote(filesystem: Any, path: str, numbers: tuple[int, ...], max_bytes
     size, stamp = numbers
     with filesystem.open(path, "rb") as file:
         info = getattr(file, "details", None) or {}
-        if not stamp_of(info):  # HTTP tells size alone when it opens a file
+        if not stamp_of(info):  # HTTP knows the size alone when it opens a file
             info = filesystem.info(path)
         now = size_of(info)
         refuse_size(now, max_bytes, file)

@@ -1,4 +1,4 @@
-"""Lists of images: a CSV or JSONL file with the columns path, label and split, paths relative to the file's folder."""
+"""Manifests: CSV or JSONL files with the columns path, label and split; paths are relative to the folder of the file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 from components.common.addresses import find_filesystem, is_address, remote_errors, suffix_in
 from components.common.errors import ConfigError, first_line
 from components.ingest.sources.chunks import IMAGES_PER_CHUNK, SPLIT_CODES, CannotReadError, ChunkPacker, Reader, digest_number
-from components.ingest.sources.files import REQUESTS_AT_ONCE, refuse_irregular
+from components.ingest.sources.files import CONCURRENT_REQUESTS, refuse_irregular
 from components.ingest.sources.listing import local_status, remote_status
 
 COLUMNS = ("path", "label", "split")
-FORM = 'A line is path,label or path,label,split (CSV with a heading), or {"path": …, "label": …, "split": …} (JSONL).'
+FORM = 'A line is path,label or path,label,split (CSV with a header), or {"path": …, "label": …, "split": …} (JSONL).'
 
 
 class Line(NamedTuple):
-    """One image of a manifest: path as it is written there, label and split ("" for none), size and stamp of the file."""
+    """One image of a manifest: path as written, label and split ("": none), size and stamp of its file."""
 
     path: str
     label: str
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def open_manifest(location: str, max_bytes: int) -> Reader:
-    """Return the reader of the images that a manifest lists. Raises ConfigError with the number of a wrong line."""
+    """Return the reader of the images in a manifest. Raises ConfigError with the number of an invalid line."""
     kind, root = ("remote", location.rpartition("/")[0]) if is_address(location) else ("files", os.fsencode(_folder(location)))
     packer = ChunkPacker(kind, root, max_bytes)
     for line in sized_lines(location, read_manifest_file(location)):
@@ -46,17 +46,19 @@ def read_manifest_file(location: str) -> bytes:
         if is_address(location):
             filesystem, path = find_filesystem(location)
             return bytes(filesystem.cat_file(path))
-        refuse_irregular(os.stat(location))  # a pipe would keep us waiting
+        refuse_irregular(os.stat(location))  # reading a pipe would block
         with open(location, "rb") as file:
             return file.read()
     except CannotReadError as error:
-        raise ConfigError(f"The manifest {location} is {error.detail}.", "Name a file.") from None
+        raise ConfigError(f"The manifest {location} is {error.detail}.", "Name a regular file.") from None
     except remote_errors() as error:
-        raise ConfigError(f"The manifest {location} cannot be read: {first_line(error)}.", "Name one that can.") from None
+        raise ConfigError(
+            f"The manifest {location} cannot be read: {first_line(error)}.", "Check that it exists and is readable."
+        ) from None
 
 
 def sized_lines(location: str, content: bytes) -> Iterator[Line]:
-    """Yield the lines of a manifest, with sizes and stamps of their files (UNKNOWN for those that are not there)."""
+    """Yield the lines of a manifest, with sizes and stamps of their files (UNKNOWN for missing ones)."""
     lines = _lines(location, content)
     if not is_address(location):
         folder = os.fsencode(_folder(location))
@@ -66,28 +68,28 @@ def sized_lines(location: str, content: bytes) -> Iterator[Line]:
         return
     filesystem, path = find_filesystem(location)
     root = path.rpartition("/")[0]
-    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        while some := list(itertools.islice(lines, IMAGES_PER_CHUNK)):
-            found = pool.map(lambda line: remote_status(filesystem, f"{root}/{line.path}"), some)
-            yield from (line._replace(size=size, stamp=stamp) for line, (size, stamp) in zip(some, found, strict=True))
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+        while batch := list(itertools.islice(lines, IMAGES_PER_CHUNK)):
+            statuses = pool.map(lambda line: remote_status(filesystem, f"{root}/{line.path}"), batch)
+            yield from (line._replace(size=size, stamp=stamp) for line, (size, stamp) in zip(batch, statuses, strict=True))
 
 
 def _folder(location: str) -> str:
-    return os.path.dirname(os.path.abspath(location))  # keeps symbolic links
+    return os.path.dirname(os.path.abspath(location))  # does not resolve symbolic links
 
 
 def _lines(location: str, content: bytes) -> Iterator[Line]:
-    seen: set[int] = set()  # of digests: a third of the memory of the paths
+    seen: set[int] = set()  # digests take a third of the memory of the paths
     try:
         for number, record in _records(location, content):
             line = _line(location, number, record)
             if (digest := digest_number(os.fsencode(line.path))) in seen:
                 before = next(number for number, record in _records(location, content) if str(record["path"]) == line.path)
-                raise _wrong(location, number, f"{line.path} is on line {before} already")
+                raise _wrong(location, number, f"{line.path} is already on line {before}")
             seen.add(digest)
             yield line
     except UnicodeDecodeError:
-        raise _wrong(location, _undecodable_line(content), "it is not UTF-8") from None
+        raise _wrong(location, _undecodable_line(content), "not UTF-8") from None
 
 
 def _records(location: str, content: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -96,24 +98,21 @@ def _records(location: str, content: bytes) -> Iterator[tuple[int, dict[str, Any
 
 
 def _undecodable_line(content: bytes) -> int:
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        return content.count(b"\n", 0, error.start) + 1
-    return 1
+    lines = enumerate(content.split(b"\n"), start=1)
+    return next(number for number, line in lines if line != line.decode(errors="ignore").encode())
 
 
 def _csv_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(text, strict=True)
     try:
-        heading = next(reader, [])
-        if "path" not in heading:
-            raise _wrong(location, 1, f"the heading has no column path, but {', '.join(heading) or 'nothing'}")
+        header = next(reader, [])
+        if "path" not in header:
+            raise _wrong(location, 1, f"the header has no column path; it has {', '.join(header) or 'none'}")
         for fields in reader:
-            if len(fields) not in (0, len(heading)):
-                raise _wrong(location, reader.line_num, f"{len(fields)} fields, the heading has {len(heading)}")
+            if len(fields) not in (0, len(header)):
+                raise _wrong(location, reader.line_num, f"{len(fields)} fields, the header has {len(header)}")
             if fields:
-                yield reader.line_num, dict(zip(heading, fields, strict=True))
+                yield reader.line_num, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise _wrong(location, reader.line_num, str(error)) from None
 
@@ -124,9 +123,9 @@ def _json_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, 
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise _wrong(location, number, f"no JSON: {first_line(error)}") from None
+                raise _wrong(location, number, f"not JSON: {first_line(error)}") from None
             if not isinstance(record, dict):
-                raise _wrong(location, number, "no JSON object")
+                raise _wrong(location, number, "not a JSON object")
             yield number, record
 
 
@@ -135,15 +134,15 @@ def _line(location: str, number: int, record: dict[str, Any]) -> Line:
     for column in COLUMNS:
         value = record.get(column)
         if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
-            raise _wrong(location, number, f"{column} is {json.dumps(value)}, which is no text")
+            raise _wrong(location, number, f"{column} is {json.dumps(value)}, not text")
         values.append("" if value is None else str(value))
     path, label, split = values
     if not path or "\0" in path:
-        raise _wrong(location, number, "no path")
+        raise _wrong(location, number, "the path is missing")
     if is_address(path) or path.startswith("file://"):
-        raise _wrong(location, number, f"{path} is an address; paths are relative to the manifest's folder")
+        raise _wrong(location, number, f"{path} is a URL; paths must be relative to the folder of the manifest")
     if split not in SPLIT_CODES:
-        raise _wrong(location, number, f'the split is "{split}", not train, eval or empty')
+        raise _wrong(location, number, f'the split is "{split}"; use train, eval or leave it empty')
     return Line(path, label, split)
 
 

@@ -1,6 +1,6 @@
-"""Sources as chunks: the main process lists a source as chunks of images, a worker reads the images of a chunk.
+"""Sources: the main process lists a source as chunks of images, and a worker reads the images of one chunk.
 
-Workers import no TensorFlow, whatever the source.
+Workers never import TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from components.ingest.sources.archive_members import read_tar_gz_members, read_
 from components.ingest.sources.archives import open_archive
 from components.ingest.sources.chunks import Chunk, ChunkPacker, RawImage, Reader, Unread, folder_label
 from components.ingest.sources.files import read_local_files, read_remote_files
-from components.ingest.sources.fingerprint import expanded, find_place, kind_of, nothing_there
 from components.ingest.sources.listing import ALL
+from components.ingest.sources.location import expanded, find_files, kind_of, not_found
 from components.ingest.sources.manifests import open_manifest
 from components.ingest.sources.tfds_files import read_array_records, read_tfrecords
 
@@ -26,12 +26,12 @@ __all__ = ["Chunk", "RawImage", "Reader", "Unread", "load_digits", "open_source"
 def open_source(config: IngestConfig) -> Reader:
     """Return the reader of config.source.
 
-    Raises ConfigError when the source does not exist or cannot be prepared, DataRejectedError when it holds no image or
-    is an archive that is damaged.
+    Raises ConfigError when the source does not exist or cannot be prepared, DataRejectedError when it is empty or a damaged
+    archive.
     """
     kind, _, rest = config.source.partition(":")
     if kind == "tfds":
-        from components.ingest.sources.tfds_reader import open_tfds  # TensorFlow: seconds that other sources need not spend
+        from components.ingest.sources.tfds_reader import open_tfds  # here, because it imports TensorFlow
 
         return open_tfds(config, rest)
     if kind == "images":
@@ -40,19 +40,19 @@ def open_source(config: IngestConfig) -> Reader:
 
 
 def read_chunk(chunk: Chunk) -> Iterator[RawImage | Unread]:
-    """Yield exactly one item for each image that the chunk lists; one that cannot be read is Unread, never an exception."""
+    """Yield exactly one item for each image of the chunk; an image that cannot be read is Unread, never an exception."""
     kind, *rest = chunk
     return KINDS[kind](*rest)
 
 
 def load_digits() -> Iterator[RawImage]:
-    """Yield scikit-learn's 1,797 handwritten digits, 8×8, their 17 grey levels spread over 0 to 255."""
+    """Yield the 1,797 handwritten digits of scikit-learn, 8×8 pixels, their 17 grey levels spread over 0 to 255."""
     from sklearn import datasets
 
     digits = datasets.load_digits()
     levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     for index, (pixels, label) in enumerate(zip(levels, digits.target, strict=True)):
-        # A PGM file is a header and the pixels, so digits take the same way as every other image at no cost.
+        # As PGM files (a header and the pixels), digits are decoded like all other images at no cost.
         yield RawImage(f"digits/{index:05d}", int(label), "", b"P5 8 8 255\n" + pixels.tobytes())
 
 
@@ -65,18 +65,18 @@ def _open_images(location: str, config: IngestConfig) -> Reader:
     else:
         reader = _open_files(location, config)
     if not reader.total:
-        raise DataRejectedError(f"{expanded(location)} holds no file (hidden ones do not count).", "Name one with images.")
+        raise DataRejectedError(f"{expanded(location)} contains no files except hidden ones.", "Name a source of images.")
     return reader
 
 
 def _open_files(location: str, config: IngestConfig) -> Reader:
-    place = find_place(location)
-    packer = ChunkPacker("files" if isinstance(place.root, bytes) else "remote", place.root, config.max_bytes)
-    for file in place.listed():
+    pattern = find_files(location)
+    packer = ChunkPacker("files" if isinstance(pattern.root, bytes) else "remote", pattern.root, config.max_bytes)
+    for file in pattern.files():
         label = folder_label(file.name) if config.labels_from_folders else ""
         packer.add(file.name, min(file.size, config.max_bytes), (file.size, file.stamp), label)
-    if not packer.total and place.pattern != ALL:
-        raise nothing_there(location)
+    if not packer.total and pattern.parts != ALL:
+        raise not_found(location)
     return packer.reader()
 
 

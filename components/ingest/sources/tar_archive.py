@@ -1,7 +1,8 @@
-"""The members of a tar archive and where their data lies, without unpacking anything.
+"""The members of a tar archive and the offsets of their data; nothing is unpacked.
 
-Written here because the standard library's reader keeps a kilobyte for each member, reads headers of any length into
-memory, and in the Python that this is tested with follows negative sizes in a circle (CVE-2025-8194).
+Not Python's tarfile, because archives come from strangers: tarfile ends silently at a damaged header, reads a name of any
+length into memory, and in the Python versions that are supported can loop for ever or for hours on a crafted header
+(CVE-2025-8194, CVE-2024-6232). See the tests of damaged and crafted headers in tests/unit/ingest/sources/test_archives.py.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from typing import Any, NamedTuple
 
 BLOCK = 512
 MAX_HEADER_BYTES = 2**20  # of the long names and attributes before a member
-LINKS, SPECIAL, FOLDERS, NOTES = b"12", b"346", b"5", b"DMNV"  # notes: what GNU tar writes about the archive itself
+# Type flags. Notes are what GNU tar records about the archive itself; prefixes describe the member that follows.
+LINKS, SPECIAL, FOLDERS, NOTES, PREFIXES = b"12", b"346", b"5", b"DMNV", b"LKxg"
 
 
 class DamagedArchiveError(Exception):
-    """An archive cannot be followed to its end; says where and why."""
+    """An archive cannot be listed to its end."""
 
 
 class TarMember(NamedTuple):
-    """A member: name as bytes, where its data begins, its size, and its kind: file, link, special or sparse."""
+    """A member: name as bytes, offset of its data, size in bytes, and kind: file, link, special or sparse."""
 
     name: bytes
     offset: int
@@ -28,12 +30,13 @@ class TarMember(NamedTuple):
 
 
 def tar_members(stream: Any, check: Callable[[int], None]) -> Iterator[TarMember]:
-    """Yield the members of a tar archive that are no folders, in their order.
+    """Yield the members of a tar archive in order, without folders.
 
-    `stream` can seek forward; `check` is told the end of a member before it is skipped. Raises DamagedArchiveError.
+    `stream` must be able to seek forward. `check` is called with the end of each member before the member is skipped, and
+    may raise. Raises DamagedArchiveError.
     """
     position = 0
-    notes: dict[bytes, bytes] = {}
+    attributes: dict[bytes, bytes] = {}
     while True:
         block = stream.read(BLOCK)
         if len(block) == BLOCK and not block.strip(b"\0"):
@@ -42,33 +45,36 @@ def tar_members(stream: Any, check: Callable[[int], None]) -> Iterator[TarMember
         kind, size = block[156:157], _number(block[124:136], position)
         position += BLOCK
         check(position + size)
-        if kind in b"LKxg":  # what is said about the next member
-            notes |= _note(kind, stream.read(_padded(_short(size, position))), size, position)
+        if kind in PREFIXES:
+            attributes |= _prefix(stream, kind, size, position)
             position += _padded(size)
             continue
         if kind == b"S":
             position += _skip_sparse_map(stream, block)
-        size = _decimal(notes[b"size"], position) if b"size" in notes else size
-        member = _member(block, kind, position, size, notes)
+        size = _decimal(attributes[b"size"], position) if b"size" in attributes else size
         stored = 0 if kind in LINKS + SPECIAL + FOLDERS else _padded(size)
         check(position + stored)
+        member = _member(block, kind, position, size, attributes)
         if member is not None:
             yield member
-        position, notes = position + stored, {}
+        position, attributes = position + stored, {}
         stream.seek(position)
 
 
 def _check_block(block: bytes, position: int) -> None:
     if len(block) < BLOCK:
-        raise DamagedArchiveError(f"it ends at byte {position + len(block):,} without its end mark")
-    own = block[:148] + b" " * 8 + block[156:]
-    told = _number(block[148:156], position)
-    if told not in (sum(own), sum(own) - 256 * sum(byte > 127 for byte in own)):  # some old programs add signed bytes
-        raise DamagedArchiveError(f"wrong checksum of the header at byte {position:,}" if position else "it is no tar archive")
+        raise DamagedArchiveError(f"it ends at byte {position + len(block):,} without an end mark")
+    summed, checksum = block[:148] + b" " * 8 + block[156:], _number(block[148:156], position)
+    if checksum != sum(summed) and checksum != sum(memoryview(summed).cast("b")):  # some old programs add signed bytes
+        raise _bad_header("wrong checksum in", position)
+
+
+def _bad_header(problem: str, position: int) -> DamagedArchiveError:
+    return DamagedArchiveError(f"{problem} the header at byte {position:,}" if position else "it is not a tar archive")
 
 
 def _number(field: bytes, position: int) -> int:
-    """Return a number of a header: octal digits, or with its highest bit set a binary one."""
+    """Return a number of a header: octal digits, or binary if its highest bit is set."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return _decimal(field.split(b"\0")[0].strip() or b"0", position, base=8)
@@ -80,22 +86,20 @@ def _decimal(digits: bytes, position: int, base: int = 10) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise DamagedArchiveError(f"no number in the header at byte {position:,}" if position else "it is no tar archive")
+        raise _bad_header("invalid number in", position)
     return value
 
 
-def _short(size: int, position: int) -> int:
+def _prefix(stream: Any, kind: bytes, size: int, position: int) -> dict[bytes, bytes]:
+    """Read a header that describes the next member; return its attributes."""
     if size > MAX_HEADER_BYTES:
         raise DamagedArchiveError(f"a name or attributes of {size:,} bytes at byte {position:,}")
-    return size
-
-
-def _note(kind: bytes, content: bytes, size: int, position: int) -> dict[bytes, bytes]:
+    content = stream.read(_padded(size))[:size]
     if len(content) < size:
         raise DamagedArchiveError(f"it ends at byte {position + len(content):,}, inside a header")
     if kind == b"L":
-        return {b"path": content[:size].rstrip(b"\0")}
-    return _attributes(content[:size], position) if kind == b"x" else {}
+        return {b"path": content.rstrip(b"\0")}
+    return _attributes(content, position) if kind == b"x" else {}
 
 
 def _attributes(content: bytes, position: int) -> dict[bytes, bytes]:
@@ -105,8 +109,8 @@ def _attributes(content: bytes, position: int) -> dict[bytes, bytes]:
         digits = content.partition(b" ")[0]
         length = _decimal(digits, position)
         key, equals, value = content[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
-        if not equals or length > len(content):  # so a length of 0, which would go in circles, is none either
-            raise DamagedArchiveError(f"attributes that cannot be read at byte {position:,}")
+        if not equals or length > len(content):  # a length of 0 has no "=" either, so the loop ends
+            raise DamagedArchiveError(f"invalid attributes at byte {position:,}")
         found[key] = value
         content = content[length:]
     return found
@@ -122,19 +126,17 @@ def _skip_sparse_map(stream: Any, block: bytes) -> int:
     return skipped
 
 
-def _member(block: bytes, kind: bytes, offset: int, size: int, notes: dict[bytes, bytes]) -> TarMember | None:
+def _member(block: bytes, kind: bytes, offset: int, size: int, attributes: dict[bytes, bytes]) -> TarMember | None:
     name = block[:100].split(b"\0")[0]
     if block[257:263] == b"ustar\0" and block[345]:
         name = block[345:500].split(b"\0")[0] + b"/" + name
-    name = notes.get(b"path", name)
+    name = attributes.get(b"path", name)
     if kind in FOLDERS + NOTES or name.endswith(b"/"):
         return None
-    if kind in LINKS:
-        return TarMember(name, offset, 0, "link")
-    if kind in SPECIAL:
-        return TarMember(name, offset, 0, "special")
-    sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in notes)
-    return TarMember(notes.get(b"GNU.sparse.name", name), offset, size, "sparse" if sparse else "file")
+    if kind in LINKS + SPECIAL:
+        return TarMember(name, offset, 0, "link" if kind in LINKS else "special")
+    sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in attributes)
+    return TarMember(attributes.get(b"GNU.sparse.name", name), offset, size, "sparse" if sparse else "file")
 
 
 def _padded(size: int) -> int:

@@ -1,1 +1,1 @@
-"""Decide whether a candidate is published."""
+"""The checks that a model must pass to be published."""

@@ -1,4 +1,4 @@
-"""Where a registry is: a folder, worked on in place under its lock, or an address, worked on in a copy."""
+"""Opens a registry: a folder in place, under its lock; a URL as a local copy."""
 
 from __future__ import annotations
 
@@ -8,58 +8,50 @@ from pathlib import Path
 
 from components.common.addresses import is_address, local_path
 from components.common.errors import ConfigError
-from components.push.registry.registry import CHAMPION, VERSIONS, locked
+from components.common.locks import locked
+from components.push.registry.registry import CHAMPION, LOCK, VERSIONS
+from components.push.registry.remote import local_copy
 
-Place = Path | str
-
-
-@contextlib.contextmanager
-def opened_to_read(registry: Place, *, whole: Sequence[str] = ()) -> Iterator[Path]:
-    """Give the registry as a folder to read. Behind an address, only the versions in `whole` have all their files.
-
-    "champion" and "previous" stand for the versions that the pointer names. Raises ConfigError for an address that can be
-    no registry, ArtifactError for one that cannot be read.
-    """
-    if not is_address(str(registry)):
-        yield Path(local_path(str(registry)))
-        return
-    from components.push.registry.remote import copied
-
-    with copied(str(registry), whole=whole) as folder:
-        yield folder
+RegistryLocation = Path | str  # a folder or a URL
+LOCK_SECONDS = 60.0
 
 
 @contextlib.contextmanager
-def opened_to_change(
-    registry: Place, *, whole: Sequence[str] = ("champion",), model_digest: str = "", must_exist: bool = False
+def open_registry(
+    location: RegistryLocation,
+    *,
+    change: bool = False,
+    must_exist: bool = False,
+    versions: Sequence[str] = (),
+    model_digest: str = "",
 ) -> Iterator[Path]:
-    """Give the registry as a folder to change: nobody else does meanwhile, or else this one's changes come to nothing.
+    """Yield the registry as a folder; with `change`, the caller may write to it and no other process changes it meanwhile.
 
-    `model_digest`: whose decision will be asked for. Raises ArtifactError as opened_to_read, where the lock is not to be had,
-    and OvertakenError where another process changed what is behind the address; ConfigError with `must_exist` where there
-    is no registry.
+    Of a URL, the copy holds all files of the named `versions` only, manifest and scores of the others; "champion" and
+    "previous" name those of the pointer, and `model_digest` the model whose decision and versions are needed. A failed block
+    changes nothing there. Raises ConfigError when the URL cannot hold a registry or, with `must_exist`, does not; ArtifactError
+    when it cannot be read, written or locked; ConflictError when another process changed what is at the URL.
     """
-    if not is_address(str(registry)):
-        folder = Path(local_path(str(registry)))
-        if must_exist:
-            check_exists(folder)
-        with locked(folder):
+    if is_address(str(location)):
+        with local_copy(str(location), versions=versions, model_digest=model_digest, change=change) as folder:
+            _check_exists(folder, must_exist)
             yield folder
         return
-    from components.push.registry.remote import copied
-
-    with copied(str(registry), whole=whole, model_digest=model_digest, change=True) as folder:
-        if must_exist:
-            check_exists(folder)
+    folder = Path(local_path(str(location)))
+    _check_exists(folder, must_exist)
+    if not change:
+        yield folder
+        return
+    cure = "Use a writable folder as push.registry."
+    with locked(folder / LOCK, holder="Another push", wait_seconds=LOCK_SECONDS, cure=cure):
         yield folder
 
 
-def check_exists(folder: Path) -> None:
-    """Raise ConfigError where a folder is no registry."""
-    if not (folder / VERSIONS).is_dir() and not (folder / CHAMPION).exists():
+def _check_exists(folder: Path, must_exist: bool) -> None:
+    if must_exist and not (folder / VERSIONS).is_dir() and not (folder / CHAMPION).exists():
         raise ConfigError(f"There is no registry in {folder}.", "Name one with --registry; a run's is RUNS_DIR/registry.")
 
 
-def location_of(registry: Place, version: str) -> str:
-    """Return path or address of a version."""
+def version_location(registry: RegistryLocation, version: str) -> str:
+    """Return the path or URL of a version."""
     return f"{str(registry).rstrip('/')}/{VERSIONS}/{version}"

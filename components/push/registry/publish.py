@@ -1,4 +1,4 @@
-"""Writes a version into the registry: tested as a stranger would use it before it exists."""
+"""Writes a version into the registry, after a load test of its SavedModel without this program's code."""
 
 from __future__ import annotations
 
@@ -7,59 +7,51 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from components.common.artifacts import Manifest, new_artifact, write_bytes, write_json, write_text
 from components.common.errors import ArtifactError
 from components.common.progress import say
 from components.generator.generator import ENVIRONMENT, SAVED_MODEL, find_saved_model, last_line
-from components.push.card import model_card, model_card_html
+from components.push.candidate import SAMPLES_FILE, SCORES_FILE, Candidate
+from components.push.card import model_cards
 from components.push.config import PushConfig
-from components.push.registry.registry import SAMPLES_FILE, SCORES_FILE, VERSIONS, next_version
+from components.push.registry.registry import VERSIONS, next_version
 
 DETAILS = ("image_size", "channels", "latents", "classes")
-STATE = "state.npz"  # as components.train.saving.warm_start names it
+STATE = "state.npz"  # as in components.train.saving.warm_start
 LOAD_TEST = Path(__file__).parents[1] / "load_test.py"
 
 
-def write_version(
-    config: PushConfig,
-    registry: Path,
-    inputs: dict[str, Path],
-    model: Manifest,
-    evaluation: Manifest,
-    scores: dict[str, Any],
-    reason: str,
-) -> str:
-    """Write the next version from `inputs` (model, evaluation, validation) and return its name.
+def write_version(config: PushConfig, registry: Path, candidate: Candidate, reason: str) -> str:
+    """Write the next version and return its name.
 
-    The SavedModel is copied and the copy is tested; only then does the version appear, whole. Raises ArtifactError when
-    the test fails or the registry cannot be written; nothing is left of the version then.
+    The SavedModel is copied and the copy is tested; only then does the version appear, complete. Raises ArtifactError when the
+    test fails or the registry cannot be written; nothing is left of the version then.
     """
     version = next_version(registry)
+    model, inputs = candidate.model, candidate.inputs
     with new_artifact(registry / VERSIONS / version, "version", config=config, inputs=inputs) as writer:
         saved_model = writer.path / SAVED_MODEL
         shutil.copytree(find_saved_model(inputs["model"]), saved_model)
-        say(f"testing {version} in a fresh process, without this program's code")
+        say(f"testing {version} in a new process, without this program's code")
         check_loads(saved_model, model)
-        write_json(writer.path / SCORES_FILE, scores)
+        write_json(writer.path / SCORES_FILE, candidate.scores)
         samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
         write_bytes(writer.path / SAMPLES_FILE, samples)
-        write_text(writer.path / "model_card.md", model_card(version, model, evaluation, scores, reason))
-        page = model_card_html(version, model, evaluation, scores, reason, samples)
-        write_text(writer.path / "model_card.html", page)
+        for name, card in model_cards(version, model, candidate.evaluation, candidate.scores, reason, samples).items():
+            write_text(writer.path / name, card)
         writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
-        if (inputs["model"] / STATE).is_file():  # what the next training can start from
+        if (inputs["model"] / STATE).is_file():  # for a training that starts from this version
             shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)
             writer.details["train"] = model.config
     return version
 
 
 def check_loads(saved_model: Path, model: Manifest) -> None:
-    """Check both signatures of a SavedModel in a fresh process that cannot import our code. Raises ArtifactError."""
+    """Run the load test on a SavedModel in a new process that cannot import our code. Raises ArtifactError."""
     sizes = [str(model.details[name]) for name in ("image_size", "channels", "latents")]
     command = [sys.executable, "-I", str(LOAD_TEST), str(saved_model), *sizes]
     environment = {**os.environ, **ENVIRONMENT}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise ArtifactError(f"The model failed the load test, nothing was published: {last_line(result)}", "Run train again.")
+        raise ArtifactError(f"The model failed the load test and was not published: {last_line(result)}", "Run train again.")

@@ -1,4 +1,4 @@
-"""A registry: versions, the pointer to the one in service (the champion), and a record of every decision.
+"""A registry: published versions, the pointer to the version in service (the champion), and a record of every decision.
 
     versions/v0001/{saved_model/, scores.json, samples.png, model_card.{md,html}, manifest.json}
     champion.json         names the version in service and the one before it; replaced atomically
@@ -6,33 +6,30 @@
     moves/TIME.json       one for each time the pointer was moved, by a push or a rollback
     .lock                 held while a push decides and publishes
 
-Order makes it safe: a version is complete before the pointer names it, and the decision is recorded after both.
-Wherever a push is interrupted, the old champion stays, and the next push of the same model goes on from there.
+The order of writes makes it safe: a version is complete before the pointer names it, and the decision is recorded after both.
+Wherever a push is interrupted, the old champion stays in service, and the next push of the same model continues from there.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common import locks
-from components.common.artifacts import MANIFEST, now, read_manifest, remove_leftovers, write_json, write_text
+from components.common.artifacts import MANIFEST, Manifest, now, read_manifest, remove_leftovers, write_json, write_text
 from components.common.errors import ArtifactError, ConfigError, first_line
+from components.push.candidate import SCORES_FILE
 
 VERSIONS, CHAMPION, DECISIONS, MOVES, LOCK = "versions", "champion.json", "decisions", "moves", ".lock"
-CLAIM = "claim.json"  # only behind an address: the number is taken, by whom and when
-SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.png"
-LOCK_SECONDS = 60.0
+CLAIM = "claim.json"  # in an object store only: which push reserved the version number, and when
 VERSION_NAME = r"v\d{4,}"
 
 
-class OvertakenError(ArtifactError):
-    """Another process changed the registry meanwhile: what is in service is its business now."""
+class ConflictError(ArtifactError):
+    """Another process changed the registry at the same time; its change stands and ours was not made."""
 
 
 class Pointer(BaseModel):
@@ -43,28 +40,22 @@ class Pointer(BaseModel):
     digest: str
     model_digest: str
     published_at: str
-    previous: str = ""  # the version that was in service before; retention keeps it
+    previous: str = ""  # the version in service before this one; `registry retain` keeps it
 
 
-class Champion(BaseModel):
-    """The version in service: where it lies, the images it makes, its scores with their provenance."""
+class Champion(Pointer):
+    """The version in service: the pointer to it, its folder, the size of its images, and its scores with their provenance."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    version: str
     path: Path
-    digest: str
-    model_digest: str
-    published_at: str
-    previous: str
     image_size: int
     channels: int
     scores: dict[str, Any]
 
 
 class Decision(BaseModel):
-    """What was decided on a model, and what the decision rests on: its scores, the champion, the rule."""
+    """What was decided on a model, and everything the decision depends on: evaluation, champion and rule."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # an older record without a rule is read, and decided on again
+    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier releases differ in `rule`: decided on again
     decision: Literal["published", "kept"]
     reason: str
     version: str
@@ -77,107 +68,112 @@ class Decision(BaseModel):
     decided_at: str
 
 
-def locked(registry: Path) -> AbstractContextManager[None]:
-    """Hold the registry's lock, waiting up to 60 seconds for it. Raises ArtifactError."""
-    cure = "Name a writable folder with push.registry."
-    return locks.locked(registry / LOCK, holder="Another push", wait_seconds=LOCK_SECONDS, cure=cure)
-
-
 def read_champion(registry: Path) -> Champion | None:
-    """Return the version in service, every file checked against its digest, or None where nothing was published yet.
+    """Return the version in service after checking the digest of every file, or None if nothing was published yet.
 
-    Raises ArtifactError when the pointer cannot be read or the version it names is missing or damaged.
+    Raises ArtifactError when the pointer cannot be read or its version is missing or damaged.
     """
-    file = registry / CHAMPION
     pointer = read_pointer(registry)
     if pointer is None:
         return None
     folder = registry / VERSIONS / pointer.version
     if not re.fullmatch(VERSION_NAME, pointer.version) or not folder.is_dir():
-        raise _broken(file, f"it names {pointer.version!r}, which is not in {registry / VERSIONS}")
+        raise _broken(registry, f"it names {pointer.version!r}, which is not in {registry / VERSIONS}")
     try:
-        manifest = read_manifest(folder, "version")
-        scores = json.loads((folder / SCORES_FILE).read_bytes())
-    except (ArtifactError, OSError, ValueError) as error:
-        problem = error.problem if isinstance(error, ArtifactError) else str(error)
-        raise _broken(file, f"its version {pointer.version} is damaged ({problem.rstrip('.')})") from error
+        manifest, scores = read_version(folder)
+    except ArtifactError as error:
+        raise _broken(registry, f"its version {pointer.version} is damaged ({error.problem.rstrip('.')})") from error
     if manifest.digest != pointer.digest:
-        raise _broken(file, f"{pointer.version} has digest {manifest.digest[:12]}, {pointer.digest[:12]} was published")
-    return Champion(
-        **pointer.model_dump(),
-        path=folder,
-        image_size=manifest.details["image_size"],
-        channels=manifest.details["channels"],
-        scores=scores,
-    )
+        raise _broken(registry, f"{pointer.version} has digest {manifest.digest[:12]}, {pointer.digest[:12]} was published")
+    details = {name: manifest.details[name] for name in ("image_size", "channels")}
+    return Champion(**pointer.model_dump(), **details, path=folder, scores=scores)
 
 
 def read_pointer(registry: Path) -> Pointer | None:
-    """Return what champion.json says, or None where nothing was published yet; the version is not looked at.
+    """Return the content of champion.json, or None if nothing was published yet. Raises ArtifactError when it is broken.
 
-    Raises ArtifactError when it cannot be read.
+    The version that it names is not checked.
     """
-    file = registry / CHAMPION
     try:
-        return Pointer.model_validate_json(file.read_bytes())
+        return Pointer.model_validate_json((registry / CHAMPION).read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise _broken(file, f"it cannot be read ({first_line(error)})") from error
+        raise _broken(registry, f"it cannot be read ({first_line(error)})") from error
 
 
-def _broken(file: Path, why: str) -> ArtifactError:
+def read_version(folder: Path, *, verify: bool = True) -> tuple[Manifest, dict[str, Any]]:
+    """Return a version's manifest and scores; `verify` checks every file. Raises ArtifactError when it is damaged."""
+    manifest = read_manifest(folder, "version", verify=verify)
+    file = folder / SCORES_FILE
+    try:
+        return manifest, json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file} cannot be read: {first_line(error)}.", "Put another version into service.") from error
+
+
+def _broken(registry: Path, why: str) -> ArtifactError:
     return ArtifactError(
-        f"The champion pointer {file} is broken: {why}.",
-        "Point to a whole version with wgan-pipeline registry rollback VERSION, or name another push.registry.",
+        f"The champion pointer {registry / CHAMPION} is broken: {why}.",
+        "Point to a complete version with wgan-pipeline registry rollback VERSION, or use another push.registry.",
     )
 
 
-def check_image_size(champion: Champion, image_size: int, channels: int) -> None:
-    """Refuse to compare with a champion of other images. Raises ConfigError."""
-    if (champion.image_size, champion.channels) != (image_size, channels):
-        registry = champion.path.parent.parent
+def check_image_size(champion: Champion | None, image_size: int, channels: int) -> None:
+    """Check that the champion, if there is one, makes images of this size. Raises ConfigError."""
+    if champion is not None and (champion.image_size, champion.channels) != (image_size, channels):
         theirs = f"{champion.image_size}×{champion.image_size}×{champion.channels}"
-        ours = f"{image_size}×{image_size}×{channels}"
         raise ConfigError(
-            f"Champion {champion.version} in {registry} makes {theirs} images, this run {ours}.",
-            "Name another push.registry.",
+            f"Champion {champion.version} in {champion.path.parent.parent} makes {theirs} images, "
+            f"this run {image_size}×{image_size}×{channels}.",
+            "Use another push.registry.",
         )
 
 
-def version_of_model(registry: Path, model_digest: str, evaluation_digest: str) -> str | None:
-    """Return the version made from this very model and evaluation, or None: a push may have been cut off after it."""
+def version_of_model(registry: Path, model_digest: str, evaluation_digest: str) -> str:
+    """Return the version that an interrupted push made of this model and evaluation; empty if there is none."""
     for folder in complete_versions(registry):
-        manifest = read_manifest(folder, "version", verify=False)
-        if (manifest.inputs["model"], manifest.inputs["evaluation"]) == (model_digest, evaluation_digest):
+        inputs = read_manifest(folder, "version", verify=False).inputs
+        if (inputs["model"], inputs["evaluation"]) == (model_digest, evaluation_digest):
             return folder.name
-    return None
+    return ""
 
 
 def next_version(registry: Path) -> str:
-    """Return the name after the highest there is; numbers are never used twice."""
-    begun = (registry / VERSIONS).glob("v*")  # behind an address a push that was cut off leaves a number without a version
-    numbers = [int(folder.name[1:]) for folder in begun if re.fullmatch(VERSION_NAME, folder.name)]
-    return f"v{max(numbers, default=0) + 1:04d}"
+    """Return the name after the highest there is, complete or not; numbers are never used twice."""
+    return f"v{max(map(version_number, version_folders(registry)), default=0) + 1:04d}"
+
+
+def version_folders(registry: Path) -> list[Path]:
+    """Return the folders of all versions, oldest first. In an object store an interrupted push leaves an incomplete one."""
+    folders = [folder for folder in (registry / VERSIONS).glob("v*") if re.fullmatch(VERSION_NAME, folder.name)]
+    return sorted(folders, key=version_number)
 
 
 def complete_versions(registry: Path) -> list[Path]:
     """Return the folders of the versions that have a manifest, oldest first."""
-    complete = [file.parent for file in (registry / VERSIONS).glob(f"v*/{MANIFEST}")]
-    return sorted(folder for folder in complete if re.fullmatch(VERSION_NAME, folder.name))
+    return [folder for folder in version_folders(registry) if (folder / MANIFEST).exists()]
+
+
+def version_number(folder: Path) -> int:
+    """Return the number in a version's name."""
+    return int(folder.name[1:])
 
 
 def find_version(registry: Path, version: str) -> Path:
-    """Return the folder of a version; its files are not checked. Raises ConfigError that names those there are."""
+    """Return the folder of a version without checking its files. Raises ConfigError that lists the existing versions."""
     folder = registry / VERSIONS / version
     if not re.fullmatch(VERSION_NAME, version) or not folder.is_dir():
         names = ", ".join(each.name for each in complete_versions(registry)) or "none"
-        raise ConfigError(f"There is no version {version!r} in {registry}; there are: {names}.", "Name one of them.")
+        raise ConfigError(f"There is no version {version!r} in {registry}; available: {names}.", "Name one of them.")
     return folder
 
 
-def point_to(registry: Path, version: str, before: Pointer | None, why: Literal["push", "rollback"] = "push") -> None:
-    """Make a complete version the champion, and record the move from `before`. Raises ArtifactError when it is damaged."""
+def set_champion(registry: Path, version: str, before: Pointer | None, why: Literal["push", "rollback"] = "push") -> Pointer:
+    """Put a complete version into service, record the move from `before`, and return the new pointer.
+
+    Raises ArtifactError when the version is damaged.
+    """
     manifest = read_manifest(registry / VERSIONS / version, "version")
     previous = "" if before is None else before.previous if before.version == version else before.version
     pointer = Pointer(
@@ -188,20 +184,21 @@ def point_to(registry: Path, version: str, before: Pointer | None, why: Literal[
         previous=previous,
     )
     write_json(registry / CHAMPION, pointer.model_dump())
-    # After the pointer, and saying nothing that the pointer does not: a move without a record is no fault.
+    # Written after the pointer, and repeats only what the pointer says: a missing move record is harmless.
     move = {"at": pointer.published_at, "version": version, "previous": previous, "why": why}
     write_json(registry / MOVES / f"{pointer.published_at.replace(':', '')}.json", move)
+    return pointer
 
 
-def remove_what_was_cut_off(registry: Path) -> None:
-    """Remove what a push that was killed left behind; only while the lock is held."""
+def remove_partial_writes(registry: Path) -> None:
+    """Remove the temporary files of pushes that were killed. Call only while the lock is held."""
     for folder in (registry, registry / VERSIONS, registry / DECISIONS, registry / MOVES):
         remove_leftovers(folder)
         remove_leftovers(folder, ending="old")
 
 
 def read_decision(registry: Path, model_digest: str) -> Decision | None:
-    """Return what was decided on a model before, or None. Raises ArtifactError when the record cannot be read."""
+    """Return the last decision on a model, or None. Raises ArtifactError when its record cannot be read."""
     file = _decision_file(registry, model_digest)
     try:
         return Decision.model_validate_json(file.read_bytes())
@@ -212,7 +209,7 @@ def read_decision(registry: Path, model_digest: str) -> Decision | None:
 
 
 def write_decision(registry: Path, decision: Decision) -> None:
-    """Record a decision; the last one on a model replaces the one before. Raises ArtifactError."""
+    """Record a decision in place of an earlier one on the same model. Raises ArtifactError."""
     write_text(_decision_file(registry, decision.model_digest), decision.model_dump_json(indent=1))
 
 

@@ -1,166 +1,135 @@
-"""Training curves as SVG geometry; the template draws it, so that the curves follow the page's colours."""
+"""Training curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 56, 10, 10, 26  # margins for the axes' labels
-MAX_POINTS = 400  # more than a line of this width can show
-SPIKE = 8.0  # a range so many times that of the middle 90 % is cut, or one early value hides all others
+import numpy as np
+
+from components.report.plots.chart import Axes, Chart, Values, nice_ticks
+
+MAX_POINTS = 400  # more than a line of a chart's width can show
+SPIKE = 8.0  # the axis is cut where the whole range exceeds that of the middle 90 % this many times
 
 
-@dataclass(frozen=True)
-class Chart:
-    """One column of metrics.jsonl: the `d` of its path, ticks as (position, label), and what it shows in words."""
+class Plot(NamedTuple):
+    """A column of metrics.jsonl or scores.jsonl, and the title and caption of its chart."""
 
+    column: str
     title: str
     meaning: str
-    description: str
-    path: str
-    last: float
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    zero: float | None
-    resumed: float | None
-    clipped: int
-    other: str = ""  # the same column of another run, on the same axes
-    best: tuple[float, float, str] | None = None  # where the lowest value lies, and what to say of it
 
 
 PLOTS = (
-    (
+    Plot(
         "wasserstein_gap",
         "Wasserstein gap",
-        "The critic's mean score of real images minus that of fakes. Once the critic has caught up it should fall and "
-        "settle; if it grows for long, the critic overfits or diverges.",
+        "The critic's mean score of real images minus its mean score of fake images. Once the critic has caught up, the gap "
+        "should fall and settle; if it grows for long, the critic overfits or training diverges.",
     ),
-    (
-        "penalty",
-        "Gradient penalty",
-        "How far the critic's slopes are from 1. It should stay small; a steep rise comes before divergence.",
+    Plot("penalty", "Gradient penalty", "Distance of the critic's slopes from 1. A steep rise comes before divergence."),
+    Plot("critic_loss", "Critic loss", "The weighted penalty minus the gap. Late in training it should rise towards 0."),
+    Plot(
+        "generator_loss", "Generator loss", "Minus the mean score of fake images. It should be calm; its level has no meaning."
     ),
-    ("critic_loss", "Critic loss", "The weighted penalty minus the gap. Late in training it should rise towards 0."),
-    (
-        "generator_loss",
-        "Generator loss",
-        "Minus the critic's mean score of fakes. It should be calm; its level means nothing.",
-    ),
-    ("critic_grad_norm", "Critic's gradient norm", "Of all its weights. It should neither vanish nor grow for long."),
-    (
-        "generator_grad_norm",
-        "Generator's gradient norm",
-        "Of all its weights. It should not vanish.",
-    ),
+    Plot("critic_grad_norm", "Critic gradient norm", "Over all weights. It should neither vanish nor grow for long."),
+    Plot("generator_grad_norm", "Generator gradient norm", "Over all weights. It should not vanish."),
+)
+KID_PLOT = Plot(
+    "kid",
+    "KID during training",
+    "KID of the generator's moving average (EMA), which becomes the model, against held-out images, on fixed random features; "
+    "lower is better. It compares rounds of this training only: it is not the KID of the scores.",
 )
 
 
-SCORE_PLOTS = (
-    (
-        "kid",
-        "KID while training",
-        "Of the generator's moving average (EMA), which is what becomes the model, against held-out images, on fixed random "
-        "features; lower is better. It tells moments of this training apart, and is no score of the model.",
-    ),
-)
-
-
-def draw_charts(
-    metrics: Sequence[dict[str, Any]],
-    resumed_from_round: int = 0,
-    plots: tuple[tuple[str, str, str], ...] = PLOTS,
-    other: Sequence[dict[str, Any]] = (),
+def draw_curves(
+    plots: Sequence[Plot], lines: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]] = (), resumed_from_round: int = 0
 ) -> tuple[Chart, ...]:
-    """Return the charts of metrics.jsonl's lines; a column without a finite value is left out.
+    """Return the charts of a JSON Lines file; a column without a finite value has none.
 
-    `other` are the lines of another run, drawn on the same axes.
+    `other` are the lines of another run, drawn on the same axes. Raises ValueError for values that are not numbers.
     """
     charts = []
-    for name, title, meaning in plots:
-        curve, beside = _curve(metrics, name), _curve(other, name)
-        if curve.known:
-            charts.append(_chart(title, meaning, curve, beside, float(resumed_from_round)))
+    for plot in plots:
+        curve = _curve(lines, plot.column)
+        if len(curve.finite().values):
+            charts.append(_chart(plot, curve, _curve(other, plot.column), resumed_from_round))
     return tuple(charts)
 
 
-def mark_best(chart: Chart, metrics: Sequence[dict[str, Any]], name: str, exported_round: int | None) -> Chart:
-    """Return the chart with its lowest value marked, and whether the model that was kept is the one of that round."""
-    curve = _curve(metrics, name)
-    at, value = min(curve.known, key=lambda point: (point[1], point[0]))
-    x, y = _axes([curve])[:2]
-    words = f"best, {value:.4g} at round {at:,.0f}" + (": this is the model" if exported_round == at else "")
-    return replace(chart, best=(x(at), y(value), words), description=f"{chart.description} The {words}.")
+def mark_best(chart: Chart, lines: Sequence[dict[str, Any]], column: str, exported_round: int | None) -> Chart:
+    """Return the chart with its lowest value marked, and with a note if the model is the one of that round."""
+    curve = _curve(lines, column)
+    axes = _axes([curve])
+    index = int(np.nanargmin(curve.values))
+    at, value = curve.rounds[index], curve.values[index]
+    label = f"best: {value:.3g} at round {at:,.0f}" + (" (the model)" if exported_round == at else "")
+    best = (float(axes.x(at)), float(axes.y(value)), label)
+    return replace(chart, best=best, description=f"{chart.description} {label.capitalize()}.")
 
 
 class _Curve(NamedTuple):
-    rounds: list[float]
-    column: list[float | None]
+    rounds: Values
+    values: Values  # NaN where the value is missing or not finite
 
-    @property
-    def known(self) -> list[tuple[float, float]]:
-        return [(place, value) for place, value in zip(self.rounds, self.column, strict=True) if value is not None]
-
-
-def _curve(metrics: Sequence[dict[str, Any]], name: str) -> _Curve:
-    return _Curve([float(line["round"]) for line in metrics], [_number(line.get(name)) for line in metrics])
+    def finite(self) -> _Curve:
+        known = np.isfinite(self.values)
+        return _Curve(self.rounds[known], self.values[known])
 
 
-class _Axes(NamedTuple):
-    x: Callable[[float], float]
-    y: Callable[[float], float]
-    rounds: tuple[float, float]
-    values: tuple[float, float]
+def _curve(lines: Sequence[dict[str, Any]], column: str) -> _Curve:
+    rounds = np.array([line["round"] for line in lines], np.float64)
+    values = np.array([line.get(column) for line in lines], np.float64)
+    return _Curve(rounds, np.where(np.isfinite(values), values, np.nan))
 
 
-def _axes(curves: Sequence[_Curve]) -> _Axes:
-    """Return what turns rounds and values into pixels, for axes that hold all curves."""
-    low, high = visible_range([value for curve in curves for _, value in curve.known])
-    first = min(min(curve.rounds) for curve in curves)
-    last = max(max(curve.rounds) for curve in curves)
-    if first == last:  # a single moment stands in the middle
+def _axes(curves: Sequence[_Curve]) -> Axes:
+    """Return axes that hold all curves."""
+    low, high = visible_range(np.concatenate([curve.finite().values for curve in curves]))
+    rounds = np.concatenate([curve.rounds for curve in curves])
+    first, last = float(rounds.min()), float(rounds.max())
+    if first == last:  # a single round is drawn in the middle
         first, last = first - 1, last + 1
-
-    def x(value: float) -> float:
-        return round(LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(value: float) -> float:
-        return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    return _Axes(x, y, (first, last), (low, high))
+    return Axes(first, last, low, high)
 
 
-def _chart(title: str, meaning: str, curve: _Curve, other: _Curve, resumed: float) -> Chart:
-    axes = _axes([curve, other] if other.known else [curve])
-    (first, right), (low, high) = axes.rounds, axes.values
-    (start, began), (end, ended) = curve.known[0], curve.known[-1]
+def _chart(plot: Plot, curve: _Curve, other: _Curve, resumed: float) -> Chart:
+    axes = _axes([curve, other])
+    rounds, values = curve.finite()
+    clipped = int(((values < axes.low) | (values > axes.high)).sum())
+    beyond = f" {clipped} point{'' if clipped == 1 else 's'} beyond the axis." if clipped else ""
     return Chart(
-        title=title,
-        meaning=meaning,
-        description=f"{title} from {began:.4g} at round {start:,.0f} to {ended:.4g} at round {end:,.0f}.",
+        title=plot.title,
+        caption=plot.meaning + beyond,
+        description=f"{plot.title} from {values[0]:.4g} at round {rounds[0]:,.0f} "
+        f"to {values[-1]:.4g} at round {rounds[-1]:,.0f}.",
         path=_path(curve, axes),
-        last=ended,
-        x_ticks=tuple((axes.x(tick), f"{tick:,.0f}") for tick in nice_ticks(first, right, 4) if tick == int(tick)),
-        y_ticks=tuple((axes.y(tick), f"{tick:.4g}") for tick in nice_ticks(low, high, 4)),
-        zero=axes.y(0.0) if low < 0.0 < high else None,
-        resumed=axes.x(resumed) if first < resumed < max(curve.rounds) else None,
-        clipped=sum(not low <= value <= high for _, value in curve.known),
         other=_path(other, axes),
+        x_ticks=tuple((float(axes.x(tick)), f"{tick:,.0f}") for tick in nice_ticks(axes.left, axes.right) if tick == int(tick)),
+        y_ticks=tuple((float(axes.y(tick)), f"{tick:.4g}") for tick in nice_ticks(axes.low, axes.high)),
+        last=float(values[-1]),
+        zero=float(axes.y(0.0)) if axes.low < 0.0 < axes.high else None,
+        resumed=float(axes.x(resumed)) if axes.left < resumed < curve.rounds.max() else None,
     )
 
 
-def _path(curve: _Curve, axes: _Axes) -> str:
-    points = thinned(curve.rounds, curve.column)
-    return svg_path([(axes.x(at), None if value is None else axes.y(value)) for at, value in points])
+def _path(curve: _Curve, axes: Axes) -> str:
+    rounds, values = thinned(*curve)
+    if len(values) == 1:  # a short line, since a single point would hardly be seen
+        return f"M{axes.x(rounds[0]) - 4:g} {axes.y(values[0]):g}h8"
+    return svg_path(axes.x(rounds), axes.y(values))
 
 
-def visible_range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the lower and upper end of the vertical axis: all values, unless a few spikes would flatten the rest."""
-    ordered = sorted(values)
-    low, high = ordered[0], ordered[-1]
-    inner_low, inner_high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
+def visible_range(values: Values) -> tuple[float, float]:
+    """Return the ends of the vertical axis: all values fit, unless a few spikes would flatten the others."""
+    ordered = np.sort(values)
+    low, high = float(ordered[0]), float(ordered[-1])
+    cut = len(ordered) // 20
+    inner_low, inner_high = float(ordered[cut]), float(ordered[-1 - cut])
     inner = inner_high - inner_low
     if inner > 0 and high - low > SPIKE * inner:
         low, high = max(low, inner_low - inner), min(high, inner_high + inner)
@@ -168,38 +137,20 @@ def visible_range(values: Sequence[float]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def thinned(rounds: Sequence[float], column: Sequence[float | None]) -> list[tuple[float, float | None]]:
-    """Return at most MAX_POINTS points of a curve, each the mean of its neighbours; gaps (not finite) stay gaps."""
-    width = max(1, math.ceil(len(rounds) / MAX_POINTS))
-    points: list[tuple[float, float | None]] = []
-    for start in range(0, len(rounds), width):
-        part = column[start : start + width]
-        known = [value for value in part if value is not None]
-        mean = sum(known) / len(known) if len(known) == len(part) else None
-        points.append((rounds[min(start + width, len(rounds)) - 1], mean))
-    return points
+def thinned(rounds: Values, values: Values) -> tuple[Values, Values]:
+    """Return at most MAX_POINTS points, each the mean of consecutive values at their last round; gaps (NaN) stay gaps."""
+    starts = np.arange(0, len(rounds), max(1, math.ceil(len(rounds) / MAX_POINTS)))
+    if not len(starts):
+        return rounds, values
+    ends = np.append(starts[1:], len(rounds))
+    return rounds[ends - 1], np.add.reduceat(values, starts) / (ends - starts)
 
 
-def svg_path(points: Sequence[tuple[float, float | None]]) -> str:
-    """Return the `d` of a path through the points, broken where there is no value; a lone point becomes a dot."""
-    words, pen_up = [], True
-    for x, y in points:
-        if y is None:
-            pen_up = True
-            continue
-        words.append(f"{'M' if pen_up else 'L'}{x:g} {y:g}" + ("h0" if pen_up else ""))
-        pen_up = False
-    return "".join(words)
-
-
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about `count` round numbers (1, 2 or 5 times a power of ten apart) between two ends."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def svg_path(xs: Values, ys: Values) -> str:
+    """Return the `d` of an SVG path through points, broken where y is NaN; a single point becomes a dot."""
+    parts, pen_up = [], True
+    for x, y in zip(xs, ys, strict=True):
+        if math.isfinite(y):
+            parts.append(f"{'M' if pen_up else 'L'}{x:g} {y:g}" + ("h0" if pen_up else ""))
+        pen_up = not math.isfinite(y)
+    return "".join(parts)

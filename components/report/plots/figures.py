@@ -1,17 +1,16 @@
-"""Images inside the page: PNG files as data URIs, made smaller where they would make the page heavy."""
+"""Images inside the page, as data URIs; large ones are shrunk."""
 
 from __future__ import annotations
 
 import base64
 import io
-import struct
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_IMAGE_BYTES = 180_000  # ten images of this size, in base64, keep the page under 3 MB
 SIDES = (1024, 768, 512, 384)  # pixels, tried in this order
-SMOOTH_FROM_PIXELS = 500  # a grid that is as wide as its place looks better smoothed than with hard pixels
+SMOOTH_FROM_PIXELS = 500  # wider images fill their column without enlarged pixels
 
 
 @dataclass(frozen=True)
@@ -26,37 +25,29 @@ class Figure:
 
     @property
     def pixelated(self) -> bool:
-        """Whether the image is so small that it is shown with hard pixels."""
+        """Whether the image is so small that it is enlarged with hard edges."""
         return self.width < SMOOTH_FROM_PIXELS
 
 
 def figure(png: bytes, alt: str, caption: str) -> Figure:
-    """Return a PNG as a figure. Raises ValueError when it is no PNG, OSError when it cannot be decoded."""
-    width, height = png_size(png)
-    if len(png) <= MAX_IMAGE_BYTES:
-        return Figure(_data_uri("image/png", png), alt, caption, width, height)
-    jpeg, width, height = _shrunk(png)
-    return Figure(_data_uri("image/jpeg", jpeg), alt, caption, width, height)
+    """Return a PNG as a figure. Raises ValueError if it is not a PNG, OSError if it cannot be decoded."""
+    try:
+        image: Image.Image = Image.open(io.BytesIO(png), formats=["PNG"])
+    except UnidentifiedImageError:
+        raise ValueError(f"{len(png)} bytes that are not a PNG image") from None
+    kind = "png"
+    if len(png) > MAX_IMAGE_BYTES:
+        kind, png, image = "jpeg", *_shrunk(image)
+    src = f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
+    return Figure(src, alt, caption, image.width, image.height)
 
 
-def png_size(png: bytes) -> tuple[int, int]:
-    """Return width and height in pixels from a PNG's header. Raises ValueError when it is no PNG."""
-    if len(png) < 24 or png[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError(f"{len(png)} bytes that are no PNG image")
-    width, height = struct.unpack(">II", png[16:24])
-    return int(width), int(height)
-
-
-def _shrunk(png: bytes) -> tuple[bytes, int, int]:
-    image = Image.open(io.BytesIO(png)).convert("RGB")
+def _shrunk(image: Image.Image) -> tuple[bytes, Image.Image]:
+    image = image.convert("RGB")
     for side in SIDES:
         image.thumbnail((side, side))
         stream = io.BytesIO()
         image.save(stream, format="JPEG", quality=85)
         if stream.tell() <= MAX_IMAGE_BYTES:
             break
-    return stream.getvalue(), image.width, image.height
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return stream.getvalue(), image

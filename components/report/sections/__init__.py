@@ -1,1 +1,1 @@
-"""What each section of the page shows."""
+"""The sections of the page: each a module that gathers the content, and the template that shows it."""

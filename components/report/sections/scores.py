@@ -1,147 +1,104 @@
-"""The scores of a model and, in words, what they were measured with."""
+"""The scores of a model, their provenance, and the images behind them."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.report.artifact_reader import Opened
-from components.report.formatting import number, percent, plain, signed
+from components.evaluate.metrics import table
+from components.report.artifact_reader import ArtifactReader
+from components.report.formatting import number, percent, plain
 from components.report.plots.bars import Bars, to_bars
-from components.report.plots.figures import Figure
-from components.report.sections.training import show_image
+from components.report.plots.scale import list_scales
 
-NEIGHBOURS_ALT = "Rows of one sample and the training images nearest to it"
-NEIGHBOURS_CAPTION = (
-    "Each row: one sample, then the training images nearest to it. Alike is good, the very same would be memorised."
+EXTRACTORS = {
+    "classifier": "a classifier trained on the labels",
+    "random": "a random convolutional network",
+    "inception": "InceptionV3",
+    "savedmodel": "an external SavedModel",
+}
+NEIGHBOURS = (
+    "Rows of one sample and the training images nearest to it",
+    "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that the "
+    "model memorized it.",
 )
-WORST_PAIRS_ALT = "Pairs of a sample and the training image nearest to it, the nearest pairs of all first"
-WORST_PAIRS_CAPTION = (
-    "Of all samples those nearest to a training image, four pairs a row: the sample left, the training image right. "
-    "The very same twice is memorised."
+NEAREST_PAIRS = (
+    "Pairs of a sample and the training image nearest to it, the nearest pairs first",
+    "The samples nearest to a training image, four pairs in a row: on the left the sample, on the right the training image. "
+    "An identical pair means that the model memorized it.",
 )
 
 
 @dataclass(frozen=True)
 class Score:
-    """One score as text, with its standard error where it has one, and how to read it."""
+    """One score as text, its standard error if it has one, and how to read it."""
 
     name: str
     value: str
     error: str
-    better: str
+    reading: str
     meaning: str
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The section on the scores; whatever could not be read is empty and has a sentence in `notes`."""
+class ScoresSection:
+    """The section; an attribute is empty if its content could not be read, and `notes` say why."""
 
-    scores: tuple[Score, ...]
-    in_words: str
-    provenance: tuple[tuple[str, str], ...]
-    modes: Bars
-    modes_in_words: str
-    samples: Figure | None
-    neighbours: Figure | None
-    worst_pairs: Figure | None
-    notes: tuple[str, ...]
-
-
-MEANINGS = (
-    ("fid", "FID", "lower is better", "Fréchet distance between the features of samples and of real images."),
-    ("kid", "KID", "lower is better", "Kernel distance of the same features, unbiased; 0 for the same distribution."),
-    ("precision", "Precision", "1 is best", "Share of samples that lie among real images: do they look real?"),
-    ("recall", "Recall", "1 is best", "Share of real images that lie among samples: is everything covered?"),
-    ("density", "Density", "1 or more", "How deep samples lie among real images; above 1 they crowd together."),
-    ("coverage", "Coverage", "1 is best", "Share of real images with a sample near by."),
-    (
-        "memorization",
-        "Memorization",
-        "0.01 is honest",
-        "Share of samples nearer to a training image than 99 % of held-out images are.",
-    ),
-    (
-        "memorization_nearer",
-        "Nearer than held-out",
-        "0.5 is honest, above 0.9 copied",
-        "Of a sample and a held-out image, how often the sample is nearer to the training images (Mann-Whitney).",
-    ),
-    ("class_score", "Class score", "more is better", "Classes seen in samples, each clearly; at most the number of classes."),
-    ("classes_covered", "Classes reached", "all is best", "Classes with at least a tenth of their real share."),
-    ("sharpness_ratio", "Sharpness", "1 is best", "Variance of the Laplacian by that of real images; below 1 is blurred."),
-    ("colour_distance", "Colours", "0 is best", "Largest distance of brightness, contrast and saturation, in real deviations."),
-)
+    def __init__(self, evaluation: ArtifactReader, champion: Mapping[str, Any]) -> None:
+        self.notes = evaluation.notes
+        self.scores = list_scores(evaluation.summary)
+        provenance = evaluation.summary.get("provenance") or {}
+        self.provenance = provenance_rows(provenance)
+        self.summary = evaluation.attempt("The provenance", lambda: provenance_sentence(provenance), "", recorded=True)
+        content: dict[str, Any] = evaluation.attempt("scores.json", lambda: dict(evaluation.json("scores.json")), {})
+        self.scales = evaluation.attempt("The scales of the scores", lambda: list_scales(content, champion), ())
+        self.classes, self.classes_summary = evaluation.attempt(
+            "The classes of the samples", lambda: class_bars(content.get("modes")), (Bars(), "")
+        )
+        self.neighbours = self.nearest_pairs = None
+        files = evaluation.names()
+        if files:
+            self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
+        if "worst_pairs.png" in files:  # evaluations of earlier versions do not have it
+            self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
 
 
-def describe_evaluation(artifact: Opened) -> Evaluation:
-    """Return the section from an evaluation artifact and the step's summary."""
-    samples = neighbours = worst_pairs = modes = None
-    if artifact.manifest is not None:
-        samples = show_image(artifact, "samples.png", "Grid of final samples", "Samples of the finished model.")
-        neighbours = show_image(artifact, "neighbours.png", NEIGHBOURS_ALT, NEIGHBOURS_CAPTION)
-        if "worst_pairs.png" in artifact.manifest.files:  # evaluations of earlier versions have none
-            worst_pairs = show_image(artifact, "worst_pairs.png", WORST_PAIRS_ALT, WORST_PAIRS_CAPTION)
-        modes = artifact.attempt("Mode coverage", lambda: _modes(json.loads(artifact.content("scores.json"))))
-    origin = artifact.summary.get("provenance") or {}
-    return Evaluation(
-        scores=list_scores(artifact.summary),
-        in_words=artifact.attempt("The provenance", lambda: provenance_sentence(origin)) or "",
-        provenance=provenance_rows(origin),
-        modes=modes[0] if modes else Bars(),
-        modes_in_words=modes[1] if modes else "",
-        samples=samples,
-        neighbours=neighbours,
-        worst_pairs=worst_pairs,
-        notes=tuple(artifact.notes),
-    )
-
-
-def _modes(scores: Mapping[str, Any]) -> tuple[Bars, str]:
-    modes = scores.get("modes")
+def class_bars(modes: Mapping[str, Any] | None) -> tuple[Bars, str]:
+    """Return the share of each class in the samples, and how many classes are covered in words."""
     if not modes:
         return Bars(), ""
-    words = f"{modes['covered']} of {modes['of']} classes are covered: they have at least a tenth of their real share."
-    return to_bars(list(modes["shares"].items()), lambda share: percent(share, 1)), words
+    covered = f"{modes['covered']} of {modes['of']} classes are covered"
+    text = f"{covered}: each has at least a tenth of its share of the real images."
+    return to_bars(list(modes["shares"].items()), lambda share: percent(share, 1)), text
 
 
-def list_scores(evaluate: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Return the scores of an evaluate summary that are there."""
-    scores = []
-    for key, name, better, meaning in MEANINGS:
-        if evaluate.get(key) is not None:
-            value, error = number(evaluate[key], 3), ""
-            if key == "kid" and evaluate.get("kid_std") is not None:
-                value, error = signed(evaluate["kid"]), f"{evaluate['kid_std']:.4f}"  # the same digits for both
-            if key == "memorization_nearer" and evaluate.get("memorization_p") is not None:
-                meaning = f"{meaning} {p_value_text(evaluate['memorization_p'])}."
-            scores.append(Score(name, value, error, better, meaning))
-    return tuple(scores)
+def list_scores(scores: Mapping[str, Any]) -> tuple[Score, ...]:
+    """Return the scores of an evaluate summary that the report shows."""
+    shown = []
+    for metric in table.metrics_on("report"):
+        value, _, error = metric.text(scores).partition(" ± ")
+        p_value = scores.get(metric.p_value)
+        meaning = metric.meaning if p_value is None else f"{metric.meaning} {p_value_text(p_value)}."
+        if value:
+            shown.append(Score(metric.title, value, error, metric.reading, meaning))
+    return tuple(shown)
 
 
 def p_value_text(p_value: float) -> str:
-    """Return a p-value in words: three digits, or that it is smaller."""
+    """Return a p-value with three decimals, or that it is smaller."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
 def provenance_sentence(provenance: Mapping[str, Any]) -> str:
-    """Say what the scores were measured with; empty without a provenance. Raises KeyError for one of another shape."""
+    """Return how the scores were measured; empty without a provenance."""
     if not provenance:
         return ""
     extractor, real = provenance["extractor"], provenance["real"]
-    kinds = {
-        "classifier": "a classifier trained on the labels",
-        "random": "a random convolutional network",
-        "inception": "InceptionV3",
-        "savedmodel": "a given SavedModel",
-    }
     accuracy = extractor.get("accuracy")
-    right = f", right on {percent(accuracy, 1)} of held-out images" if accuracy is not None else ""
+    correct = f", correct on {percent(accuracy, 1)} of held-out images" if accuracy is not None else ""
     return (
-        f"Features of {kinds.get(extractor['kind'], extractor['kind'])}{right} (digest {extractor['digest'][:12]}), "
+        f"Features of {EXTRACTORS.get(extractor['kind'], extractor['kind'])}{correct} (digest {extractor['digest'][:12]}), "
         f"resize {provenance['resize']}. {number(provenance['samples'])} samples (seed {provenance['seed']}, "
         f"{provenance['weights'].upper()} weights) against {number(real['count'])} {real['split']} images; "
         f"{number(real['held_out'])} held-out images for memorization."

@@ -1,61 +1,59 @@
-"""The first thing a reader sees: what became of the run, and whether its model can be trusted."""
+"""The headline of the page: how the run ended, and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.report.outcomes import Failure, Outcome, RunStatus, nothing_new
+from components.report.outcomes import RunFailure, RunStatus, StepOutcome, nothing_new
 
 Tone = Literal["good", "warn", "bad", "neutral"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The headline: its colour, a few words, the reason; for an error cure and traceback."""
+class RunVerdict:
+    """The headline: its colour, title and reason; the URI of a published model; cure and traceback of an error."""
 
     tone: Tone
     title: str
     reason: str
     cure: str = ""
     traceback: str = ""
-    where: str = ""
+    uri: str = ""
 
 
-def reach_verdict(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Failure | None) -> Verdict:
+def run_verdict(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: RunFailure | None) -> RunVerdict:
     """Return the headline of a run."""
     if failure is not None:
         return _failed(status, outcomes, failure)
-    summaries = {outcome.step: outcome.record.summary if outcome.record else {} for outcome in outcomes}
-    decided = _decided(summaries.get("push", {}))
+    verdict = _decided(next((outcome.record.summary for outcome in outcomes if outcome.step == "push" and outcome.record), {}))
     if not nothing_new(outcomes):
-        return decided
-    return replace(decided, title=decided.title.replace("Unchanged", "Nothing new", 1))
+        return verdict
+    return replace(verdict, title=verdict.title.replace("Unchanged", "Nothing new", 1))
 
 
-def _failed(status: RunStatus, outcomes: tuple[Outcome, ...], failure: Failure) -> Verdict:
-    where = {outcome.step: outcome.status for outcome in outcomes}.get(failure.step or "", "")
+def _failed(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: RunFailure) -> RunVerdict:
     if failure.step is None:
         title = "The run was interrupted" if status == "interrupted" else "The run failed"
     else:
-        words = {"failed": "failed", "killed": "was killed", "interrupted": "was interrupted"}
-        title = f"{failure.step} {words.get(where, 'failed')}"
+        step_status = next((outcome.status for outcome in outcomes if outcome.step == failure.step), "failed")
+        title = f"{failure.step} {step_status if step_status == 'failed' else f'was {step_status}'}"
     tone: Tone = "warn" if status == "interrupted" else "bad"
-    return Verdict(tone, title, failure.problem, failure.cure, failure.traceback)
+    return RunVerdict(tone, title, failure.problem, failure.cure, failure.traceback)
 
 
-def _decided(push: dict[str, Any]) -> Verdict:
+def _decided(push: dict[str, Any]) -> RunVerdict:
     decision, version, champion = (str(push.get(name) or "") for name in ("decision", "version", "champion"))
-    serves = f"{champion} stays in service" if champion else "nothing is in service"
+    in_service = f"{champion} stays in service" if champion else "no model is in service"
     tone: Tone = "neutral"
     if decision == "published":
         tone, title = "good", f"Published as {version}"
     elif decision == "kept":
-        tone, title = "warn", f"Not published: {serves}"
+        tone, title = "warn", f"Not published: {in_service}"
     elif decision == "unchanged" and version and version == champion:
-        title = f"Unchanged: {version} is this model and in service"
+        title = f"Unchanged: this model is {version}, which is in service"
     elif decision == "unchanged":
-        title = f"Unchanged: {serves}"
+        title = f"Unchanged: {in_service}"
     else:
         tone, title = "warn", f"Decision: {decision or 'none recorded'}"
-    return Verdict(tone, title, str(push.get("reason", "")), where=str(push.get("uri") or ""))
+    return RunVerdict(tone, title, str(push.get("reason", "")), uri=str(push.get("uri") or ""))

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.train.data.sources import Batch, Resident, Shape, Source
+from components.train.data.batches import Batch, Shape
+from components.train.data.resident import Resident
+from components.train.data.source import Source
 
 
 class Gathered(NamedTuple):

@@ -25,9 +25,8 @@ from components.common.artifacts import (
 from components.common.errors import ArtifactError, TrainingDivergedError, first_line
 from components.common.progress import say
 from components.train.config import TrainConfig
-from components.train.loop import Logged
-from components.train.monitor import Scored
 from components.train.networks import ImageShape
+from components.train.progress import MetricsLine, Progress, ScoreLine
 
 # These may change between two tries at the same training: they have no say in what is computed.
 NOT_IN_KEY = {"devices", "keep_checkpoints", "checkpoint_every_rounds"}
@@ -35,13 +34,10 @@ BROKEN = "broken.jsonl"
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds: rounds done, all variables by name, the log so far, the scores, and the best-scored average."""
+    """What a checkpoint holds: all variables by name, and how far the training is."""
 
-    round: int
     arrays: dict[str, npt.NDArray[Any]]
-    log: list[Logged]
-    scores: Sequence[Scored] = ()
-    best: Sequence[npt.NDArray[Any]] = ()
+    progress: Progress
 
 
 class ForeignCheckpointError(ArtifactError):
@@ -68,20 +64,21 @@ def save(folder: Path, config: TrainConfig, shape: ImageShape, checkpoint: Check
     `folder` is the training's, named by its key. Raises TrainingDivergedError when a variable is not finite (the
     checkpoints before are kept), ArtifactError when it cannot be written.
     """
+    progress = checkpoint.progress
     broken = [name for name, array in checkpoint.arrays.items() if not np.all(np.isfinite(array))]
     if broken:
         raise TrainingDivergedError(
-            f"Training broke before round {checkpoint.round}: {broken[0]} is not finite.", "Lower the learning rates."
+            f"Training broke before round {progress.round}: {broken[0]} is not finite.", "Lower the learning rates."
         )
-    path = path_of(folder, checkpoint.round)
+    path = path_of(folder, progress.round)
     with new_artifact(path, "checkpoint", config=config) as writer:
         with (writer.path / "state.npz").open("wb") as stream:
             np.savez(stream, **checkpoint.arrays)  # type: ignore[arg-type] # names are keywords of savez
         with (writer.path / "best.npz").open("wb") as stream:
-            np.savez(stream, *checkpoint.best)
-        write_lines(writer.path / "metrics.jsonl", checkpoint.log)
-        write_lines(writer.path / "scores.jsonl", checkpoint.scores)
-        writer.counts["round"] = checkpoint.round
+            np.savez(stream, *progress.best)
+        write_lines(writer.path / "metrics.jsonl", progress.log)
+        write_lines(writer.path / "scores.jsonl", progress.scores)
+        writer.counts["round"] = progress.round
         writer.details = _owner(folder, shape)
     # Later ones than this are damaged (they were passed over): they must not push out the sound ones before them.
     not_later = [old for old in _newest_first(folder) if old.name <= path.name]
@@ -190,13 +187,13 @@ def _read(path: Path, manifest: Manifest) -> Checkpoint:
             state = {name: arrays[name] for name in arrays.files}
         with np.load(path / "best.npz", allow_pickle=False) as arrays:
             best = [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
-        log = [Logged.model_validate_json(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        scores = [Scored.model_validate_json(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+        log = [MetricsLine.model_validate_json(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        scores = [ScoreLine.model_validate_json(line) for line in (path / "scores.jsonl").read_text().splitlines()]
         if path != path_of(path.parent, manifest.counts["round"]):
             raise ValueError(f"its manifest says round {manifest.counts['round']}")
     except (KeyError, ValueError, FileNotFoundError) as error:  # the digests are right, so it was never a checkpoint of ours
         raise ArtifactError(f"{path} is damaged: {first_line(error)}.", f"Remove {path}.") from error
-    return Checkpoint(manifest.counts["round"], state, log, scores, best)
+    return Checkpoint(state, Progress(manifest.counts["round"], log, scores, best))
 
 
 def _tell(damaged: Mapping[str, str], what_now: str) -> None:

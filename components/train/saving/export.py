@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from components.generator.generator import seed_of_batch
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_generator
@@ -27,6 +28,7 @@ class Generator(tf.Module):  # type: ignore[misc]
         super().__init__()
         self.network = make_generator(shape, config)
         self.latents = config.latents
+        self.classes = shape.classes
         self.label_logits = tf.constant([[float("-inf") if not count else math.log(count) for count in label_counts]])
         self.label_counts = tf.Variable(list(label_counts), trainable=False, dtype=tf.int64)  # saved: tells which labels exist
         latents = tf.TensorSpec([None, config.latents], tf.float32, "latents")
@@ -40,7 +42,7 @@ class Generator(tf.Module):  # type: ignore[misc]
         else:
             self.functions["generate_from_latents"] = tf.function(self._from_latents, input_signature=[latents])
 
-    def take_weights(self, averages: Sequence[npt.NDArray[Any]]) -> None:
+    def set_weights(self, averages: Sequence[npt.NDArray[Any]]) -> None:
         """Set the weights, in the order of the network's variables."""
         for mine, average in zip(self.network.variables, averages, strict=True):
             mine.assign(average)
@@ -52,7 +54,7 @@ class Generator(tf.Module):  # type: ignore[misc]
 
     def draw(self, seed: int, count: int, batch_size: int = 100) -> npt.NDArray[np.uint8]:
         """Return `count` images, the same for the same seed."""
-        seeds = [seed * 1_000_000 + index for index in range(-(-count // batch_size))]
+        seeds = [seed_of_batch(seed, index) for index in range(-(-count // batch_size))]
         batches = [self.generate(tf.constant(each, tf.int64), tf.constant(batch_size))["images"].numpy() for each in seeds]
         drawn: npt.NDArray[np.uint8] = np.concatenate(batches)[:count]
         return drawn

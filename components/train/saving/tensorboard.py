@@ -25,7 +25,7 @@ def written_by_tensorflow(path: Path) -> Iterator[None]:
         ) from error
 
 
-def shown_elsewhere(environment: Mapping[str, str]) -> list[Path]:
+def vertex_folders(environment: Mapping[str, str]) -> list[Path]:
     """Return where Vertex AI's TensorBoard reads events, if the job has one: its bucket is mounted under /gcs."""
     place = environment.get("AIP_TENSORBOARD_LOG_DIR", "")
     return [Path("/gcs") / place.removeprefix("gs://")] if place.startswith("gs://") else []

@@ -1,1 +1,1 @@
-"""Compare a dataset with the last accepted snapshot of its source."""
+"""Compare a dataset with the last accepted snapshot of its source, and keep the history of snapshots."""

@@ -1,200 +1,134 @@
-"""How far two snapshots differ, and how far two samples of one source would: docs/validation.md derives the bounds."""
+"""Distances between two snapshots, and the sampling noise of each; docs/validation.md derives the bounds.
+
+The distributions come from SciPy. Its jensenshannon() is not used, because rounding makes it NaN for large histograms that are
+nearly equal (tests/reference/test_drift.py).
+"""
 
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special, stats
 
-from components.validate.anomalies import Anomaly
+from components.validate.anomalies import JENSEN_SHANNON, L_INFINITY, Distance
 from components.validate.config import ValidateConfig
 from components.validate.statistics.tally import CHANNEL_BUCKETS, Tally
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-MIN_IMAGES_A_BUCKET = 20  # of both snapshots: below, the χ² approximation is too optimistic, so neighbours are pooled
+MIN_IMAGES_A_BUCKET = 20  # in both snapshots together; with fewer, the χ² approximation underestimates the noise
 MIN_SHARE_A_BUCKET = 1e-3  # of pixels
-EXACT_UP_TO = 10_000  # images: above, the binomial distribution is normal enough
 
 
-class Measure(NamedTuple):
-    """One distance: `noise` is what it stays below for two samples of one source, but for a chance of `chance`."""
-
-    feature: str
-    reason: str
-    value: float
-    noise: float
-    warn: float
-    most: float
-    text: str
-
-
-def measure(before: Tally, now: Tally, labels: tuple[dict[str, int], dict[str, int]], config: ValidateConfig) -> list[Measure]:
-    """Return every distance of two tallies (both splits together) of images of one size, `labels` those before and now."""
+def measure(before: Tally, now: Tally, labels: tuple[dict[str, int], dict[str, int]], config: ValidateConfig) -> list[Distance]:
+    """Return every distance between two tallies of images of one size; `labels` are the images of each label before and now."""
     chance = chance_of_each(config, now.channels)
-    found = [label_distance(*labels, chance, config), blank_rise(before, now, chance, config)]
+    distances = [label_distance(*labels, chance, config), blank_rise(before, now, chance, config)]
     for name in ("brightness", "contrast"):
         a, b = pooled(getattr(before, name), getattr(now, name), MIN_IMAGES_A_BUCKET)
-        noise = multinomial_noise(a, b, chance)
-        found.append(_histogram(name, a, b, noise, config))
-    for channel in range(now.channels):
-        found.append(channel_distance(before, now, channel, chance, config))
-    return found
+        distances.append(_histogram_distance(name, a, b, multinomial_noise(a, b, chance), config))
+    return distances + [channel_distance(before, now, channel, chance, config) for channel in range(now.channels)]
 
 
 def chance_of_each(config: ValidateConfig, channels: int) -> float:
-    """Return the chance of a false alarm of one distance: of labels, blank, brightness, contrast, features, each channel."""
+    """Return the false-alarm probability of one distance: labels, blank, brightness, contrast, features, and each channel."""
     return config.false_alarms / (5 + channels)
-
-
-def to_anomalies(measures: list[Measure]) -> list[Anomaly]:
-    """Return an anomaly for each distance above both its noise and a limit: an error above `most`, else a warning."""
-    anomalies = []
-    for found in measures:
-        severities = (("error", found.most), ("warning", found.warn))
-        for severity, threshold in severities:
-            limit = max(found.noise, threshold)
-            if found.value > limit:
-                text = f"{found.text} (allowed {limit:.4f}, of which sampling explains {found.noise:.4f})"
-                anomalies.append(
-                    Anomaly.model_validate(
-                        {
-                            "feature": found.feature, "reason": found.reason, "severity": severity, "short": "Drift",
-                            "text": text, "value": found.value, "noise": found.noise, "limit": limit,
-                        }
-                    )
-                )  # fmt: skip
-                break
-    return anomalies
 
 
 def jensen_shannon_bits(before: npt.ArrayLike, now: npt.ArrayLike) -> float:
     """Return the Jensen-Shannon divergence of two histograms in bits, 0 to 1 (Lin 1991, equation 4.1 with equal weights)."""
     p, q = (np.asarray(counts, np.float64) / np.sum(counts) for counts in (before, now))
     middle = (p + q) / 2
-
-    def relative_entropy(part: Floats) -> float:
-        there = part > 0
-        return float((part[there] * np.log2(part[there] / middle[there])).sum())
-
-    return max(0.0, (relative_entropy(p) + relative_entropy(q)) / 2)
+    nats = (special.rel_entr(p, middle) + special.rel_entr(q, middle)).sum() / 2
+    return max(0.0, float(nats) / math.log(2))
 
 
-def pooled(before: Counts, now: Counts, least: float) -> tuple[Counts, Counts]:
-    """Return both histograms with neighbouring buckets put together until each has `least` in both snapshots together."""
-    groups: list[list[int]] = [[]]
-    held = 0.0
+def pooled(before: Counts, now: Counts, least: int) -> tuple[Counts, Counts]:
+    """Return both histograms with adjacent buckets merged until each has at least `least` images in both together."""
+    starts, images = [0], 0
     for index, count in enumerate((before + now).tolist()):
-        groups[-1].append(index)
-        held += count
-        if held >= least:
-            groups.append([])
-            held = 0.0
-    if len(groups) > 1:  # what is left over goes to the last full one
-        rest = groups.pop()
-        groups[-1] += rest
-    a, b = (np.array([counts[group].sum() for group in groups]) for counts in (before, now))
-    return a, b
+        if images >= least:
+            starts.append(index)
+            images = 0
+        images += count
+    if images < least and len(starts) > 1:
+        starts.pop()  # too few are left: they go into the bucket before
+    return np.add.reduceat(before, starts), np.add.reduceat(now, starts)
 
 
 def multinomial_noise(before: Counts, now: Counts, chance: float) -> float:
-    """Return what the divergence of two samples of independent images exceeds with probability `chance` only, in bits."""
+    """Return the bound, in bits, that the divergence of two samples of independent images exceeds with probability `chance`."""
     buckets = int(((before + now) > 0).sum())
-    weights = np.full(max(0, buckets - 1), 1 / before.sum() + 1 / now.sum())
-    return divergence_noise(weights, chance)
+    return divergence_noise(np.full(max(0, buckets - 1), 1 / before.sum() + 1 / now.sum()), chance)
 
 
 def divergence_noise(weights: Floats, chance: float) -> float:
-    """Return the upper quantile, in bits, of a divergence whose 8-fold in nats is the sum of weights_i · χ²(1).
+    """Return the upper quantile, in bits, of a divergence that is Σ weights_i · χ²(1) / 8 in nats.
 
-    Satterthwaite (1946): it is taken for scale · χ²(freedom) of the same mean and variance.
+    The sum is approximated by a scaled χ² with the same mean and variance (Satterthwaite 1946).
     """
     weights = weights[weights > 0]
     if not weights.size:
         return 0.0
-    scale = float((weights**2).sum() / weights.sum())
-    freedom = float(weights.sum() ** 2 / (weights**2).sum())
-    return scale * chi_squared_quantile(freedom, 1 - chance) / (8 * math.log(2))
+    scale = (weights**2).sum() / weights.sum()
+    return float(stats.chi2.isf(chance, weights.sum() / scale, scale=scale)) / (8 * math.log(2))
 
 
-def chi_squared_quantile(freedom: float, probability: float) -> float:
-    """Return the quantile of χ² by Wilson and Hilferty (1931): within 4 % from 3 degrees of freedom on."""
-    z, ninth = NormalDist().inv_cdf(probability), 2 / (9 * freedom)
-    return freedom * max(0.0, 1 - ninth + z * math.sqrt(ninth)) ** 3
-
-
-def _histogram(name: str, before: Counts, now: Counts, noise: float, config: ValidateConfig) -> Measure:
+def _histogram_distance(name: str, before: Counts, now: Counts, noise: float, config: ValidateConfig) -> Distance:
     value = jensen_shannon_bits(before, now)
     text = f"the {name.replace('_', ' ')} histogram moved by {value:.4f} bits of Jensen-Shannon divergence"
-    reason = "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"
-    return Measure(name, reason, value, noise, config.warn_histogram_drift, config.max_histogram_drift, text)
+    return Distance(name, JENSEN_SHANNON, value, noise, config.warn_histogram_drift, config.max_histogram_drift, text)
 
 
-def channel_distance(before: Tally, now: Tally, channel: int, chance: float, config: ValidateConfig) -> Measure:
-    """Return the divergence of the grey levels of a channel; pixels of one image are no independent draws.
+def channel_distance(before: Tally, now: Tally, channel: int, chance: float, config: ValidateConfig) -> Distance:
+    """Return the divergence of the grey levels of a channel.
 
-    So the noise comes from how much images differ from each other: the covariance of their histograms (Rao and Scott 1981).
+    The pixels of one image are not independent, so the noise is computed from the covariance of the images' histograms (Rao
+    and Scott 1981).
     """
     levels = [tally.levels[channel].reshape(CHANNEL_BUCKETS, -1).sum(axis=1) for tally in (before, now)]
     shares = [counts / counts.sum() for counts in levels]
-    share_of_both = (shares[0] + shares[1]) / 2
-    kept = share_of_both >= MIN_SHARE_A_BUCKET
-    covariance = _covariance_of_mean(before, channel, shares[0]) + _covariance_of_mean(now, channel, shares[1])
-    root = np.sqrt(share_of_both[kept])
-    weights = np.linalg.eigvalsh(covariance[np.ix_(kept, kept)] / np.outer(root, root)).astype(np.float64)
+    mean_share = (shares[0] + shares[1]) / 2
+    used = mean_share >= MIN_SHARE_A_BUCKET
+    covariance = _covariance_of_mean(before, shares[0], channel) + _covariance_of_mean(now, shares[1], channel)
+    root = np.sqrt(mean_share[used])
+    weights = np.linalg.eigvalsh(covariance[np.ix_(used, used)] / np.outer(root, root)).astype(np.float64)
     noise = divergence_noise(weights, chance)
-    return _histogram(f"channel_{channel}", levels[0][kept], levels[1][kept], noise, config)
+    return _histogram_distance(f"channel_{channel}", levels[0][used], levels[1][used], noise, config)
 
 
-def _covariance_of_mean(tally: Tally, channel: int, share: Floats) -> Floats:
-    """Return the covariance of the shares of the buckets, means over the images of a tally."""
+def _covariance_of_mean(tally: Tally, share: Floats, channel: int) -> Floats:
+    """Return the covariance of the buckets' shares, which are means over the images of a tally."""
     pixels = tally.levels[channel].sum() / tally.count
     covariance: Floats = (tally.products[channel] / (tally.count * pixels**2) - np.outer(share, share)) / tally.count
     return covariance
 
 
-def label_distance(before: dict[str, int], now: dict[str, int], chance: float, config: ValidateConfig) -> Measure:
-    """Return the L-infinity distance of the shares of labels, and the noise of the one that has most (Bonferroni)."""
+def label_distance(before: dict[str, int], now: dict[str, int], chance: float, config: ValidateConfig) -> Distance:
+    """Return the L-infinity distance of the label shares; its noise is the largest of all labels' (Bonferroni)."""
     names = sorted({*before, *now})
     a, b = (np.array([counts.get(name, 0) for name in names], np.float64) for counts in (before, now))
     change = b / b.sum() - a / a.sum()
     at = int(np.abs(change).argmax())
     share = (a + b) / (a + b).sum()
     deviation = np.sqrt(share * (1 - share) * (1 / a.sum() + 1 / b.sum())).max()
-    noise = NormalDist().inv_cdf(1 - chance / (2 * len(names))) * float(deviation)
+    noise = float(stats.norm.isf(chance / (2 * len(names))) * deviation)
+    value = abs(float(change[at]))
     text = (
         f"label {names[at]!r} went from {a[at] / a.sum():.1%} to {b[at] / b.sum():.1%} of the images,"
-        f" an L-infinity distance of {abs(change[at]):.4f}"
+        f" an L-infinity distance of {value:.4f}"
     )
-    return Measure(
-        "label_name", "COMPARATOR_L_INFTY_HIGH", float(abs(change[at])), noise, config.warn_label_drift,
-        config.max_label_drift, text,
-    )  # fmt: skip
+    return Distance("label_name", L_INFINITY, value, noise, config.warn_label_drift, config.max_label_drift, text)
 
 
-def blank_rise(before: Tally, now: Tally, chance: float, config: ValidateConfig) -> Measure:
-    """Return the rise of the share of near-blank images; its noise is that of dividing all blank ones."""
+def blank_rise(before: Tally, now: Tally, chance: float, config: ValidateConfig) -> Distance:
+    """Return the rise of the near-blank share. Its noise is exact: the blank images fall into `now` with a binomial law."""
     a, b = before.blank / before.count, now.blank / now.count
-    most = most_by_chance(before.blank + now.blank, now.count / (before.count + now.count), chance)
-    noise = most / now.count - (before.blank + now.blank - most) / before.count
+    blank = before.blank + now.blank
+    most = float(stats.binom.isf(chance, blank, now.count / (before.count + now.count)))
+    noise = max(0.0, most / now.count - (blank - most) / before.count)
     text = f"near-blank images went from {a:.2%} to {b:.2%}"
-    return Measure(
-        "image", "CUSTOM_VALIDATION", max(0.0, b - a), max(0.0, noise), config.warn_blank_drift, config.max_blank_drift, text
-    )
-
-
-def most_by_chance(draws: int, probability: float, chance: float) -> int:
-    """Return the smallest k with P(X > k) ≤ chance for X binomial(draws, probability)."""
-    if draws > EXACT_UP_TO:
-        z = NormalDist().inv_cdf(1 - chance)
-        return min(draws, math.ceil(draws * probability + z * math.sqrt(draws * probability * (1 - probability))))
-    tail = 0.0
-    for k in range(draws, 0, -1):
-        ways = math.lgamma(draws + 1) - math.lgamma(k + 1) - math.lgamma(draws - k + 1)
-        tail += math.exp(ways + k * math.log(probability) + (draws - k) * math.log1p(-probability))
-        if tail > chance:
-            return k
-    return 0
+    rise = max(0.0, b - a)
+    return Distance("image", "CUSTOM_VALIDATION", rise, noise, config.warn_blank_drift, config.max_blank_drift, text)

@@ -1,1 +1,1 @@
-"""Count a dataset's pixels and labels, and write the statistics."""
+"""Count the images of a dataset, and compute its statistics from the counts."""

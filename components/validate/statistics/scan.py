@@ -1,57 +1,79 @@
-"""One pass over a dataset's shards: by Beam, or in this process where that is done before Beam has been imported."""
+"""One pass over the shards of a dataset, in this process or as a Beam pipeline whose workers tally whole shards."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from components.common.artifacts import Manifest
-from components.dataset.records import SPLITS
+from components.common.artifacts import Manifest, write_text
+from components.dataset.records import SPLITS, shard_files
 from components.ingest.config import LOCAL_RUNNER
 from components.validate.config import ValidateConfig
-from components.validate.statistics.tally import Shard, Tally, tally_shard
+from components.validate.statistics.tally import ShardTask, Tally, tally_shard
 
-SMALL_BYTES = 64_000_000  # read here in a few seconds, which is what importing and starting Beam takes
+SMALL_BYTES = 64_000_000  # takes a few seconds in this process, about as long as importing and starting Beam
 
 
 def tally_dataset(config: ValidateConfig, dataset: Path, manifest: Manifest, scratch: Path) -> dict[str, Tally]:
-    """Return the tally of each split; workers leave theirs in the folder `scratch`, which they all must see.
+    """Return the tally of each split; Beam workers write theirs into the folder `scratch`, which all of them must see.
 
-    Raises ArtifactError for a damaged shard, ConfigError for wrong Beam options, PipelineError where the runner fails.
+    Raises ArtifactError for a damaged shard, ConfigError for wrong Beam options, PipelineError when the runner fails.
     """
     size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
-    shards = [
-        (split, str(dataset / name), size, channels, config.blank_deviation)
+    tasks: list[ShardTask] = [
+        (split, str(file), size, channels, config.blank_deviation)
         for split in SPLITS
-        for name in manifest.files
-        if name.startswith(f"{split}-")
+        for file in shard_files(dataset, manifest, split)
     ]
-    bytes_ = sum(entry.bytes for entry in manifest.files.values())
-    here = not config.beam_options and bytes_ <= SMALL_BYTES
-    found = _tally_here(shards) if here else _tally_with_beam(config, shards, scratch)
-    return {split: found.get(split, Tally(channels)) for split in SPLITS}
+    tallies = {split: Tally(channels) for split in SPLITS}
+    if config.beam_options or sum(entry.bytes for entry in manifest.files.values()) > SMALL_BYTES:
+        return tallies | _tally_with_beam(config.beam_options or all_cores(len(tasks)), tasks, scratch)
+    for task in tasks:
+        tallies[task[0]] += tally_shard(task)
+    return tallies
 
 
 def all_cores(shards: int) -> tuple[str, ...]:
-    """Return Beam's options for one process a core of this machine, as far as there are shards."""
+    """Return Beam options for one process on each core of this machine, but no more processes than shards."""
+    from components.ingest.beam.runner import MULTI_PROCESSING
+
     workers = min(len(os.sched_getaffinity(0)), shards)
-    several = ("--direct_running_mode=multi_processing", f"--direct_num_workers={workers}") if workers > 1 else ()
-    return (LOCAL_RUNNER, *several)
+    return (LOCAL_RUNNER, *((MULTI_PROCESSING, f"--direct_num_workers={workers}") if workers > 1 else ()))
 
 
-def _tally_here(shards: list[Shard]) -> dict[str, Tally]:
-    found: dict[str, Tally] = {}
-    for shard in shards:
-        tally = tally_shard(shard)
-        found[shard[0]] = found[shard[0]] + tally if shard[0] in found else tally
-    return found
-
-
-def _tally_with_beam(config: ValidateConfig, shards: list[Shard], scratch: Path) -> dict[str, Tally]:
-    from components.validate.statistics.beam_scan import run_pass  # imports Beam, which takes seconds
+def _tally_with_beam(options: tuple[str, ...], tasks: list[ShardTask], scratch: Path) -> dict[str, Tally]:
+    from components.ingest.beam.quiet_beam import beam  # importing Beam takes seconds
+    from components.ingest.beam.runner import run_pipeline
 
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tally-") as folder:
-        run_pass(config.beam_options or all_cores(len(shards)), shards, Path(folder))
-        return {file.stem: Tally.from_json(file.read_bytes()) for file in sorted(Path(folder).glob("*.json"))}
+
+        def build(pipeline: Any) -> None:
+            tallies = (
+                pipeline
+                | "List shards" >> beam.Create(tasks)
+                | "Spread shards" >> beam.Reshuffle()
+                | "Tally" >> beam.Map(_tally_task).with_output_types(tuple[str, str])
+                | "Merge" >> beam.CombinePerKey(_merge).with_output_types(tuple[str, str])
+            )
+            _ = tallies | "Write" >> beam.Map(_write, folder)
+
+        run_pipeline(options, build, "validate.beam_options")
+        return {file.stem: Tally.from_json(file.read_bytes()) for file in Path(folder).glob("*.json")}
+
+
+def _tally_task(task: ShardTask) -> tuple[str, str]:
+    return task[0], tally_shard(task).to_json()  # JSON, because Beam would pickle a Tally
+
+
+def _merge(texts: Iterable[str]) -> str:
+    first, *rest = map(Tally.from_json, texts)
+    return sum(rest, first).to_json()
+
+
+def _write(tally: tuple[str, str], folder: str) -> None:
+    split, text = tally
+    write_text(Path(folder) / f"{split}.json", text)

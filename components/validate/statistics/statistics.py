@@ -1,4 +1,4 @@
-"""Image statistics of a split, exact: they come from counts of grey levels, not from sums of floats."""
+"""Statistics of a split, exact because they are computed from integer counts of grey levels."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from components.dataset.records import NO_LABEL
-from components.validate.statistics.tally import LEVELS, Tally
+from components.validate.statistics.tally import LEVELS, SIZE_BUCKETS_PER_OCTAVE, Tally
 
 
 class SizeStatistics(BaseModel):
-    """Heights or widths of the source's images in pixels, where known."""
+    """Heights or widths of the source images in pixels, of the images for which they are known."""
 
     model_config = ConfigDict(frozen=True)
     known: int
@@ -25,10 +24,11 @@ class SizeStatistics(BaseModel):
 
 
 class SplitStatistics(BaseModel):
-    """What one split holds; minimum to deviation are grey levels, 0 to 255, mean and deviation one a channel.
+    """Statistics of one split. Minimum to deviation are in grey levels, 0 to 255; mean and deviation have one value a channel.
 
-    `brightness` and `contrast` are numbers of images by their mean (4 grey levels a bucket) and by their deviation from it
-    (2 a bucket); `aspect_ratios` by width / height, to the nearest eighth of an octave.
+    `deviation` is the standard deviation of all pixels (divided by n, not n - 1). `brightness` and `contrast` count images by
+    the mean of their pixels (4 grey levels a bucket) and by the standard deviation of their pixels (2 grey levels a bucket);
+    `aspect_ratios` counts them by width / height, to the nearest eighth of an octave.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,11 +48,10 @@ class SplitStatistics(BaseModel):
 
 
 def split_statistics(tally: Tally, image_size: int, label_names: list[str]) -> SplitStatistics:
-    """Return the statistics that follow from the tally of at least one image.
-
-    The deviation is that of the whole population of pixels (divided by their number, not by one less).
-    """
-    mean, deviation = mean_and_deviation(tally)
+    """Return the statistics of a split from its tally of at least one image."""
+    values, pixels = np.arange(LEVELS), tally.levels.sum(axis=1)
+    mean = tally.levels @ values / pixels
+    variance = (tally.levels * (values - mean[:, None]) ** 2).sum(axis=1) / pixels
     present = np.flatnonzero(tally.levels.sum(axis=0))
     return SplitStatistics(
         count=tally.count,
@@ -60,41 +59,32 @@ def split_statistics(tally: Tally, image_size: int, label_names: list[str]) -> S
         minimum=int(present[0]),
         maximum=int(present[-1]),
         mean=tuple(mean.tolist()),
-        deviation=tuple(deviation.tolist()),
+        deviation=tuple(np.sqrt(variance).tolist()),
         label_histogram=label_histogram(tally.labels, label_names),
         brightness=tuple(tally.brightness.tolist()),
         contrast=tuple(tally.contrast.tolist()),
         blank=tally.blank,
-        source_height=_sizes(tally, "height"),
-        source_width=_sizes(tally, "width"),
-        aspect_ratios={f"{2 ** (key / 8):.3g}": tally.aspects[key] for key in sorted(tally.aspects)},
+        source_height=_size_statistics(tally, "height"),
+        source_width=_size_statistics(tally, "width"),
+        aspect_ratios={f"{2 ** (key / SIZE_BUCKETS_PER_OCTAVE):.3g}": tally.aspects[key] for key in sorted(tally.aspects)},
     )
 
 
-def mean_and_deviation(tally: Tally) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and deviation of the grey levels of each channel: float64 [C] each."""
-    levels = np.arange(LEVELS)
-    pixels = tally.levels.sum(axis=1)
-    mean = tally.levels @ levels / pixels
-    variance = (tally.levels * (levels - mean[:, None]) ** 2).sum(axis=1) / pixels
-    return mean, np.sqrt(variance)
-
-
 def label_histogram(labels: Mapping[int, int], label_names: list[str]) -> dict[str, int]:
-    """Return the number of images a label, by name (by number where labels have no names), in the order of labels."""
-    return {_name(label, label_names): labels[label] for label in sorted(labels)}
+    """Return the number of images of each label, by name (or by number, for a label without a name), in order of the labels."""
+
+    def name(label: int) -> str:
+        if label == NO_LABEL:
+            return "unlabelled"
+        return label_names[label] if label < len(label_names) else str(label)
+
+    return {name(label): labels[label] for label in sorted(labels)}
 
 
-def _name(label: int, label_names: list[str]) -> str:
-    if label == NO_LABEL:
-        return "unlabelled"
-    return label_names[label] if label < len(label_names) else str(label)
-
-
-def _sizes(tally: Tally, name: str) -> SizeStatistics | None:
-    if name not in tally.extremes:
+def _size_statistics(tally: Tally, side: str) -> SizeStatistics | None:
+    if side not in tally.extremes:
         return None
     known = sum(tally.heights.values())
-    low, high, sums, squares = tally.extremes[name]
+    low, high, sums, squares = tally.extremes[side]
     deviation = math.sqrt(known * squares - sums**2) / known
     return SizeStatistics(known=known, minimum=low, maximum=high, mean=sums / known, deviation=deviation)

@@ -20,7 +20,7 @@ from components.common.artifacts import now, write_json
 from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
 from components.ingest.sources.fingerprint import source_fingerprint
-from components.push.registry.location import opened_to_read
+from components.push.registry.location import open_registry
 from components.push.registry.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.devices.tpu_runtime import check_machine
@@ -48,10 +48,8 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     registry = [] if is_address(config.registry) else [Path(config.registry)]
     for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
         _check_writable(folder)
-    with opened_to_read(config.registry, whole=["champion"]) as place:
-        champion = read_champion(place)
-        if champion is not None:
-            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    with open_registry(config.registry, versions=["champion"]) as folder:
+        check_image_size(read_champion(folder), config.ingest.image_size, config.ingest.channels)
     return snapshot.take(config, digest).keys
 
 

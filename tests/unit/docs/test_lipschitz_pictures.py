@@ -1,4 +1,4 @@
-"""docs/lipschitz.py: its trainings use our step and keep their bounds, its figures are drawn, its tables printed."""
+"""docs/lipschitz.py: the trainings respect their bounds, the figures are drawn, the tables are printed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def images() -> ImageSet:
     return ImageSet(pixels, np.arange(80) % 2, tuple(map(str, range(80))))
 
 
-def test_eight_real_points_and_fakes_around_them() -> None:
+def test_real_points_are_eight_clusters_and_fake_points_spread_around_them() -> None:
     examples = lipschitz_points.point_examples(noise.round_seed(0, 0), 4000)
     radii = np.linalg.norm(examples.real_images, axis=-1)
     assert np.allclose(radii, lipschitz_points.RING_RADIUS, atol=0.12)
@@ -37,7 +37,7 @@ def test_eight_real_points_and_fakes_around_them() -> None:
     assert 1.9 < np.var(examples.fake_images, axis=0).sum() - 4.0 < 2.1  # two dimensions of variance 1, around radius 2
 
 
-def test_the_critics_of_points_keep_their_bounds(critics: dict[str, lipschitz.PointCritic]) -> None:
+def test_critics_of_points_respect_their_bounds(critics: dict[str, lipschitz.PointCritic]) -> None:
     for name in CLIPPED:
         limit = lipschitz.BOUNDS[name]["clip_value"]
         assert np.abs(critics[name].weights).max() == pytest.approx(limit)
@@ -45,15 +45,17 @@ def test_the_critics_of_points_keep_their_bounds(critics: dict[str, lipschitz.Po
     assert np.median(critics[CLIPPED[0]].slopes) < 0.01 < np.median(critics["gradient penalty"].slopes)
 
 
-def test_gradient_norms_are_those_of_the_chain_rule() -> None:
+def test_gradient_norms_follow_the_chain_rule() -> None:
     critic = lipschitz_points.point_critic(2, 4)
-    critic.get_layer("h1").set_weights([np.eye(4), np.ones(4)])  # never at the bend: the derivative of h1 by h0 is 1
+    critic.get_layer("h1").set_weights(
+        [np.eye(4), np.ones(4)]
+    )  # always in the linear part, where the derivative of h1 by h0 is 1
     critic.get_layer("score").set_weights([np.full((4, 1), 1.5), np.zeros(1)])
     points = lipschitz_points.ring(noise.round_seed(0, 0), 16)
     assert np.allclose(lipschitz_points.gradient_norms(critic, points), [3.0, 3.0])
 
 
-def test_trainings_go_on_from_the_same_rounds_to_the_same_seconds(
+def test_trainings_are_recorded_after_the_same_rounds_and_after_the_same_seconds(
     images: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     critics: dict[str, lipschitz.PointCritic],
 ) -> None:  # fmt: skip
@@ -64,12 +66,12 @@ def test_trainings_go_on_from_the_same_rounds_to_the_same_seconds(
     monkeypatch.setattr("docs.lipschitz_digits.time.process_time", lambda: next(clock))
     results = lipschitz.digit_trainings(TINY._replace(rounds=100), images, images, count=60)
     for same_rounds, same_seconds in results.values():
-        assert same_rounds.snapshot.rounds == 100
+        assert same_rounds.moment.rounds == 100
         assert (
-            same_seconds.snapshot.cpu_seconds == results["gradient penalty"][0].snapshot.cpu_seconds == 1.0
-        )  # without the first call
+            same_seconds.moment.cpu_seconds == results["gradient penalty"][0].moment.cpu_seconds == 1.0
+        )  # the first call is not counted
         assert np.isfinite([same_rounds.fid, same_rounds.kid]).all()
-    assert np.abs(results[CLIPPED[0]][0].snapshot.weights).max() <= 0.0101
+    assert np.abs(results[CLIPPED[0]][0].moment.weights).max() <= 0.0101
     lipschitz_figures.draw_digits({TINY: images.images}, {TINY: results}, tmp_path / "digits.png")
     lipschitz_figures.draw_critics(critics, critics, tmp_path / "critics.png")
     for name in ("digits", "critics"):

@@ -20,7 +20,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor, extractor_training
 from components.evaluate.features.extractor import Extractor
 from components.evaluate.provenance import comparable, provenance
-from components.evaluate.scores import EvaluateSummary, Reference, check_counts, load_reference, modes, score
+from components.evaluate.scores import EvaluateSummary, Reference, Samples, check_counts, load_reference, measure, modes
 from tests.support.tiny_artifacts import HELD_OUT, TRAIN, Images, part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
@@ -41,7 +41,7 @@ class Evaluated:
 
     def score(self, images: Images) -> EvaluateSummary:
         """Score images as `run` does, without the detour through a SavedModel."""
-        return score(self.reference, self.extractor.features(images), CONFIG, {})
+        return measure(self.reference, Samples(self.extractor.features(images)), CONFIG, {}).summary
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ class TestPlantedFaults:
         assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
 
     def test_floor_and_ceiling_are_kept_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(baselines, "measure", lambda *_: pytest.fail("measured again"))
+        monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
         digest = read_manifest(evaluated.dataset).digest
         kept = baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
         assert kept == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
@@ -227,7 +227,7 @@ class TestExtractor:
         reference = Reference(made.features(train), made.features(held_out), TRAIN)
         noise = np.random.default_rng(0).integers(-120, 121, rest.shape)
         good, bad = (
-            score(reference, made.features(images), CONFIG, {})
+            measure(reference, Samples(made.features(images)), CONFIG, {}).summary
             for images in (rest, np.clip(rest + noise, 0, 255).astype(np.uint8))
         )
         assert good.kid + 5 * good.kid_std < bad.kid
@@ -287,7 +287,7 @@ class TestRefusals:
         check_counts(EvaluateConfig(samples=100), 20, 10)
         features = np.random.default_rng(0).standard_normal((130, 64)).astype(np.float32)
         reference = Reference(features[:20], features[20:30], 20)
-        summary = score(reference, features[30:], EvaluateConfig(samples=100), {})
+        summary = measure(reference, Samples(features[30:]), EvaluateConfig(samples=100), {}).summary
         assert np.isfinite([value for value in summary.model_dump().values() if isinstance(value, float)]).all()
         assert summary.intervals is not None
         assert np.isfinite(list(summary.intervals.values())).all()

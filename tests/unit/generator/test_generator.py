@@ -121,7 +121,7 @@ class TestLabels:
     @pytest.mark.parametrize("label", [-1, 1, 3])
     def test_a_label_that_was_not_trained_on_is_refused(self, label: int, knows_labels: Path) -> None:
         loaded = generator.load(generator.find_saved_model(knows_labels))
-        with pytest.raises(ConfigError, match=rf"saw no image of label {label}; it knows 2 labels, from 0 to 2\. Use one"):
+        with pytest.raises(ConfigError, match=rf"was not trained on label {label}; it knows 2 labels, from 0 to 2\. Use one"):
             generator.sample(loaded, 3, seed=0, label=label)
 
     def test_a_model_without_labels_has_none(self, model: Path) -> None:
@@ -143,7 +143,7 @@ class TestLabels:
         with pytest.raises(ConfigError) as caught:
             generator.sample(generator.load(tmp_path / "saved_model"), 3, seed=0, label=0)
         assert str(caught.value) == (
-            "The model does not tell which labels it was trained on: it has no label_counts. "
+            "The model does not record which labels it was trained on: it has no label_counts. "
             "Export it with this program's train, or draw without --label, --truncation and --interpolate."
         )
 

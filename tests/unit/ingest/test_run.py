@@ -7,9 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from components.ingest.beam.pipeline import balanced
 from components.ingest.beam.shards import drop_equals
 from components.ingest.beam.worker_errors import writing
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.run import IngestSummary, run, spill_folder
+from components.ingest.run import IngestSummary, chunk_folder, run
+from components.ingest.sources.readers import open_source
 from tests.support.image_folder import write_broken_images, write_digit_images
 
 
@@ -49,7 +50,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_digits_are_all_there_with_their_pixels_and_labels(digits: Path) -> None:
+def test_digits_have_their_pixels_and_labels(digits: Path) -> None:
     source = load_digits()
     levels = np.rint(source.images * (255 / 16)).astype(np.uint8)
     exact = len(np.unique(levels.reshape(len(levels), -1), axis=0))
@@ -87,18 +88,18 @@ def test_worker_threads_change_nothing(digits: Path, tmp_path: Path) -> None:
     assert digests(tmp_path / "threads") == digests(digits)
 
 
-def test_worker_processes_change_nothing_and_say_nothing(
+def test_worker_processes_change_nothing_and_print_nothing(
     digits: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     processes = (LOCAL_RUNNER, "--direct_running_mode=multi_processing", "--direct_num_workers=2")
     ingest(tmp_path / "processes", beam_options=processes)
     assert digests(tmp_path / "processes") == digests(digits)
-    said = capfd.readouterr()
-    assert said.err == ""
-    assert all(line.startswith(("» ", "… ")) for line in said.out.splitlines())
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert all(line.startswith(("» ", "… ")) for line in printed.out.splitlines())
 
 
-def test_other_shards_hold_the_same_splits(digits: Path, tmp_path: Path) -> None:
+def test_splits_do_not_depend_on_the_number_of_shards(digits: Path, tmp_path: Path) -> None:
     ingest(tmp_path / "one", shards=1)
     assert sorted(digests(tmp_path / "one")) == [
         "duplicates.jsonl", "eval-00000-of-00001.tfrecord", "quarantine.jsonl", "train-00000-of-00001.tfrecord",
@@ -107,14 +108,14 @@ def test_other_shards_hold_the_same_splits(digits: Path, tmp_path: Path) -> None
         assert set(read_split(tmp_path / "one", split).ids) == set(read_split(digits, split).ids)
 
 
-def test_more_shards_than_images_are_all_written(tmp_path: Path) -> None:
+def test_empty_shards_are_written(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 3, broken=False)
     ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}", shards=5)
     assert len(digests(tmp_path / "out")) == 12
     assert len(all_ids(tmp_path / "out")) == 3
 
 
-def test_broken_files_are_counted_listed_and_passed_over(tmp_path: Path) -> None:
+def test_broken_files_are_quarantined(tmp_path: Path) -> None:
     counts = write_digit_images(tmp_path / "in", 40)
     summary = ingest(
         tmp_path / "out", source=f"images:{tmp_path / 'in'}", labels_from_folders=True, max_quarantine_fraction=0.1,
@@ -133,42 +134,42 @@ def test_broken_files_are_counted_listed_and_passed_over(tmp_path: Path) -> None
     assert [manifest.details["label_names"][label] for label in labels] == [id.split("/")[0] for id in ids]
 
 
-def test_too_many_broken_files_are_refused_and_the_list_survives(tmp_path: Path) -> None:
+def test_too_many_broken_files_are_refused_and_their_list_is_kept(tmp_path: Path) -> None:
     counts = write_digit_images(tmp_path / "in", 40)
     with pytest.raises(DataRejectedError) as caught:
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
     assert caught.value.exit_code == 3
-    said = str(caught.value)
-    assert "4 of 44 files could not be read as images (9.1%, allowed 5.0%)" in said
-    assert "0/empty.png (empty file)" in said
+    message = str(caught.value)
+    assert "4 of 44 files could not be read as images (9.1%, allowed 5.0%)" in message
+    assert "0/empty.png (empty file)" in message
     assert "raise ingest.max_quarantine_fraction" in caught.value.cure
-    assert str(tmp_path / "quarantine.jsonl") in said
+    assert str(tmp_path / "quarantine.jsonl") in message
     listed = [json.loads(line)["id"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert listed == sorted(counts.broken)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "quarantine.jsonl"], "nothing else is left"
 
 
-def test_no_readable_image_is_refused_whatever_is_allowed(tmp_path: Path) -> None:
+def test_source_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_broken_images(tmp_path / "in", load_digits().images[0])
     with pytest.raises(DataRejectedError, match=r"None of the 4 files of images:.* is a readable image"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}", max_quarantine_fraction=1.0)
 
 
-def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+def test_folder_without_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in" / "empty").mkdir(parents=True)
     (tmp_path / "in" / ".hidden").touch()
-    with pytest.raises(DataRejectedError, match="holds no file"):
+    with pytest.raises(DataRejectedError, match="contains no files except hidden ones"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
 
 
-def test_a_missing_folder_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"{tmp_path}/nowhere is no folder"):
+def test_missing_folder_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path}/nowhere is not a folder"):
         ingest(tmp_path / "out", source=f"images:{tmp_path}/nowhere")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_file_and_one_with_a_strange_name(tmp_path: Path) -> None:
+def test_unreadable_file_and_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 9, broken=False)
     (tmp_path / "in" / "gone.png").symlink_to("nothing")
     digit = next((tmp_path / "in").glob("*/*.png"))
@@ -182,7 +183,7 @@ def test_an_unreadable_file_and_one_with_a_strange_name(tmp_path: Path) -> None:
     assert f"{digit.parent.name}/caf\\xe9 €.png" in all_ids(tmp_path / "out")
 
 
-def test_equal_pixels_in_other_files_are_duplicates(tmp_path: Path) -> None:
+def test_equal_pixels_in_different_files_are_duplicates(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
     (tmp_path / "in").mkdir()
     for name in ("b.png", "a.bmp", "c.png"):
@@ -195,18 +196,18 @@ def test_equal_pixels_in_other_files_are_duplicates(tmp_path: Path) -> None:
     assert listed == [{"id": id, "of": "a.bmp", "kind": "same pixels"} for id in ("b.png", "c.png")]
 
 
-def test_a_lost_image_is_an_error() -> None:
+def test_lost_image_is_an_error() -> None:
     tally = {"read": 10, "train": 6, "eval": 2, "duplicate": 1, "quarantined": 1}
     assert balanced(tally, 10)["kept"] == 8
     for total in (9, 11):
         with pytest.raises(PipelineError, match=f"{total} in the source, 10 read, but 8 kept"):
             balanced(tally, total)
     for name in tally:
-        with pytest.raises(PipelineError, match="Images were lost or doubled"):
+        with pytest.raises(PipelineError, match="Images were lost or counted twice"):
             balanced(tally | {name: tally[name] + 1}, 10)
 
 
-def test_an_image_lost_inside_the_pipeline_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_lost_inside_the_pipeline_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "drop_equals", lambda shard: (drop_equals(shard)[0], []))
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     Image.new("L", (8, 8)).save(tmp_path / "2.png")
@@ -215,29 +216,29 @@ def test_an_image_lost_inside_the_pipeline_is_noticed(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--runner=NoSuchRunner",), "Unexpected pipeline runner: NoSuchRunner"),
         (("--runner=no.such.module",), "No module named 'no'"),
         ((LOCAL_RUNNER, "--direct_num_workers=many"), "invalid int value: 'many'"),
     ],
 )
-def test_wrong_beam_options_are_config_errors(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_invalid_beam_options_are_config_errors(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ingest\.beam_options") as caught:
         ingest(tmp_path / "out", beam_options=options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_beam_does_not_read_our_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beam_does_not_read_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "--runner=NoSuchRunner", "--direct_num_workers=many"])
     write_digit_images(tmp_path / "in", 2, broken=False)
     assert ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}").kept == 2
 
 
 @pytest.mark.parametrize(
-    ("raised", "expected", "said"),
+    ("raised", "expected", "message"),
     [
         (OSError(28, "No space left on device"), ArtifactError, "Cannot write shard 0: No space left"),
         (ArtifactError("A problem.", "A cure."), ArtifactError, "A problem. A cure."),
@@ -246,8 +247,8 @@ def test_beam_does_not_read_our_command_line(tmp_path: Path, monkeypatch: pytest
         (KeyboardInterrupt(), KeyboardInterrupt, ""),
     ],
 )
-def test_what_a_worker_raises_reaches_the_user_in_one_line(
-    raised: BaseException, expected: type[BaseException], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_errors_of_workers_reach_the_user_in_one_line(
+    raised: BaseException, expected: type[BaseException], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> int:
         with writing("shard 0"):
@@ -257,63 +258,76 @@ def test_what_a_worker_raises_reaches_the_user_in_one_line(
     write_digit_images(tmp_path / "in", 2, broken=False)
     with pytest.raises(expected) as caught:
         ingest(tmp_path / "out" / "dataset", source=f"images:{tmp_path / 'in'}", shards=1, eval_fraction=1e-9)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     left = [path.name for path in (tmp_path / "out").iterdir()]
-    assert left == [".dataset.ingest"], "no half-written artifact is left, only what a next run need not repeat"
+    assert left == [".dataset.ingest"], "no incomplete artifact, only the finished chunks"
     if isinstance(raised, PipelineError):
         assert isinstance(caught.value, PipelineError)
         assert (caught.value.problem, caught.value.cure) == (raised.problem, raised.cure)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match=r"Cannot lock .*/file/.*: Not a directory"):
         ingest(tmp_path / "file" / "out")
 
 
-def test_ctrl_c_leaves_nothing_but_what_is_decoded(tmp_path: Path) -> None:
-    write_digit_images(tmp_path / "in", 1000, broken=False)
-    (tmp_path / "config.toml").write_text(f'[ingest]\nsource = "images:{tmp_path / "in"}"\nimage_size = 128\n')
-    command = [sys.executable, "-m", "components.ingest", "--config", str(tmp_path / "config.toml")]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out" / "dataset")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.dataset.ingest/*/*.chunk")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".dataset.ingest"]
+INTERRUPTED = """
+import os, sys
+from components.common.command import main
+from components.ingest import run
+from components.ingest.beam import pipeline
+from components.ingest.config import IngestConfig
+
+write_chunk, written = pipeline.write_chunk, []
+
+def interrupting(*arguments):
+    written.append(write_chunk(*arguments))
+    if len(written) == int(sys.argv[1]):
+        os.kill(os.getpid(), int(sys.argv[2]))
+    return written[-1]
+
+pipeline.write_chunk = interrupting
+sys.exit(main("ingest", IngestConfig, run.run, {}, sys.argv[3:]))
+"""
+
+
+def interrupt(fields: dict[str, Any], out: Path, chunks: int, number: signal.Signals) -> int:
+    """Run ingest in a process that sends itself a signal after some chunk files; return its exit code."""
+    config = out.parent.with_suffix(".toml")
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+    command = [sys.executable, "-c", INTERRUPTED, str(chunks), str(int(number)), "--config", config, "--out", out]
+    return subprocess.run(command, capture_output=True, check=False).returncode
 
 
 def chunk_files(out: Path) -> list[Path]:
     return list(out.parent.glob(f".{out.name}.ingest/*/*.chunk"))
 
 
-def test_a_run_after_one_that_was_killed_repeats_no_finished_chunk(tmp_path: Path) -> None:
-    write_digit_images(tmp_path / "in", 1500, broken=True)
-    write_config(tmp_path, tmp_path / "in")
+def test_ctrl_c_leaves_only_finished_chunks(tmp_path: Path) -> None:
+    write_digit_images(tmp_path / "in", 600, broken=False)
+    out = tmp_path / "out" / "dataset"
+    assert interrupt({"source": f"images:{tmp_path / 'in'}"}, out, 1, signal.SIGINT) != 0
+    assert [path.name for path in out.parent.iterdir()] == [".dataset.ingest"]
+    assert chunk_files(out)
+
+
+def test_run_after_one_that_was_killed_repeats_no_finished_chunk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_digit_images(tmp_path / "in", 600, broken=True)
+    fields = {"source": f"images:{tmp_path / 'in'}", "max_quarantine_fraction": 0.2}
     whole, out = tmp_path / "whole" / "dataset", tmp_path / "out" / "dataset"
-    by_hand(tmp_path, whole).communicate(timeout=120)
-    killed = by_hand(tmp_path, out)
-    deadline = time.monotonic() + 60
-    while len(chunk_files(out)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.002)
-    killed.kill()
-    killed.communicate(timeout=30)
-    done = {file.name: file.stat().st_mtime_ns for file in chunk_files(out)}
-    assert 2 <= len(done) < 6, "it was killed in the middle"
-    again = by_hand(tmp_path, out)
-    said, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-    assert f"Going on from an earlier run: {len(done)} of 6 chunks are done".encode() in said
+    ingest(whole, **fields)
+    assert interrupt(fields, out, 2, signal.SIGKILL) == -signal.SIGKILL
+    finished = {file: file.stat().st_mtime_ns for file in chunk_files(out)}
+    assert len(finished) == 2
+    ingest(out, **fields)
+    assert "Resuming an earlier run: 2 of 3 chunks are finished" in capsys.readouterr().out
     assert read_manifest(out).digest == read_manifest(whole).digest
-    assert [path.name for path in out.parent.iterdir() if path.name != "dataset"] == [], "no strays"
+    assert [path.name for path in out.parent.iterdir()] == ["dataset"], "nothing else is left"
 
 
-def test_a_changed_source_is_not_taken_from_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_source_does_not_reuse_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_digit_images(tmp_path / "in", 20, broken=False)
     monkeypatch.setattr(pipeline, "write_counts", FailOnce(tmp_path / "failed", pipeline.write_counts))
     with pytest.raises(PipelineError, match="first time"):
@@ -322,67 +336,53 @@ def test_a_changed_source_is_not_taken_from_an_earlier_run(tmp_path: Path, monke
     Image.new("L", (9, 9), 77).save(next((tmp_path / "in").glob("*/*.png")))
     assert ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}").kept == 20
     images = np.concatenate([read_split(tmp_path / "out", split).images for split in ("train", "eval")])
-    assert (images == 77).all(axis=(1, 2, 3)).sum() == 1, "the new content is in"
+    assert (images == 77).all(axis=(1, 2, 3)).sum() == 1, "the new content is used"
 
 
-def test_a_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_digit_images(tmp_path / "in", 20, broken=False)
-    monkeypatch.setattr(pipeline, "write_shard", Noted(tmp_path / "written", pipeline.write_shard))
+    monkeypatch.setattr(pipeline, "write_shard", Recorded(tmp_path / "written", pipeline.write_shard))
     monkeypatch.setattr(pipeline, "write_counts", FailOnce(tmp_path / "failed", pipeline.write_counts))
     with pytest.raises(PipelineError, match="first time"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
     assert (tmp_path / "written").read_text() == "x" * 4
     assert ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}").kept == 20
-    assert (tmp_path / "written").read_text() == "x" * 4, "all four were done"
+    assert (tmp_path / "written").read_text() == "x" * 4, "all four were finished"
 
 
-def test_two_ingests_of_the_same_source_do_not_meet(tmp_path: Path) -> None:
+def test_two_ingests_of_the_same_source_exclude_each_other(tmp_path: Path) -> None:
     config = IngestConfig()
-    with spill_folder(config, tmp_path / "out", None):  # noqa: SIM117
-        with (
-            pytest.raises(ArtifactError, match="Another ingest of the same source holds"),
-            spill_folder(config, tmp_path / "out", None),
-        ):
-            pass
+    folder = partial(chunk_folder, config, open_source(config), tmp_path / "out", None)
+    with folder(), pytest.raises(ArtifactError, match="Another ingest of the same source holds"), folder():
+        pass
 
 
 class FailOnce:
-    """A function that fails the first time it is called; Beam hands copies to its workers, so a file remembers."""
+    """A function that fails the first time it is called; a file records that, since Beam copies it to its workers."""
 
     def __init__(self, failed: Path, function: Callable[..., Any]) -> None:
         self.failed, self.function = failed, function
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         if not self.failed.exists():
             self.failed.touch()
             raise PipelineError("The first time.", "Run again.")
-        return self.function(*given)
+        return self.function(*arguments)
 
 
-class Noted:
-    """A function that leaves an x in a file for each call."""
+class Recorded:
+    """A function that appends an x to a file for each call."""
 
-    def __init__(self, note: Path, function: Callable[..., Any]) -> None:
-        self.note, self.function = note, function
+    def __init__(self, file: Path, function: Callable[..., Any]) -> None:
+        self.file, self.function = file, function
 
-    def __call__(self, *given: Any) -> Any:
-        with self.note.open("a") as file:
-            file.write("x")
-        return self.function(*given)
-
-
-def write_config(folder: Path, source: Path) -> None:
-    (folder / "config.toml").write_text(
-        f'[ingest]\nsource = "images:{source}"\nimage_size = 128\nmax_quarantine_fraction = 0.2\n'
-    )
+    def __call__(self, *arguments: Any) -> Any:
+        with self.file.open("a") as stream:
+            stream.write("x")
+        return self.function(*arguments)
 
 
-def by_hand(folder: Path, out: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "components.ingest", "--config", str(folder / "config.toml"), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def test_without_tfds_no_tensorflow_is_imported_and_stdout_is_ours(tmp_path: Path) -> None:
+def test_without_tfds_no_tensorflow_is_imported_and_nothing_else_is_printed(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 4, broken=False)
     program = (
         "import sys\n"
@@ -400,10 +400,10 @@ def test_without_tfds_no_tensorflow_is_imported_and_stdout_is_ours(tmp_path: Pat
     assert "Read 4 = 4 kept + 0 duplicate + 0 quarantined" in done.stdout
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "components.ingest", "--out", str(tmp_path / "out")]
-    (tmp_path / "config.toml").write_text('[ingest]\nsource = "images:/no/such/place"\n')
+    (tmp_path / "config.toml").write_text('[ingest]\nsource = "images:/no/such/folder"\n')
     done = subprocess.run([*command, "--config", str(tmp_path / "config.toml")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "/no/such/place is no folder" in done.stderr
+    assert "/no/such/folder is not a folder" in done.stderr

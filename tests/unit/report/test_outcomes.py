@@ -1,4 +1,4 @@
-"""What became of each step: derived from the journal's entries and their times."""
+"""The outcome of each step, derived from the journal entries and their times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from components.common.errors import DataRejectedError
 from components.common.journal import STEPS, StepRecord, entry_path, step_error
 from components.report.description import RunDescription
-from components.report.outcomes import Outcome, derive_outcomes, find_failure, read_entries, run_status
+from components.report.outcomes import StepOutcome, derive_outcomes, find_failure, read_entries, run_status
 
 BEFORE, START, LATER, END = (f"2026-01-31T10:{minute}:00.000+00:00" for minute in ("00", "10", "20", "30"))
 
@@ -20,21 +20,21 @@ def entry(step: str, state: str, started_at: str, **fields: Any) -> StepRecord:
 
 
 def entries(words: str, push: dict[str, Any] | None = None) -> dict[str, StepRecord]:
-    """One word a step: `new-STATE` began in this run, `old-STATE` before it, `none` has no entry."""
-    found = {}
+    """Return entries from one word per step: `new-STATE` began in this run, `old-STATE` before it, `none` has no entry."""
+    records = {}
     for step, word in zip(STEPS, filled(words, "none"), strict=True):
         if word != "none":
             age, _, state = word.partition("-")
             summary = push or {} if step == "push" else {}
             started = LATER if age == "new" else START if age == "now" else BEFORE
-            found[step] = entry(step, state, started, seconds=2.5, summary=summary)
-    return found
+            records[step] = entry(step, state, started, seconds=2.5, summary=summary)
+    return records
 
 
-# name: (entries, outcomes, status of the run); a missing word at the end stands for `none` and `skipped`
+# name: (entries, outcomes, status of the run); missing words at the end stand for `none` and `skipped`
 CASES = {
     "all ran": ("new-succeeded " * 5, "succeeded " * 5, "succeeded"),
-    "began in the same millisecond": ("now-succeeded " * 5, "succeeded " * 5, "succeeded"),
+    "started in the same millisecond": ("now-succeeded " * 5, "succeeded " * 5, "succeeded"),
     "all cached, push ran": ("old-succeeded " * 4 + "new-succeeded", "cached " * 4 + "succeeded", "succeeded"),
     "an old push is never reused": ("old-succeeded " * 5, "cached " * 4, "failed"),
     "first failed": ("new-failed", "failed", "failed"),
@@ -49,10 +49,10 @@ CASES = {
         "succeeded succeeded interrupted",
         "interrupted",
     ),
-    "an old failure is not of this run": ("old-failed", "", "failed"),
-    "an old kill is not of this run": ("new-succeeded old-running", "succeeded", "failed"),
+    "an old failure belongs to another run": ("old-failed", "", "failed"),
+    "an old kill belongs to another run": ("new-succeeded old-running", "succeeded", "failed"),
     "nothing ran": ("", "", "failed"),
-    "no reuse behind a gap": ("none old-succeeded old-succeeded", "", "failed"),
+    "no reuse after a gap": ("none old-succeeded old-succeeded", "", "failed"),
 }
 
 
@@ -79,7 +79,7 @@ def test_unchanged_push_counts_as_cached() -> None:
     assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].status == "succeeded"
 
 
-def test_times_of_other_zones_and_without_zone_compare() -> None:
+def test_times_with_and_without_a_time_zone_are_compared() -> None:
     one = {"ingest": entry("ingest", "succeeded", "2026-01-31T12:05:00+02:00")}
     assert derive_outcomes(one, START, END)[0].status == "cached"
     assert derive_outcomes(one, "2026-01-31T10:05:00", END)[0].status == "succeeded"
@@ -105,37 +105,37 @@ def test_run_status_corrects_the_runner(reported: str, words: str, expected: str
     assert run_status(reported, derive_outcomes(entries(words), START, END)) == expected
 
 
-def test_failure_says_what_the_step_said() -> None:
-    error = step_error(DataRejectedError("9 of 100 images cannot be read.", "Mend them."))
-    broken = Outcome("ingest", "failed", record=entry("ingest", "failed", LATER, error=error))
+def test_the_failure_is_the_error_of_the_step() -> None:
+    error = step_error(DataRejectedError("9 of 100 images cannot be read.", "Remove them."))
+    broken = StepOutcome("ingest", "failed", record=entry("ingest", "failed", LATER, error=error))
     failure = find_failure("failed", (broken,), "Inner task failed: 'ingest'")
     assert failure is not None
     assert (failure.step, failure.exit_code) == ("ingest", 3)
-    assert (failure.problem, failure.cure) == ("9 of 100 images cannot be read.", "Mend them.")
+    assert (failure.problem, failure.cure) == ("9 of 100 images cannot be read.", "Remove them.")
     assert "DataRejectedError" in failure.traceback
 
 
-def test_killed_step_is_named_with_its_process() -> None:
+def test_a_killed_step_is_named_with_its_process() -> None:
     words = "new-succeeded new-succeeded new-running none none"
     failure = find_failure("failed", derive_outcomes(entries(words), START, END), "")
     assert failure is not None
     assert failure.step == "train"
-    assert failure.problem == "train ended without a word after at most 600 s: process 4194305 was killed."
+    assert failure.problem == "train ended without a result after at most 600 s: process 4194305 was killed."
     assert failure.exit_code == 1
 
 
-@pytest.mark.parametrize(("message", "said"), [("disk full", "The runner says: disk full"), (" ", "gives no reason")])
-def test_unexplained_failure_repeats_the_runner(message: str, said: str) -> None:
+@pytest.mark.parametrize(("message", "reason"), [("disk full", "The runner reported: disk full"), (" ", "gave no reason")])
+def test_a_failure_without_an_error_has_the_message_of_the_runner(message: str, reason: str) -> None:
     outcomes = derive_outcomes(entries("new-succeeded new-succeeded none none none"), START, END)
     failure = find_failure("failed", outcomes, message)
     assert failure is not None
     assert failure.step is None
-    assert "no step says why, and train, evaluate, push left no record" in failure.problem
-    assert said in failure.problem
+    assert "no step recorded an error and there is no record of train, evaluate, push" in failure.problem
+    assert reason in failure.problem
     assert failure.cure
 
 
-def test_interruption_between_steps_and_success() -> None:
+def test_a_run_is_interrupted_between_steps_or_succeeds() -> None:
     outcomes = derive_outcomes(entries("new-succeeded none none none none"), START, END)
     failure = find_failure("interrupted", outcomes, "")
     assert failure is not None
@@ -143,7 +143,7 @@ def test_interruption_between_steps_and_success() -> None:
     assert find_failure("succeeded", outcomes, "") is None
 
 
-def test_damaged_entry_becomes_a_sentence(tmp_path: Path) -> None:
+def test_a_damaged_entry_becomes_a_note(tmp_path: Path) -> None:
     keys = {"ingest": "a" * 64, "train": "b" * 64, "push": "c" * 64}
     for step, content in (("ingest", entry("ingest", "succeeded", START).model_dump_json()), ("train", "{broken")):
         file = entry_path(tmp_path, step, keys[step])
@@ -152,7 +152,7 @@ def test_damaged_entry_becomes_a_sentence(tmp_path: Path) -> None:
     description = RunDescription(
         run_id="r", started_at=START, config={}, command="", work_dir=str(tmp_path), keys=keys
     )  # fmt: skip
-    found, notes = read_entries(description)
-    assert list(found) == ["ingest"]
+    readable, notes = read_entries(description)
+    assert list(readable) == ["ingest"]
     assert len(notes) == 1
-    assert notes[0].startswith("The journal's entry of train cannot be read: ")
+    assert notes[0].startswith("The journal entry of train cannot be read: ")

@@ -1,4 +1,4 @@
-"""The exit handler's work: summary.json and report.html, whatever became of the run."""
+"""The exit handler: summary.json and report.html, however the run ended."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOP_LEVEL = (
     "run_id status exit_code started_at finished_at seconds error steps"
     " ingest validate train evaluate push artifacts nothing_new"
 )
-SECTIONS = ("samples", "champion", "scores", "training", "neighbours", "data", "lineage", "timings", "configuration")
+SECTIONS = ("samples", "champion", "scores", "neighbours", "training", "data", "lineage", "timings", "configuration")
 
 
 def page_of(run: Run, status: str = "succeeded", message: str = "") -> tuple[dict[str, Any], Parsed, str]:
@@ -49,17 +49,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(tmp_path_factory.mktemp("finished")).all()
 
 
-def test_a_run_for_a_tpu_tells_of_its_check(tmp_path: Path) -> None:
+def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     run = Run(tmp_path).all()
     keys = {"ingest": "", "validate": "", "tpu_check": "9" * 64} | run.description.keys
-    found = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
-    found |= {"images_per_second_at_most": 369_032.4}
-    record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=found)
+    check = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
+    check |= {"images_per_second_at_most": 369_032.4}
+    record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=check)
     write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
     report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
-    assert summary["tpu_check"] == found
+    assert summary["tpu_check"] == check
     page = (tmp_path / "report.html").read_text()
     assert "Compiled for v5e:2x4" in page
     assert "2.60 of 17.2 GB of HBM, at most 369,032 images/s" in page
@@ -94,12 +94,12 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     assert DECISION["reason"] in page.text
     for words in (
         "Comparable only with scores of the same provenance",
-        "right on 97.3",
+        "correct on 97.3",
         "Round 0",
         "Round 1,000",
         "1,797",
         "10 of 10 classes are covered",
-        "Nearest pairs of all",
+        "Nearest pairs",
         "p = 0.310",
         "The first 64 training images",
         "wgan-pipeline run configs/quickstart.toml --set train.rounds=1000",
@@ -122,12 +122,12 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
 
 def test_page_refers_to_nothing_outside_itself(finished: Run) -> None:
     _, page, html = page_of(finished)
-    assert page.addresses
-    assert all(address.startswith("data:") for address in page.addresses)
+    assert page.urls
+    assert all(url.startswith("data:") for url in page.urls)
     assert not {"script", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.elements}
     assert "@import" not in html
     assert "default-src 'none'" in html
-    assert len(html) < 300_000  # digits are small
+    assert len(html) < 300_000  # the digits are small
 
 
 def test_heavy_images_keep_the_page_under_3_megabytes(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     second.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     summary, page, _ = page_of(second)
     assert (summary["status"], summary["nothing_new"]) == ("succeeded", True)
-    assert "Nothing new: v0003" in page.text
+    assert "Nothing new: this model is v0003" in page.text
     assert [summary["steps"][step]["status"] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
     assert all(summary["steps"][step]["cached"] for step in STEPS)
     assert [summary["steps"][step]["seconds"] for step in STEPS[:4]] == [0.0] * 4
@@ -175,7 +175,7 @@ def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
         ({"started_from": "", "why_from_scratch": ""}, ""),
     ],
 )
-def test_it_says_what_training_started_from(tmp_path: Path, started: dict[str, str], words: str) -> None:
+def test_the_page_names_the_start_of_the_training(tmp_path: Path, started: dict[str, str], words: str) -> None:
     run = Run(tmp_path)
     run.ingest()
     run.validate()
@@ -192,7 +192,7 @@ def test_rejected_data(tmp_path: Path) -> None:
     assert (summary["status"], summary["exit_code"]) == ("failed", 3)
     assert summary["error"]["step"] == "ingest"
     assert summary["error"]["problem"].startswith("9 of 100 images cannot be read")
-    assert summary["error"]["cure"].startswith("Mend or remove them")
+    assert summary["error"]["cure"].startswith("Repair or remove them")
     assert [summary["steps"][step]["status"] for step in STEPS] == ["failed"] + ["skipped"] * 4
     assert [summary[step] for step in STEPS] == [None] * 5
     assert summary["artifacts"] == {}
@@ -201,7 +201,7 @@ def test_rejected_data(tmp_path: Path) -> None:
         assert words in page.text, words
 
 
-def test_broken_training_shows_the_curves_of_its_last_checkpoint(tmp_path: Path) -> None:
+def test_a_failed_training_shows_the_curves_of_its_last_checkpoint(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.ingest()
     run.validate()
@@ -216,14 +216,15 @@ def test_broken_training_shows_the_curves_of_its_last_checkpoint(tmp_path: Path)
     assert summary["ingest"]["kept"] == 1797
     assert sections(page) == ["samples", "training", "data", "lineage", "timings", "configuration"]
     assert "its last checkpoint, of round 500" in page.text
-    assert sum(tag == "svg" for tag, _ in page.elements) == 7
+    assert "best: 0.2 at round 500" in page.text
+    assert sum(tag == "svg" for tag, _ in page.elements) == 8  # KID during training, six curves and the lineage
 
 
 def test_interrupted_training(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.ingest()
     run.validate()
-    run.break_training(InterruptedStepError("Training stopped by SIGTERM after round 500 of 1000.", "Run again to go on."))
+    run.break_training(InterruptedStepError("Training stopped by SIGTERM after round 500 of 1000.", "Run again to resume."))
     summary, page, _ = page_of(run, "interrupted")
     assert (summary["status"], summary["exit_code"]) == ("interrupted", 1)
     assert summary["steps"]["train"]["status"] == "interrupted"
@@ -240,11 +241,11 @@ def test_killed_step(tmp_path: Path) -> None:
     assert "validate was killed" in page.text
 
 
-def test_failure_that_no_step_explains(tmp_path: Path) -> None:
+def test_a_failure_without_an_error_of_a_step(tmp_path: Path) -> None:
     run = Run(tmp_path)
     summary, page, _ = page_of(run, "failed", "No space left on device")
     assert summary["error"]["step"] is None
-    assert "The runner says: No space left on device" in summary["error"]["problem"]
+    assert "The runner reported: No space left on device" in summary["error"]["problem"]
     assert summary["exit_code"] == 1
     assert "The run failed" in page.text
 
@@ -280,7 +281,7 @@ DAMAGES = (remove_artifact, break_manifest, empty_manifest_details, truncate_fil
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("step", STEPS)
-def test_damaged_artifact_becomes_a_sentence(tmp_path: Path, step: str, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_artifact_becomes_a_note(tmp_path: Path, step: str, damage: Callable[[Path], None]) -> None:
     run = Run(tmp_path).all()
     damage(run.out(step))
     summary, page, _ = page_of(run)
@@ -293,7 +294,7 @@ def test_damaged_artifact_becomes_a_sentence(tmp_path: Path, step: str, damage: 
     assert page.unbalanced == []
 
 
-def test_json_of_another_shape_becomes_a_sentence(tmp_path: Path) -> None:
+def test_json_of_another_shape_becomes_a_note(tmp_path: Path) -> None:
     for content in ("[1, 2]", '{"train": 3}', '{"train": {"count": 1}}', "null", "\x00"):
         run = Run(tmp_path / str(len(content)))
         run.ingest()
@@ -318,11 +319,11 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
     assert html
 
 
-def test_damaged_journal_is_told(tmp_path: Path) -> None:
+def test_a_damaged_journal_entry_becomes_a_note(tmp_path: Path) -> None:
     run = Run(tmp_path).all()
     next((run.work_dir / "journal").glob("validate-*")).write_text("{")
     summary, page, _ = page_of(run)
-    assert "The journal's entry of validate cannot be read" in page.text
+    assert "The journal entry of validate cannot be read" in page.text
     assert summary["steps"]["validate"]["status"] == "skipped"
     assert summary["steps"]["push"]["status"] == "succeeded"
 

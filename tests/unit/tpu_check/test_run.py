@@ -1,4 +1,4 @@
-"""tpu_check without its compiler: slices, roofline, HLO text, sentences, the cache, the command line."""
+"""tpu_check without the TPU compiler: slices, roofline, HLO text, errors, the cache, the command line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from components.common.errors import ConfigError
-from components.tpu_check import child, compiler, run
+from components.tpu_check import compiler, run, subprocesses
 from components.tpu_check.chips import CHIPS, parse_topology, roofline
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
-from components.tpu_check.program import Program, size
+from components.tpu_check.hlo import HloModule, size
 from components.tpu_check.report import rows, summarise
 from components.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[3]
 CONFIG = TpuCheckConfig(topology="v5e:2x4", train=TrainConfig(global_batch_size=64, n_critic=3, precision="bfloat16"))
 
-# Two loops, one in the other, as the compiler prints them: 5 turns of 3 turns.
+# Two nested loops as the compiler prints them: 5 trips, with 3 trips in each.
 HLO = """\
 HloModule call, is_scheduled=true
 
@@ -68,16 +69,16 @@ ENTRY %main (p: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
 }
 """
 FIGURES = {
-    "argument_bytes": 3e9, "output_bytes": 1e6, "temporary_bytes": 2e9, "program_bytes": 5e7, "flops": 5 * 1.97e12,
-    "bytes_accessed": 5 * 1e10, "on_chip_bytes": 5 * 2e9, "all_reduces": 20.0, "all_reduce_bytes": 5 * 1e6,
-    "convolutions": 57, "bfloat16_convolutions": 57, "host_transfers": 0, "loops": 2, "unknown_loops": 0,
+    "peak_hbm_bytes": 5_051_000_000, "program_bytes": 50_000_000, "rounds_a_call": 5, "flops_a_round": 1.97e12,
+    "bytes_a_round": 1e10, "hbm_bytes_a_round": 8e9, "all_reduces_a_round": 4.0, "all_reduce_bytes_a_round": 1e6,
+    "convolutions": 57, "bfloat16_convolutions": 57, "host_transfers_in_a_call": 0, "unknown_loops": 0,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "chips"), [("v5e:1x1", 1), ("v5e:2x4", 8), ("v4:2x2x1", 4), ("v5p:2x2x2", 8), ("v6e:4x4", 16)]
 )
-def test_a_slice_has_its_chips(name: str, chips: int) -> None:
+def test_a_slice_has_the_product_of_its_axes_as_chips(name: str, chips: int) -> None:
     assert parse_topology(name).chips == chips
 
 
@@ -93,7 +94,7 @@ def test_a_slice_has_its_chips(name: str, chips: int) -> None:
         ("v5e:32x32", "v5e has no slice '32x32'"),
     ],
 )
-def test_a_slice_that_does_not_exist_is_refused_with_those_that_do(name: str, sentence: str) -> None:
+def test_an_unknown_slice_is_refused_with_examples(name: str, sentence: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TpuCheckConfig(topology=name)
     assert sentence in str(caught.value)
@@ -104,71 +105,91 @@ def test_the_roofline_is_the_slowest_part() -> None:
     assert roofline(chips, 197e12, 0.0, 0.0) == (1.0, "compute")
     assert roofline(chips, 1e12, 819e9 * 2, 0.0) == (2.0, "memory")
     assert roofline(chips, 0.0, 0.0, 200e9) == (1.75, "interconnect")
-    assert roofline(parse_topology("v5e:1x1"), 1.0, 0.0, 200e9).bound_by == "compute", "one chip reduces with nobody"
+    assert roofline(parse_topology("v5e:1x1"), 1.0, 0.0, 200e9).bound_by == "compute", "one chip has nothing to reduce with"
 
 
-def test_a_core_of_v4_is_a_replica_with_half_of_its_chip() -> None:
+def test_a_v4_core_is_a_replica_with_half_of_the_chip() -> None:
     slice_ = parse_topology("v4:2x2x1")
     assert (slice_.chips, slice_.replicas, slice_.hbm_bytes) == (4, 8, 16 * 2**30)
     assert roofline(slice_, 275e12, 0.0, 0.0) == (2.0, "compute")
     assert parse_topology("v5p:2x2x1").replicas == 4
 
 
-def test_the_table_of_chips_is_the_published_one() -> None:
+def test_chips_have_their_published_balance_of_compute_and_bandwidth() -> None:
     balance = {name: round(chip.flops / chip.hbm_bytes_per_second) for name, chip in CHIPS.items()}
     assert balance == {"v4": 224, "v5e": 241, "v5p": 166, "v6e": 560}
 
 
-def test_loops_are_counted_as_often_as_they_turn() -> None:
-    program = Program(HLO)
+def test_loop_bodies_are_multiplied_by_their_trip_counts() -> None:
+    program = HloModule(HLO)
     assert program.entry == "main"
-    assert [(loop.inside, loop.body, loop.turns) for loop in program.loops] == [("outer", "inner", 3), ("main", "outer", 5)]
-    assert (program.times["main"], program.times["outer"], program.times["inner"]) == (1.0, 5.0, 15.0)
-    assert program.reduced() == (15 + 5, 15 * (16 + 24) + 5 * 8)
-    own = {"main": 100.0, "outer": 10.0, "inner": 1.0}  # XLA's: a computation with each body in it once
+    assert [(loop.inside, loop.body, loop.trips) for loop in program.loops] == [("outer", "inner", 3), ("main", "outer", 5)]
+    assert (program.executions["main"], program.executions["outer"], program.executions["inner"]) == (1.0, 5.0, 15.0)
+    assert program.all_reduces() == (15 + 5, 15 * (16 + 24) + 5 * 8)
+    own = {"main": 100.0, "outer": 10.0, "inner": 1.0}  # XLA counts each loop body in a computation once
     once = {"main": 111.0, "outer": 11.0, "inner": 1.0}
-    assert program.full(once.__getitem__) == own["main"] + 5 * (own["outer"] + 3 * own["inner"])
+    assert program.total(once.__getitem__) == own["main"] + 5 * (own["outer"] + 3 * own["inner"])
 
 
-def test_a_loop_whose_turns_are_not_known_is_said_to_be() -> None:
-    program = Program(HLO.replace("%five = s32[]{:T(128)} constant(5)", "%five = s32[]{:T(128)} parameter(1)"))
-    assert [loop.turns for loop in program.loops] == [3, 0]
-    assert program.times["inner"] == 3.0
+def test_an_unknown_trip_count_is_zero_and_counts_once() -> None:
+    program = HloModule(HLO.replace("%five = s32[]{:T(128)} constant(5)", "%five = s32[]{:T(128)} parameter(1)"))
+    assert [loop.trips for loop in program.loops] == [3, 0]
+    assert program.executions["inner"] == 3.0
 
 
-def test_convolutions_and_host_transfers_are_found() -> None:
-    assert Program(HLO).convolutions() == (2, 1)
-    assert Program(HLO).host_transfers() == 0
+def test_convolutions_and_host_transfers_are_counted() -> None:
+    assert HloModule(HLO).convolutions() == (2, 1)
+    assert HloModule(HLO).host_transfers() == 0
     send = "  %h = (f32[2]{0:T(128)}, u32[], token[]) send(%f), channel_id=9, is_host_transfer=true\n"
-    assert Program(HLO.replace("  %d = f32", send + "  %d = f32")).host_transfers() == 1
-    before = Program(HLO.replace("  %v = (s32", "  %o = token[] outfeed(%v)\n  %v = (s32"))
-    assert before.host_transfers() == 0, "one before the loops holds up nothing"
+    assert HloModule(HLO.replace("  %d = f32", send + "  %d = f32")).host_transfers() == 1
+    before = HloModule(HLO.replace("  %v = (s32", "  %o = token[] outfeed(%v)\n  %v = (s32"))
+    assert before.host_transfers() == 0, "a transfer before the loops does not slow a round"
 
 
-def test_bytes_in_the_chips_own_memory_are_told_apart() -> None:
-    # %a is read twice by the convolution and once by the all-reduce, 15 times: 3 · 8 · 128 · 2 bytes.
-    assert Program(HLO).on_chip_bytes() == 15 * 3 * 8 * 128 * 2
+def test_bytes_in_vmem_are_counted_separately() -> None:
+    # In each of 15 executions, the convolution reads %a twice and the all-reduce once: 3 · 8 · 128 · 2 bytes.
+    assert HloModule(HLO).vmem_bytes() == 15 * 3 * 8 * 128 * 2
 
 
-def test_the_size_of_a_type() -> None:
+def test_the_size_of_an_hlo_type() -> None:
     assert size("(f32[2,3]{1,0:T(8,128)}, bf16[5], pred[], s4[8])") == 24 + 10 + 1 + 4
     assert size("f32[2,3]{1,0:T(8,128)S(1)}", "S(1)") == 8 * 128 * 4, "padded to its tile"
     assert size("f32[2,3]{0,1:T(8,128)S(1)}", "S(1)") == 128 * 8 * 4
     assert size("f32[2,3]{1,0:T(8,128)}", "S(1)") == 0
 
 
-def test_another_entry_makes_a_module_of_its_own() -> None:
-    module = compiler.entered_at(HLO, "outer")
+def test_a_module_with_another_entry_has_one_entry() -> None:
+    module = compiler.with_entry(HLO, "outer")
     assert module.count("ENTRY") == 1
     assert "\nENTRY %outer (" in module
     assert "\n%main (" in module
 
 
-def test_the_report_is_of_one_round() -> None:
-    summary = summarise(CONFIG, 5, FIGURES, (child.Cost(3.0, 10), child.Cost(60.0, 30)))
-    assert (summary.flops_a_round, summary.bytes_a_round, summary.hbm_bytes_a_round) == (1.97e12, 1e10, 8e9)
+def test_program_figures_are_those_of_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(
+        argument_size_in_bytes=3_000_000_000,
+        output_size_in_bytes=4_000_000,
+        alias_size_in_bytes=3_000_000,
+        temp_size_in_bytes=2_000_000_000,
+        generated_code_size_in_bytes=50_000_000,
+    )
+    compiled = SimpleNamespace(get_compiled_memory_stats=lambda: memory, cost_analysis=lambda: {"bytes accessed": 2 * 1.11e9})
+    # Each computation costs 1, 10 or 100 of its own; XLA counts each loop body in it once.
+    xla = {"main": 111.0, "outer": 11.0, "inner": 1.0}
+    monkeypatch.setattr(compiler, "xla_costs", lambda text: lambda name, kind: 1e7 * xla[name])
+    figures = compiler.program_figures(compiled, HLO, rounds=5)
+    assert figures["peak_hbm_bytes"] == 5_051_000_000
+    assert figures["flops_a_round"] == 1e7 * (100 + 5 * (10 + 3 * 1)) / 5
+    assert figures["bytes_a_round"] == 2 * figures["flops_a_round"], "scaled by the padding of the executable"
+    assert figures["hbm_bytes_a_round"] == figures["bytes_a_round"] - 3 * 3 * 8 * 128 * 2
+    assert (figures["all_reduces_a_round"], figures["all_reduce_bytes_a_round"]) == (20 / 5, (15 * 40 + 5 * 8) / 5)
+    assert (figures["convolutions"], figures["bfloat16_convolutions"], figures["unknown_loops"]) == (2, 1, 0)
+
+
+def test_the_report_adds_the_roofline_and_the_cost_of_the_check() -> None:
+    summary = summarise(CONFIG, FIGURES, (subprocesses.Cost(3.0, 10), subprocesses.Cost(60.0, 30)))
+    assert summary.model_dump(include=FIGURES.keys()) == {k: v for k, v in FIGURES.items() if k != "unknown_loops"}
     assert (summary.all_reduces_a_round, summary.updates_a_round) == (4.0, 4)
-    assert summary.peak_hbm_bytes == 5_051_000_000
     assert (summary.roofline_seconds_a_round, summary.bound_by) == (0.01, "compute")
     assert summary.images_per_second_at_most == pytest.approx(3 * 64 / 0.01)
     assert (summary.check_seconds, summary.check_peak_memory_bytes) == (63.0, 30)
@@ -178,14 +199,14 @@ def test_the_report_is_of_one_round() -> None:
     assert "upper bound" in shown["images/s"]
 
 
-def test_what_is_not_as_it_should_be_gets_a_note() -> None:
-    odd = FIGURES | {"all_reduces": 25.0, "host_transfers": 2, "bfloat16_convolutions": 50, "unknown_loops": 1}
-    notes = summarise(CONFIG, 5, odd, (child.Cost(1.0, 1),)).notes
+def test_findings_become_notes() -> None:
+    odd = FIGURES | {"all_reduces_a_round": 5.0, "host_transfers_in_a_call": 2, "bfloat16_convolutions": 50, "unknown_loops": 1}
+    notes = summarise(CONFIG, odd, (subprocesses.Cost(1.0, 1),)).notes
     assert notes == (
-        "5 all-reduces for 4 updates a round: the gradients of an update are not summed at once.",
-        "2 transfers between host and chip inside a call: each holds up all chips.",
+        "5 all-reduces for 4 updates a round: some gradients are summed separately.",
+        "2 transfers between host and chip inside a call; all chips wait for each.",
         "7 of 57 convolutions are not in bfloat16.",
-        "How often 1 loops turn is not known; each is counted once.",
+        "1 loops have an unknown trip count; each is counted once.",
     )
 
 
@@ -198,96 +219,98 @@ def test_what_is_not_as_it_should_be_gets_a_note() -> None:
         " (20.50G) exceeds available HBM (15.75G). HLO module: a_inference_call_2324__.4707.",
     ],
 )
-def test_out_of_memory_says_by_how_much_and_what_to_lower(message: str) -> None:
+def test_an_out_of_memory_error_says_how_much_is_missing_and_what_to_lower(message: str) -> None:
     assert str(compiler.refusal(message, CONFIG)) == (
         "The program needs 22.0 GB of HBM and a v5e chip has 16.9 GB: 5.1 GB too much. Lower train.global_batch_size"
-        " (now 64, 8 images a chip) or the channels, or take a larger slice."
+        " (now 64, 8 images a chip) or the channels, or use a larger slice."
     )
 
 
-def test_another_refusal_is_the_compilers_own_first_line() -> None:
+def test_any_other_refusal_is_the_first_line_of_the_compilers_message() -> None:
     error = compiler.refusal("UNIMPLEMENTED: no such thing on TPU\nstack", CONFIG)
     assert str(error) == "The compiler for v5e:2x4 refuses the program: UNIMPLEMENTED: no such thing on TPU."
 
 
-def test_without_the_compiler_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: None if name == "libtpu" else compiler.EXPECTED[name])
+@pytest.mark.parametrize(("package", "version", "found"), [("libtpu", "", "libtpu missing"), ("jaxlib", "9.9", "jaxlib 9.9")])
+def test_a_missing_or_another_compiler_is_an_error_that_says_what_to_install(
+    package: str, version: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {**compiler.EXPECTED, "tensorflow": "1", "keras": "1", package: version}
+    monkeypatch.setattr(compiler, "_version", installed.__getitem__)
     with pytest.raises(CompilerMissingError) as caught:
         compiler.check_versions()
     assert str(caught.value) == (
-        'The TPU compiler is not installed here (libtpu missing). pip install "wgan-tpu-pipeline[tpu-check]",'
-        " or in a pipeline --set deploy.tpu_check=false to go without."
+        f"tpu-check needs jax==0.10.2 jaxlib==0.10.2 libtpu==0.0.52; found here: {found}. "
+        'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.'
     )
 
 
-def test_another_version_of_the_compiler_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "_version", lambda name: "9.9" if name == "jaxlib" else compiler.EXPECTED[name])
-    with pytest.raises(
-        CompilerMissingError, match=r"written for jax==0\.10\.2 jaxlib==0\.10\.2 libtpu==0\.0\.52; here is jaxlib 9\.9\."
-    ):
+def test_plain_tensorflow_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "_version", lambda name: "" if name == "tensorflow" else compiler.EXPECTED.get(name, "1"))
+    with pytest.raises(CompilerMissingError, match=r"needs plain tensorflow, which is not installed here; tensorflow-tpu"):
         compiler.check_versions()
 
 
-def test_the_extra_asks_for_the_versions_that_the_compiler_expects() -> None:
+def test_the_extra_pins_the_expected_versions() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert all(text.count(f'"{name}=={version};') == 2 for name, version in compiler.EXPECTED.items())
 
 
-def test_a_batch_uneven_over_the_chips_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_by_the_replicas_is_refused_first(tmp_path: Path) -> None:
     train = CONFIG.train.model_copy(update={"global_batch_size": 100})
     with pytest.raises(ConfigError) as caught:
         run.check(CONFIG.model_copy(update={"train": train}), tmp_path)
     assert str(caught.value) == "On v5e:2x4, train.global_batch_size = 100 does not divide by 8 replicas; use 96 or 104."
 
 
-def test_what_was_checked_before_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiler, "check_versions", lambda: None)
-    monkeypatch.setattr(run, "_versions", dict)
+def test_a_repeated_check_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiler, "check_versions", dict)
     done: list[TpuCheckConfig] = []
 
     def once(config: TpuCheckConfig, _: Path) -> object:
         done.append(config)
-        return summarise(config, 5, FIGURES, (child.Cost(1.0, 1),))
+        return summarise(config, FIGURES, (subprocesses.Cost(1.0, 1),))
 
-    monkeypatch.setattr(run, "_checked", once)
+    monkeypatch.setattr(run, "_compile", once)
     assert not run.check(CONFIG, tmp_path).cached
     assert run.check(CONFIG, tmp_path).cached
     assert not run.check(CONFIG.model_copy(update={"topology": "v5e:1x1"}), tmp_path).cached
     monkeypatch.setattr(run, "code_digest", lambda _: "other code")
     assert not run.check(CONFIG, tmp_path).cached
-    assert [config.train.devices for config in done] == ["tpu"] * 3, "whatever the config trains on here"
+    assert [config.train.devices for config in done] == ["tpu"] * 3, "a check is always for a TPU"
 
 
-def test_a_part_that_dies_is_a_sentence_and_not_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_a_stage_is_an_error_with_its_last_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dies.py").write_text("import os, sys\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
-        ProgramRefusedError, match=r"dies was killed by SIGKILL; it last said: last words\. Often that is memory"
+        ProgramRefusedError,
+        match=r"dies was killed by SIGKILL; its last output was: last words\. The usual reason is too little",
     ):
-        child.run_child("dies", CONFIG, tmp_path, {})
+        subprocesses.run_subprocess("dies", CONFIG, tmp_path, {})
 
 
-def test_a_part_hands_on_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_stage_is_raised_in_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "refuses.py").write_text(
-        "from components.tpu_check.child import main\nfrom components.tpu_check.errors import ProgramRefusedError\n"
+        "from components.tpu_check.subprocesses import main\nfrom components.tpu_check.errors import ProgramRefusedError\n"
         "def work(config, folder):\n    raise ProgramRefusedError(f'{config.topology} will not do.', 'Take another.')\n"
         "raise SystemExit(main(work))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ProgramRefusedError, match=r"^v5e:2x4 will not do\. Take another\.$"):
-        child.run_child("refuses", CONFIG, tmp_path, {})
+        subprocesses.run_subprocess("refuses", CONFIG, tmp_path, {})
 
 
-def test_a_part_tells_what_it_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_stage_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "eats.py").write_text("import time\nmuch = b'x' * 300_000_000\ntime.sleep(0.2)\n")
-    (tmp_path / "asks.py").write_text(
-        "import sys; from pathlib import Path; from components.tpu_check import child, config\n"
-        "print(*child.run_child('eats', config.TpuCheckConfig(), Path(sys.argv[1]), {}))\n"
+    (tmp_path / "measures.py").write_text(
+        "import sys; from pathlib import Path; from components.tpu_check import config, subprocesses\n"
+        "print(*subprocesses.run_subprocess('eats', config.TpuCheckConfig(), Path(sys.argv[1]), {}))\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    # From a small process: Linux counts the memory of the one that starts another as the other's until it has begun.
-    asked = subprocess.run([sys.executable, "-m", "asks", str(tmp_path)], capture_output=True, text=True, check=True)
-    seconds, peak_memory_bytes = map(float, asked.stdout.split())
+    # Started from a small process: until exec, Linux counts the parent's memory as the child's.
+    measured = subprocess.run([sys.executable, "-m", "measures", str(tmp_path)], capture_output=True, text=True, check=True)
+    seconds, peak_memory_bytes = map(float, measured.stdout.split())
     assert seconds > 0.2
     assert 3e8 < peak_memory_bytes < 5e8
 
@@ -304,7 +327,7 @@ def wgan(*words: str) -> subprocess.CompletedProcess[str]:
         (["--topology", "v5e:2x4", "--set", "train.global_batch_size=12"], "does not divide by 8 replicas; use 8 or 16."),
     ],
 )
-def test_the_command_refuses_what_does_not_fit_together_with_exit_code_2(words: list[str], sentence: str) -> None:
+def test_the_command_refuses_bad_arguments_with_exit_code_2(words: list[str], sentence: str) -> None:
     done = wgan("tpu-check", "configs/quickstart.toml", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr

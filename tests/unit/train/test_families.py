@@ -15,8 +15,9 @@ from components.generator import generator
 from components.train import loop
 from components.train import run as train_run
 from components.train.config import TrainConfig
-from components.train.monitor import Judge, Scored
+from components.train.monitor import Monitor
 from components.train.networks import ImageShape, make_critic, make_generator
+from components.train.progress import MetricsLine, ScoreLine
 from components.train.saving import checkpoint
 from tests.support.training_data import write_digits
 
@@ -62,7 +63,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     train(data, tmp_path / "one", **changes)
     real, done = loop.run_call, []
 
-    def stops(*args: Any) -> loop.Logged:
+    def stops(*args: Any) -> MetricsLine:
         done.append(real(*args))
         if len(done) == 3:
             raise InterruptedStepError("killed", "")
@@ -76,11 +77,11 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     one, other = (last_checkpoint(tmp_path / name, **changes) for name in ("one", "other"))
     for name, array in one.arrays.items():
         np.testing.assert_array_equal(other.arrays[name], array, err_msg=name)
-    assert list(other.scores) == list(one.scores)
-    assert [logged.model_copy(update={"seconds": 0.0}) for logged in one.log] == [
-        logged.model_copy(update={"seconds": 0.0}) for logged in other.log
+    assert other.progress.scores == one.progress.scores
+    assert [logged.model_copy(update={"seconds": 0.0}) for logged in one.progress.log] == [
+        logged.model_copy(update={"seconds": 0.0}) for logged in other.progress.log
     ]
-    for mine, theirs in zip(one.best, other.best, strict=True):
+    for mine, theirs in zip(one.progress.best, other.progress.best, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     moved = [name for name, array in one.arrays.items() if name.startswith(("generator/", "critic/")) and np.any(array)]
     assert len(moved) > 8
@@ -100,8 +101,8 @@ def test_the_lazy_penaltys_metric_is_a_mean_over_penalised_rounds(data: tuple[Pa
     slow = {**lazy, "penalty_every_rounds": 1}
     train(data, tmp_path / "lazy", **lazy)
     train(data, tmp_path / "every", **slow)
-    one = last_checkpoint(tmp_path / "lazy", **lazy).log[-1].penalty
-    other = last_checkpoint(tmp_path / "every", **slow).log[-1].penalty
+    one = last_checkpoint(tmp_path / "lazy", **lazy).progress.log[-1].penalty
+    other = last_checkpoint(tmp_path / "every", **slow).progress.log[-1].penalty
     assert one == pytest.approx(other, rel=0.2)
     assert one != other
 
@@ -123,17 +124,17 @@ def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Pat
 
 def test_labels_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "data", labelled=False)
-    with pytest.raises(ConfigError, match=r"train.conditional = true, but the dataset.*labels_from_folders"):
+    with pytest.raises(ConfigError, match=r"train.conditional = true, but the training images.*labels_from_folders"):
         train(data, tmp_path, conditional=True)
 
 
 def judged_by(kids: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = list(kids)
 
-    def score(self: Judge, samples: Any, round_done: int, images_seen: int) -> Scored:
-        return Scored(round=round_done, images_seen=images_seen, kid=waiting.pop(0), kid_std=0.001)
+    def score(self: Monitor, samples: Any, round_done: int, images_seen: int) -> ScoreLine:
+        return ScoreLine(round=round_done, images_seen=images_seen, kid=waiting.pop(0), kid_std=0.001)
 
-    monkeypatch.setattr(Judge, "score", score)
+    monkeypatch.setattr(Monitor, "score", score)
 
 
 def test_a_run_that_gets_worse_still_delivers_its_best(

@@ -20,8 +20,9 @@ from components.common.errors import ArtifactError, DeviceError, InterruptedStep
 from components.train import loop, step
 from components.train import run as train_run
 from components.train.config import TrainConfig
-from components.train.devices import strategy
+from components.train.devices import host_call, strategy
 from components.train.networks import ImageShape
+from components.train.progress import MetricsLine, Progress
 from components.train.saving import checkpoint
 from tests.support.training_data import write_digits
 
@@ -52,7 +53,7 @@ def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     (training,) = (folder / "work" / "checkpoints").iterdir()
     last = checkpoint.load_latest(training, TrainConfig(**TINY), ImageShape(8, 1))
     assert last is not None
-    assert last.round == 12
+    assert last.progress.round == 12
     return last.arrays
 
 
@@ -106,7 +107,7 @@ def test_a_signal_saves_and_the_next_run_is_the_run_that_was_not_interrupted(
 ) -> None:
     real, ends = loop.run_call, []
 
-    def signalled(*args: Any) -> loop.Logged:
+    def signalled(*args: Any) -> MetricsLine:
         if len(ends) == 2:
             os.kill(os.getpid(), number)
         logged = real(*args)
@@ -128,7 +129,7 @@ def test_a_death_between_checkpoints_costs_only_the_rounds_since(
 ) -> None:
     real = loop.run_call
 
-    def dies(*args: Any) -> loop.Logged:
+    def dies(*args: Any) -> MetricsLine:
         if args[-1] == 10:
             raise MemoryError
         return real(*args)
@@ -225,7 +226,7 @@ def test_one_weight_that_is_not_finite_is_found_by_name(devices: str) -> None:
     config = TrainConfig(**{**TINY, "devices": devices})
     replicas = strategy.make_strategy(config)
     state = step.make_state(ImageShape(8, 1), config, replicas)
-    check = loop.make_weights_check(state, replicas)
+    check = host_call.make_weights_check(state, replicas)
     assert check() == []
     *_, slot = state.critic_optimizer.variables
     values = slot.numpy()
@@ -237,7 +238,7 @@ def test_one_weight_that_is_not_finite_is_found_by_name(devices: str) -> None:
 
 
 def test_no_checkpoint_with_a_weight_that_is_not_finite(tmp_path: Path) -> None:
-    broken = checkpoint.Checkpoint(3, {"critic/bias": np.array([1.0, np.inf])}, [])
+    broken = checkpoint.Checkpoint({"critic/bias": np.array([1.0, np.inf])}, Progress(3))
     with pytest.raises(TrainingDivergedError, match="critic/bias is not finite"):
         checkpoint.save(tmp_path, TrainConfig(), ImageShape(8, 1), broken)
     assert not list(tmp_path.iterdir())
@@ -292,7 +293,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_but_not_while_it_live
     left[-1].write_bytes(b"half")
     (tmp_path / ".other.89abcdef.tmp").mkdir()
     monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
-    with train_run._only_one(training), pytest.raises(ArtifactError, match="Another process still trains"):
+    with train_run._locked(training), pytest.raises(ArtifactError, match="Another process that trains this"):
         train(data, tmp_path)
     assert all(path.exists() for path in left)
     assert train(data, tmp_path).resumed_from_round == 12
@@ -307,8 +308,9 @@ def test_a_second_process_on_the_same_training_waits_then_says_so(
     training = tmp_path / "training"
     training.mkdir()
     monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
-    with train_run._only_one(training), pytest.raises(ArtifactError, match="Another process still trains"):
-        train_run._only_one(training)
+    said = r"Another process that trains this configuration holds .*\.lock and did not release it within 0 s"
+    with train_run._locked(training), pytest.raises(ArtifactError, match=said), train_run._locked(training):
+        pass
 
 
 def test_old_checkpoints_go(uninterrupted: Path) -> None:

@@ -1,4 +1,4 @@
-"""From chunk files to shards: nothing depends on the order in which things come, and nothing damaged is copied."""
+"""From chunk files to shards: nothing depends on the order of arrival, and nothing damaged is copied."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from components.common.errors import ArtifactError
 from components.dataset.records import read_tfrecord
 from components.ingest.beam.chunk_files import ENTRY, Item, read_chunk_file, shard_of, write_chunk
-from components.ingest.beam.shards import drop_equals, join_parts, splits_of, write_shard
+from components.ingest.beam.shards import drop_equals, held_out, join_parts, write_shard
 from components.ingest.beam.store import Folder
-from components.ingest.pixels.near_duplicates import bands, find_alike
+from components.ingest.pixels.near_duplicates import bands, find_near_duplicates
 
 DIGESTS = st.sampled_from([bytes([number]) * 16 for number in range(5)]) | st.binary(min_size=16, max_size=16)
 ITEMS = st.lists(
@@ -65,7 +65,7 @@ def test_shards_do_not_depend_on_chunks_or_their_order(items: list[Item], shards
 
 
 @given(ITEMS)
-def test_of_equals_a_held_out_one_is_kept_then_the_smallest_id(items: list[Item]) -> None:
+def test_of_equal_images_a_held_out_one_or_the_smallest_id_is_kept(items: list[Item]) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -74,9 +74,9 @@ def test_of_equals_a_held_out_one_is_kept_then_the_smallest_id(items: list[Item]
     kept = dict(zip(((int(entry["high"]), int(entry["low"])) for entry in shard.entries), shard.ids, strict=True))
     for digest in {item.digest for item in items}:
         equals = [item for item in items if item.digest == digest]
-        held_out = [item for item in equals if item.split == "eval"]
+        in_eval = [item for item in equals if item.split == "eval"]
         number = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        assert kept[number] == min(item.id for item in held_out or equals)
+        assert kept[number] == min(item.id for item in in_eval or equals)
         assert {id for id, of, _ in dropped if of == kept[number]} == {item.id for item in equals} - {kept[number]}
 
 
@@ -84,7 +84,7 @@ def items_of(*numbers: int) -> list[Item]:
     return [Item(number.to_bytes(16, "big"), 0, "", 0, str(number), b"x" * number) for number in numbers]
 
 
-def test_records_are_copied_whole(tmp_path: Path) -> None:
+def test_records_are_copied_unchanged(tmp_path: Path) -> None:
     write_chunk(Folder(tmp_path), "a", 2, items_of(3, 1), [], 1)
     found = write_chunk(Folder(tmp_path), "b", 2, items_of(2, 4), [("id", "why", "how", "head")], 1)
     assert read_chunk_file(Folder(tmp_path), "b") == found
@@ -99,7 +99,7 @@ def test_records_are_copied_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-9], lambda data: data + b"x", lambda data: data[:20], lambda data: b""])
-def test_a_chunk_file_that_is_not_whole_counts_as_none(tmp_path: Path, spoil: Any) -> None:
+def test_incomplete_chunk_file_counts_as_missing(tmp_path: Path, spoil: Any) -> None:
     file = tmp_path / "a"
     write_chunk(Folder(file.parent), file.name, 2, items_of(3, 1), [], 1)
     assert read_chunk_file(Folder(file.parent), file.name) is not None
@@ -109,14 +109,14 @@ def test_a_chunk_file_that_is_not_whole_counts_as_none(tmp_path: Path, spoil: An
     assert read_chunk_file(Folder(file.parent), file.name) is None
 
 
-def test_a_damaged_record_is_not_copied(tmp_path: Path) -> None:
+def test_damaged_record_is_not_copied(tmp_path: Path) -> None:
     found = write_chunk(Folder(tmp_path), "a", 1, items_of(50), [], 1)
     content = bytearray((tmp_path / "a").read_bytes())
     content[-20] ^= 1
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ArtifactError, match="a is damaged at byte"):
         write_shard(join_parts(list(found.parts.values())), Folder(tmp_path), 0, 1, 0.5)
-    assert not list(tmp_path.glob("eval-*.tfrecord")), "the file that the record belongs to is not there"
+    assert not list(tmp_path.glob("eval-*.tfrecord")), "the file of the damaged record does not exist"
 
 
 @given(st.binary(min_size=16, max_size=16), st.floats(0.01, 0.99), st.integers(1, 50))
@@ -124,35 +124,35 @@ def test_split_and_shard_are_functions_of_the_digest(digest: bytes, fraction: fl
     assert 0 <= shard_of(digest, shards) < shards
     entries = np.zeros(1, ENTRY)
     entries["high"] = int.from_bytes(digest[:8], "big")
-    if splits_of(entries, fraction)[0]:
-        assert splits_of(entries, min(0.99, fraction * 1.5))[0], "a larger share holds out what the smaller one did"
-    for split, held_out in ((1, False), (2, True)):
+    if held_out(entries, fraction)[0]:
+        assert held_out(entries, min(0.99, fraction * 1.5))[0], "a larger share holds out the same images and more"
+    for split, expected in ((1, False), (2, True)):
         entries["split"] = split
-        assert splits_of(entries, fraction)[0] == held_out
+        assert held_out(entries, fraction)[0] == expected
 
 
-def alike_by_hand(looks: list[int], bits: int) -> list[tuple[int, int]]:
+def near_by_brute_force(hashes: list[int], bits: int) -> list[tuple[int, int]]:
     kept: list[int] = []
     gone = []
-    for at, look in enumerate(looks):
-        near = [other for other in kept if (looks[other] ^ look).bit_count() <= bits]
+    for at, value in enumerate(hashes):
+        near = [other for other in kept if (hashes[other] ^ value).bit_count() <= bits]
         gone += [(at, near[0])] if near else []
         kept += [] if near else [at]
     return gone
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 16), st.randoms(use_true_random=False))
-def test_alike_is_what_comparing_all_with_all_finds(looks: list[int], bits: int, flips: random.Random) -> None:
-    mixed = [*looks]
-    for look in looks:  # neighbours at every distance around the limit
+def test_near_duplicates_equal_those_of_comparing_all_pairs(hashes: list[int], bits: int, flips: random.Random) -> None:
+    mixed = [*hashes]
+    for value in hashes:  # neighbours at every distance around the limit
         for _ in range(3):
-            mixed.append(look ^ sum(1 << place for place in flips.sample(range(64), flips.randint(0, bits + 2))))
+            mixed.append(value ^ sum(1 << bit for bit in flips.sample(range(64), flips.randint(0, bits + 2))))
     flips.shuffle(mixed)
-    found = find_alike(np.array(mixed, np.uint64), bits)
-    assert list(zip(found.dropped.tolist(), found.kept.tolist(), strict=True)) == alike_by_hand(mixed, bits)
+    found = find_near_duplicates(np.array(mixed, np.uint64), bits)
+    assert list(zip(found.dropped.tolist(), found.kept.tolist(), strict=True)) == near_by_brute_force(mixed, bits)
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 7, 16])
 def test_bands_cover_every_bit_once(bits: int) -> None:
-    assert sorted(place for low, high in bands(bits) for place in range(low, high)) == list(range(64))
+    assert sorted(bit for low, high in bands(bits) for bit in range(low, high)) == list(range(64))
     assert len(bands(bits)) == bits + 1

@@ -1,4 +1,4 @@
-"""What Beam's runners raise, in all the forms they have, becomes one sentence."""
+"""The errors of Beam's runners, in all their forms, become one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Traceback (most recent call last):
 """
 
 
-def test_ours_comes_back_from_the_text_of_a_traceback() -> None:
+def test_our_error_is_restored_from_the_text_of_a_traceback() -> None:
     last = "components.common.errors.ArtifactError: Cannot write x: 'full'. [while running 'Write shards'] Free space."
     text = TRACEBACK.format(first="components.common.errors.ArtifactError: Cannot write x: 'full'. Free space.", last=last)
     error = unwrapped(RuntimeError(text))
@@ -30,15 +30,15 @@ def test_ours_comes_back_from_the_text_of_a_traceback() -> None:
     assert (error.problem, error.cure) == ("Cannot write x: 'full'.", "Free space.")
 
 
-def test_ours_comes_back_from_a_runner_that_raises_the_error_itself() -> None:
-    error = unwrapped(DataRejectedError("Bad. [while running 'Decode']", "Mend it."))
+def test_our_error_is_restored_from_a_runner_that_raises_it_itself() -> None:
+    error = unwrapped(DataRejectedError("Bad. [while running 'Decode']", "Repair it."))
     assert isinstance(error, DataRejectedError)
-    assert (error.problem, error.cure) == ("Bad.", "Mend it.")
-    plain = unwrapped(DataRejectedError("Bad.", "Mend it."))
-    assert str(plain) == "Bad. Mend it."
+    assert (error.problem, error.cure) == ("Bad.", "Repair it.")
+    plain = unwrapped(DataRejectedError("Bad.", "Repair it."))
+    assert str(plain) == "Bad. Repair it."
 
 
-def test_any_other_error_is_told_with_its_step() -> None:
+def test_other_errors_are_reported_with_their_step() -> None:
     text = TRACEBACK.format(first="KeyError: 'a'", last="KeyError: \"'a' [while running 'Drop duplicates']\"")
     error = unwrapped(RuntimeError(text))
     assert str(error) == (
@@ -47,18 +47,18 @@ def test_any_other_error_is_told_with_its_step() -> None:
     assert type(error) is PipelineError
 
 
-def test_an_error_without_words_and_one_with_too_many() -> None:
+def test_errors_without_a_message_and_with_a_long_one() -> None:
     assert "RuntimeError" in str(unwrapped(RuntimeError()))
     assert len(str(unwrapped(ValueError("x" * 10_000)))) < 600
 
 
-def test_ctrl_c_stays_ctrl_c() -> None:
+def test_ctrl_c_is_restored() -> None:
     assert isinstance(unwrapped(RuntimeError("KeyboardInterrupt [while running 'Decode']")), KeyboardInterrupt)
     text = TRACEBACK.format(first="KeyboardInterrupt", last="RuntimeError: KeyboardInterrupt [while running 'Decode']")
     assert isinstance(unwrapped(RuntimeError(text)), KeyboardInterrupt)
 
 
-def test_writing_names_the_file() -> None:
+def test_write_errors_name_the_file() -> None:
     with (
         pytest.raises(ArtifactError, match=r"Cannot write train-0\.tfrecord: No space left on device\. Free space"),
         writing("train-0.tfrecord"),

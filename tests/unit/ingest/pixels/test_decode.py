@@ -1,4 +1,4 @@
-"""Decoding: every kind of file that an image folder holds, and what is said of those that cannot be read."""
+"""Decoding: every kind of file that an image folder contains, and the reasons for those that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
-from components.ingest.pixels.crop import look_of, provenance, square_of
+from components.ingest.pixels.crop import crop, provenance
 from components.ingest.pixels.decode import (
     FORMATS,
     Decoded,
@@ -23,6 +23,7 @@ from components.ingest.pixels.decode import (
     open_image,
     pillow_prepared,
 )
+from components.ingest.pixels.near_duplicates import perceptual_hash
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -41,7 +42,7 @@ def decode_image(content: bytes, channels: int) -> Image.Image:
     return open_image(content, Decoding(8, channels))[0]
 
 
-def made(image: Image.Image, size: int, **fields: Any) -> Decoded:
+def decoded_as(image: Image.Image, size: int, **fields: Any) -> Decoded:
     return decode(file_of(image), Decoding(size, len(image.getbands()), **fields))
 
 
@@ -74,14 +75,14 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert np.asarray(decoded).tolist() == [[0, 1, 128, 255]]
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_becomes_white() -> None:
     image = Image.new("RGBA", (1, 2), (0, 0, 0, 0))
     image.putpixel((0, 1), (0, 0, 0, 255))
     assert np.asarray(decode_image(file_of(image), 1)).ravel().tolist() == [255, 0]
     assert np.asarray(decode_image(file_of(image.convert("LA")), 1)).ravel().tolist() == [255, 0]
 
 
-def test_a_transparent_palette_entry_is_white() -> None:
+def test_transparent_palette_entry_becomes_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 10, 20, 30] + [0] * 762)
     image.putdata([0, 1])
@@ -98,13 +99,13 @@ def test_exif_rotation_is_applied() -> None:
     assert decoded.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
-def test_of_an_animation_the_first_frame_is_taken() -> None:
+def test_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("L", (4, 4), level) for level in (10, 200)]
     content = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert set(decode_image(content, 1).tobytes()) == {10}
 
 
-def test_reasons() -> None:
+def test_reasons_of_unreadable_files() -> None:
     png, jpeg = file_of(noise(size=(64, 64))), file_of(noise(size=(64, 64)), "JPEG")
     assert reason_of(b"")[0] == "empty file"
     assert reason_of(b"no image at all\n" * 9)[0] == "not an image"
@@ -117,38 +118,38 @@ def test_reasons() -> None:
     )  # fmt: skip
 
 
-def test_a_flipped_bit_in_a_png_is_found_by_its_checksum() -> None:
+def test_flipped_bit_in_a_png_is_found_by_the_checksum() -> None:
     content = bytearray(file_of(noise()))
     content[content.index(b"IDAT") + 20] ^= 1
     assert reason_of(bytes(content)) == ("damaged", "wrong checksum of chunk IDAT")
 
 
-def test_postscript_is_never_handed_to_ghostscript() -> None:
+def test_postscript_is_not_passed_to_ghostscript() -> None:
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
     assert reason_of(postscript)[0] == "not an image"
 
 
-def test_an_image_with_too_many_pixels_is_not_decoded() -> None:
-    assert made(Image.new("L", (31, 32)), 8, max_pixels=1000).width == 31
+def test_image_with_too_many_pixels_is_not_decoded() -> None:
+    assert decoded_as(Image.new("L", (31, 32)), 8, max_pixels=1000).width == 31
     for side in (32, 100):
         refused = reason_of(file_of(Image.new("L", (side, side))), max_pixels=1000)
         assert refused == ("too large", f"{side}×{side} pixels, 1,000 are allowed (ingest.max_pixels)")
 
 
-def test_an_image_inside_of_an_image_has_the_same_limit() -> None:
+def test_image_inside_an_image_has_the_same_limit() -> None:
     icon = file_of(Image.new("RGBA", (200, 200)), "ICO", sizes=[(200, 200)])
     with pillow_prepared(1000):
         assert reason_of(icon, max_pixels=1000)[0] == "too large"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "GIF"])
-def test_an_image_that_takes_too_long_is_given_up(kind: str) -> None:
+def test_decoding_has_a_deadline(kind: str) -> None:
     content = file_of(noise(size=(400, 400)), kind)
     assert reason_of(content, max_seconds=1e-9) == ("too slow", "not decoded within 1e-09 s")
     assert decode(content, Decoding(8, 1)).width == 400
 
 
-def test_a_reason_holds_no_address_and_is_one_line() -> None:
+def test_details_are_one_line_without_memory_addresses() -> None:
     for content in (b"x", file_of(noise())[:40], b"II*\0" + b"\xff" * 60):
         with pillow_prepared(10**9):
             detail = reason_of(content)[1]
@@ -162,21 +163,21 @@ REASONS = {"empty file", "not an image", "truncated", "damaged", "too large", "u
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(FILES), st.data())
-def test_whatever_is_damaged_it_is_decoded_or_refused(content: bytes, data: st.DataObject) -> None:
+def test_damaged_files_are_decoded_or_refused(content: bytes, data: st.DataObject) -> None:
     damaged = bytearray(content)
-    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
-        damaged[place] = data.draw(st.integers(0, 255))
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
+        damaged[position] = data.draw(st.integers(0, 255))
     end = data.draw(st.integers(0, len(content)))
     with pillow_prepared(10**9):
         try:
-            found = decode(bytes(damaged[:end]), Decoding(8, 3, looks=True))
+            found = decode(bytes(damaged[:end]), Decoding(8, 3, perceptual_hashes=True))
         except UnreadableImageError as error:
             assert error.reason in REASONS  # noqa: PT017  # an image that still decodes is right too
         else:
             assert len(found.pixels) == 8 * 8 * 3
 
 
-def test_warnings_of_pillow_do_not_leak() -> None:
+def test_warnings_of_pillow_are_silenced() -> None:
     def noisy() -> None:
         exec(compile("import warnings; warnings.warn('odd file')", "f", "exec"), {"__name__": "PIL.TiffImagePlugin"})
 
@@ -190,14 +191,14 @@ def test_warnings_of_pillow_do_not_leak() -> None:
         assert len(seen) == 2
 
 
-def test_the_digest_tells_pixels_sizes_and_modes_apart() -> None:
+def test_digest_depends_on_pixels_size_and_mode() -> None:
     image = noise()
     png, bmp = (decode(file_of(image, kind), Decoding(8, 1)).digest for kind in ("PNG", "BMP"))
-    assert png == bmp, "the same pixels in another file format are the same image"
+    assert png == bmp, "the file format does not matter"
     changed = image.copy()
     changed.putpixel((3, 3), (changed.getpixel((3, 3)) + 1) % 256)
     reshaped = Image.frombytes("L", (8, 32), image.tobytes())
-    others = {made(other, 8).digest for other in (changed, reshaped, image.convert("RGB"))}
+    others = {decoded_as(other, 8).digest for other in (changed, reshaped, image.convert("RGB"))}
     assert len(others | {png}) == 4
 
 
@@ -205,82 +206,83 @@ def test_resizing_is_antialiased() -> None:
     # Stripes of one pixel: decimating without a filter gives all black or all white, averaging gives grey.
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))
     for way in ("lanczos", "area"):
-        square = np.frombuffer(made(stripes, 8, resize=way).pixels, np.uint8)
+        square = np.frombuffer(decoded_as(stripes, 8, resize=way).pixels, np.uint8)
         assert np.abs(square.astype(int) - 127).max() <= 8
 
 
 def test_area_is_the_mean_over_areas() -> None:
     image = noise(size=(16, 16))
     means = np.asarray(image, float).reshape(4, 4, 4, 4).mean(axis=(1, 3))
-    found = np.frombuffer(made(image, 4, resize="area").pixels, np.uint8).reshape(4, 4)
+    found = np.frombuffer(decoded_as(image, 4, resize="area").pixels, np.uint8).reshape(4, 4)
     assert np.abs(found - means).max() < 1  # Pillow rounds twice
 
 
-def test_the_centre_square_is_cut_before_resizing() -> None:
+def test_centre_square_is_cropped_before_resizing() -> None:
     wide = np.zeros((16, 48), np.uint8)
     wide[:, 16:32] = 200
-    assert set(made(Image.fromarray(wide), 8).pixels) == {200}, "nothing from outside the square bleeds in"
+    assert set(decoded_as(Image.fromarray(wide), 8).pixels) == {200}, "nothing from outside the square bleeds in"
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 48), (48, 16), (1, 1000)])
-def test_padding_keeps_the_whole_image(width: int, height: int) -> None:
-    square = np.frombuffer(made(Image.new("L", (width, height), 200), 12, fit="pad").pixels, np.uint8).reshape(12, 12)
+def test_padding_preserves_the_whole_image(width: int, height: int) -> None:
+    square = np.frombuffer(decoded_as(Image.new("L", (width, height), 200), 12, fit="pad").pixels, np.uint8).reshape(12, 12)
     across = max(1, 12 * min(width, height) // max(width, height))
     assert (square == 200).sum() == 12 * across
     assert (square == 0).sum() == 12 * (12 - across)
     lit = np.flatnonzero((square == 200).any(axis=0 if width < height else 1))
-    assert abs((lit[0] + lit[-1]) / 2 - 5.5) <= 0.5, "it lies in the middle"
+    assert abs((lit[0] + lit[-1]) / 2 - 5.5) <= 0.5, "the image is centred"
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_image_of_the_target_size_is_unchanged() -> None:
     image = noise("RGB", (8, 8))
-    assert made(image, 8) == Decoded(made(image, 8).digest, image.tobytes(), 8, 8, 0)
+    assert decoded_as(image, 8) == Decoded(decoded_as(image, 8).digest, image.tobytes(), 8, 8, 0)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_size_is_that_of_the_image_as_it_is_shown(orientation: int) -> None:
+def test_height_and_width_are_those_after_rotation(orientation: int) -> None:
     image, exif = noise("RGB", (400, 300)), Image.Exif()
     exif[0x0112] = orientation
     turned = decode(file_of(image, "JPEG", exif=exif), Decoding(8, 3))
     assert (turned.width, turned.height) == ((300, 400) if orientation >= 5 else (400, 300))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file_of(image, "JPEG", exif=exif))))
-    found = open_image(file_of(image, "JPEG", exif=exif), Decoding(128, 3))[0]  # 128: not made smaller
+    found = open_image(file_of(image, "JPEG", exif=exif), Decoding(128, 3))[0]  # 128: not reduced
     assert found.tobytes() == upright.tobytes()
 
 
 def photo(name: str) -> Image.Image:
-    """One of scikit-learn's two real photos, 640×427."""
+    """Return one of the two photos of scikit-learn, 640×427 pixels."""
     return Image.fromarray(load_sample_image(name))
 
 
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 @pytest.mark.parametrize("size", [28, 32, 64])
-def test_a_jpeg_that_is_made_smaller_while_decoded_looks_the_same(name: str, size: int) -> None:
+def test_jpeg_reduced_while_decoding_looks_the_same(name: str, size: int) -> None:
     content = file_of(photo(name), "JPEG", quality=92)
     settings = Decoding(size, 3)
     reduced, height, width = open_image(content, settings)
     assert (height, width) == (427, 640)
     assert min(reduced.size) >= 3 * size
     assert (reduced.size < (640, 427)) == (6 * size <= 427)
-    whole = square_of(Image.open(io.BytesIO(content)), settings, height, width)
-    difference = np.abs(np.asarray(square_of(reduced, settings, height, width), int) - np.asarray(whole, int))
+    whole = crop(Image.open(io.BytesIO(content)), settings, height, width)
+    difference = np.abs(np.asarray(crop(reduced, settings, height, width), int) - np.asarray(whole, int))
     assert difference.mean() < 0.6, "grey levels of 255"
     assert np.percentile(difference, 99) <= 4
 
 
-def test_looks_are_alike_where_images_are() -> None:
-    flower, china = (decode(file_of(photo(name)), Decoding(64, 3, looks=True)) for name in ("flower.jpg", "china.jpg"))
+def test_perceptual_hashes_are_similar_for_similar_images() -> None:
+    hashed = Decoding(64, 3, perceptual_hashes=True)
+    flower, china = (decode(file_of(photo(name)), hashed) for name in ("flower.jpg", "china.jpg"))
     softer = photo("flower.jpg").resize((320, 213)).convert("L").convert("RGB")
-    again = decode(file_of(softer, "JPEG", quality=40), Decoding(64, 3, looks=True))
+    again = decode(file_of(softer, "JPEG", quality=40), hashed)
     assert again.digest != flower.digest
-    assert (again.look ^ flower.look).bit_count() <= 4
-    assert (china.look ^ flower.look).bit_count() > 16
-    assert flower.look == look_of(Image.frombytes("RGB", (64, 64), flower.pixels))
-    assert decode(file_of(photo("flower.jpg")), Decoding(64, 3)).look == 0
+    assert (again.perceptual_hash ^ flower.perceptual_hash).bit_count() <= 4
+    assert (china.perceptual_hash ^ flower.perceptual_hash).bit_count() > 16
+    assert flower.perceptual_hash == perceptual_hash(Image.frombytes("RGB", (64, 64), flower.pixels))
+    assert decode(file_of(photo("flower.jpg")), Decoding(64, 3)).perceptual_hash == 0
 
 
-def test_provenance_tells_how_images_are_made() -> None:
-    assert "centre square, then Pillow LANCZOS (antialiased); a JPEG whose shorter side has 384 pixels" in provenance(
+def test_provenance() -> None:
+    assert "centre square, then Pillow LANCZOS (antialiased); a JPEG whose shorter side has at least 384 pixels" in provenance(
         Decoding(64, 3)
     )
     assert "padded with black to a square, then mean over areas (Pillow BOX)" in provenance(Decoding(8, 1, "area", "pad"))

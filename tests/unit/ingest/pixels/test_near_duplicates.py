@@ -1,4 +1,4 @@
-"""Images that look alike, through the whole step; equal pixels are tested in test_ingest_run.py."""
+"""Near duplicates, through the whole step; equal pixels are tested in tests/unit/ingest/test_run.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.ingest.run import run
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two photos, each also smaller and in grey, and one once more as it is."""
+    """A folder of two photos, each also smaller and in grey, and one of them twice."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("china", "flower"):
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_what_looks_alike_is_dropped_whatever_shard_it_is_in(photos: Path, tmp_path: Path, shards: int) -> None:
+def test_near_duplicates_are_dropped_across_shards(photos: Path, tmp_path: Path, shards: int) -> None:
     config = IngestConfig(source=f"images:{photos}", image_size=64, channels=3, near_duplicates=6, shards=shards)
     summary = run(config, out=tmp_path / "out")
     assert (summary.read, summary.kept, summary.duplicate, summary.quarantined) == (7, 2, 5, 0)
@@ -42,6 +42,6 @@ def test_what_looks_alike_is_dropped_whatever_shard_it_is_in(photos: Path, tmp_p
     ]
 
 
-def test_it_is_off_unless_asked_for(photos: Path, tmp_path: Path) -> None:
+def test_near_duplicates_are_kept_by_default(photos: Path, tmp_path: Path) -> None:
     summary = run(IngestConfig(source=f"images:{photos}", image_size=64, channels=3), out=tmp_path / "out")
     assert (summary.kept, summary.duplicate) == (6, 1)

@@ -1,4 +1,4 @@
-"""Files on this machine as a source: each listed one is read whole, or says why not; chunks are balanced and small."""
+"""Local files as a source: each listed file is read whole or quarantined; chunks are balanced and small."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 from components.common.errors import ConfigError, DataRejectedError
 from components.dataset.records import NO_LABEL
 from components.ingest.sources import chunks, files, listing
-from components.ingest.sources.chunks import BYTES_PER_CHUNK, IMAGES_PER_CHUNK, CannotReadError, ChunkPacker, rows
+from components.ingest.sources.chunks import BYTES_PER_CHUNK, IMAGES_PER_CHUNK, CannotReadError, ChunkPacker, listed_images
 from components.ingest.sources.readers import RawImage, Unread, read_chunk
 from tests.support.source_items import contents, items_of, labels, open_images, reasons
 
 
-def test_files_come_whole_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_files_are_read_whole_in_the_order_of_their_paths(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("a/1.png", "a.png", "b.png", ".hidden.png"):
         (tmp_path / name).write_bytes(name.encode() * 1000)
@@ -34,18 +34,18 @@ def test_files_come_whole_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert contents(open_images(tmp_path / "a.png")) == {"a.png": b"a.png" * 1000}
 
 
-def test_labels_are_the_names_of_folders(tmp_path: Path) -> None:
+def test_labels_from_folders(tmp_path: Path) -> None:
     for name in ("10/x", "9/x", "9/deep/y", "root"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     reader = open_images(tmp_path, labels_from_folders=True)
     assert labels(reader) == {"10/x": "10", "9/x": "9", "9/deep/y": "deep", "root": ""}
     assert reader.label_names == ("10", "9", "deep")
-    assert open_images(f"{tmp_path}/[0-9]*/x", labels_from_folders=True).label_names == ("9", "10"), "numbers by value"
+    assert open_images(f"{tmp_path}/[0-9]*/x", labels_from_folders=True).label_names == ("9", "10"), "ordered by value"
     assert open_images(tmp_path).label_names == ()
 
 
-def test_what_is_no_regular_file_is_said_and_never_waited_for(tmp_path: Path) -> None:
+def test_irregular_files_are_quarantined_and_never_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket.png"))
@@ -66,13 +66,13 @@ def test_what_is_no_regular_file_is_said_and_never_waited_for(tmp_path: Path) ->
     assert time.monotonic() - started < 5
 
 
-def test_a_pipe_that_takes_a_files_place_after_the_look_at_it_does_not_hang(tmp_path: Path, monkeypatch: Any) -> None:
+def test_file_replaced_by_a_pipe_after_stat_does_not_block(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     reader = open_images(tmp_path)
-    look = os.stat
+    stat = os.stat
 
     def swapped(path: Any, **keys: Any) -> os.stat_result:
-        status = look(path, **keys)
+        status = stat(path, **keys)
         if os.fsencode(path).endswith(b"a.png"):
             Path(os.fsdecode(path)).unlink()
             os.mkfifo(path)
@@ -86,11 +86,11 @@ def test_a_pipe_that_takes_a_files_place_after_the_look_at_it_does_not_hang(tmp_
     assert items == [Unread("a.png", "not a regular file", "a pipe")]
 
 
-def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_permission_is_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.png").write_bytes(b"x")
     (tmp_path / "theirs.png").write_bytes(b"x")
     (tmp_path / "theirs.png").chmod(0)
-    if os.geteuid() == 0:  # root reads everything: the kernel's answer to others
+    if os.geteuid() == 0:  # root can read everything: simulate the error
         opened = os.open
 
         def refusing(path: Any, *rest: Any) -> int:
@@ -102,7 +102,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert reasons(open_images(tmp_path)) == {"theirs.png": ("unreadable file", "Permission denied")}
 
 
-def test_a_folder_that_cannot_be_listed_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_listed_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inside").mkdir()
     listed = os.scandir
 
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_listed_stops_the_run(tmp_path: Path, monkeypatc
         return listed(path)
 
     monkeypatch.setattr(listing.os, "scandir", refusing)
-    with pytest.raises(ConfigError, match=rf"{tmp_path}/inside cannot be listed: Permission denied\. Make it readable"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/inside cannot be listed: Permission denied\. Check that it exists"):
         open_images(tmp_path)
 
 
@@ -126,14 +126,14 @@ def test_a_folder_that_cannot_be_listed_stops_the_run(tmp_path: Path, monkeypatc
         (lambda file: (file.unlink(), file.mkdir()), ("not a regular file", "a folder")),
     ],
 )
-def test_a_file_that_changes_after_it_was_listed(tmp_path: Path, change: Callable[[Path], Any], expected: Any) -> None:
+def test_file_that_changes_after_listing(tmp_path: Path, change: Callable[[Path], Any], expected: Any) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     reader = open_images(tmp_path)
     change(tmp_path / "a.png")
     assert reasons(reader) == {"a.png": expected}
 
 
-def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     reader = open_images(tmp_path)
     read = files.read_up_to
@@ -148,7 +148,7 @@ def test_a_file_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch:
     assert reasons(reader) == {"a.png": ("changed while reading", "3 bytes when listed, 3 bytes read")}
 
 
-def test_one_file_of_two_gigabytes_among_small_ones(tmp_path: Path) -> None:
+def test_huge_file_is_not_read_into_memory(tmp_path: Path) -> None:
     with (tmp_path / "huge.png").open("wb") as file:
         file.write(b"head of it")
         file.truncate(2**31)
@@ -165,7 +165,7 @@ def test_one_file_of_two_gigabytes_among_small_ones(tmp_path: Path) -> None:
     assert unread.head == b"head of it".ljust(4096, b"\0")
 
 
-def test_the_limit_is_a_size_that_may_be_reached(tmp_path: Path) -> None:
+def test_a_file_of_exactly_max_bytes_is_read(tmp_path: Path) -> None:
     (tmp_path / "at.png").write_bytes(b"x" * 100)
     (tmp_path / "over.png").write_bytes(b"x" * 101)
     assert reasons(open_images(tmp_path, max_bytes=100)) == {"over.png": ("too large", "101 bytes, ingest.max_bytes = 100")}
@@ -177,12 +177,12 @@ def test_names_in_any_encoding(tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
     found = contents(open_images(tmp_path))
     assert found == {name.decode(errors="backslashreplace"): name for name in names}
-    assert list(contents(open_images(f"{tmp_path}/caf?.png"))) == [r"caf\xe9.png"], "? is one character, UTF-8 or not"
+    assert list(contents(open_images(f"{tmp_path}/caf?.png"))) == [r"caf\xe9.png"], "? matches one character, UTF-8 or not"
     assert list(contents(open_images(f"{tmp_path}/??.png"))) == ["日本.png"]
-    assert list(contents(open_images(f"{tmp_path}/*[x]?.png"))) == ["*[x]?.png"], "what exists is no pattern"
+    assert list(contents(open_images(f"{tmp_path}/*[x]?.png"))) == ["*[x]?.png"], "a name that exists is not a pattern"
 
 
-def test_links_in_circles_end(tmp_path: Path) -> None:
+def test_circular_links_end(tmp_path: Path) -> None:
     for folder in ("a/b", "c"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x.png").write_bytes(b"x")
@@ -193,7 +193,7 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     assert len(items_of(open_images(f"{tmp_path}/**/up/**/x.png"))) == 2
 
 
-def test_folders_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
+def test_folders_nested_deeper_than_the_recursion_limit(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     for _ in range(1500):
         os.mkdir("d", dir_fd=folder)
@@ -205,7 +205,7 @@ def test_folders_nested_deeper_than_python_recurses(tmp_path: Path) -> None:
     os.close(folder)
     try:
         assert list(contents(open_images(tmp_path)).values()) == [b"deep"]
-    finally:  # pytest, which recurses, could not remove it
+    finally:  # pytest recurses and could not remove it
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
@@ -215,15 +215,15 @@ def test_chunks_are_balanced_by_number_and_by_bytes(tmp_path: Path) -> None:
     for index in range(9):
         with (tmp_path / f"big{index}").open("wb") as file:
             file.truncate(12 * 2**20)
-    sizes = [[row.numbers[0] for row in rows(*chunk[3:])] for chunk in open_images(tmp_path).chunks]
+    sizes = [[image.numbers[0] for image in listed_images(*chunk[3:])] for chunk in open_images(tmp_path).chunks]
     assert [len(part) for part in sizes] == [3, 3, 3, 256, 256, 88]
     assert max(sum(part) for part in sizes) <= BYTES_PER_CHUNK + 12 * 2**20
     again = open_images(tmp_path)
     assert again.chunks == open_images(tmp_path).chunks
 
 
-def test_ten_million_files_stay_small_in_memory() -> None:
-    class Endless:
+def test_listing_takes_little_memory() -> None:
+    class CameraFolder:
         """A folder of 200,000 names like those of a camera."""
 
         def identity(self, below: bytes) -> int:
@@ -237,7 +237,7 @@ def test_ten_million_files_stay_small_in_memory() -> None:
 
     tracemalloc.start()
     packer = ChunkPacker("files", b"/data", 2**28)
-    for file in listing.walk(Endless()):
+    for file in listing.walk(CameraFolder()):
         packer.add(file.name, file.size, file[1:], "label")
     reader = packer.reader()
     kept, peak = tracemalloc.get_traced_memory()
@@ -247,36 +247,36 @@ def test_ten_million_files_stay_small_in_memory() -> None:
     assert peak / reader.total < 150, "bytes a file, while listing"
 
 
-def test_a_chunk_holds_plain_values_only(tmp_path: Path) -> None:
+def test_chunks_hold_plain_values_only(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     (chunk,) = open_images(tmp_path).chunks
     assert {type(value) for value in chunk} <= {str, bytes, int}
     assert chunks.NO_LABEL == NO_LABEL
 
 
-def test_a_chunk_gives_back_what_it_was_made_of() -> None:
-    packer = ChunkPacker("kind", "place")
-    given = [(f"n{index}".encode(), (index, -1, 2**62), f"L{index % 3}" if index % 4 else "", ("", "train", "eval")[index % 3])
+def test_chunks_round_trip() -> None:
+    packer = ChunkPacker("kind", "root")
+    added = [(f"n{index}".encode(), (index, -1, 2**62), f"L{index % 3}" if index % 4 else "", ("", "train", "eval")[index % 3])
              for index in range(IMAGES_PER_CHUNK * 2 + 1)]  # fmt: skip
-    for name, numbers, label, split in given:
+    for name, numbers, label, split in added:
         packer.add(name, 0, numbers, label, split)
     reader = packer.reader()
-    assert [chunk[:2] for chunk in reader.chunks] == [("kind", "place")] * 3
-    found = [row for chunk in reader.chunks for row in rows(*chunk[2:])]
+    assert [chunk[:2] for chunk in reader.chunks] == [("kind", "root")] * 3
+    found = [image for chunk in reader.chunks for image in listed_images(*chunk[2:])]
     names = dict(enumerate(reader.label_names)) | {NO_LABEL: ""}
-    assert [(row.name, row.numbers, names[row.label], row.split) for row in found] == given
+    assert [(row.name, row.numbers, names[row.label], row.split) for row in found] == added
     assert Counter(row.label for row in found).keys() == {-1, 0, 1, 2}
 
 
-def test_an_empty_folder_and_an_empty_pattern(tmp_path: Path) -> None:
+def test_empty_folder_and_pattern_without_matches(tmp_path: Path) -> None:
     (tmp_path / ".hidden").touch()
-    with pytest.raises(DataRejectedError, match=rf"{tmp_path} holds no file \(hidden ones do not count\)\. Name one with"):
+    with pytest.raises(DataRejectedError, match=rf"{tmp_path} contains no files except hidden ones\. Name a source of"):
         open_images(tmp_path)
-    with pytest.raises(ConfigError, match=r"is no folder, and no file matches it"):
+    with pytest.raises(ConfigError, match=r"is not a folder, and no file matches it"):
         open_images(f"{tmp_path}/*.png")
 
 
-def test_an_error_of_an_image_is_never_raised_by_a_chunk(tmp_path: Path) -> None:
+def test_reading_a_chunk_never_raises_the_error_of_an_image(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     reader = open_images(tmp_path)
     (tmp_path / "a").unlink()

@@ -1,4 +1,4 @@
-"""CSV and JSONL lists of images as a source: labels, splits, and the number of a wrong line."""
+"""CSV and JSONL manifests as a source: labels, splits, and errors with line numbers."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_paths_labels_and_splits(folder: Path, name: str, text: str, mark: str, 
     assert reader.label_names == ("ape", "cat", "dog")
     assert labels(reader) == {row["path"]: row["label"] for row in ROWS}
     monkeypatch.chdir(folder)
-    assert items_of(open_images(name)) == items, "paths are relative to the manifest, wherever it is read from"
+    assert items_of(open_images(name)) == items, "paths are relative to the manifest, not to the working directory"
 
 
-def test_columns_in_another_order_others_besides_and_empty_lines(folder: Path) -> None:
+def test_column_order_extra_columns_and_empty_lines(folder: Path) -> None:
     (folder / "x.csv").write_text('label,width,path\r\ncat,7,"in/a.png"\r\n\r\n,8,c.png\r\n')
     assert labels(open_images(folder / "x.csv")) == {"in/a.png": "cat", "c.png": ""}
     (folder / "x.jsonl").write_text('\n{"path": "in/a.png", "label": 10, "width": 3}\n{"path": "c.png", "label": 9}\n\n')
     reader = open_images(folder / "x.jsonl")
-    assert reader.label_names == ("9", "10"), "numbers by value"
+    assert reader.label_names == ("9", "10"), "numbers are ordered by value"
     (folder / "x.csv").write_text("path\nin/a.png\n")
     assert labels(open_images(folder / "x.csv")) == {"in/a.png": ""}
 
@@ -75,7 +75,7 @@ def test_absolute_paths_and_paths_above_the_manifest(folder: Path) -> None:
     assert [item.content for item in found if isinstance(item, RawImage)] == [b"c.png", b"in/a.png"]
 
 
-def test_missing_files_are_counted_and_said(folder: Path) -> None:
+def test_missing_files_are_quarantined(folder: Path) -> None:
     (folder / "x.csv").write_text("path\nnowhere.png\nc.png\nin\n")
     assert reasons(open_images(folder / "x.csv")) == {
         "nowhere.png": ("unreadable file", "No such file or directory"),
@@ -84,49 +84,49 @@ def test_missing_files_are_counted_and_said(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
-        ("x.csv", "", "line 1: the heading has no column path, but nothing"),
-        ("x.csv", "in/a.png,cat\n", "line 1: the heading has no column path, but in/a.png, cat"),
-        ("x.csv", "path,label\na.png\n", "line 2: 1 fields, the heading has 2"),
-        ("x.csv", "path,label\na.png,x\nb.png,x,y\n", "line 3: 3 fields, the heading has 2"),
+        ("x.csv", "", "line 1: the header has no column path; it has none"),
+        ("x.csv", "in/a.png,cat\n", "line 1: the header has no column path; it has in/a.png, cat"),
+        ("x.csv", "path,label\na.png\n", "line 2: 1 fields, the header has 2"),
+        ("x.csv", "path,label\na.png,x\nb.png,x,y\n", "line 3: 3 fields, the header has 2"),
         ("x.csv", 'path\n"a.png\n', "line 2: unexpected end of data"),
-        ("x.csv", "path,label\n,cat\n", "line 2: no path"),
-        ("x.csv", "path,label,split\na.png,cat,test\n", 'line 2: the split is "test", not train, eval or empty'),
-        ("x.csv", "path\na.png\nb.png\na.png\n", "line 4: a.png is on line 2 already"),
-        ("x.csv", "path\ngs://b/a.png\n", "line 2: gs://b/a.png is an address; paths are relative"),
-        ("x.csv", b"path\na.png\ncaf\xe9.png\n", "line 3: it is not UTF-8"),
-        ("x.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2: no JSON: Expecting value"),
-        ("x.jsonl", '["a.png"]\n', "line 1: no JSON object"),
-        ("x.jsonl", '{"label": "x"}\n', "line 1: no path"),
-        ("x.jsonl", '{"path": ["a.png"]}\n', 'line 1: path is ["a.png"], which is no text'),
-        ("x.jsonl", '{"path": "a.png", "label": true}\n', "line 1: label is true, which is no text"),
-        ("x.jsonl", '{"path": "a.png", "label": 0.5}\n', "line 1: label is 0.5, which is no text"),
-        ("x.jsonl", "[" * 100_000, "line 1: no JSON: maximum recursion depth exceeded"),
+        ("x.csv", "path,label\n,cat\n", "line 2: the path is missing"),
+        ("x.csv", "path,label,split\na.png,cat,test\n", 'line 2: the split is "test"; use train, eval or leave it empty'),
+        ("x.csv", "path\na.png\nb.png\na.png\n", "line 4: a.png is already on line 2"),
+        ("x.csv", "path\ngs://b/a.png\n", "line 2: gs://b/a.png is a URL; paths must be relative"),
+        ("x.csv", b"path\na.png\ncaf\xe9.png\n", "line 3: not UTF-8"),
+        ("x.jsonl", '{"path": "a.png"}\n{"path": \n', "line 2: not JSON: Expecting value"),
+        ("x.jsonl", '["a.png"]\n', "line 1: not a JSON object"),
+        ("x.jsonl", '{"label": "x"}\n', "line 1: the path is missing"),
+        ("x.jsonl", '{"path": ["a.png"]}\n', 'line 1: path is ["a.png"], not text'),
+        ("x.jsonl", '{"path": "a.png", "label": true}\n', "line 1: label is true, not text"),
+        ("x.jsonl", '{"path": "a.png", "label": 0.5}\n', "line 1: label is 0.5, not text"),
+        ("x.jsonl", "[" * 100_000, "line 1: not JSON: maximum recursion depth exceeded"),
     ],
 )
-def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
+def test_invalid_lines_are_reported_by_number(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
     (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ConfigError) as caught:
         open_images(tmp_path / name)
-    assert f"{tmp_path}/{name}, {said}" in str(caught.value)
+    assert f"{tmp_path}/{name}, {message}" in str(caught.value)
     assert "A line is path,label or path,label,split" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_manifests_that_are_not_there_hold_nothing_or_are_many(tmp_path: Path) -> None:
+def test_missing_and_empty_manifests_and_patterns_of_manifests(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"The manifest .*/x\.csv cannot be read: No such file or directory"):
         open_images(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_text("path,label\n")
-    with pytest.raises(DataRejectedError, match=r"x\.csv holds no file"):
+    with pytest.raises(DataRejectedError, match=r"x\.csv contains no files"):
         open_images(tmp_path / "x.csv")
-    with pytest.raises(ConfigError, match=r"is a pattern, and only one manifest can be read"):
+    with pytest.raises(ConfigError, match=r"a pattern cannot name more than one manifest"):
         open_images(tmp_path / "*.csv")
-    with pytest.raises(ValidationError, match=r'the labels of "images:x\.csv" are in its column label'):
+    with pytest.raises(ValidationError, match=r'the labels of "images:x\.csv" are in its label column'):
         IngestConfig(source="images:x.csv", labels_from_folders=True)
 
 
-def test_the_fingerprint_changes_with_the_list_and_with_its_files(folder: Path) -> None:
+def test_fingerprint_changes_with_the_manifest_and_its_files(folder: Path) -> None:
     def fingerprint() -> str:
         return source_fingerprint(IngestConfig(source=f"images:{folder}/x.csv"))
 
@@ -144,7 +144,7 @@ def test_the_fingerprint_changes_with_the_list_and_with_its_files(folder: Path) 
     assert fingerprint() == seen[-1]
 
 
-def test_a_dataset_of_a_manifest(tmp_path: Path) -> None:
+def test_dataset_of_a_manifest(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "in", 60, broken=False)
     files = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "in").rglob("*.*"))
     split = dict(zip(files, ["eval" if index % 3 == 0 else "train" for index in range(60)], strict=True))
@@ -154,7 +154,7 @@ def test_a_dataset_of_a_manifest(tmp_path: Path) -> None:
     assert (summary.read, summary.train, summary.eval, summary.quarantined) == (61, 40, 20, 1)
 
 
-def test_a_pipe_named_like_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipe_named_like_a_manifest_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.csv")
-    with pytest.raises(ConfigError, match=r"The manifest .*/x\.csv is a pipe\. Name a file\."):
+    with pytest.raises(ConfigError, match=r"The manifest .*/x\.csv is a pipe\. Name a regular file\."):
         open_images(tmp_path / "x.csv")

@@ -1,4 +1,4 @@
-"""TFDS as a source, without a network: a small dataset of our own, and (heavy) Fashion-MNIST from its original files."""
+"""TFDS as a source, offline: a small dataset defined here, and (heavy) Fashion-MNIST from its original files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ConfigError
-from components.dataset.records import read_split, read_tfrecord, record_places, write_tfrecord
+from components.dataset.records import read_split, read_tfrecord, record_positions, write_tfrecord
 from components.ingest.config import IngestConfig
 from components.ingest.run import IngestSummary, run
 from components.ingest.sources import tfds_reader
@@ -47,7 +47,7 @@ def png(seed: int) -> bytes:
 
 
 class SmallShapes(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-    """Images 0 to 39 in train, one of them broken; 35 to 49 in test: five are in both."""
+    """Images 0 to 39 are in train, one of them broken; images 35 to 49 are in test, so five are in both."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
@@ -64,7 +64,7 @@ class SmallShapes(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
             image = png(seed)[:-40] if seed == broken else png(seed)
             yield seed, {"image": image, "label": seed % 2, "extra": "x"}
 
-    def _generate_examples(self) -> None:  # the abstract method; the generators above are handed over directly
+    def _generate_examples(self) -> None:  # abstract in the base class; the generators above are used directly
         raise NotImplementedError
 
 
@@ -89,7 +89,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("tfds"))
 
 
-def test_a_named_split_is_held_out_whole_and_nothing_of_it_is_trained_on(data_dir: str, tmp_path: Path) -> None:
+def test_tfds_eval_split_is_held_out_as_a_whole(data_dir: str, tmp_path: Path) -> None:
     summary = ingest(
         tmp_path / "out", source="tfds:small_shapes", tfds_data_dir=data_dir, tfds_eval_split="test", image_size=8, channels=3
     )
@@ -110,7 +110,7 @@ def test_a_named_split_is_held_out_whole_and_nothing_of_it_is_trained_on(data_di
     assert quarantined["id"].startswith("small_shapes/small_shapes-train.tfrecord-00000-of-00001__")
 
 
-def test_a_part_of_a_split_and_holding_out_by_hash(data_dir: str, tmp_path: Path) -> None:
+def test_part_of_a_split_held_out_by_hash(data_dir: str, tmp_path: Path) -> None:
     fields = {"source": "tfds:small_shapes", "tfds_data_dir": data_dir, "tfds_split": "train[:20]+test[50%:]"}
     summary = ingest(tmp_path / "out", **fields, eval_fraction=0.5)
     assert summary.read == 20 + 7  # TFDS rounds the middle of 15 up
@@ -120,7 +120,7 @@ def test_a_part_of_a_split_and_holding_out_by_hash(data_dir: str, tmp_path: Path
     assert read_manifest(tmp_path / "again").digest == read_manifest(tmp_path / "out").digest
 
 
-def test_records_are_those_that_tfds_itself_reads(data_dir: str) -> None:
+def test_records_equal_those_read_by_tfds(data_dir: str) -> None:
     fields = {"tfds_data_dir": data_dir, "tfds_split": "train[5:35]", "tfds_eval_split": "test[50%:]"}
     reader = open_source(IngestConfig(source="tfds:small_shapes", **fields))
     ours = [image for chunk in reader.chunks for image in read_chunk(chunk)]
@@ -136,14 +136,14 @@ def test_records_are_those_that_tfds_itself_reads(data_dir: str) -> None:
 
 
 def prepared_copy(data_dir: str, folder: Path) -> tuple[IngestConfig, Path]:
-    """Copy the small dataset as TFDS has prepared it; return a config for it, and its file of training records."""
+    """Copy the prepared small dataset; return a config for the copy, and its file of training records."""
     open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir))
     shutil.copytree(Path(data_dir) / "small_shapes", folder / "small_shapes")
     (file,) = (folder / "small_shapes").rglob("*train.tfrecord*")
     return IngestConfig(source="tfds:small_shapes", tfds_data_dir=str(folder)), file
 
 
-def test_a_version_is_named_with_either_sign(data_dir: str) -> None:
+def test_version_can_be_named_with_at_or_colon(data_dir: str) -> None:
     readers = [open_source(IngestConfig(source=f"tfds:small_shapes{tail}", tfds_data_dir=data_dir)) for tail in TAILS]
     assert readers[0].total == 40
     assert readers == readers[:1] * 3
@@ -152,18 +152,18 @@ def test_a_version_is_named_with_either_sign(data_dir: str) -> None:
 @pytest.mark.parametrize(
     ("split", "count"), [("train[:80%]", 32), ("train+test", 55), ("train[10:13]+test[-2:]", 5), ("all", 55)]
 )
-def test_splits_are_tfds_own_expressions(data_dir: str, split: str, count: int) -> None:
+def test_splits_are_tfds_expressions(data_dir: str, split: str, count: int) -> None:
     reader = open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir, tfds_split=split))
     assert len(items_of(reader)) == reader.total == count
 
 
-def test_damaged_records_are_unread_and_the_others_are_not_lost(data_dir: str, tmp_path: Path) -> None:
+def test_damaged_records_are_quarantined_and_the_others_are_read(data_dir: str, tmp_path: Path) -> None:
     config, file = prepared_copy(data_dir, tmp_path)
     before = items_of(open_source(config))
     reader = open_source(config)
     raw = bytearray(file.read_bytes())
     for number in (4, 5, 39):
-        start, length = record_places(file)[number].tolist()
+        start, length = record_positions(file)[number].tolist()
         raw[start + length // 2] ^= 1
     file.write_bytes(raw)
     after = items_of(reader)
@@ -175,7 +175,7 @@ def test_damaged_records_are_unread_and_the_others_are_not_lost(data_dir: str, t
     assert [item[1:3] for item in items_of(reader)] == [("damaged record", "No such file or directory")] * 40
 
 
-def test_records_without_an_image_are_unread(data_dir: str, tmp_path: Path) -> None:
+def test_records_without_an_image_are_quarantined(data_dir: str, tmp_path: Path) -> None:
     config, file = prepared_copy(data_dir, tmp_path)
     good = next(read_tfrecord(file))
     write_tfrecord(file, [b"", good, b"\xff\xff no message"] + [good] * 37)
@@ -183,13 +183,13 @@ def test_records_without_an_image_are_unread(data_dir: str, tmp_path: Path) -> N
     assert found == {0: "damaged record", 2: "damaged record"}
 
 
-def test_a_prepared_file_that_is_cut_off_or_gone(data_dir: str, tmp_path: Path) -> None:
+def test_truncated_and_missing_prepared_files(data_dir: str, tmp_path: Path) -> None:
     config, file = prepared_copy(data_dir, tmp_path)
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: .* is damaged at byte \d+\. Remove "):
+    with pytest.raises(ConfigError, match=r"The prepared TFDS dataset cannot be read: .* is damaged at byte \d+\. Remove "):
         open_source(config)
     file.unlink()
-    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: Cannot read .*: No such file"):
+    with pytest.raises(ConfigError, match=r"The prepared TFDS dataset cannot be read: Cannot read .*: No such file"):
         open_source(config)
 
 
@@ -204,7 +204,7 @@ def test_array_records_are_read_and_other_formats_are_refused(data_dir: str, tmp
     files = [str(file) for file in tmp_path.rglob("*array_record-0*")]
     for file in files:
         Path(file).write_bytes(b"no records")
-    with pytest.raises(ConfigError, match=r"What TFDS has prepared cannot be read: .*holds 0 records, TFDS wrote 35 or more"):
+    with pytest.raises(ConfigError, match=r"The prepared TFDS dataset cannot be read: .*has 0 records, TFDS wrote at least 35"):
         open_source(config)
     for info in tmp_path.rglob("dataset_info.json"):
         info.write_text(info.read_text().replace("array_record", "riegeli"))
@@ -212,7 +212,7 @@ def test_array_records_are_read_and_other_formats_are_refused(data_dir: str, tmp
         open_source(config)
 
 
-def test_a_worker_reads_without_tensorflow(data_dir: str) -> None:
+def test_workers_do_not_import_tensorflow(data_dir: str) -> None:
     reader = open_source(IngestConfig(source="tfds:small_shapes", tfds_data_dir=data_dir))
     program = (
         "import ast, sys\n"
@@ -228,7 +228,7 @@ def test_a_worker_reads_without_tensorflow(data_dir: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"source": "tfds:no_such_dataset"}, r'"tfds:no_such_dataset": TFDS has no dataset of this name'),
         ({"source": "tfds:fashion_mnist/no_config"}, r"TFDS says: BuilderConfig no_config not found"),
@@ -237,39 +237,41 @@ def test_a_worker_reads_without_tensorflow(data_dir: str) -> None:
         ({"source": "tfds:small_shapes", "tfds_split": "valid"}, r'has no split "valid".* Choose from test, train'),
         ({"source": "tfds:small_shapes", "tfds_eval_split": "valid"}, r'has no split "valid"'),
         ({"source": "tfds:small_shapes", "tfds_eval_split": "train"}, r'tfds_split and tfds_eval_split are both "train"'),
-        ({"source": "tfds:no_images"}, r"has no feature `image` of 8 or 16 bits; it has text"),
+        ({"source": "tfds:no_images"}, r"has no feature `image` with 8 or 16 bits; it has text"),
     ],
 )
-def test_what_tfds_does_not_have_is_a_config_error(fields: dict[str, Any], said: str, data_dir: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_unknown_names_and_splits_are_config_errors(
+    fields: dict[str, Any], message: str, data_dir: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         ingest(tmp_path / "out", tfds_data_dir=data_dir, **fields)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_manual_dir_that_is_not_there_and_one_with_other_files(tmp_path: Path) -> None:
+def test_missing_manual_dir_and_one_with_wrong_files(tmp_path: Path) -> None:
     fields = {"source": "tfds:fashion_mnist", "tfds_data_dir": str(tmp_path / "data")}
     with pytest.raises(ConfigError, match=f'tfds_manual_dir = "{tmp_path}/nowhere": there is no such folder'):
         ingest(tmp_path / "out", tfds_manual_dir=str(tmp_path / "nowhere"), **fields)
     (tmp_path / "manual").mkdir()
     for original in ORIGINALS:
         (tmp_path / "manual" / f"{original.name}.gz").write_bytes(b"not the original")
-    with pytest.raises(ConfigError, match=r"TFDS refuses .*ubyte\.gz for fashion_mnist: its sha256 is not the one"):
+    with pytest.raises(ConfigError, match=r"TFDS rejects .*ubyte\.gz for fashion_mnist: its SHA-256 differs"):
         ingest(tmp_path / "out", tfds_manual_dir=str(tmp_path / "manual"), **fields)
 
 
-def test_without_a_network_it_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_download_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tfds_reader, "_resolves", lambda host: False)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     (tmp_path / "manual").mkdir()
     fields = {"source": "tfds:fashion_mnist", "tfds_data_dir": str(tmp_path / "data")}
-    with pytest.raises(ConfigError, match=r"TFDS needs t10k-images-idx3-ubyte\.gz, .* which lies on .*, out of reach\. Put"):
+    with pytest.raises(ConfigError, match=r"TFDS needs t10k-images-idx3-ubyte\.gz, .*, but .* cannot be reached\. Put"):
         ingest(tmp_path / "out", **fields)
-    with pytest.raises(ConfigError, match=rf"out of reach and is not in {tmp_path}/manual"):
+    with pytest.raises(ConfigError, match=rf"cannot be reached and {tmp_path}/manual does not contain"):
         ingest(tmp_path / "out", tfds_manual_dir=str(tmp_path / "manual"), **fields)
 
 
-def test_a_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
+def test_data_dir_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"TFDS cannot prepare small_shapes: .*Not a directory"):
         ingest(tmp_path / "out", source="tfds:small_shapes", tfds_data_dir=str(tmp_path / "file" / "data"))

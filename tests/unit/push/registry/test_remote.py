@@ -1,4 +1,4 @@
-"""A registry behind an address: what a folder does, with the true client of gs:// against a server on this machine."""
+"""A registry at a URL does what one in a folder does: the real client for gs://, with a local server."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ import pytest
 from typer.testing import CliRunner
 
 from components.common.errors import ArtifactError, ConfigError, PipelineError
-from components.push.gate import rescoring
 from components.push.registry import maintenance, publish
-from components.push.registry.registry import OvertakenError, read_champion
-from components.push.registry.remote import copied
+from components.push.registry.registry import ConflictError, read_champion
+from components.push.registry.remote import local_copy
 from components.push.run import PushSummary
 from pipeline.cli import app
 from tests.support.bucket_server import bucket_served
-from tests.support.push_bench import Bench, rescored, write_shared
+from tests.support.push_bench import Bench
 
-ADDRESS = "gs://bucket/models"
+URL = "gs://bucket/models"
 
 
 class Faults:
-    """What the server is to do wrong: statuses to answer, by method and a part of the path, and answers to lose."""
+    """Faults of the server: statuses to answer, by method and part of the path, and answers to lose."""
 
     def __init__(self) -> None:
         self.statuses: list[tuple[str, str, int]] = []
@@ -51,18 +50,6 @@ class Faults:
         return False
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shared(tmp_path_factory.mktemp("push"))
-
-
-@pytest.fixture
-def bench(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(publish, "check_loads", lambda *_: None)
-    monkeypatch.setattr(rescoring, "rescored", rescored)
-    return Bench(tmp_path, shared)
-
-
 @pytest.fixture
 def faults() -> Faults:
     return Faults()
@@ -71,7 +58,7 @@ def faults() -> Faults:
 @pytest.fixture
 def bucket(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
     with bucket_served(faults.fault, faults.lose_answer) as (address, objects, _):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs then asks there, and for no account
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs then uses this server, without an account
         fsspec.get_filesystem_class("gs").clear_instance_cache()
         yield objects
     fsspec.get_filesystem_class("gs").clear_instance_cache()
@@ -87,36 +74,36 @@ def memory() -> Iterator[dict[str, Any]]:
 
 
 def command(*words: str) -> str:
-    done = CliRunner().invoke(app, ["registry", *words, "--registry", ADDRESS])
+    done = CliRunner().invoke(app, ["registry", *words, "--registry", URL])
     assert done.exit_code == 0, done.output
     return done.output
 
 
-def champion(address: str = ADDRESS) -> str:
-    """The version in service, every file checked as whoever serves it would."""
-    with copied(address, whole=["champion"]) as folder:
+def champion(url: str = URL) -> str:
+    """Return the version in service, after checking every file."""
+    with local_copy(url, versions=["champion"]) as folder:
         found = read_champion(folder)
     return found.version if found else ""
 
 
-def test_what_a_folder_does_an_address_does(bench: Bench, bucket: dict[str, bytes]) -> None:
-    """Three models, two published, one kept; list, show, rollback, retain, and a decision that is remembered."""
-    first = bench.push(bench.candidate(kid=0.06), registry=ADDRESS)
-    assert (first.decision, first.version, first.uri) == ("published", "v0001", f"{ADDRESS}/versions/v0001")
+def test_a_url_does_what_a_folder_does(bench: Bench, bucket: dict[str, bytes]) -> None:
+    """Three models, two published, one kept out; list, show, rollback, retain, and a decision that is remembered."""
+    first = bench.push(bench.candidate(kid=0.06), registry=URL)
+    assert (first.decision, first.version, first.uri) == ("published", "v0001", f"{URL}/versions/v0001")
     better, worse = bench.candidate(kid=0.04), bench.candidate(kid=0.07)
-    assert bench.push(better, registry=f"{ADDRESS}/").version == "v0002"
-    kept = bench.push(worse, registry=ADDRESS)
+    assert bench.push(better, registry=f"{URL}/").version == "v0002"
+    kept = bench.push(worse, registry=URL)
     assert (kept.decision, kept.champion, kept.uri) == ("kept", "v0002", "")
     before = dict(bucket)
-    assert bench.push(worse, registry=ADDRESS).reason == f"Already decided: {kept.reason}"
-    assert bench.push(better, registry=ADDRESS).reason == "v0002 is already published."
+    assert bench.push(worse, registry=URL).reason == f"Already decided: {kept.reason}"
+    assert bench.push(better, registry=URL).reason == "v0002 is already published."
     assert bucket == before
     assert [line.split()[:2] for line in command("list").splitlines()[1:]] == [["v0002", "champion"], ["v0001", "previous"]]
     shown = json.loads(command("show"))
-    assert (shown["version"], shown["path"], shown["scores"]["kid"]) == ("v0002", f"{ADDRESS}/versions/v0002", 0.04)
+    assert (shown["version"], shown["path"], shown["scores"]["kid"]) == ("v0002", f"{URL}/versions/v0002", 0.04)
     assert command("rollback") == "v0001 is in service; it was v0002.\n"
     assert champion() == "v0001"
-    assert bench.push(bench.candidate(kid=0.05), registry=ADDRESS).version == "v0003"
+    assert bench.push(bench.candidate(kid=0.05), registry=URL).version == "v0003"
     assert command("retain", "--keep", "1", "--dry-run") == "Would remove v0002.\n"
     assert command("retain", "--keep", "1") == "Removed v0002.\n"
     assert not [name for name in bucket if "v0002" in name]
@@ -133,40 +120,38 @@ def test_images_of_the_champion_and_of_a_version(bench: Bench, bucket: dict[str,
 
     with (
         pytest.raises(ConfigError, match=r"Nothing was published into gs://bucket/models yet\."),
-        generate._generator_of(ADDRESS),
+        generate._generator_of(URL),
     ):
         pass
     for kid in (0.06, 0.04):
-        bench.push(bench.candidate(kid=kid), registry=ADDRESS)
-    for place, version in ((ADDRESS, "v0002"), (f"{ADDRESS}/versions/v0001", "v0001")):
-        with generate._generator_of(place) as folder:
+        bench.push(bench.candidate(kid=kid), registry=URL)
+    for location, version in ((URL, "v0002"), (f"{URL}/versions/v0001", "v0001")):
+        with generate._generator_of(location) as folder:
             assert find_saved_model(folder).is_dir()
             assert folder.name == version
-    with pytest.raises(ConfigError, match=r"There is no version 'v0009' in gs://bucket/models; there are: v0001, v0002"):
-        generate._generator_of(f"{ADDRESS}/versions/v0009").__enter__()
+    with pytest.raises(ConfigError, match=r"There is no version 'v0009' in gs://bucket/models; available: v0001, v0002"):
+        generate._generator_of(f"{URL}/versions/v0009").__enter__()
 
 
-class TestCutOff:
-    """Dying before or after every write: what is in service is whole, and the next push finishes."""
+class TestInterruption:
+    """A push that dies before or after any write leaves a complete champion, and the next push continues."""
 
-    def test_the_champion_is_whole_wherever_it_dies(
-        self, bench: Bench, memory: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        address = "memory://models"
-        bench.push(bench.candidate(), registry=address)
+    def test_the_champion_is_complete(self, bench: Bench, memory: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        url = "memory://models"
+        bench.push(bench.candidate(), registry=url)
         inputs = bench.candidate(kid=0.01)
         untouched = {name: file.getvalue() for name, file in memory.items()}
         served = []
         for moment in range(1, 100):
             restore(memory, untouched)
             with monkeypatch.context() as patch:
-                reached = dies_at(moment, patch, lambda: bench.push(inputs, registry=address))
+                reached = dies_at(moment, patch, lambda: bench.push(inputs, registry=url))
             if not reached:
                 break
-            served.append(champion(address))
-            summary = bench.push(inputs, registry=address)
-            assert summary.version == champion(address), f"moment {moment}"
-            assert maintenance.retain(address, 5) == [], "what was begun a moment ago may still be somebody's work"
+            served.append(champion(url))
+            summary = bench.push(inputs, registry=url)
+            assert summary.version == champion(url), f"moment {moment}"
+            assert maintenance.retain(url, 5) == [], "a version that was started a moment ago may still be in progress"
         turn = served.index(served[-1])
         assert served[0] == "v0001"
         assert set(served[:turn]) == {"v0001"}
@@ -174,24 +159,24 @@ class TestCutOff:
         assert turn >= 12, "claim, files and manifest of the version, the pointer"
         assert len(served) - turn >= 4, "the move and the decision come after the pointer"
 
-    def test_what_was_left_unfinished_goes_after_a_day(
+    def test_unfinished_versions_are_removed_after_a_day(
         self, bench: Bench, memory: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        address = "memory://models"
-        bench.push(bench.candidate(), registry=address)
+        url = "memory://models"
+        bench.push(bench.candidate(), registry=url)
         with monkeypatch.context() as patch:
-            assert dies_at(5, patch, lambda: bench.push(bench.candidate(kid=0.01), registry=address))
-        assert [each.fault for each in maintenance.list_versions(address)] == [
+            assert dies_at(5, patch, lambda: bench.push(bench.candidate(kid=0.01), registry=url))
+        assert [each.fault for each in maintenance.list_versions(url)] == [
             "memory://models/versions/v0002 has no manifest.json: it is not a finished artifact",
             "",
         ]
-        assert bench.push(bench.candidate(kid=0.01), registry=address).version == "v0003"
-        assert maintenance.retain(address, 5) == []
+        assert bench.push(bench.candidate(kid=0.01), registry=url).version == "v0003"
+        assert maintenance.retain(url, 5) == []
         filesystem = fsspec.filesystem("memory")
         filesystem.pipe_file("/models/versions/v0002/claim.json", b'{"at": "2026-01-01T00:00:00+00:00", "by": "x"}')
-        assert maintenance.retain(address, 5) == ["v0002"]
+        assert maintenance.retain(url, 5) == ["v0002"]
         assert not [name for name in memory if "v0002" in name]
-        assert champion(address) == "v0003"
+        assert champion(url) == "v0003"
 
 
 def restore(store: dict[str, Any], contents: dict[str, bytes]) -> None:
@@ -201,7 +186,7 @@ def restore(store: dict[str, Any], contents: dict[str, bytes]) -> None:
 
 
 def dies_at(moment: int, patch: pytest.MonkeyPatch, work: Callable[[], Any]) -> bool:
-    """Work until the n-th moment (before or after a write); return whether it came so far."""
+    """Work until the n-th moment (before or after a write); return whether it got that far."""
     moments = iter(range(1, 10_000))
     kind = fsspec.get_filesystem_class("memory")
 
@@ -224,8 +209,8 @@ def dies_at(moment: int, patch: pytest.MonkeyPatch, work: Callable[[], Any]) -> 
     return False
 
 
-class TestTwoAtOnce:
-    def test_one_wins_and_the_other_is_held_against_it(
+class TestConcurrentChanges:
+    def test_one_push_is_published_and_the_other_is_compared_with_it(
         self, bench: Bench, bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Both have read the empty registry before either writes."""
@@ -242,7 +227,7 @@ class TestTwoAtOnce:
         monkeypatch.setattr(publish, "check_loads", wait)
         threads = [
             threading.Thread(
-                target=lambda i=i: summaries.append(bench.push(candidates[i], out=bench.root / f"push-{i}", registry=ADDRESS))
+                target=lambda i=i: summaries.append(bench.push(candidates[i], out=bench.root / f"push-{i}", registry=URL))
             )
             for i in range(2)
         ]
@@ -254,49 +239,51 @@ class TestTwoAtOnce:
         assert (won.decision, won.champion) == ("published", "")
         assert (lost.decision, lost.champion) == ("kept", won.version)
         assert champion() == won.version
-        said = capsys.readouterr().out
-        assert re.search(r"Another process (has taken the number v0001|moved the champion pointer) in gs://bucket/models", said)
-        assert "Deciding again." in said
+        output = capsys.readouterr().out
+        assert re.search(
+            r"Another process (took the version number v0001|moved the champion pointer) in gs://bucket/models", output
+        )
+        assert "Deciding again." in output
 
-    def test_a_rollback_that_comes_too_late_changes_nothing(
+    def test_a_rollback_after_another_change_changes_nothing(
         self, bench: Bench, bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for kid in (0.06, 0.04, 0.02):
-            bench.push(bench.candidate(kid=kid), registry=ADDRESS)
-        original = maintenance.point_to
+            bench.push(bench.candidate(kid=kid), registry=URL)
+        original = maintenance.set_champion
 
-        def meanwhile(*arguments: Any) -> None:
-            monkeypatch.setattr(maintenance, "point_to", original)
-            assert maintenance.retain(ADDRESS, 1) == ["v0001"]
-            original(*arguments)
+        def meanwhile(*arguments: Any) -> Any:
+            monkeypatch.setattr(maintenance, "set_champion", original)
+            assert maintenance.retain(URL, 1) == ["v0001"]
+            return original(*arguments)
 
-        monkeypatch.setattr(maintenance, "point_to", meanwhile)
-        with pytest.raises(OvertakenError, match=r"moved the champion pointer in gs://bucket/models while this one worked"):
-            maintenance.rollback(ADDRESS, "v0001")
+        monkeypatch.setattr(maintenance, "set_champion", meanwhile)
+        with pytest.raises(ConflictError, match=r"moved the champion pointer in gs://bucket/models at the same time"):
+            maintenance.rollback(URL, "v0001")
         assert champion() == "v0003", "not v0001, which is gone"
 
-    def test_nothing_is_removed_where_nothing_is_in_service(self, bench: Bench, bucket: dict[str, bytes]) -> None:
+    def test_nothing_is_removed_if_nothing_is_in_service(self, bench: Bench, bucket: dict[str, bytes]) -> None:
         for kid in (0.06, 0.04):
-            bench.push(bench.candidate(kid=kid), registry=ADDRESS)
+            bench.push(bench.candidate(kid=kid), registry=URL)
         for name in [name for name in bucket if "/champion/" in name]:
             del bucket[name]
         with pytest.raises(ArtifactError, match=r"Nothing is in service in gs://bucket/models\. Choose a version"):
-            maintenance.retain(ADDRESS, 1)
-        assert maintenance.rollback(ADDRESS, "v0001").version == champion() == "v0001"
+            maintenance.retain(URL, 1)
+        assert maintenance.rollback(URL, "v0001").version == champion() == "v0001"
 
 
 class TestFaults:
-    def test_an_answer_that_is_lost_is_no_other_process(self, bench: Bench, bucket: dict[str, bytes], faults: Faults) -> None:
-        """The client sends the same request again, and the object is there: it is its own."""
+    def test_a_lost_answer_is_not_a_conflict(self, bench: Bench, bucket: dict[str, bytes], faults: Faults) -> None:
+        """The client repeats the request and finds the object that its first request created."""
         faults.lost = ["claim.json", "champion/000001"]
-        assert bench.push(bench.candidate(), registry=ADDRESS).version == "v0001"
+        assert bench.push(bench.candidate(), registry=URL).version == "v0001"
         assert faults.lost == []
         assert champion() == "v0001"
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_what_passes_is_tried_again(self, bench: Bench, bucket: dict[str, bytes], faults: Faults, status: int) -> None:
+    def test_temporary_failures_are_retried(self, bench: Bench, bucket: dict[str, bytes], faults: Faults, status: int) -> None:
         faults.statuses = [("GET", "/o", status), ("POST", "upload", status)]
-        assert bench.push(bench.candidate(), registry=ADDRESS).version == "v0001"
+        assert bench.push(bench.candidate(), registry=URL).version == "v0001"
         assert faults.statuses == []
 
     @pytest.mark.parametrize(
@@ -308,23 +295,23 @@ class TestFaults:
             ("DELETE", "", 403, r"Cannot remove gs://bucket/models/versions/v0001/manifest\.json: Forbidden"),
         ],
     )
-    def test_what_does_not_pass_gets_a_sentence_and_the_champion_stays(
+    def test_error_for_a_permanent_failure_and_the_champion_stays(
         self, bench: Bench, bucket: dict[str, bytes], faults: Faults, method: str, part: str, status: int, sentence: str
     ) -> None:
         kids = (0.06, 0.04, 0.02) if method == "DELETE" else (0.06,)
         for kid in kids:
-            bench.push(bench.candidate(kid=kid), registry=ADDRESS)
+            bench.push(bench.candidate(kid=kid), registry=URL)
         before = champion()
         faults.statuses = [(method, part, status)] * 10
-        push = functools.partial(bench.push, bench.candidate(kid=0.01), registry=ADDRESS)
-        work = functools.partial(maintenance.retain, ADDRESS, 1) if method == "DELETE" else push
+        push = functools.partial(bench.push, bench.candidate(kid=0.01), registry=URL)
+        work = functools.partial(maintenance.retain, URL, 1) if method == "DELETE" else push
         with pytest.raises(ArtifactError, match=sentence) as caught:
             work()
-        assert "must list and read its objects; who pushes must create and remove them too." in str(caught.value)
+        assert "Reading a registry requires permission to list and read objects; a push also to create" in str(caught.value)
         faults.statuses = []
         assert champion() == before
 
-    def test_an_upload_that_arrives_short_is_noticed(
+    def test_error_for_an_incomplete_upload(
         self, bench: Bench, memory: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kind = fsspec.get_filesystem_class("memory")
@@ -349,36 +336,36 @@ class TestDamage:
             (lambda b: b.update({"models/../elsewhere.json": b"{}"}), r"holds an object named '\.\./elsewhere\.json'"),
         ],
     )
-    def test_a_damaged_registry_gets_a_sentence_with_its_address(
+    def test_error_for_a_damaged_registry_names_the_url(
         self, bench: Bench, bucket: dict[str, bytes], damage: Callable[[dict[str, bytes]], object], sentence: str
     ) -> None:
-        bench.push(bench.candidate(), registry=ADDRESS)
+        bench.push(bench.candidate(), registry=URL)
         damage(bucket)
         before = dict(bucket)
         with pytest.raises(ArtifactError, match=sentence) as caught:
-            bench.push(bench.candidate(kid=0.01), registry=ADDRESS)
-        assert ADDRESS in str(caught.value)
+            bench.push(bench.candidate(kid=0.01), registry=URL)
+        assert URL in str(caught.value)
         assert "/tmp" not in str(caught.value)
         assert bucket == before
 
-    def test_a_champion_of_other_images_is_refused_before_a_run(
+    def test_a_champion_with_images_of_another_size_is_refused_before_a_run(
         self, bench: Bench, bucket: dict[str, bytes], tmp_path: Path
     ) -> None:
         from pipeline.config import load_config, resolve_paths
         from pipeline.targets.local.run import check_before_running
 
-        bench.push(bench.candidate(), registry=ADDRESS)
-        words = [f"run.dir={tmp_path / 'runs'}", f"push.registry={ADDRESS}"]
+        bench.push(bench.candidate(), registry=URL)
+        words = [f"run.dir={tmp_path / 'runs'}", f"push.registry={URL}"]
         config = resolve_paths(load_config(None, [*words, "ingest.image_size=28"]))
-        assert config.push.registry == ADDRESS
+        assert config.push.registry == URL
         with pytest.raises(ConfigError, match=r"Champion v0001 in gs://bucket/models makes 8×8×1 images, this run 28×28×1"):
             check_before_running(config)
 
-    @pytest.mark.parametrize("address", ["http://example.org/models", "s3://bucket/models", "sftp://host/models"])
-    def test_an_address_without_safe_writes_is_refused(self, address: str) -> None:
-        with pytest.raises(PipelineError, match="two pushes at once would not notice each other on"):
-            maintenance.list_versions(address)
+    @pytest.mark.parametrize("url", ["http://example.org/models", "s3://bucket/models", "sftp://host/models"])
+    def test_a_url_without_conditional_writes_is_refused(self, url: str) -> None:
+        with pytest.raises(PipelineError, match="cannot hold a registry: concurrent pushes cannot be detected on"):
+            maintenance.list_versions(url)
 
-    def test_an_empty_address_is_no_registry(self, bucket: dict[str, bytes]) -> None:
+    def test_error_for_an_empty_url(self, bucket: dict[str, bytes]) -> None:
         with pytest.raises(ConfigError, match=r"There is no registry in gs://bucket/models\."):
-            maintenance.rollback(ADDRESS)
+            maintenance.rollback(URL)

@@ -26,8 +26,10 @@ from components.dataset import records
 from components.dataset.records import NO_LABEL, Record, SplitIndex, encode_example, read_split, shard_name, write_tfrecord
 from components.ingest.config import IngestConfig
 from components.train import noise
-from components.train.data import sources
-from components.train.data.sources import Batch, Source, Streamed, open_source, rounds_that_fit
+from components.train.data import batches, reader, resident, streamed
+from components.train.data.batches import Batch
+from components.train.data.source import Source, open_source, rounds_that_fit
+from components.train.data.streamed import Streamed
 from tests.support.local_runs import ROOT
 from tests.unit.dataset.test_records import damaged
 
@@ -78,7 +80,7 @@ def opened(dataset: Path, mode: Literal["auto", "resident", "stream"], **changes
     return open_source(dataset, **{"seed": SEED, "n_critic": N_CRITIC, "batch_size": BATCH, "mode": mode, **changes})
 
 
-def batches(source: Source, calls: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+def all_batches(source: Source, calls: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels of all rounds of `calls` (first round, rounds), as a host call gets them."""
 
     @tf.function(reduce_retracing=True)
@@ -117,7 +119,7 @@ CALLS = {
 @pytest.mark.parametrize("mode", ["resident", "stream"])
 def test_every_round_has_the_images_that_seed_and_round_say(mode: Any, calls: list[tuple[int, int]], dataset: Path) -> None:
     source = opened(dataset, mode)
-    images, labels = batches(source, calls)
+    images, labels = all_batches(source, calls)
     parts = [expected(dataset, first, rounds) for first, rounds in calls]
     np.testing.assert_array_equal(images, np.concatenate([part for part, _ in parts]))
     np.testing.assert_array_equal(labels, np.concatenate([part for _, part in parts]))
@@ -154,10 +156,10 @@ def test_what_a_source_says_of_itself(mode: Any, dataset: Path) -> None:
 
 
 def test_auto_keeps_in_memory_what_fits(dataset: Path) -> None:
-    for limit, kind in ((37 * IMAGE_BYTES, sources.Resident), (37 * IMAGE_BYTES - 1, Streamed)):
+    for limit, kind in ((37 * IMAGE_BYTES, resident.Resident), (37 * IMAGE_BYTES - 1, Streamed)):
         source = opened(dataset, "auto", resident_limit_bytes=limit)
         assert isinstance(source, kind)
-    assert isinstance(opened(dataset, "auto"), sources.Resident)
+    assert isinstance(opened(dataset, "auto"), resident.Resident)
 
 
 def test_rounds_that_fit() -> None:
@@ -234,9 +236,9 @@ def test_any_records_can_be_read(dataset: Path, numbers: list[int]) -> None:
 
 
 def test_small_chunks_make_no_difference(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK_BYTES", 7 * IMAGE_BYTES)
-    np.testing.assert_array_equal(batches(opened(dataset, "stream"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
-    np.testing.assert_array_equal(batches(opened(dataset, "resident"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
+    monkeypatch.setattr(reader, "CHUNK_BYTES", 7 * IMAGE_BYTES)
+    np.testing.assert_array_equal(all_batches(opened(dataset, "stream"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
+    np.testing.assert_array_equal(all_batches(opened(dataset, "resident"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
 
 
 # Memory
@@ -254,11 +256,11 @@ def test_two_calls_are_in_memory_and_no_third(tmp_path: Path) -> None:
     tracemalloc.stop()
     source.close()
     order_bytes = 4 * 8 * rounds * ROUND  # noise.batch_indices' positions, epochs, places and what NumPy makes in between
-    assert call_bytes < peak < 2.1 * call_bytes + order_bytes + 2 * sources.CHUNK_BYTES
+    assert call_bytes < peak < 2.1 * call_bytes + order_bytes + 2 * reader.CHUNK_BYTES
 
 
 def test_a_resident_dataset_is_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK_RECORDS", 4)
+    monkeypatch.setattr(reader, "CHUNK_RECORDS", 4)
     folder = write_dataset(tmp_path / "dataset", shards=(300, 100), size=64, image_size=64)
     tracemalloc.start()
     source = opened(folder, "resident")
@@ -269,16 +271,16 @@ def test_a_resident_dataset_is_in_memory_once(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_tensor_shares_the_memory_of_an_aligned_array() -> None:
-    array = sources.aligned_empty((3, 5), np.uint8)
+    array = batches.aligned_empty((3, 5), np.uint8)
     array[:] = 1
-    tensor = sources.shared_tensor(array)
+    tensor = batches.shared_tensor(array)
     array[2, 4] = 9
     assert int(tensor[2, 4]) == 9
 
 
 @pytest.mark.parametrize("spoil", ["unaligned", "read-only", "strided"])
 def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
-    array = sources.aligned_empty((65, 16), np.uint8)
+    array = batches.aligned_empty((65, 16), np.uint8)
     array[:] = np.arange(65 * 16).reshape(65, 16) % 251
     if spoil == "unaligned":
         array = array.ravel()[1:].reshape(-1)
@@ -286,7 +288,7 @@ def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
         array = array[:, ::2]
     else:
         array.setflags(write=False)
-    tensor = sources.shared_tensor(array)
+    tensor = batches.shared_tensor(array)
     np.testing.assert_array_equal(tf.cast(tensor, tf.float32), array)  # the cast dies where memory is not aligned
 
 
@@ -297,7 +299,7 @@ def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
 def reading(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     """Return a source whose thread will still read for 10 seconds, image by image, if nobody ends it."""
     reads = Reads(monkeypatch)
-    monkeypatch.setattr(sources, "CHUNK_RECORDS", 1)
+    monkeypatch.setattr(reader, "CHUNK_RECORDS", 1)
     source = opened(dataset, "stream")
     source.take(0, 100)
     reads.delay_seconds = 0.01
@@ -335,10 +337,10 @@ DIES = """
 import sys, time
 from pathlib import Path
 from components.dataset.records import SplitIndex
-from components.train.data import sources
+from components.train.data import reader, source as opening
 
-sources.CHUNK_BYTES = 5 * 48
-source = sources.open_source(Path(sys.argv[1]), seed=0, n_critic=2, batch_size=5, mode="stream")
+reader.CHUNK_BYTES = 5 * 48
+source = opening.open_source(Path(sys.argv[1]), seed=0, n_critic=2, batch_size=5, mode="stream")
 original = SplitIndex.read
 SplitIndex.read = lambda *arguments: time.sleep(delay) or original(*arguments)
 delay = 0
@@ -380,7 +382,7 @@ def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -
     number = next(number for number in range(37) if rounds_with(number) == 2)
     index = SplitIndex(folder, "train")
     shard, within = next((s, number - sum(SHARDS[:s])) for s in range(4) if number < sum(SHARDS[: s + 1]))
-    start, length = records.record_places(index.files[shard])[within]
+    start, length = records.record_positions(index.files[shard])[within]
     flip(index.files[shard], int(start) + 30)
     source = opened(folder, "stream")
     source.take(0, 1)
@@ -460,7 +462,7 @@ def test_a_streamed_source_believes_the_manifest_where_it_is_plain(tmp_path: Pat
 def test_a_dataset_without_labels_has_no_classes(mode: Any, histogram: dict[str, Any], tmp_path: Path) -> None:
     source = opened(write_dataset(tmp_path / "dataset", labels=lambda number: NO_LABEL, **histogram), mode)
     assert source.label_counts == []
-    assert set(batches(source, [(0, 2)])[1].ravel()) == {NO_LABEL}
+    assert set(all_batches(source, [(0, 2)])[1].ravel()) == {NO_LABEL}
 
 
 @pytest.mark.parametrize("mode", ["resident", "stream"])
@@ -485,7 +487,7 @@ def test_labels_that_cannot_be_classes_hurt_only_who_wants_classes(mode: Any, tm
     ],
 )
 def test_a_histogram_by_name_is_one_by_label_or_nothing(histogram: Any, names: list[str], counts: Any) -> None:
-    assert sources.counts_by_label(histogram, names) == counts
+    assert streamed.counts_by_label(histogram, names) == counts
 
 
 def test_batch_has_the_names_that_the_step_uses() -> None:

@@ -13,7 +13,8 @@ import tensorflow as tf
 from components.common.errors import DeviceError
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data.sources import Resident
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.host_code import host_operations, without_host_code
 from components.train.devices.strategy import make_strategy
 from components.train.saving.signals import long_call_text
@@ -27,7 +28,7 @@ def traced(config: TrainConfig) -> tuple[loop.Call, tuple[Any, ...]]:
     strategy = make_strategy(config)
     state = step.make_state(shape_for(config), config, strategy)
     source = Resident(IMAGES, LABELS, seed=0, n_critic=config.n_critic, batch_size=config.global_batch_size)
-    return loop.make_call(state, config, strategy, source), (source.take(0, 2), tf.constant(0))
+    return host_call.make_call(state, config, strategy, source), (source.take(0, 2), tf.constant(0))
 
 
 def seen_through(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:

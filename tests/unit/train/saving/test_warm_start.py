@@ -15,10 +15,11 @@ from components.push.config import PushConfig
 from components.train import loop
 from components.train import run as train_run
 from components.train.config import TrainConfig
-from components.train.data.sources import open_source
+from components.train.data.source import open_source
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
-from components.train.saving import checkpoint, warm_start
+from components.train.progress import MetricsLine
+from components.train.saving import checkpoint, variables, warm_start
 from pipeline.config import load_config
 from pipeline.keys import step_keys
 from tests.support.training_data import write_digits
@@ -67,13 +68,14 @@ def test_it_begins_where_the_other_ended(first: Path, other_data: tuple[Path, Pa
     source = open_source(other_data[0], seed=0, n_critic=2, batch_size=8, mode="auto")
     (tmp_path / "training").mkdir()
     held_out = np.zeros([0, 8, 8, 1], np.uint8)
-    trainer = train_run.Trainer(config, make_strategy(config), source, held_out, tmp_path / "training", first / "model")
+    training = train_run.make_training(config, make_strategy(config), source, held_out, tmp_path / "training")
+    assert train_run.resume_or_start(training, config, first / "model")[0] is None
     expected = arrays_of(first, TrainConfig(**TINY))
-    got = loop.state_arrays(trainer.state)
+    got = variables.state_arrays(training.state)
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)
-    assert trainer.round == 0
+    assert training.progress.round == 0
 
 
 def test_a_version_will_do_and_the_model_says_so(
@@ -130,15 +132,15 @@ def test_one_that_was_stopped_goes_on_with_what_it_had(
     version = version_of(first / "model", tmp_path / "registry")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(other_data, whole, version, start_from="registry")
-    real, calls = train_run.Trainer._tell, []
+    real, calls = loop.report_progress, []
 
-    def stop(trainer: train_run.Trainer, logged: loop.Logged) -> None:
-        real(trainer, logged)
-        calls.append(logged.round)
+    def stop(training: loop.Training, line: MetricsLine) -> None:
+        real(training, line)
+        calls.append(line.round)
         if len(calls) == 3:
             raise InterruptedStepError("stopped")
 
-    monkeypatch.setattr(train_run.Trainer, "_tell", stop)
+    monkeypatch.setattr(loop, "report_progress", stop)
     with pytest.raises(InterruptedStepError):
         train(other_data, stopped, version, start_from="registry")
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""Distances in the features of an extractor: they find what no histogram sees, and stay silent for samples of one source."""
+"""Distances in the features of an extractor: they detect what no histogram shows, and raise no alarm for one source."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 from components.common.errors import ArtifactError
 from components.evaluate.features.extractor import SETTINGS_FILE, Extractor, Settings, initial_weights, network
 from components.validate.config import ValidateConfig
-from components.validate.drift.features import SAMPLE_FILE, discrepancy, newest_extractor, sample_images
+from components.validate.drift.features import discrepancy, newest_extractor, sample_images
+from components.validate.findings import SAMPLE_FILE
 from components.validate.run import run
 from tests.support.snapshots import digits, write_snapshot
 
 
 @pytest.fixture(scope="module")
 def extractor() -> Extractor:
-    """Random convolutions, whose mean squared feature of the digits is 1."""
+    """Random convolutions, scaled so that the mean squared feature of the digits is 1."""
     settings = Settings(kind="random", image_size=8, channels=1, classes=0, scale=1.0, held_out_accuracy=None)
     weights = tuple(initial_weights(network(8, 1, 0), seed=0))
     size = float(np.sqrt(np.square(Extractor(settings, weights).features(digits()[0])).mean()))
@@ -27,13 +28,13 @@ def extractor() -> Extractor:
 
 @pytest.fixture
 def work_dir(tmp_path: Path, extractor: Extractor) -> Path:
-    """A work directory as an evaluation leaves it."""
+    """A work directory with the extractor of an evaluation."""
     (tmp_path / "work" / "extractors" / "abc").mkdir(parents=True)
     extractor.save(tmp_path / "work" / "extractors" / "abc")
     return tmp_path / "work"
 
 
-def test_the_discrepancy_is_that_of_its_definition() -> None:
+def test_the_discrepancy_matches_its_definition() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((30, 4)), rng.standard_normal((20, 4)) + 1
 
@@ -45,14 +46,14 @@ def test_the_discrepancy_is_that_of_its_definition() -> None:
     assert discrepancy(np.ones((5, 2)), np.ones((5, 2)), 0.01) == (0, 0)
 
 
-def test_its_noise_is_exceeded_as_often_as_said() -> None:
+def test_the_noise_is_exceeded_with_the_given_probability() -> None:
     rng = np.random.default_rng(0)
     pairs = [(rng.standard_normal((60, 6)), rng.standard_normal((90, 6))) for _ in range(400)]
     above = sum(value > noise for value, noise in (discrepancy(a, b, 0.05) for a, b in pairs))
     assert 8 <= above <= 34  # 20 expected
 
 
-def test_random_samples_of_digits_do_not_alarm_and_turned_ones_do(extractor: Extractor) -> None:
+def test_random_samples_of_digits_raise_no_alarm_and_turned_ones_do(extractor: Extractor) -> None:
     images = digits()[0]
     features, turned = (
         extractor.features(part).astype(np.float64) for part in (images, np.ascontiguousarray(np.rot90(images, axes=(1, 2))))
@@ -68,7 +69,7 @@ def test_random_samples_of_digits_do_not_alarm_and_turned_ones_do(extractor: Ext
     assert value > 2 * noise
 
 
-def test_turned_digits_are_a_warning_though_every_histogram_is_the_same(tmp_path: Path, work_dir: Path) -> None:
+def test_turned_digits_are_a_warning_although_no_histogram_changes(tmp_path: Path, work_dir: Path) -> None:
     images, labels = digits()
     config = ValidateConfig(history=str(tmp_path / "history"))
     write_snapshot(tmp_path / "before", images, labels)
@@ -83,7 +84,7 @@ def test_turned_digits_are_a_warning_though_every_histogram_is_the_same(tmp_path
     assert "features" in (tmp_path / "out" / "anomalies.pbtxt").read_text()
 
 
-def test_extractors_of_other_images_or_damaged_ones_are_left_alone(work_dir: Path) -> None:
+def test_damaged_extractors_and_those_of_other_images_are_ignored(work_dir: Path) -> None:
     assert newest_extractor(work_dir, 8, 1) == work_dir / "extractors" / "abc"
     assert newest_extractor(work_dir, 16, 1) is None
     assert newest_extractor(work_dir / "elsewhere", 8, 1) is None
@@ -91,7 +92,7 @@ def test_extractors_of_other_images_or_damaged_ones_are_left_alone(work_dir: Pat
     assert newest_extractor(work_dir, 8, 1) is None
 
 
-def test_a_sample_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_sample_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"The sample in .* cannot be read"):
         sample_images(tmp_path, 8, 1)
     (tmp_path / SAMPLE_FILE).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Counting: whatever the parts, the order and the runner, the same images give the same tally."""
+"""Tallies: the same images give the same tally in any parts, in any order and with any runner."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.common.artifacts import Manifest, read_manifest
 from components.common.errors import ConfigError
+from components.dataset.records import Record
 from components.ingest.config import LOCAL_RUNNER
 from components.validate.config import ValidateConfig
 from components.validate.run import run
@@ -24,26 +25,19 @@ from components.validate.statistics import scan
 from components.validate.statistics.outliers import most_unlike, worst_images
 from components.validate.statistics.scan import tally_dataset
 from components.validate.statistics.statistics import split_statistics
-from components.validate.statistics.tally import LOOK_BUCKETS, SAMPLED, WORST, Batch, Tally
+from components.validate.statistics.tally import IMAGE_BUCKETS, SAMPLED, WORST, RecordRef, Tally, tally_records
 from tests.support.snapshots import Images, digits, with_blanks, write_snapshot
 
 
-def batch(images: Images, first: int = 0, sizes: tuple[int, int] = (0, 0)) -> Batch:
-    numbers = range(first, first + len(images))
-    ids, places = [f"i{number}" for number in numbers], [("f", number) for number in numbers]
-    labels = [number % 3 for number in numbers]
-    return Batch(images, labels, ids, places, [sizes[0]] * len(images), [sizes[1]] * len(images))
-
-
 def tally_of(images: Images, first: int = 0) -> Tally:
-    tally = Tally(images.shape[-1])
-    tally.add(batch(images, first, (7 + first, 9)), 2.0)
-    return tally
+    numbers = range(first, first + len(images))
+    records = [Record(image, at % 3, f"i{at}", 7 + first, 9) for at, image in zip(numbers, images, strict=True)]
+    return tally_records(records, [RecordRef(f"i{at}", "f", at) for at in numbers], 2.0)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=4), st.randoms(use_true_random=False))
-def test_merging_is_exact_in_any_order_and_grouping(cuts: list[int], random: object) -> None:
+def test_adding_tallies_is_exact_in_any_order_and_grouping(cuts: list[int], random: object) -> None:
     images = digits()[0][:100]
     edges = [0, *sorted(set(cuts)), 100]
     parts = [tally_of(images[a:b], a) for a, b in itertools.pairwise(edges)]
@@ -59,13 +53,13 @@ def test_merging_is_exact_in_any_order_and_grouping(cuts: list[int], random: obj
     assert (forward.count, sum(forward.labels.values()), forward.levels.sum()) == (100, 100, 6400)
 
 
-def test_counts_are_those_of_numpy() -> None:
+def test_counts_match_numpy() -> None:
     images = with_blanks(digits()[0], 0.01)
     tally = tally_of(images)
     flat = images.reshape(len(images), -1).astype(np.float64)
     assert tally.blank == (flat.std(axis=1) < 2.0).sum() == 18
-    assert tally.brightness.tolist() == np.histogram(flat.mean(axis=1), LOOK_BUCKETS, (0, 256))[0].tolist()
-    assert tally.contrast.tolist() == np.histogram(flat.std(axis=1), LOOK_BUCKETS, (0, 128))[0].tolist()
+    assert tally.brightness.tolist() == np.histogram(flat.mean(axis=1), IMAGE_BUCKETS, (0, 256))[0].tolist()
+    assert tally.contrast.tolist() == np.histogram(flat.std(axis=1), IMAGE_BUCKETS, (0, 128))[0].tolist()
     each = np.stack([np.histogram(image, 32, (0, 256))[0] for image in flat])
     assert tally.products[0].tolist() == (each.T @ each).tolist()
     assert tally.extremes == {"height": [7, 7, 7 * 1797, 49 * 1797], "width": [9, 9, 9 * 1797, 81 * 1797]}
@@ -76,7 +70,7 @@ def test_counts_are_those_of_numpy() -> None:
     assert statistics.aspect_ratios == {"1.3": 1797}
 
 
-def test_worst_images_are_the_worst() -> None:
+def test_the_worst_images_are_listed_first() -> None:
     images = digits()[0].copy()
     images[5], images[6] = 250, 0
     found = worst_images(tally_of(images))
@@ -94,7 +88,7 @@ def dataset(tmp_path: Path) -> tuple[Path, Manifest]:
 
 
 @pytest.mark.parametrize("options", [(LOCAL_RUNNER,), (LOCAL_RUNNER, "--direct_num_workers=2"), ()])
-def test_beam_counts_what_this_process_counts(
+def test_beam_and_this_process_give_the_same_tally(
     options: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, manifest = dataset(tmp_path)
@@ -108,7 +102,7 @@ def test_beam_counts_what_this_process_counts(
     assert [file.name for file in tmp_path.iterdir()] == ["dataset"]
 
 
-def test_a_runner_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_an_unknown_runner_is_an_error(tmp_path: Path) -> None:
     folder, manifest = dataset(tmp_path)
     with pytest.raises(ConfigError, match=r"^validate\.beam_options: .*NoSuchRunner"):
         tally_dataset(ValidateConfig(beam_options=("--runner=NoSuchRunner",)), folder, manifest, tmp_path)
@@ -116,12 +110,12 @@ def test_a_runner_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_workers_import_no_tensorflow() -> None:
     names = "[name for name in ('tensorflow', 'keras') if name in sys.modules]"
-    program = f"import components.validate.statistics.beam_scan, sys; print({names})"
+    program = f"import components.validate.statistics.scan, sys; print({names})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_statistics_are_what_tfdv_reads(tmp_path: Path) -> None:
+def test_the_statistics_proto(tmp_path: Path) -> None:
     folder, _ = dataset(tmp_path)
     run(ValidateConfig(), dataset=folder, out=tmp_path / "out")
     proto = statistics_pb2.DatasetFeatureStatisticsList.FromString((tmp_path / "out" / "statistics.pb").read_bytes())

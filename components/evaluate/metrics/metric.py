@@ -1,0 +1,56 @@
+"""What the program knows of a metric: one row of METRICS (table.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from components.evaluate.metrics.inputs import Inputs
+
+Page = Literal["report", "scale", "card", "vertex", "console"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, as every page shows it.
+
+    `name` is its key in scores.json and summary.json, `better` which way is better ("target": near `best`),
+    `best` the best value (None: it depends on the data), `reading` and `meaning` say how to read it, `shown` names the
+    pages that show it, `measure` computes it with its error by key (nothing, where the inputs lack what it needs),
+    `gate` says whether publishing depends on it. `error` and `p_value` are the keys of its standard error
+    and of its p-value, where it has one; `decimals` is how many digits a page shows.
+    """
+
+    name: str
+    title: str
+    better: Literal["lower", "higher", "target"]
+    best: float | None
+    range: str
+    reading: str
+    meaning: str
+    source: str
+    shown: frozenset[Page]
+    measure: Callable[[Inputs], Mapping[str, float]]
+    gate: bool = False
+    error: str = ""
+    p_value: str = ""
+    decimals: int = 3
+
+    def text(self, scores: Mapping[str, Any], decimals: int | None = None) -> str:
+        """Return the value of this metric, with its standard error where `scores` has one; empty where there is no value."""
+        value = scores.get(self.name)
+        if value is None:
+            return ""
+        digits = self.decimals if decimals is None else decimals
+        shown = f"{value:.{digits}f}"
+        shown = shown.removeprefix("-") if float(shown) == 0 else shown  # -0.000 is 0.000
+        error = scores.get(self.error)
+        return shown if error is None else f"{shown} ± {error:.{digits}f}"
+
+    def gain(self, a: float, b: float) -> float:
+        """Return how much better `a` is than `b`: above 0 where it is, 0 where they are equal."""
+        if self.better == "target" and self.best is not None:
+            return abs(b - self.best) - abs(a - self.best)
+        return a - b if self.better == "higher" else b - a if self.better == "lower" else math.nan

@@ -1,0 +1,68 @@
+"""What metrics of pixels and classes need of the real images: computed once, and kept in the evaluation."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.artifacts import write_bytes
+from components.common.errors import ArtifactError, first_line
+from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images
+from components.evaluate.metrics import classes, colours, sharpness
+from components.evaluate.metrics.products import Floats
+
+FILE = "real_statistics.npz"
+AT_ONCE = 1000  # images in memory
+
+
+class RealStatistics(NamedTuple):
+    """Of real images: sharpness [N], colour numbers [N, S], and class shares [K], empty without labels."""
+
+    sharpness: Floats
+    colours: Floats
+    classes: Floats
+
+    def save(self, folder: Path) -> None:
+        """Write the three arrays as one .npz file. Raises ArtifactError."""
+        stream = io.BytesIO()
+        np.savez(stream, **self._asdict())
+        write_bytes(folder / FILE, stream.getvalue())
+
+
+def load_real_statistics(folder: Path) -> RealStatistics:
+    """Read what `RealStatistics.save` wrote. Raises ArtifactError."""
+    try:
+        with np.load(folder / FILE, allow_pickle=False) as arrays:
+            return RealStatistics(*(arrays[name] for name in RealStatistics._fields))
+    except (OSError, ValueError, KeyError) as error:
+        problem = f"{folder} has no readable statistics of real images: {first_line(error)}."
+        raise ArtifactError(problem, "Run evaluate again.") from error
+
+
+def real_statistics_of(images: Images, count: int, labels: npt.NDArray[np.int64], class_count: int) -> RealStatistics:
+    """Return the statistics of the first `count` images uint8 [N, H, W, C] and of all labels [N]; below 0: no label."""
+    known = labels[labels >= 0]
+    shares = classes.class_shares(known, class_count) if class_count and len(known) else np.empty(0)
+    large = min(images.shape[1:3]) >= sharpness.SMALLEST
+    sharp, coloured = [], []
+    for start in range(0, count, AT_ONCE):
+        part = images[start : min(start + AT_ONCE, count)]
+        sharp.append(sharpness.features_to_statistics(part) if large else np.zeros(len(part)))
+        coloured.append(colours.features_to_statistics(part))
+    return RealStatistics(np.concatenate(sharp), np.concatenate(coloured), shares)
+
+
+def probabilities_of(extractor: AnyExtractor, features: Floats32) -> Floats | None:
+    """Return the class probabilities of rows of features, float64 [N, K]; None where the extractor is not a classifier."""
+    if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
+        return None
+    kernel, bias = (array.astype(np.float64) for array in extractor.weights[-2:])
+    scores = (features / np.float32(extractor.settings.scale)) @ kernel + bias
+    scores -= scores.max(axis=1, keepdims=True)
+    powers = np.exp(scores)
+    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities

@@ -1,0 +1,84 @@
+"""Batches of training images and the order they come in; what resident and streamed images share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from components.common.errors import ArtifactError
+from components.dataset.records import NO_LABEL
+from components.train import noise
+
+MAX_CLASSES = 65_536
+ALIGNMENT_BYTES = 64  # EIGEN_MAX_ALIGN_BYTES: TensorFlow ends the process over a tensor that is less aligned
+
+Shape = tuple[int, int, int]
+
+
+class Batch(NamedTuple):
+    """The global batches of one round: images uint8 [n_critic, B, H, W, C], labels int32 [n_critic, B]."""
+
+    images: tf.Tensor
+    labels: tf.Tensor
+
+
+class Order(NamedTuple):
+    """What decides which image comes when."""
+
+    seed: int
+    images: int
+    n_critic: int
+    batch_size: int
+
+    def indices(self, first_round: int, rounds: int) -> npt.NDArray[np.int32]:
+        """Return the numbers of the images of consecutive rounds, [rounds, n_critic, B]."""
+        first_batch, batches = first_round * self.n_critic, rounds * self.n_critic
+        order = noise.batch_indices(self.seed, self.images, first_batch, batches, self.batch_size)
+        return order.reshape(rounds, self.n_critic, self.batch_size)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array of any content that TensorFlow can take over as it is."""
+    wanted = np.dtype(dtype)
+    size = int(np.prod(shape)) * wanted.itemsize
+    memory = np.empty(size + ALIGNMENT_BYTES, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT_BYTES
+    return memory[skip : skip + size].view(wanted).reshape(shape)
+
+
+def shared_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
+    """Return a tensor on the CPU that shares the memory of `array`, or that of a copy where it is not aligned or read-only.
+
+    tf.constant would copy, and a dataset, or two calls, would be in memory twice. Nothing may be written to `array` any more.
+    """
+    if array.ctypes.data % ALIGNMENT_BYTES or not (array.flags.c_contiguous and array.flags.writeable):
+        copy = aligned_empty(array.shape, array.dtype)
+        copy[...] = array
+        array = copy
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def counts_by_class(counts: Mapping[int, int], named: int) -> list[int]:
+    """Return the number of images of each class, empty where an image has no label; `named` classes are there at least.
+
+    Raises ArtifactError where labels go beyond MAX_CLASSES.
+    """
+    if not counts or NO_LABEL in counts:
+        return []
+    classes = max(named, max(counts) + 1)
+    if classes > MAX_CLASSES:
+        raise ArtifactError(
+            f"The labels go up to {classes - 1}, at most {MAX_CLASSES} classes can be told apart.",
+            "Number the classes from 0, or train without labels.",
+        )
+    return [counts.get(label, 0) for label in range(classes)]
+
+
+def count_labels(labels: npt.NDArray[np.int32]) -> dict[int, int]:
+    """Return the number of images by label."""
+    values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))

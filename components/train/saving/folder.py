@@ -1,0 +1,79 @@
+"""The folder of one training: its checkpoints, sample grids and TensorBoard events."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.images import write_png
+from components.train.config import TrainConfig
+from components.train.networks import ImageShape
+from components.train.progress import Progress
+from components.train.saving import checkpoint
+from components.train.saving.tensorboard import Events, vertex_folders
+
+SAMPLES, TENSORBOARD = "samples", "tensorboard"
+
+
+class TrainingFolder:
+    """Where a training of `config` (as the user gave it) on images of `shape` is kept while it is under way.
+
+    `last_good` is the checkpoint that this process read or wrote last.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, shape: ImageShape) -> None:
+        self.path, self._config, self._shape = path, config, shape
+        self.last_good: Path | None = None
+        self._events: Events | None = None
+
+    def load(self, variables: Mapping[str, npt.NDArray[Any]]) -> checkpoint.Checkpoint | None:
+        """Return the newest whole checkpoint or None; it must have the same `variables`. Raises ArtifactError."""
+        found = checkpoint.load_latest(self.path, self._config, self._shape)
+        if found is not None:
+            self.last_good = checkpoint.path_of(self.path, found.progress.round)
+            checkpoint.check_variables(self.last_good, found.arrays, variables)
+        return found
+
+    def save(self, arrays: dict[str, npt.NDArray[Any]], progress: Progress) -> None:
+        """Write a checkpoint. Raises TrainingDivergedError, ArtifactError."""
+        self.last_good = checkpoint.save(self.path, self._config, self._shape, checkpoint.Checkpoint(arrays, progress))
+
+    def write_evidence(self, lines: Iterable[Mapping[str, Any]]) -> Path:
+        """Write the metrics of the rounds in which the training broke; return the file."""
+        return checkpoint.write_evidence(self.path, lines)
+
+    def open_events(self) -> None:
+        """Begin to write TensorBoard events, here and where Vertex AI's TensorBoard reads them."""
+        self._events = Events(self.path / TENSORBOARD, *vertex_folders(os.environ))
+
+    def close_events(self) -> None:
+        """Write the events that are still in memory."""
+        if self._events:
+            self._events.close()
+
+    def write_scalars(self, rounds: int, values: Mapping[str, float]) -> None:
+        """Write numbers by name as TensorBoard events."""
+        if self._events:
+            self._events.scalars(rounds, values)
+
+    def begin_samples(self, real: npt.NDArray[np.uint8]) -> None:
+        """Write a grid of real images, and remove the samples of an earlier try that got to no checkpoint."""
+        shutil.rmtree(self.path / SAMPLES, ignore_errors=True)
+        write_png(self.path / SAMPLES / "real.png", real)
+
+    def write_samples(self, rounds: int, picture: npt.NDArray[np.uint8]) -> None:
+        """Write a sample grid, uint8 [H, W, C]."""
+        write_png(self.path / SAMPLES / f"round-{rounds:08d}.png", picture)
+        if self._events:
+            self._events.picture(rounds, SAMPLES, picture)
+
+    def copy_into(self, folder: Path) -> None:
+        """Copy sample grids and TensorBoard events into the folder of a model."""
+        for name in (SAMPLES, TENSORBOARD):
+            shutil.copytree(self.path / name, folder / name)

@@ -1,0 +1,103 @@
+"""Compares a dataset with the last accepted snapshot, and records it in the history as accepted or refused."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from components.common.artifacts import new_artifact, now
+from components.validate import findings, schema
+from components.validate.anomalies import DATASET, Anomaly, drift_anomalies, errors_of, rejection
+from components.validate.config import ValidateConfig
+from components.validate.drift import history
+from components.validate.drift.history import Acceptance, Reason
+from components.validate.findings import CountedDataset, Findings, Totals
+
+
+def compare_and_record(
+    config: ValidateConfig, history_dir: Path | None, counted: CountedDataset, out: Path, work_dir: Path | None
+) -> Acceptance:
+    """Write the validation artifact `out` of a dataset and, if there is a history, its snapshot; return the acceptance.
+
+    Raises DataRejectedError when the dataset is refused, ArtifactError when the history is broken.
+    """
+    digest = counted.manifest.digest
+    lock = history.locked(history_dir) if history_dir else contextlib.nullcontext()
+    with new_artifact(out, "validation", config=config, inputs={"dataset": counted.path}) as artifact, lock:
+        artifact.counts |= {split: part.count for split, part in counted.statistics.items()}
+        accepted = history.read_accepted(history_dir) if history_dir else []
+        known = history.find(accepted, digest)
+        if history_dir and known:  # another run accepted this dataset while this run counted it
+            history.copy_files(history.snapshot_folder(history_dir, known), artifact.path)
+            return known
+        last = history.snapshot_folder(history_dir, accepted[-1]) if history_dir and accepted else None
+        found = _compare(config, counted, last, artifact.path, work_dir)
+        snapshot, against = history.snapshot_id(digest), accepted[-1].snapshot if accepted else ""
+        why = reason_to_accept(config, found.anomalies, snapshot, first=last is None)
+        valid_schema = found.now.schema if why == "validate.accept" else found.required
+        outcome = {"snapshot": snapshot, "against": against, "why": why or ""}
+        findings.write_findings(artifact.path, counted, found, valid_schema, config, outcome)
+        if why is None:
+            if history_dir:
+                history.refuse(history_dir, snapshot, config, artifact.path, counted.path)
+            raise rejection(found.anomalies, snapshot, against, config.accept)
+        acceptance = Acceptance(
+            snapshot=snapshot,
+            dataset_digest=digest,
+            against=against,
+            accepted_at=now(),
+            why=why,
+            anomalies=tuple(found.anomalies),
+            accepted_by=str(out),
+            config=config.model_dump(mode="json"),
+        )
+        if history_dir:
+            history.accept(history_dir, acceptance, config, artifact.path, counted.path)
+        return acceptance
+
+
+def _compare(
+    config: ValidateConfig, counted: CountedDataset, last: Path | None, folder: Path, work_dir: Path | None
+) -> Findings:
+    """Return the findings against the snapshot in `last`; write the sample for the next comparison into `folder`."""
+    now = findings.totals(counted.tallies, counted.statistics)
+    findings.write_sample(folder, counted.path, now.tally)
+    if last is None:
+        return Findings(counted.anomalies, [], now, None, now.schema)
+    from components.validate.drift import drift, features  # SciPy takes half a second to import
+
+    required, before = schema.read(last / schema.FILE), findings.read_totals(last)
+    anomalies = [*counted.anomalies, *schema.violations(required, now.schema, config), *_fewer_images(config, before, now)]
+    distances = []
+    if before.schema.shape == now.schema.shape:
+        distances = drift.measure(before.tally, now.tally, (before.labels, now.labels), config)
+        size, channels = now.schema.image_size, now.schema.channels
+        chance = drift.chance_of_each(config, channels)
+        of_features = features.feature_distance(work_dir, last, folder, size, channels, chance)
+        distances += [of_features] if of_features else []
+    return Findings([*anomalies, *drift_anomalies(distances)], distances, now, before, required)
+
+
+def _fewer_images(config: ValidateConfig, before: Totals, now: Totals) -> list[Anomaly]:
+    share = now.tally.count / before.tally.count
+    if share >= config.min_images_share:
+        return []
+    text = (
+        f"there are {now.tally.count:,} images, {share:.1%} of the {before.tally.count:,} before"
+        f" (validate.min_images_share requires {config.min_images_share:.0%})"
+    )
+    return [
+        Anomaly(
+            feature=DATASET, reason="COMPARATOR_LOW_NUM_EXAMPLES", severity="error", short="Fewer images", text=text,
+            value=share, limit=config.min_images_share,
+        )
+    ]  # fmt: skip
+
+
+def reason_to_accept(config: ValidateConfig, anomalies: list[Anomaly], snapshot: str, *, first: bool) -> Reason | None:
+    """Return why a dataset is accepted, or None if it is refused."""
+    errors = errors_of(anomalies)
+    if not errors:
+        return "first snapshot" if first else "no error"
+    acceptable = all(anomaly.acceptable for anomaly in errors)
+    return "validate.accept" if acceptable and config.accept == snapshot else None

@@ -1,4 +1,4 @@
-"""The intervals of FID and KID hold what they say: the score of the distributions themselves."""
+"""The intervals of FID and KID contain the score of the distributions themselves as often as they claim."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def drawn(generator: np.random.Generator, count: int, shift: float) -> np.ndarra
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_kid_of_the_distributions_lies_in_most_intervals(shift: float) -> None:
+def test_most_intervals_contain_the_kid_of_the_distributions(shift: float) -> None:
     generator = np.random.default_rng(0)
     truth = kid.compute(drawn(generator, 6000, 0.0), drawn(generator, 6000, shift))
     hits = 0
@@ -24,10 +24,10 @@ def test_kid_of_the_distributions_lies_in_most_intervals(shift: float) -> None:
         low, high = bootstrap.kid_interval(real, fake, seed=trial)
         assert low < high
         hits += low <= truth <= high
-    assert hits >= 0.85 * TRIALS  # 95 % are meant; a binomial of 40 has 34 or more of them in 999 of 1,000 cases
+    assert hits >= 0.85 * TRIALS  # the intervals claim 95 %; then 40 trials have 34 hits or more with probability 0.999
 
 
-def test_intervals_hold_the_score_and_shrink_with_more_images() -> None:
+def test_intervals_contain_the_score_and_shrink_with_more_images() -> None:
     generator = np.random.default_rng(1)
     widths = []
     for count in (100, 1600):
@@ -55,7 +55,7 @@ def test_fid_of_many_features_has_no_interval() -> None:
     assert bootstrap.fid_interval(wide, wide, 0) is None
 
 
-def test_without_resampling_the_sums_give_kid() -> None:
+def test_without_resampling_the_sums_equal_kid() -> None:
     generator = np.random.default_rng(5)
     real, fake = drawn(generator, 70, 0.0), drawn(generator, 60, 0.4)
     ones_real, ones_fake = np.ones((1, 70)), np.ones((1, 60))

@@ -1,4 +1,4 @@
-"""The pass that shares inner products: in float32 against each metric for itself in float64; and its refusals."""
+"""The pass that shares inner products, in float32, matches each metric computed separately in float64; and its errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ K = 5
 def kernel_rows(
     left: npt.NDArray[np.float64], right: npt.NDArray[np.float64], diagonal: bool = True
 ) -> npt.NDArray[np.float64]:
-    """The kernel's sums by row, written out."""
+    """Return the sums of the kernel's rows, without tiles."""
     kernel = (left @ right.T / left.shape[1] + 1) ** 3
     sums: npt.NDArray[np.float64] = kernel.sum(axis=1) - (0 if diagonal else np.diag(kernel))
     return sums
@@ -41,7 +41,7 @@ def same_as_one_by_one(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floa
 
 
 class TestAgainstOneByOne:
-    def test_reference_values_of_torch_fidelity_and_naeem_et_al(self) -> None:
+    def test_values_of_torch_fidelity_and_naeem_et_al(self) -> None:
         found = one_pass.compare(REAL, FAKE, K)
         assert found.fid == pytest.approx(1.5218610591741637, rel=1e-6)
         assert kid.statistics_to_metric(found.sums) == pytest.approx(0.06306816431574136, rel=1e-6)
@@ -57,19 +57,19 @@ class TestAgainstOneByOne:
         monkeypatch.setattr(tiles, "PAIRS_AT_ONCE", 100)
         same_as_one_by_one(REAL[:300], FAKE[:211])
 
-    def test_tiles_narrower_than_the_neighbours_looked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tiles_narrower_than_the_number_of_neighbours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tiles, "TILE", 6)
         same_as_one_by_one(REAL[:50], FAKE[:45])
 
     def test_features_far_from_zero_and_of_float64(self) -> None:
-        """The kernel's terms keep what centring takes away."""
+        """The kernel is computed from the features before they are centred."""
         same_as_one_by_one(REAL[:300].astype(np.float64) * 0.1 + 8.0, FAKE[:211].astype(np.float64) * 0.1 + 8.0)
 
     @pytest.mark.heavy
     def test_many_wide_features(self) -> None:
         same_as_one_by_one(features(1, count=2500, dimensions=2048), features(2, 0.1, 1.1, count=2200, dimensions=2048))
 
-    def test_float32_is_off_by_less_than_what_is_decided_again(self) -> None:
+    def test_the_float32_error_is_below_the_limit_for_recomputing(self) -> None:
         for dimensions in (16, 512):
             real, fake = features(1, count=300, dimensions=dimensions), features(2, 0.1, count=300, dimensions=dimensions)
             left, right = (tiles.centre(each, real.mean(axis=0, dtype=np.float64)) for each in (real, fake))
@@ -80,7 +80,7 @@ class TestAgainstOneByOne:
 
 
 class TestTies:
-    """Where a distance is exactly a radius, strictness decides, not rounding."""
+    """If a distance equals a radius, the strict inequality decides, not rounding."""
 
     def test_copies_of_real_images(self) -> None:
         real = REAL[:200]
@@ -88,7 +88,7 @@ class TestTies:
         found = one_pass.compare(real, real[::-1].copy(), K)
         assert (found.nearest_distances == 0.0).all()
         assert found.shares.precision == found.shares.recall == found.shares.coverage == 1.0
-        # Of K neighbours one is the K-th, on the rim and so outside; the image itself is in its own ball.
+        # Of K neighbours, the K-th lies on the boundary and so outside; the image itself lies in its own ball.
         assert found.shares.density == pytest.approx(1.0, abs=1e-12)
 
     def test_many_equal_images(self) -> None:
@@ -99,7 +99,7 @@ class TestTies:
 
 
 class TestWeights:
-    def test_interval_and_standard_error_are_those_of_one_by_one(self) -> None:
+    def test_interval_and_standard_error_match_the_separate_metrics(self) -> None:
         real, fake = REAL[:220], FAKE[:180]
         of_real, of_fake = bootstrap.both_weights(len(real), len(fake), 3)
         rows = kid.rows_left_out(len(fake), subsets=7, subset_size=50, seed=3)
@@ -114,7 +114,7 @@ class TestWeights:
         assert error == pytest.approx(expected, rel=1e-4)
 
 
-class TestRefusals:
+class TestErrors:
     @pytest.mark.parametrize(
         ("real", "fake", "sentence"),
         [
@@ -132,7 +132,7 @@ class TestRefusals:
             (REAL[:50, 0], FAKE[:50], r"real features must be \[N, D\]"),
         ],
     )
-    def test_each_has_its_sentence(self, real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], sentence: str) -> None:
+    def test_each_has_its_message(self, real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             one_pass.compare(real, fake, K)
 

@@ -35,7 +35,7 @@ FLAT = IMAGES.reshape(BATCH, PIXELS)
 
 
 def mean_penalty(critic: Critic, images: tf.Tensor) -> tf.Tensor:
-    """Return the global mean as a training takes it."""
+    """Return the global mean as the training computes it."""
     return losses.replica_mean(losses.penalty(losses.slopes(critic, images)), int(images.shape[0]))
 
 
@@ -109,7 +109,7 @@ class TestQuadraticCritic:
 
 @pytest.fixture
 def _float64() -> Iterator[None]:
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()  # Keras makes the policy from floatx at first use
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()  # Keras derives the policy from floatx at first use
     keras.config.set_floatx("float64")
     yield
     keras.config.set_floatx(floatx)
@@ -117,7 +117,7 @@ def _float64() -> Iterator[None]:
 
 
 def real_critic(dtype: str) -> keras.Model:
-    """Return the critic that trains, small, with biases that are not zero."""
+    """Return a small version of the real critic, with biases that are not zero."""
     critic = make_critic(ImageShape(8, 2), TrainConfig(critic_channels=3), dtype)
     for index, variable in enumerate(critic.trainable_variables):
         if variable.path.endswith("bias"):
@@ -131,14 +131,14 @@ def values(critic: keras.Model) -> list[tf.Variable]:
 
 @pytest.mark.usefixtures("_float64")
 class TestRealCritic:
-    """Derivatives of a derivative, through every layer that trains, against central differences in float64."""
+    """Derivatives of a derivative, through every trained layer, match central differences in float64."""
 
     images = draw(6, BATCH, 8, 8, 2)
     step = 1e-6  # error: curvature 1e-12, rounding 1e-16/1e-6
 
     def test_slopes(self) -> None:
         critic = real_critic("float64")
-        # The last layer hands out float32, which would leave differences of scores no digits.
+        # The last layer returns float32, which is too coarse for differences of scores.
         in_full = keras.Model(critic.inputs, critic.get_layer("score").output)
         slopes = losses.slopes(critic, tf.constant(self.images))
         moves = self.step * np.eye(8 * 8 * 2).reshape(-1, 8, 8, 2)  # one pixel each
@@ -156,7 +156,7 @@ class TestRealCritic:
             assert along == pytest.approx(self.difference(critic, weights, directions), rel=1e-6)
 
     def test_penalty_gradient_of_single_weights(self) -> None:
-        """Each layer's kernel on its own: a wrong one could hide behind a large one in a sum."""
+        """Each layer's kernel is checked alone, because in a sum a large gradient could hide a wrong one."""
         critic = real_critic("float64")
         weights = values(critic)
         gradients = penalty_gradients(critic, weights, tf.constant(self.images))
@@ -170,9 +170,9 @@ class TestRealCritic:
                 assert gradient.flat[place] == pytest.approx(difference, rel=1e-6, abs=1e-8)
 
     def difference(self, critic: keras.Model, weights: Sequence[tf.Variable], directions: Sequence[Doubles]) -> float:
-        """Return the central difference of the mean penalty along a direction in the space of all weights."""
+        """Return the central difference of the mean penalty along a direction in the space of the weights."""
         ends = []
-        for sign in (1.0, -2.0, 1.0):  # there, to the other side, and back
+        for sign in (1.0, -2.0, 1.0):  # to one side, to the other side, and back
             for weight, direction in zip(weights, directions, strict=True):
                 weight.assign_add(sign * self.step * direction)
             ends.append(float(mean_penalty(critic, tf.constant(self.images))))
@@ -180,7 +180,7 @@ class TestRealCritic:
 
 
 class TestFlatCritic:
-    """Where the critic is constant the slope is 0, its penalty 1, and the root's derivative would be infinite."""
+    """Where the critic is constant, the slope is 0 and the penalty 1; the derivative of the root would be infinite."""
 
     images = draw(9, BATCH, 8, 8, 2).astype(np.float32)
     zeroed = pytest.mark.parametrize("zeroed", ["everything", "the last layer"])
@@ -227,7 +227,7 @@ def flat_critic(zeroed: str) -> keras.Model:
 
 
 class Line(NamedTuple):
-    """A Gaussian on the line."""
+    """A Gaussian in one dimension."""
 
     mean: float
     deviation: float
@@ -245,7 +245,7 @@ PAIRS = {  # real, fake, and the distance where it has a closed form
 
 
 class TestOptimalCritic:
-    """A critic trained to the end on our losses measures the Wasserstein-1 distance of two Gaussians on the line.
+    """A critic that is trained to convergence measures the Wasserstein-1 distance of two one-dimensional Gaussians.
 
     The objective's own optimum is 1 to 3 % above it here: where the distribution functions F and G differ, the penalty lets the
     slope be 1 + |F - G| / (2λp), p being the density of mixed images (0.5 becomes 0.5137 for the shifted pair).

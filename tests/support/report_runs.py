@@ -251,7 +251,7 @@ class Run:
         self.record("push", body, "train", "evaluate")
 
     def all(self, **decision: Any) -> Run:
-        """Do every step."""
+        """Run every step."""
         self.ingest()
         self.validate()
         self.train()

@@ -1,7 +1,7 @@
 """Small artifacts for the tests of evaluate and push: real digits, and generators that are plain TensorFlow.
 
-A tiny generator keeps a bank of images and returns some of them, chosen by its seed, with noise: so how good it is, and
-what is wrong with it, is known beforehand.
+A tiny generator has a fixed bank of images. It returns some of them, chosen by its seed, with noise, so its quality and its
+faults are known in advance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from components.train.config import TrainConfig
 from components.validate.config import ValidateConfig
 
 LATENTS = 4
-TRAIN, HELD_OUT = 900, 300  # the remaining 597 digits are what an honest generator makes
+TRAIN, HELD_OUT = 900, 300  # the remaining 597 digits are the images of an honest generator
 
 Images = npt.NDArray[np.uint8]
 
@@ -37,13 +37,13 @@ def digits() -> ImageSet:
 
 
 def part(name: str) -> ImageSet:
-    """The digits of one part: train, eval, or rest."""
+    """Return the digits of one part: train, eval or rest."""
     rows = {"train": slice(TRAIN), "eval": slice(TRAIN, TRAIN + HELD_OUT), "rest": slice(TRAIN + HELD_OUT, None)}[name]
     return ImageSet(*(field[rows] for field in digits()))
 
 
 def write_dataset(path: Path, *, labels: bool = True, train: int = TRAIN, held_out: int = HELD_OUT) -> Path:
-    """Write a dataset artifact as ingest would."""
+    """Write a dataset artifact like the one of ingest."""
     with new_artifact(path, "dataset", config=IngestConfig()) as writer:
         for split, count in (("train", train), ("eval", held_out)):
             rows = zip(*part(split), strict=True)
@@ -56,14 +56,14 @@ def write_dataset(path: Path, *, labels: bool = True, train: int = TRAIN, held_o
 
 
 def write_validation(path: Path, dataset: Path) -> Path:
-    """Write a validation artifact as validate would."""
+    """Write a validation artifact like the one of validate."""
     with new_artifact(path, "validation", config=ValidateConfig(), inputs={"dataset": dataset}) as writer:
         writer.details = {"anomalies": []}
     return path
 
 
 def write_model(path: Path, bank: Images, *, noise: int = 0, fault: str = "") -> Path:
-    """Write a model artifact as train would; see `save_generator`."""
+    """Write a model artifact like the one of train; see `save_generator`."""
     _, size, _, channels = bank.shape
     with new_artifact(path, "model", config=TrainConfig(latents=LATENTS)) as writer:
         save_generator(writer.path / "saved_model", bank, noise=noise, fault=fault)
@@ -72,16 +72,16 @@ def write_model(path: Path, bank: Images, *, noise: int = 0, fault: str = "") ->
 
 
 def sample_here(model: Path, count: int, seed: int) -> Images:
-    """What `sample_in_fresh_process` returns (test_generator says so), without the seconds that a process takes."""
+    """Return what `sample_in_fresh_process` returns, as test_generator shows, without starting a process."""
     return generator.sample(generator.load(generator.find_saved_model(model)), count, seed)
 
 
 def save_generator(folder: Path, bank: Images, *, noise: int = 0, fault: str = "") -> None:
     """Save a generator that returns images of `bank` plus uniform noise of up to ± `noise` grey levels.
 
-    fault: "float" returns float32; "random" ignores the seed; "constant" ignores it too, the other way; "size" returns
-    images one column short; "latents" has no signature for latents; "dark" returns values of 0 and 1; "one" gives two images
-    where one is asked for.
+    fault: "float" returns float32; "random" returns other images at every call; "constant" returns the same images for every
+    seed; "size" returns images with one column too few; "latents" has no signature for latents; "dark" returns values of 0 and
+    1; "one" returns two images when one is requested.
     """
     import tensorflow as tf
 
@@ -113,5 +113,5 @@ def save_generator(folder: Path, bank: Images, *, noise: int = 0, fault: str = "
     if fault != "latents":
         latents = [tf.TensorSpec([None, LATENTS], tf.float32, "latents")]
         signatures["generate_from_latents"] = tf.function(from_latents, input_signature=latents)
-    module.functions = list(signatures.values())  # what a signature uses must hang on the module
+    module.functions = list(signatures.values())  # the module must own what a signature uses
     tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -1,4 +1,4 @@
-"""A small dataset artifact of real digits, and the validation that train asks for."""
+"""A small dataset artifact of real digits, and the validation artifact that train needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.validate.config import ValidateConfig
 
 
 def write_digits(folder: Path, train: int = 100, held_out: int = 30, labelled: bool = True) -> tuple[Path, Path]:
-    """Write dataset and validation under `folder`; return both."""
+    """Write both artifacts below `folder`; return their paths."""
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
     records = [

@@ -248,10 +248,10 @@ class TestFaults:
         [
             (401, "/healthz", "answered 401 to the request to check its health: it does not take this token (expired?)"),
             (403, "/runs", "answered 403 to the request to start the run: this account may not do that"),
-            (404, "/runs", "answered 404 to the request to start the run: as the test wants it."),
-            (409, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (500, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (400, "/pipelines/upload_version", "answered 400 to the request to upload the pipeline: as the test wants it."),
+            (404, "/runs", "answered 404 to the request to start the run: injected by the test."),
+            (409, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
+            (500, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
+            (400, "/pipelines/upload_version", "answered 400 to the request to upload the pipeline: injected by the test."),
         ],
     )
     def test_what_does_not_pass_gets_a_sentence(

@@ -246,10 +246,10 @@ class TestFaults:
                 "answered 401 to the request to start the run: it does not take these credentials (expired?); run gcloud auth",
             ),
             (403, "answered 403 to the request to start the run: this account may not do that; it needs roles/aiplatform.user"),
-            (404, "answered 404 to the request to start the run: as the test wants it."),
-            (409, "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (500, "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (400, "answered 400 to the request to start the run: as the test wants it."),
+            (404, "answered 404 to the request to start the run: injected by the test."),
+            (409, "cannot start the run: injected by the test. Nothing was created twice; run again."),
+            (500, "cannot start the run: injected by the test. Nothing was created twice; run again."),
+            (400, "answered 400 to the request to start the run: injected by the test."),
         ],
     )
     def test_what_does_not_pass_gets_a_sentence(

@@ -55,7 +55,7 @@ def test_the_page_has_the_same_sections_and_is_self_contained(bench: Bench) -> N
 def test_a_metric_of_the_table_is_in_both(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     added = Metric(
         name="symmetry", title="Symmetry", better="higher", best=1.0, range="0 to 1", reading="1 is best", meaning="",
-        source="", shown=frozenset({"card"}), decimals=2,
+        source="", shown=frozenset({"card"}), measure=lambda _: {}, decimals=2,
     )  # fmt: skip
     monkeypatch.setattr(table, "METRICS", (*table.METRICS, added))
     card, page = cards(bench, symmetry=0.5)

@@ -130,7 +130,7 @@ class TestFaults:
         vertex.fault = lambda _, path: (403, {}) if at in path else None
         inputs = bench.candidate()
         with pytest.raises(
-            RemoteError, match=r"Vertex answered 403 to the request to .*: as the test wants it\. The registry is correct"
+            RemoteError, match=r"Vertex answered 403 to the request to .*: injected by the test\. The registry is correct"
         ):
             push(bench, inputs)
         vertex.fault = lambda *_: None

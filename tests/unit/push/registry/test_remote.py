@@ -289,7 +289,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("method", "part", "status", "sentence"),
         [
-            ("GET", "/o", 401, r"Cannot list gs://bucket/models/: .*as the test wants it"),
+            ("GET", "/o", 401, r"Cannot list gs://bucket/models/: .*injected by the test"),
             ("GET", "/o", 403, r"Cannot list gs://bucket/models/: Forbidden"),
             ("POST", "upload", 403, r"Cannot write gs://bucket/models/versions/v0002/claim\.json: Forbidden"),
             ("DELETE", "", 403, r"Cannot remove gs://bucket/models/versions/v0001/manifest\.json: Forbidden"),

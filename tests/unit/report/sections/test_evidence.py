@@ -28,7 +28,7 @@ def test_cells_are_what_the_grid_was_made_of(count: int, channels: int, scale: i
 
 
 def test_what_is_no_grid_has_no_cells() -> None:
-    with pytest.raises(ValueError, match=r"\[9, 10, 1\] is no grid of 1 columns of 8×8 pixels × 1"):
+    with pytest.raises(ValueError, match=r"\[9, 10, 1\] is not a grid of 1 columns of 8×8 pixels × 1"):
         cells(np.zeros((9, 10, 1), np.uint8), 8, 1, 1)
 
 

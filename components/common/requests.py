@@ -1,4 +1,8 @@
-"""Requests to a remote service: each has a timeout, temporary failures are retried, and nothing is created twice."""
+"""Requests to a remote service: each has a timeout, temporary failures are retried, and nothing is created twice.
+
+A general retry library would repeat a create that may have succeeded; this client looks for its result first
+(tests/unit/common/test_requests.py).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,7 @@ class RetryingClient:
         self.service, self._read, self._meanings, self._renew = service, read, meanings, renew
 
     def call(self, what: str, request: Callable[[], T], *, creates: bool = False) -> T:
-        """Return the result of `request`, tried up to 5 times; `what` completes "cannot …" in errors.
+        """Return the result of `request`, tried up to 5 times; `what` completes "the request to …" in errors.
 
         A request that `creates` something is not repeated once it may have succeeded: that raises UnknownOutcomeError. Raises
         RemoteError for every other failure.
@@ -70,7 +74,7 @@ class RetryingClient:
                     raise
                 if creates and _may_be_done(failure):
                     raise UnknownOutcomeError(failure.reason) from None
-                if failure.status == 401 and self._renew():
+                if failure.status == 401 and attempt < TRIES and self._renew():
                     continue
                 if failure.status not in (0, *BUSY, *SERVER_ERRORS) or attempt == TRIES:
                     raise self._error(what, failure) from None

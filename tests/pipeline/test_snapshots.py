@@ -1,4 +1,4 @@
-"""Snapshots in whole runs: drift stops a run, an accepted snapshot lets it continue, and the next run uses the cache."""
+"""Snapshots in whole runs: drift stops a run, accepting the snapshot lets it continue, and accepted snapshots are cached."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
     first = again()
     assert first.code == 0, first.stderr
     assert first.summary["validate"]["accepted_against"] == ""
-    statuses = again().statuses()  # a known snapshot does not change the cache key
-    assert statuses.pop("push") == "succeeded"  # push always checks the registry
+    statuses = again().statuses()  # a known snapshot does not change the key
+    assert statuses.pop("push") == "succeeded"  # push always runs
     assert set(statuses.values()) == {"cached"}
     write_images(tmp_path / "data", drifted=True)
     stopped = again()

@@ -1,4 +1,4 @@
-"""Datasets of chosen images for the tests of validate, written as ingest writes them."""
+"""Datasets for the tests of validate, in the format of ingest."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ def digits() -> tuple[Images, Labels]:
 def write_snapshot(
     path: Path, images: Images, labels: Sequence[int] | Labels, names: Sequence[str] = tuple("0123456789"), shards: int = 2
 ) -> Path:
-    """Write a dataset artifact: every fifth image is held out."""
+    """Write a dataset artifact in which every fifth image is held out."""
     with new_artifact(path, "dataset", config=IngestConfig()) as artifact:
         held_out = np.arange(len(images)) % 5 == 0
-        for split, places in (("train", np.flatnonzero(~held_out)), ("eval", np.flatnonzero(held_out))):
-            records = [Record(images[at], int(labels[at]), f"{split}/{at}") for at in places]
+        for split, numbers in (("train", np.flatnonzero(~held_out)), ("eval", np.flatnonzero(held_out))):
+            records = [Record(images[at], int(labels[at]), f"{split}/{at}") for at in numbers]
             for shard in range(shards):
                 write_tfrecord(artifact.path / shard_name(split, shard, shards), map(encode_example, records[shard::shards]))
             artifact.counts[split] = len(records)
-        kept = len(images)
-        artifact.counts |= {"read": kept, "kept": kept, "duplicate": 0, "quarantined": 0}
+        artifact.counts |= {"read": len(images), "kept": len(images), "duplicate": 0, "quarantined": 0}
         artifact.details |= {"image_size": images.shape[1], "channels": images.shape[3], "label_names": list(names)}
     return path
 
 
 def without_label(images: Images, labels: Labels, label: int) -> tuple[Images, Labels]:
-    """Return the images of all other labels."""
+    """Return the images of all other labels, and their labels."""
     kept = labels != label
     return images[kept], labels[kept]
 
 
 def brighter(images: Images, share: float = 0.1) -> Images:
-    """Return images with every grey level raised by a share of itself, clipped at 255."""
+    """Return images with every grey level multiplied by 1 + share, clipped at 255."""
     return np.minimum(255, np.rint(images * (1.0 + share))).astype(np.uint8)
 
 
 def with_blanks(images: Images, share: float = 0.01) -> Images:
-    """Return images of which this share is blank, each in a different shade of grey."""
+    """Return images of which a share is blank, each in a different grey."""
     changed = images.copy()
-    places = np.arange(0, len(images), round(1 / share))
-    changed[places] = (places % 256).astype(np.uint8)[:, None, None, None]
+    numbers = np.arange(0, len(images), round(1 / share))
+    changed[numbers] = (numbers % 256).astype(np.uint8)[:, None, None, None]
     return changed

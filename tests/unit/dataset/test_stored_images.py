@@ -1,4 +1,4 @@
-"""A split that stays on the disk gives what the split in memory gives, and evaluate's memory does not grow with it."""
+"""A split on the disk equals the split in memory, and evaluate's memory does not grow with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
-def test_it_is_the_array_in_memory(dataset: Path, split: str) -> None:
+def test_slices_equal_those_of_the_array_in_memory(dataset: Path, split: str) -> None:
     whole, stored = read_split(dataset, split), open_split(dataset, split)
     assert stored.images.shape == whole.images.shape
     assert len(stored.images) == len(whole.images)
@@ -42,7 +42,7 @@ def test_it_is_the_array_in_memory(dataset: Path, split: str) -> None:
     )
 
 
-def test_a_damaged_record_is_one_sentence(dataset: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error(dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in dataset.iterdir():
@@ -68,7 +68,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 @pytest.mark.heavy
-def test_ten_times_the_images_take_about_the_same_memory(tmp_path: Path) -> None:
+def test_ten_times_the_images_need_about_the_same_memory(tmp_path: Path) -> None:
     peaks = {}
     for count in (2_000, 20_000):
         root = tmp_path / str(count)

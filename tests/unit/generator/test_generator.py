@@ -1,9 +1,8 @@
-"""Images drawn from a SavedModel, and grids of them."""
+"""Images drawn from a SavedModel."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from components.common.errors import ArtifactError, ConfigError
-from components.common.images import grid, png_bytes, viewable_scale, write_png
+from components.common.images import grid
 from components.generator import generator
 from components.generator.__main__ import main
 from components.generator.latents import interpolated, truncated
@@ -30,8 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def knows_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of labels 0 and 2, whose training saw no image of label 1; with its first weights."""
+def labelled_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of labels 0 and 2, trained without images of label 1; with its initial weights."""
     from components.train.config import TrainConfig
     from components.train.networks import ImageShape
     from components.train.saving.export import Generator
@@ -40,20 +39,20 @@ def knows_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Generator(ImageShape(8, 1, 3), config, [5, 0, 5])
     rows = [variable for variable in made.network.variables if variable.name == "rows"]
     for index, variable in enumerate(rows):
-        variable.assign(np.random.default_rng(index).normal(size=variable.shape))  # else all labels look the same
+        variable.assign(np.random.default_rng(index).normal(size=variable.shape))  # initially all labels have the same rows
     folder = tmp_path_factory.mktemp("labels")
     made.save(folder / "saved_model")
     return folder
 
 
 class TestSample:
-    def test_a_fresh_process_draws_what_this_one_draws(self, model: Path) -> None:
+    def test_another_process_draws_the_same_images(self, model: Path) -> None:
         images = generator.sample_in_fresh_process(model, 30, seed=7)
         assert images.shape == (30, 8, 8, 1)
         assert images.dtype == np.uint8
         assert np.array_equal(images, generator.sample(generator.load(model / "saved_model"), 30, seed=7))
 
-    def test_the_first_images_are_the_same_whatever_the_count(self, model: Path) -> None:
+    def test_the_first_images_do_not_depend_on_the_count(self, model: Path) -> None:
         loaded = generator.load(generator.find_saved_model(model))
         many = generator.sample(loaded, 23, seed=1, batch_size=10)
         assert len(many) == 23
@@ -83,11 +82,11 @@ class TestFindAndLoad:
         assert generator.find_saved_model(model) == model / "saved_model"
         assert generator.find_saved_model(model / "saved_model") == model / "saved_model"
 
-    def test_a_folder_without_one_gets_a_sentence(self, tmp_path: Path) -> None:
+    def test_a_folder_without_a_generator_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=r"holds no generator.* Name a model artifact"):
             generator.sample_in_fresh_process(tmp_path, 1, 0)
 
-    def test_a_damaged_one_gets_one_sentence_from_the_fresh_process(self, model: Path, tmp_path: Path) -> None:
+    def test_a_damaged_generator_is_a_one_line_error_of_the_new_process(self, model: Path, tmp_path: Path) -> None:
         shutil.copytree(model / "saved_model", tmp_path / "saved_model")
         (tmp_path / "saved_model" / "saved_model.pb").write_bytes(b"\xff" * 99)
         with pytest.raises(ArtifactError) as caught:
@@ -99,18 +98,18 @@ class TestFindAndLoad:
         assert "\n" not in sentence
         assert "Traceback" not in sentence
 
-    def test_a_process_that_was_killed_is_named_as_such(self) -> None:
+    def test_a_killed_process_is_reported_with_its_signal(self) -> None:
         killed = generator.subprocess.CompletedProcess[str]([], -9, "", "2025-01-01 I tensorflow: noise\n")
         assert generator.last_line(killed) == "ended by signal 9, often for lack of memory."
 
 
 class TestLabels:
-    def test_generate_draws_one_label(self, knows_labels: Path, tmp_path: Path) -> None:
+    def test_generate_draws_one_label(self, labelled_model: Path, tmp_path: Path) -> None:
         out = tmp_path / "twos"
-        done = CliRunner().invoke(app, ["generate", str(knows_labels), "--count", "3", "--label", "2", "--out", str(out)])
+        done = CliRunner().invoke(app, ["generate", str(labelled_model), "--count", "3", "--label", "2", "--out", str(out)])
         assert done.exit_code == 0, done.output
         assert "Wrote 3 images of label 2 and grid.png" in done.output
-        loaded = generator.load(generator.find_saved_model(knows_labels))
+        loaded = generator.load(generator.find_saved_model(labelled_model))
         twos = generator.sample(loaded, 3, seed=0, label=2)
         for index, image in enumerate(twos):
             with Image.open(out / f"{index}.png") as drawn:
@@ -119,12 +118,12 @@ class TestLabels:
         assert np.array_equal(twos, generator.sample(loaded, 700, seed=0, label=2)[:3])
 
     @pytest.mark.parametrize("label", [-1, 1, 3])
-    def test_a_label_that_was_not_trained_on_is_refused(self, label: int, knows_labels: Path) -> None:
-        loaded = generator.load(generator.find_saved_model(knows_labels))
+    def test_a_label_without_training_images_is_refused(self, label: int, labelled_model: Path) -> None:
+        loaded = generator.load(generator.find_saved_model(labelled_model))
         with pytest.raises(ConfigError, match=rf"was not trained on label {label}; it knows 2 labels, from 0 to 2\. Use one"):
             generator.sample(loaded, 3, seed=0, label=label)
 
-    def test_a_model_without_labels_has_none(self, model: Path) -> None:
+    def test_a_label_is_refused_by_a_model_without_labels(self, model: Path) -> None:
         with pytest.raises(ConfigError) as caught:
             generator.sample_in_fresh_process(model, 3, seed=0, label=3)
         assert str(caught.value) == (
@@ -132,7 +131,7 @@ class TestLabels:
             "Leave --label out, or train with train.conditional = true."
         )
 
-    def test_a_model_that_does_not_tell_its_labels_gets_a_sentence(self, tmp_path: Path) -> None:
+    def test_a_model_without_label_counts_is_an_error(self, tmp_path: Path) -> None:
         from components.train.config import TrainConfig
         from components.train.networks import ImageShape
         from components.train.saving.export import Generator
@@ -147,8 +146,8 @@ class TestLabels:
             "Export it with this program's train, or draw without --label, --truncation and --interpolate."
         )
 
-    def test_truncated_images_of_a_model_with_labels(self, knows_labels: Path) -> None:
-        loaded = generator.load(generator.find_saved_model(knows_labels))
+    def test_truncated_images_of_a_model_with_labels(self, labelled_model: Path) -> None:
+        loaded = generator.load(generator.find_saved_model(labelled_model))
         (any_label,) = generator.sample_batches(loaded, 5, seed=0, truncation=0.5)
         (twos,) = generator.sample_batches(loaded, 5, seed=0, label=2, truncation=0.5)
         (zeros,) = generator.sample_batches(loaded, 5, seed=0, label=0, truncation=0.5)
@@ -157,11 +156,11 @@ class TestLabels:
         rows = generator.strip(loaded, 3, seed=0)
         assert rows.shape == (12, 8, 8, 1)
         shown = [generator.strip(loaded, 3, seed=0, label=label) for label in (0, 2)]
-        assert sum(np.array_equal(rows, each) for each in shown) == 1, "one label, which it knows"
+        assert sum(np.array_equal(rows, each) for each in shown) == 1, "one label of the model"
 
 
 class TestLatents:
-    def test_truncated_ones_are_normal_within_the_bounds(self) -> None:
+    def test_truncated_latents_are_normal_within_the_bounds(self) -> None:
         latents = truncated(np.random.default_rng(0), 20_000, 4, 1.0)
         assert latents.dtype == np.float32
         assert np.abs(latents).max() <= 1.0
@@ -174,11 +173,11 @@ class TestLatents:
         assert np.array_equal(truncated(np.random.default_rng(0), 9, 4, 100.0), plain)
 
     @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
-    def test_an_empty_bound_is_refused(self, threshold: float) -> None:
+    def test_an_empty_range_is_refused(self, threshold: float) -> None:
         with pytest.raises(ValueError, match="leaves no latents"):
             truncated(np.random.default_rng(0), 1, 1, threshold)
 
-    def test_interpolated_ones_begin_and_end_there_and_keep_their_norm(self) -> None:
+    def test_interpolated_latents_connect_their_ends_and_keep_their_norm(self) -> None:
         ends = np.random.default_rng(0).standard_normal((3, 128))
         rows = interpolated(ends, 5).reshape(2, 5, 128)
         assert np.allclose(rows[:, 0], ends[:2], atol=1e-6)
@@ -186,12 +185,12 @@ class TestLatents:
         norms, least = np.linalg.norm(rows, axis=2), np.linalg.norm(ends, axis=1).min()
         assert norms.min() > 0.95 * least, "the middle of a line would have 0.7 of it"
 
-    def test_one_direction_is_a_line(self) -> None:
+    def test_ends_of_one_direction_are_connected_by_a_line(self) -> None:
         ends = np.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0]])
         assert np.allclose(interpolated(ends, 3)[:, 0], [1, 2, 3, 3, 1, -1], atol=1e-6)
 
     @pytest.mark.parametrize(("ends", "steps"), [(1, 3), (2, 1)])
-    def test_no_way_is_refused(self, ends: int, steps: int) -> None:
+    def test_too_few_ends_or_steps_are_refused(self, ends: int, steps: int) -> None:
         with pytest.raises(ValueError, match="needs 2 ends and 2 steps"):
             interpolated(np.ones((ends, 4)), steps)
 
@@ -218,7 +217,7 @@ class TestCommand:
             (["--interpolate", "1"], "--interpolate 1 has no way to go. Use 2 steps or more."),
         ],
     )
-    def test_what_cannot_be_drawn_is_refused_before_tensorflow_starts(
+    def test_invalid_options_are_refused_before_tensorflow_starts(
         self, words: list[str], sentence: str, model: Path, tmp_path: Path
     ) -> None:
         done = CliRunner().invoke(app, ["generate", str(model), *words, "--out", str(tmp_path / "drawn")])
@@ -264,41 +263,11 @@ class TestCommand:
         with Image.open(tmp_path / "drawn" / "grid.png") as drawn:
             assert drawn.size == (20 * 65 + 1, 20 * 65 + 1)
 
-    def test_it_refuses_a_count_below_one(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_count_below_one_is_refused(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main([str(model), "--count", "0", "--out", "images.npy"])
         assert "at least 1 is needed" in capsys.readouterr().err
 
-    def test_it_writes_images_that_load_without_pickle(self, model: Path, tmp_path: Path) -> None:
+    def test_the_images_load_without_pickle(self, model: Path, tmp_path: Path) -> None:
         assert main([str(model), "--count", "3", "--seed", "5", "--out", str(tmp_path / "images.npy")]) == 0
         assert np.load(tmp_path / "images.npy", allow_pickle=False).shape == (3, 8, 8, 1)
-
-
-class TestGrid:
-    def test_every_image_is_where_it_should_be(self) -> None:
-        images = part("rest").images[:5]
-        canvas = grid(images, columns=3, scale=2, padding=1)
-        assert canvas.shape == (2 * 17 + 1, 3 * 17 + 1, 1)
-        for index, image in enumerate(images):
-            top, left = index // 3 * 17 + 1, index % 3 * 17 + 1
-            cell = canvas[top : top + 16, left : left + 16]
-            assert np.array_equal(cell[::2, ::2], image)
-            assert np.array_equal(cell[1::2, 1::2], image)
-        assert (canvas[18:, 35:] == 255).all()
-
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_a_png_holds_the_very_pixels(self, channels: int, tmp_path: Path) -> None:
-        array = np.random.default_rng(0).integers(0, 256, (9, 7, channels)).astype(np.uint8)
-        write_png(tmp_path / "a.png", array)
-        assert (tmp_path / "a.png").read_bytes() == png_bytes(array)
-        decoded = np.asarray(Image.open(io.BytesIO(png_bytes(array))))
-        assert np.array_equal(decoded.reshape(array.shape), array)
-
-    @pytest.mark.parametrize("shape", [(0, 8, 8, 1), (8, 8, 1)])
-    def test_what_is_no_set_of_images_is_refused(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match="a grid needs uint8"):
-            grid(np.zeros(shape, np.uint8), columns=2)
-
-    @pytest.mark.parametrize(("image_size", "scale"), [(8, 6), (28, 2), (48, 1), (128, 1)])
-    def test_small_images_are_shown_larger(self, image_size: int, scale: int) -> None:
-        assert viewable_scale(image_size) == scale

@@ -41,7 +41,8 @@ class Candidate:
             accepted = json.loads((folder / "comparison.json").read_bytes())["why"]
             errors = [str(anomaly["text"]).rstrip(".") for anomaly in anomalies if anomaly["severity"] == "error"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder} cannot be read: {first_line(error)}.", "Run validate again.") from error
+            problem = f"anomalies.json or comparison.json in {folder} cannot be read: {first_line(error)}."
+            raise ArtifactError(problem, "Run validate again.") from error
         return [] if accepted else errors
 
 

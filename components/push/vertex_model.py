@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from components.common import requests
-from components.common.artifacts import Manifest
 from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, UnknownOutcomeError, no_answer
 from components.evaluate.metrics import table
 from components.generator.generator import SAVED_MODEL
 from components.push.registry.location import RegistryLocation, open_registry, version_location
-from components.push.registry.registry import find_version, read_pointer, read_version
+from components.push.registry.registry import Champion, read_champion
 
 EVALUATION = "wgan-pipeline evaluate"
 ALIASES = ("champion", "default")
@@ -24,15 +23,6 @@ CURE = "The registry is correct, but Vertex is outdated: run push again, with ro
 Json = dict[str, Any]
 
 
-class PublishedVersion(NamedTuple):
-    """A version of a registry, with the gs:// URL of the folder that holds saved_model.pb."""
-
-    version: str
-    manifest: Manifest
-    scores: Mapping[str, Any]
-    artifact_uri: str
-
-
 def update_vertex(vertex_model: str, serving_image: str, registry: RegistryLocation) -> str:
     """Upload the champion of `registry` to the model, import its scores, and move the aliases to it.
 
@@ -40,38 +30,29 @@ def update_vertex(vertex_model: str, serving_image: str, registry: RegistryLocat
     (projects/P/locations/L/models/M@2), empty when nothing is in service. Raises RemoteError when Vertex refuses, ConfigError
     when it cannot read the registry.
     """
-    champion = _champion(registry)
+    with open_registry(registry) as folder:
+        champion = read_champion(folder, verify=False)
     if champion is None:
         return ""
+    artifact_uri = f"{version_location(registry, champion.version)}/{SAVED_MODEL}"
+    if not artifact_uri.startswith("gs://"):
+        raise ConfigError(f"Vertex cannot read {artifact_uri}.", "Use a gs:// URL as push.registry.")
     try:
         vertex = _ModelRegistry(vertex_model)
         versions = vertex.items("list the versions", f"{vertex_model}:listVersions", "models")
-        label = _digest_label(champion.manifest.digest)
-        found = [each for each in versions or [] if each.get("labels", {}).get("digest") == label]
+        found = [each for each in versions or [] if each.get("labels", {}).get("digest") == _digest_label(champion.digest)]
         if found:
             name = _version_name(found[0]["name"], found[0]["versionId"])
         else:
-            name = vertex.upload(upload_request(champion, vertex_model, serving_image, first=versions is None))
+            name = vertex.upload(_upload_request(champion, artifact_uri, vertex_model, serving_image, first=versions is None))
         evaluations = vertex.items("list the evaluations", f"{name}/evaluations", "modelEvaluations")
         if not any(each.get("displayName") == EVALUATION for each in evaluations or []):
             vertex.post("import the scores", f"{name}/evaluations:import", evaluation_request(champion.scores))
-        # Last: whoever resolves the alias finds a model that is complete, with its scores.
+        # Last: a client that resolves the alias finds a complete model with its scores.
         vertex.post("move the aliases", f"{name}:mergeVersionAliases", {"versionAliases": list(ALIASES)})
     except RemoteError as error:
         raise RemoteError(error.problem, CURE, error.status) from None
     return name
-
-
-def _champion(registry: RegistryLocation) -> PublishedVersion | None:
-    with open_registry(registry) as folder:
-        pointer = read_pointer(folder)
-        if pointer is None:
-            return None
-        manifest, scores = read_version(find_version(folder, pointer.version), verify=False)
-    artifact_uri = f"{version_location(registry, pointer.version)}/{SAVED_MODEL}"
-    if not artifact_uri.startswith("gs://"):
-        raise ConfigError(f"Vertex cannot read {artifact_uri}.", "Use a gs:// URL as push.registry.")
-    return PublishedVersion(pointer.version, manifest, scores, artifact_uri)
 
 
 def _version_name(model: str, number: str) -> str:
@@ -82,24 +63,23 @@ def _digest_label(digest: str) -> str:
     return digest[:63]  # a label has at most 63 characters, a digest 64
 
 
-def upload_request(published: PublishedVersion, vertex_model: str, serving_image: str, *, first: bool) -> Json:
+def _upload_request(champion: Champion, artifact_uri: str, vertex_model: str, serving_image: str, *, first: bool) -> Json:
     """Return an UploadModelRequest that creates the model with its `first` version, or adds a version to it."""
     model_id = vertex_model.rpartition("/")[2]
-    manifest = published.manifest
     return {
         **({"modelId": model_id} if first else {"parentModel": vertex_model}),
         "model": {
             "displayName": model_id,
-            "versionAliases": [published.version],
-            "versionDescription": f"Registry version {published.version}, digest {manifest.digest}",
-            "artifactUri": published.artifact_uri,
+            "versionAliases": [champion.version],
+            "versionDescription": f"Registry version {champion.version}, digest {champion.digest}",
+            "artifactUri": artifact_uri,
             "containerSpec": {"imageUri": serving_image},
             "labels": {
-                "version": published.version,
-                "digest": _digest_label(manifest.digest),
-                "model-digest": _digest_label(manifest.inputs["model"]),
-                "image-size": str(manifest.details["image_size"]),
-                "channels": str(manifest.details["channels"]),
+                "version": champion.version,
+                "digest": _digest_label(champion.digest),
+                "model-digest": _digest_label(champion.model_digest),
+                "image-size": str(champion.image_size),
+                "channels": str(champion.channels),
             },
         },
     }

@@ -25,12 +25,13 @@ def open_registry(
     versions: Sequence[str] = (),
     model_digest: str = "",
 ) -> Iterator[Path]:
-    """Yield the registry as a folder; with `change`, the caller may write to it and no other process changes it meanwhile.
+    """Yield the registry as a folder. With `change`, a folder is locked; changes to a copy are uploaded if the block succeeds.
 
-    Of a URL, the copy holds all files of the named `versions` only, manifest and scores of the others; "champion" and
-    "previous" name those of the pointer, and `model_digest` the model whose decision and versions are needed. A failed block
-    changes nothing there. Raises ConfigError when the URL cannot hold a registry or, with `must_exist`, does not; ArtifactError
-    when it cannot be read, written or locked; ConflictError when another process changed what is at the URL.
+    The copy of a URL has all files only of some versions: the named `versions` ("champion" and "previous" are those of the
+    pointer) and those made from `model_digest`, whose decision it has too. Of the others it has manifest and scores.
+
+    Raises ConfigError when the URL cannot hold a registry or, with `must_exist`, there is none; ArtifactError when it cannot be
+    read, written or locked; ConflictError when another process changed what is at the URL first.
     """
     if is_address(str(location)):
         with local_copy(str(location), versions=versions, model_digest=model_digest, change=change) as folder:

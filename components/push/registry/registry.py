@@ -68,8 +68,8 @@ class Decision(BaseModel):
     decided_at: str
 
 
-def read_champion(registry: Path) -> Champion | None:
-    """Return the version in service after checking the digest of every file, or None if nothing was published yet.
+def read_champion(registry: Path, *, verify: bool = True) -> Champion | None:
+    """Return the version in service, or None if nothing was published yet; `verify` checks every file.
 
     Raises ArtifactError when the pointer cannot be read or its version is missing or damaged.
     """
@@ -80,7 +80,7 @@ def read_champion(registry: Path) -> Champion | None:
     if not re.fullmatch(VERSION_NAME, pointer.version) or not folder.is_dir():
         raise _broken(registry, f"it names {pointer.version!r}, which is not in {registry / VERSIONS}")
     try:
-        manifest, scores = read_version(folder)
+        manifest, scores = read_version(folder, verify=verify)
     except ArtifactError as error:
         raise _broken(registry, f"its version {pointer.version} is damaged ({error.problem.rstrip('.')})") from error
     if manifest.digest != pointer.digest:

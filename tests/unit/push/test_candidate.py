@@ -33,7 +33,9 @@ def test_only_errors_that_were_not_accepted_count(
 
 def test_error_for_an_unreadable_validation(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "anomalies.json").write_text("[]")
-    with pytest.raises(ArtifactError, match=r"cannot be read: No such file or directory\. Run validate again"):
+    with pytest.raises(
+        ArtifactError, match=r"comparison\.json in .* cannot be read: No such file or directory\. Run validate again"
+    ):
         candidate_with(tmp_path, bench).data_errors()
 
 

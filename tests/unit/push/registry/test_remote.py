@@ -32,10 +32,8 @@ class Faults:
     def __init__(self) -> None:
         self.statuses: list[tuple[str, str, int]] = []
         self.lost: list[str] = []
-        self.seen: list[tuple[str, str]] = []
 
     def fault(self, method: str, path: str) -> int:
-        self.seen.append((method, path))
         for planned in self.statuses:
             if method == planned[0] and planned[1] in path:
                 self.statuses.remove(planned)

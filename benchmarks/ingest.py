@@ -1,11 +1,11 @@
-"""Ingest against the plain ways to do the same, each pair in one run; one JSON line.
+"""Ingest compared with simpler programs for the same task, in pairs within one run; prints one JSON line.
 
 small: 60,000 Fashion-MNIST images as PNG files of 28×28 (--images N for fewer)
-  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, at whichever worker setting is faster for it
-  bare loop: a pool of as many processes as cores, each only reads, decodes, serialises and writes
-photos: JPEG files of 500×400 to 64×64 RGB, against a pool that only decodes and resizes with Pillow
-Start-up (Beam's imports, worker processes, an empty folder's ingest) is measured apart and taken off the Beam pipelines, as the
-pools' start-up is off theirs.
+  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, with the faster of its two worker settings
+  bare loop: one process for each core, which only reads, decodes, serialises and writes
+photos: JPEG files of 500×400 to 64×64 RGB, compared with a pool that only decodes and resizes with Pillow
+Start-up (Beam's imports, worker processes, ingesting a folder with one image) is measured separately and subtracted from the
+times of the Beam pipelines; the start-up of the pools is not timed.
 
     python benchmarks/ingest.py [--images 60000] [--photos 3000] [--pairs 5]
 """
@@ -40,7 +40,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 
 
 def write_small(folder: Path, count: int) -> None:
-    """Write `count` PNG files of 28×28: Fashion-MNIST where Debian's package is there, else digits with a little noise."""
+    """Write `count` PNG files of 28×28: Fashion-MNIST if Debian's package is installed, else digits with a little noise."""
     if FASHION.exists():
         pixels = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
     else:
@@ -48,13 +48,13 @@ def write_small(folder: Path, count: int) -> None:
         rng = np.random.default_rng(0)
         pixels = np.stack([digits[at % len(digits)] ^ rng.integers(0, 2, (28, 28), np.uint8) for at in range(count)])
     for at in range(count):
-        place = folder / f"{at % 10}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(place / f"{at:07d}.png")
+        label = folder / f"{at % 10}"
+        label.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(label / f"{at:07d}.png")
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write `count` JPEG files of 500×400: parts of scikit-learn's two photos, mirrored and moved."""
+    """Write `count` JPEG files of 500×400: shifted and mirrored parts of the two photos of scikit-learn."""
     folder.mkdir(parents=True)
     photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def ours(source: Path, out: Path, options: tuple[str, ...], **fields: Any) -> No
 
 
 def plain_beam(source: Path, out: Path, options: tuple[str, ...]) -> None:
-    """The pipeline that anyone would write first."""
+    """Run the simplest Beam pipeline for the task."""
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -98,24 +98,24 @@ def plain_example(file: str) -> bytes:
     return bytes(tf.train.Example(features=tf.train.Features(feature={"image": image, "id": name})).SerializeToString())
 
 
-def bare_part(given: tuple[list[str], str]) -> int:
+def bare_part(part: tuple[list[str], str]) -> int:
     from components.dataset.records import encode_pixels, write_tfrecord
 
-    files, out = given
+    files, out = part
     return write_tfrecord(
         Path(out), (encode_pixels(Image.open(io.BytesIO(Path(file).read_bytes())).tobytes(), 0, file, 28, 28) for file in files)
     )
 
 
-def resize_part(given: tuple[list[str], str]) -> int:
-    for file in given[0]:
+def resize_part(part: tuple[list[str], str]) -> int:
+    for file in part[0]:
         image = Image.open(io.BytesIO(Path(file).read_bytes())).convert("RGB")
         image.crop((50, 0, 450, 400)).resize((64, 64), Image.Resampling.LANCZOS).tobytes()
-    return len(given[0])
+    return len(part[0])
 
 
 def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> float:
-    """Return the seconds that a pool of one process a core takes for all files; its start is not counted."""
+    """Return the seconds that a pool of one process for each core takes for all files, without its start-up."""
     files = [str(file) for file in sorted(source.rglob("*.*"))]
     out.mkdir(parents=True)
     parts = [(files[start : start + 256], str(out / f"{start}.tfrecord")) for start in range(0, len(files), 256)]
@@ -126,11 +126,13 @@ def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path
         return time.perf_counter() - started
 
 
-def child(what: str, *given: str) -> dict[str, float]:
-    """Run a part of this file in a fresh process; return its seconds, and the peak memory of the largest process in MB."""
-    done = subprocess.run([sys.executable, __file__, "--child", what, *given], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def child(what: str, *arguments: str) -> dict[str, float]:
+    """Run a part of this file in a new process; return its seconds, and the peak memory of the largest process in MB."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", what, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def run_child(what: str, source: str, out: str) -> None:

@@ -1,11 +1,11 @@
-"""Ingest compared with simple programs that do the same, in pairs within one run; prints a JSON line.
+"""Ingest compared with simpler programs for the same task, in pairs within one run; prints one JSON line.
 
 small: 60,000 Fashion-MNIST images as PNG files of 28×28 (--images N for fewer)
-  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, with the worker setting that is faster for it
-  bare loop: a pool with one process for each core; each process only reads, decodes, serialises and writes
+  plain Beam: one element an image, Pillow, tf.train.Example, WriteToTFRecord, with the faster of its two worker settings
+  bare loop: one process for each core, which only reads, decodes, serialises and writes
 photos: JPEG files of 500×400 to 64×64 RGB, compared with a pool that only decodes and resizes with Pillow
-Start-up (Beam's imports, worker processes, ingest of one image) is measured separately and subtracted from the Beam pipelines,
-because the pools' start-up is not counted either.
+Start-up (Beam's imports, worker processes, ingesting a folder with one image) is measured separately and subtracted from the
+times of the Beam pipelines; the start-up of the pools is not timed.
 
     python benchmarks/ingest.py [--images 60000] [--photos 3000] [--pairs 5]
 """
@@ -48,13 +48,13 @@ def write_small(folder: Path, count: int) -> None:
         rng = np.random.default_rng(0)
         pixels = np.stack([digits[at % len(digits)] ^ rng.integers(0, 2, (28, 28), np.uint8) for at in range(count)])
     for at in range(count):
-        subfolder = folder / f"{at % 10}"
-        subfolder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(subfolder / f"{at:07d}.png")
+        label = folder / f"{at % 10}"
+        label.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[at % len(pixels)] ^ np.uint8(at // len(pixels))).save(label / f"{at:07d}.png")
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write `count` JPEG files of 500×400: parts of scikit-learn's two photos, mirrored and shifted."""
+    """Write `count` JPEG files of 500×400: shifted and mirrored parts of the two photos of scikit-learn."""
     folder.mkdir(parents=True)
     photos = [Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg")]
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def resize_part(part: tuple[list[str], str]) -> int:
 
 
 def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> float:
-    """Return the seconds that a pool with one process for each core takes for all files, without its start-up."""
+    """Return the seconds that a pool of one process for each core takes for all files, without its start-up."""
     files = [str(file) for file in sorted(source.rglob("*.*"))]
     out.mkdir(parents=True)
     parts = [(files[start : start + 256], str(out / f"{start}.tfrecord")) for start in range(0, len(files), 256)]
@@ -126,11 +126,13 @@ def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path
         return time.perf_counter() - started
 
 
-def measure_in_subprocess(what: str, *folders: str) -> dict[str, float]:
-    """Run `measure_here` in a new process; return its seconds, and the peak memory of the largest process in MB."""
-    done = subprocess.run([sys.executable, __file__, "--child", what, *folders], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def child(what: str, *arguments: str) -> dict[str, float]:
+    """Run a part of this file in a new process; return its seconds, and the peak memory of the largest process in MB."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", what, *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def measure_here(what: str, source: str, out: str) -> None:

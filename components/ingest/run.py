@@ -31,7 +31,8 @@ from components.ingest.beam.store import bytes_of
 from components.ingest.config import IngestConfig
 from components.ingest.pixels.crop import provenance
 from components.ingest.pixels.decode import pillow_prepared
-from components.ingest.sources.readers import Reader, open_source
+from components.ingest.sources.chunks import Reader
+from components.ingest.sources.readers import open_source
 
 SECONDS_BETWEEN_TICKS, SECONDS_BETWEEN_REMOTE_TICKS = 1.0, 10.0
 WORK_FOLDER = "ingest"
@@ -180,11 +181,5 @@ def label_histogram(sums: Counts, split: str, names: tuple[str, ...]) -> dict[st
     """Return the number of images of a split by label: by name where labels have names, else by number."""
     prefix = f"{split} label "
     counts = {int(key.removeprefix(prefix)): count for key, count in sums.items() if key.startswith(prefix)}
-    return {label_text(label, names): counts[label] for label in sorted(counts)}
-
-
-def label_text(label: int, names: tuple[str, ...]) -> str:
-    """Return the name of a label, its number if it has no name, `unlabelled` for NO_LABEL."""
-    if label == NO_LABEL:
-        return "unlabelled"
-    return names[label] if label < len(names) else str(label)
+    texts = {NO_LABEL: "unlabelled", **dict(enumerate(names))}
+    return {texts.get(label, str(label)): counts[label] for label in sorted(counts)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from components.ingest.config import IngestConfig
-from components.ingest.sources.readers import RawImage, Reader, Unread, open_source, read_chunk
+from components.ingest.sources.chunks import RawImage, Reader, Unread
+from components.ingest.sources.readers import open_source, read_chunk
 
 
 def open_images(location: object, **fields: Any) -> Reader:

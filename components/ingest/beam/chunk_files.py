@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,38 +64,28 @@ def write_chunk(store: Store, name: str, read: int, items: Iterable[Item], rejec
     by_shard: dict[int, list[Item]] = {}
     for item in items:
         by_shard.setdefault(shard_of(item.digest, shards), []).append(item)
-    packed = {shard: _pack(by_shard[shard]) for shard in sorted(by_shard)}
-    sizes = {shard: [part.entries.nbytes, len(part.ids)] for shard, part in packed.items()}
+    indexes: dict[int, tuple[Entries, bytes]] = {}
+    frames: list[bytes] = []
+    for shard in sorted(by_shard):
+        framed_items = [framed(item.example) for item in by_shard[shard]]
+        indexes[shard] = _index(by_shard[shard], framed_items)
+        frames += framed_items
+    sizes = {shard: [entries.nbytes, len(ids)] for shard, (entries, ids) in indexes.items()}
     header = json.dumps({"read": read, "rejected": rejected, "index": sizes}).encode()
     start = len(MAGIC) + 8 + len(header) + sum(map(sum, sizes.values()))
-    for part in packed.values():
-        part.entries["offset"] += start
-        start += int(part.entries["length"].sum())
-    parts = {shard: (name, part.entries.tobytes(), part.ids) for shard, part in packed.items()}
-    store.write(name, _blocks(header, parts, packed))
+    for entries, _ in indexes.values():
+        entries["offset"] += start
+        start += int(entries["length"].sum())
+    parts = {shard: (name, entries.tobytes(), ids) for shard, (entries, ids) in indexes.items()}
+    packed = (entries + ids for _, entries, ids in parts.values())
+    store.write(name, chain([MAGIC, struct.pack("<Q", len(header)), header], packed, frames, [MAGIC]))
     return ChunkFile(read, rejected, parts)
 
 
-def _blocks(header: bytes, parts: dict[int, Part], packed: dict[int, _Packed]) -> Iterator[bytes]:
-    yield MAGIC + struct.pack("<Q", len(header)) + header
-    for _, entries, ids in parts.values():
-        yield entries + ids
-    for part in packed.values():
-        yield from part.frames
-    yield MAGIC
-
-
-class _Packed(NamedTuple):
-    entries: Entries
-    ids: bytes
-    frames: list[bytes]
-
-
-def _pack(items: list[Item]) -> _Packed:
-    """Return the index of one shard's items, with offsets relative to its first record, and the framed records."""
+def _index(items: list[Item], frames: list[bytes]) -> tuple[Entries, bytes]:
+    """Return the entries of one shard's items, with offsets relative to its first record, and the concatenated ids."""
     entries = np.empty(len(items), ENTRY)
     ids = [item.id.encode() for item in items]
-    frames = [framed(item.example) for item in items]
     digests = np.frombuffer(b"".join(item.digest for item in items), ">u8").reshape(-1, 2)
     entries["high"], entries["low"] = digests[:, 0], digests[:, 1]
     entries["label"] = [item.label for item in items]
@@ -103,7 +94,7 @@ def _pack(items: list[Item]) -> _Packed:
     entries["offset"] = np.cumsum(entries["length"], dtype=np.uint64) - entries["length"]
     entries["perceptual_hash"] = [item.perceptual_hash for item in items]
     entries["id_end"] = np.cumsum([len(id) for id in ids])
-    return _Packed(entries, b"".join(ids), frames)
+    return entries, b"".join(ids)
 
 
 def read_chunk_file(store: Store, name: str) -> ChunkFile | None:

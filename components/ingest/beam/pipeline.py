@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +24,10 @@ from components.ingest.beam.quiet_beam import beam
 from components.ingest.beam.shards import EVAL, Dropped, ShardIndex, drop_equals, join_parts, write_shard
 from components.ingest.beam.store import Store, bytes_of, store_at
 from components.ingest.config import Decoding, IngestConfig
-from components.ingest.pixels.decode import UnreadableImageError, decode, prepare_pillow
+from components.ingest.pixels.decode import decode, prepare_pillow
 from components.ingest.pixels.near_duplicates import NEAR_DUPLICATE, find_near_duplicates
-from components.ingest.sources.chunks import HEAD_BYTES
-from components.ingest.sources.readers import Chunk, Reader, Unread, read_chunk
+from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Reader, Unread
+from components.ingest.sources.readers import read_chunk
 
 COUNTS_FILE = "counts.json"
 QUARANTINE_FILE = "quarantine.jsonl"
@@ -37,6 +37,10 @@ NO_PART: Part = ("", b"", b"")
 
 Counts = dict[str, int]
 OUTCOMES = ("kept", "duplicate", "quarantined")
+LISTS = {
+    "quarantined": (QUARANTINE_FILE, ("id", "reason", "detail", "head")),
+    "duplicate": (DUPLICATES_FILE, ("id", "of", "kind")),
+}
 
 
 class WorkerSettings(NamedTuple):
@@ -84,10 +88,11 @@ def build(pipeline: Any, reader: Reader, settings: WorkerSettings, near_duplicat
         dropped = _gathered(pipeline, hashes, "hashes") | "Near duplicates" >> beam.FlatMap(drop_near, near_duplicates)
         shards = {"parts": grouped, "dropped": dropped} | "Shards and near duplicates" >> beam.CoGroupByKey()
     written = shards | "Write shards" >> beam.ParDo(WriteShard(settings)).with_outputs("dropped", main="counts")
-    rejected = _gathered(pipeline, examined.rejected, "rejected")
-    quarantined = rejected | "Write quarantine" >> beam.Map(write_quarantine, settings)
-    duplicates = _gathered(pipeline, written.dropped, "dropped") | "Write duplicates" >> beam.Map(write_duplicates, settings)
-    counts = (examined.read, written.counts, quarantined, duplicates) | "All counts" >> beam.Flatten()
+    omitted = [
+        _gathered(pipeline, rows, outcome) | f"Write {outcome}" >> beam.Map(write_list, settings, outcome)
+        for outcome, rows in (("quarantined", examined.rejected), ("duplicate", written.dropped))
+    ]
+    counts = (examined.read, written.counts, *omitted) | "All counts" >> beam.Flatten()
     _ = _gathered(pipeline, counts, "counts") | "Write counts" >> beam.Map(write_counts, settings, reader.total)
 
 
@@ -131,7 +136,7 @@ def decode_chunk(chunk: Chunk, settings: WorkerSettings, name: str) -> ChunkFile
             continue
         try:
             decoded = decode(image.content, settings.decoding)
-        except UnreadableImageError as error:
+        except CannotReadError as error:
             rejected.append(_rejected(image.id, error.reason, error.detail, image.content))
         else:
             example = encode_pixels(decoded.pixels, image.label, image.id, decoded.height, decoded.width)
@@ -205,22 +210,13 @@ def write_once(index: ShardIndex, settings: WorkerSettings, number: int) -> Coun
     return counts
 
 
-def write_quarantine(gathered: tuple[int, Iterable[list[list[Rejected]]]], settings: WorkerSettings) -> Counts:
-    """Write quarantine.jsonl; return the number of its lines."""
-    return {"quarantined": _write_lines(settings.store, QUARANTINE_FILE, ("id", "reason", "detail", "head"), gathered[1])}
-
-
-def write_duplicates(gathered: tuple[int, Iterable[list[list[Dropped]]]], settings: WorkerSettings) -> Counts:
-    """Write duplicates.jsonl; return the number of its lines."""
-    return {"duplicate": _write_lines(settings.store, DUPLICATES_FILE, ("id", "of", "kind"), gathered[1])}
-
-
-def _write_lines(store: Store, name: str, keys: Sequence[str], lists: Iterable[Any]) -> int:
-    """Write rows as JSON Lines, sorted by id, and return their number. Raises ArtifactError."""
-    rows = sorted(tuple(row) for gathered in lists for part in gathered for row in part)
+def write_list(gathered: tuple[int, Iterable[list[Any]]], settings: WorkerSettings, outcome: str) -> Counts:
+    """Write the list of an outcome as JSON Lines, sorted by id; return the number of its lines. Raises ArtifactError."""
+    name, keys = LISTS[outcome]
+    rows = sorted(tuple(row) for lists in gathered[1] for part in lists for row in part)
     lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in rows]
-    store.write(name, [f"{line}\n".encode() for line in lines])
-    return len(lines)
+    settings.store.write(name, [f"{line}\n".encode() for line in lines])
+    return {outcome: len(lines)}
 
 
 def write_counts(gathered: tuple[int, Iterable[list[Counts]]], settings: WorkerSettings, total: int) -> None:

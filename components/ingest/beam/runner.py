@@ -1,4 +1,4 @@
-"""Runs a Beam pipeline: on the runner that the options name, or on this machine."""
+"""Runs a Beam pipeline, on the runner that the options name or on this machine, and restores the errors of its workers."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from components.common import errors
 from components.common.addresses import is_address, remote_errors
 from components.common.errors import ConfigError, PipelineError
 from components.ingest.beam import dataflow
 from components.ingest.beam.quiet_beam import BeamError, PipelineOptions, beam, grpc
-from components.ingest.beam.worker_errors import WORKER_GONE, unwrapped, worker_gone
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.sources.readers import Reader
+from components.ingest.sources.chunks import Reader
 
 # What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or an error of gRPC.
 RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
 BEAM_ERROR_LOGGERS = (
     "apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker", "apache_beam.runners.portability.local_job_service",
 )  # fmt: skip
+# Beam appends this to the first argument of an exception: in ours, between the problem and the cure.
+WHILE_RUNNING = re.compile(r" \[while running '[^']*'\] ?")
+
+# Messages of runners (Beam's own and Flink) when the process of a worker has ended.
+WORKER_GONE = re.compile(
+    r"Channel closed prematurely|client cancelled|Worker subprocess exited|StatusCode\.UNAVAILABLE|Process died"
+)
 MULTI_PROCESSING = "--direct_running_mode=multi_processing"
 POLL_SECONDS, SECONDS_TO_NOTICE = 0.05, 5.0
 STDERR_TAIL_BYTES = 10_000
@@ -157,3 +166,33 @@ def _worker_output_held_back(options: tuple[str, ...]) -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(before, 2)
             os.close(before)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return the error that a worker raised, from the error that the runner raised.
+
+    A PipelineError and Ctrl-C are restored. Any other error becomes a PipelineError with its type, its message and the step
+    in which it was raised.
+    """
+    text = "".join(traceback.format_exception_only(error)).strip()
+    if re.search(r"(^|: )KeyboardInterrupt\b", text, re.MULTILINE):
+        return KeyboardInterrupt()
+    ours = re.findall(r"^components\.common\.errors\.(\w+): (.+)$", text, re.MULTILINE)
+    if ours:
+        name, message = ours[-1]
+        problem, _, cure = WHILE_RUNNING.sub("\0", message).partition("\0")
+        kind: type[PipelineError] = getattr(errors, name)
+        return kind(problem, cure)
+    if WORKER_GONE.search(text):
+        return worker_gone()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = next((line for line in reversed(lines) if "[while running" in line), lines[-1])
+    return PipelineError(f"The Beam pipeline failed: {line[:400].rstrip('.')}.", "Run with --debug for the traceback.")
+
+
+def worker_gone() -> PipelineError:
+    """Return the error for a worker process that ended before its work was done."""
+    return PipelineError(
+        "A Beam worker ended unexpectedly: it was killed, or the machine ran out of memory.",
+        "Run again: finished chunks are reused.",
+    )

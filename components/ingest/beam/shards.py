@@ -11,8 +11,7 @@ import numpy.typing as npt
 from components.common.errors import ArtifactError
 from components.dataset.records import SPLITS, is_whole, shard_name
 from components.ingest.beam.chunk_files import ENTRY, Entries, Part
-from components.ingest.beam.store import ReadSpan, Span, Store
-from components.ingest.beam.worker_errors import writing
+from components.ingest.beam.store import ReadSpan, Span, Store, writing
 from components.ingest.sources.chunks import SPLIT_CODES
 
 EVAL = SPLIT_CODES.index("eval")

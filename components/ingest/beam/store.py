@@ -17,13 +17,24 @@ from uuid import uuid4
 from components.common.addresses import find_filesystem, is_address, remote_errors
 from components.common.artifacts import remove_directory
 from components.common.errors import ArtifactError, first_line
-from components.ingest.beam.worker_errors import writing
 
 MAX_OPEN_FILES = 200  # of one worker
 READ_AHEAD_BYTES = 1 << 20
 
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
 ReadSpan = Callable[[str, int, int], bytes]
+
+
+@contextlib.contextmanager
+def writing(file: str) -> Iterator[None]:
+    """Turn an OSError while a worker writes `file` into an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"Cannot write {file}: {first_line(error)}.",
+            "Free space or name a writable folder, for instance --set run.dir=DIR.",
+        ) from error
 
 
 class Folder:

@@ -23,6 +23,7 @@ from components.common.errors import first_line
 from components.ingest.config import Decoding
 from components.ingest.pixels.crop import REDUCED_TO, crop
 from components.ingest.pixels.near_duplicates import perceptual_hash
+from components.ingest.sources.chunks import CannotReadError
 
 # Each of these is recognised by its first bytes and decoded in this process. Pillow supports more, among them EPS, which it
 # would pass to Ghostscript, and TGA, which a text file can be mistaken for.
@@ -51,15 +52,6 @@ class Decoded(NamedTuple):
     perceptual_hash: int = 0
 
 
-class UnreadableImageError(Exception):
-    """Why an image is quarantined: a fixed reason, and details. Both are in quarantine.jsonl, and so in digests of datasets."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(reason, detail)
-
-
 class _TooSlowError(Exception):
     pass
 
@@ -79,7 +71,7 @@ class _WithDeadline(io.BytesIO):
 
 
 def decode(content: bytes, settings: Decoding) -> Decoded:
-    """Decode, check and resize an image file. Raises UnreadableImageError."""
+    """Decode, check and resize an image file. Raises CannotReadError."""
     image, height, width = open_image(content, settings)
     pixels = image.tobytes()
     digest = hashlib.blake2b(b"%b %d %d " % (image.mode.encode(), image.width, image.height), digest_size=16)
@@ -94,15 +86,15 @@ def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, in
     """Decode an image file to 8 bits a channel, mode L or RGB for 1 or 3 channels; return it with its full height and width.
 
     EXIF rotation is applied, transparency becomes white, 16 bits are scaled to 8, and an animation is its first frame. A
-    large JPEG is returned reduced. Raises UnreadableImageError.
+    large JPEG is returned reduced. Raises CannotReadError.
     """
     if not content:
-        raise UnreadableImageError("empty file", "0 bytes")
+        raise CannotReadError("empty file", "0 bytes")
     image, height, width = _load(content, settings)
     try:
         return _to_mode(image, MODES[settings.channels]), height, width
     except (ValueError, MemoryError) as error:
-        raise UnreadableImageError("unsupported pixels", _first_line(error)) from None
+        raise CannotReadError("unsupported pixels", _first_line(error)) from None
 
 
 def prepare_pillow(max_pixels: int) -> None:
@@ -142,15 +134,15 @@ def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
             if image.size != before:
                 width, height = height, width
     except UnidentifiedImageError:
-        raise UnreadableImageError("not an image", f"not one of {', '.join(FORMATS)}") from None
+        raise CannotReadError("not an image", f"not one of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError("too large", _first_line(error)) from None
+        raise CannotReadError("too large", _first_line(error)) from None
     except _TooSlowError:
-        raise UnreadableImageError("too slow", f"not decoded within {settings.max_seconds:g} s") from None
+        raise CannotReadError("too slow", f"not decoded within {settings.max_seconds:g} s") from None
     except DECODE_ERRORS as error:
         detail = _first_line(error)
         reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
-        raise UnreadableImageError(reason, detail) from None
+        raise CannotReadError(reason, detail) from None
     return image, height, width
 
 
@@ -193,7 +185,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         image = _sixteen_to_eight_bits(image)
     if image.mode in {"I", "F"}:
-        raise UnreadableImageError("unsupported pixels", f"mode {image.mode}: what is black and white is not known")
+        raise CannotReadError("unsupported pixels", f"mode {image.mode}: what is black and white is not known")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

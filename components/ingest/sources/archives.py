@@ -12,8 +12,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -115,26 +115,25 @@ def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
     except LISTING_ERRORS as error:
         raise DamagedArchiveError(first_line(error)) from None
     starts = sorted(member.header_offset for member in members)
+    shared = {start for start, following in pairwise(starts) if start == following}
+    limits = dict(zip(starts, [*starts[1:], directory_start], strict=True))
     for member in members:
-        numbers = (member.header_offset, member.compress_size, member.file_size)
-        if not all(0 <= number < 2**62 for number in numbers):
+        offset, packed, size = member.header_offset, member.compress_size, member.file_size
+        if min(offset, packed, size) < 0 or max(offset, packed, size) >= 2**62:
             raise DamagedArchiveError("its directory contains impossible sizes")
         if member.volume not in (0, 0xFFFF):
             raise DamagedArchiveError("it is one part of several")
-        # zipfile decodes names; only the stored bytes are the same in every Python version and locale.
+        # zipfile decodes names; the stored bytes are the same in every Python version and locale.
         name = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
         if name.endswith(b"/"):
             continue
-        end = member.header_offset + LOCAL_HEADER.size + len(name) + member.compress_size
-        following = bisect_right(starts, member.header_offset)
-        same_start = following - bisect_left(starts, member.header_offset) > 1
-        overlaps = same_start or end > (starts[following] if following < len(starts) else directory_start)
+        overlaps = offset in shared or offset + LOCAL_HEADER.size + len(name) + packed > limits[offset]
         fault = OVERLAPPING if overlaps else KINDS.index(_zip_kind(member))
-        packer.add(name, member.file_size, (*numbers, member.CRC, member.compress_type, member.flag_bits & 1), fault)
+        packer.add(name, size, (offset, packed, size, member.CRC, member.compress_type, member.flag_bits & 1), fault)
     return packer.reader()
 
 
 def _zip_kind(member: zipfile.ZipInfo) -> str:
     """Return the kind of a member, from the Unix mode in its attributes."""
     kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == 3 else 0
-    return {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}.get(kind, "special")
+    return "file" if kind in (0, stat.S_IFREG) else "link" if kind == stat.S_IFLNK else "special"

@@ -76,14 +76,11 @@ def changed(listed_bytes: int, read_bytes: int, content: bytes) -> CannotReadErr
 
 
 def read_up_to(file: Any, count: int) -> bytes:
-    """Read `count` bytes, fewer only at the end; a single read() of a raw file may return fewer."""
-    content: bytes = file.read(count)
-    if not content or len(content) == count:
-        return content
-    parts, missing = [content], count - len(content)
-    while missing and (part := file.read(missing)):
+    """Read `count` bytes, fewer only at the end; a single read() of a raw file or an HTTP stream may return fewer."""
+    parts: list[bytes] = []
+    while count and (part := file.read(count)):
         parts.append(part)
-        missing -= len(part)
+        count -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

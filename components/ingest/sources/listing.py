@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from components.common.addresses import remote_errors, size_of, stamp_of
 from components.common.errors import ConfigError, first_line
@@ -29,27 +29,14 @@ class ListedFile(NamedTuple):
     stamp: int
 
 
-class Tree(Protocol):
-    """Folders that can be walked. Names are paths below the root, with forward slashes."""
-
-    def identity(self, below: bytes) -> Hashable:
-        """Return a value that is the same for all paths to one folder."""
-
-    def names(self, below: bytes) -> list[bytes]:
-        """Return the names in a folder in any order; those of folders end in a slash."""
-
-    def status(self, name: bytes) -> tuple[int, int]:
-        """Return size and stamp of a file."""
-
-
 class LocalTree:
-    """The folder `root` of this machine."""
+    """The folder `root` of this machine. Names are paths below the root, with forward slashes."""
 
     def __init__(self, root: bytes) -> None:
         self.root = root
 
     def identity(self, below: bytes) -> Hashable:
-        """Return device and inode, which symbolic links to a folder share. Raises ConfigError."""
+        """Return what all paths to a folder have in common: device and inode. Raises ConfigError."""
         try:
             status = os.stat(self.root + b"/" + below)
         except OSError as error:
@@ -57,7 +44,10 @@ class LocalTree:
         return status.st_dev, status.st_ino
 
     def names(self, below: bytes) -> list[bytes]:
-        """List a folder. Only names are stored: entries with their status take five times the memory. Raises ConfigError."""
+        """Return the names in a folder, those of folders with a slash at the end. Raises ConfigError.
+
+        Entries with their status would take five times the memory.
+        """
         try:
             with os.scandir(self.root + b"/" + below) as entries:
                 return [entry.name + b"/" if _is_folder(entry) else entry.name for entry in entries]
@@ -70,7 +60,7 @@ class LocalTree:
 
 
 class RemoteTree:
-    """A folder of an fsspec file system. Listing it returns sizes and stamps, so files need no request of their own."""
+    """The same for a folder of an fsspec file system, whose listing has sizes and stamps, so files need no own request."""
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._filesystem, self._root = filesystem, root.rstrip("/")
@@ -81,7 +71,7 @@ class RemoteTree:
         return below
 
     def names(self, below: bytes) -> list[bytes]:
-        """List a folder. Raises ConfigError."""
+        """Return the names in a folder, those of folders with a slash at the end. Raises ConfigError."""
         folder = f"{self._root}/{below.decode()}"
         try:
             infos = self._filesystem.ls(folder, detail=True)
@@ -102,6 +92,9 @@ class RemoteTree:
         """Return size and stamp; a request is sent only if the listing had no size."""
         info = self._known.pop(name)
         return (size_of(info), stamp_of(info)) if size_of(info) >= 0 else remote_status(self._filesystem, info["name"])
+
+
+Tree = LocalTree | RemoteTree
 
 
 def local_status(path: bytes) -> tuple[int, int]:

@@ -103,16 +103,15 @@ def _undecodable_line(content: bytes) -> int:
 
 
 def _csv_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(text, strict=True)
+    reader = csv.DictReader(text, strict=True)
     try:
-        header = next(reader, [])
+        header = reader.fieldnames or ()
         if "path" not in header:
             raise _wrong(location, 1, f"the header has no column path; it has {', '.join(header) or 'none'}")
-        for fields in reader:
-            if len(fields) not in (0, len(header)):
-                raise _wrong(location, reader.line_num, f"{len(fields)} fields, the header has {len(header)}")
-            if fields:
-                yield reader.line_num, dict(zip(header, fields, strict=True))
+        for record in reader:
+            if None in record or None in record.values():
+                raise _wrong(location, reader.line_num, f"more or fewer fields than the {len(header)} of the header")
+            yield reader.line_num, record
     except csv.Error as error:
         raise _wrong(location, reader.line_num, str(error)) from None
 

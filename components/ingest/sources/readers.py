@@ -20,8 +20,6 @@ from components.ingest.sources.location import expanded, find_files, kind_of, no
 from components.ingest.sources.manifests import open_manifest
 from components.ingest.sources.tfds_files import read_array_records, read_tfrecords
 
-__all__ = ["Chunk", "RawImage", "Reader", "Unread", "load_digits", "open_source", "read_chunk"]
-
 
 def open_source(config: IngestConfig) -> Reader:
     """Return the reader of config.source.

@@ -36,9 +36,7 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
     """
     builder = find_builder(name, config.tfds_data_dir)
     _prepare(builder, name, config.tfds_manual_dir)
-    features = dict(builder.info.features)
-    _refuse_without_images(features, name)
-    _refuse_other_formats(builder, name)
+    _refuse_unreadable(builder, name)
     splits = {config.tfds_split: "train" if config.tfds_eval_split else ""}  # "": held out by hash
     if config.tfds_eval_split:
         if config.tfds_eval_split == config.tfds_split:
@@ -48,7 +46,7 @@ def open_tfds(config: IngestConfig, name: str) -> Reader:
             )
         splits[config.tfds_eval_split] = "eval"
     total = sum(_count(builder, name, split) for split in splits)
-    label = features.get("label")
+    label = dict(builder.info.features).get("label")
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     labelled = label is not None and label.shape == () and np.issubdtype(label.np_dtype, np.integer)
     return Reader(total, names, _chunks(builder, splits, bool(labelled)))
@@ -120,12 +118,18 @@ def _cure(builder: Any) -> str:
     return f"Put the original files{page} into a folder and name it in ingest.tfds_manual_dir, or connect to the network."
 
 
-def _refuse_without_images(features: Any, name: str) -> None:
-    image = features.get("image")
+def _refuse_unreadable(builder: Any, name: str) -> None:
+    """Raise ConfigError for a dataset without images, or in files of an unsupported format."""
+    image, format_ = dict(builder.info.features).get("image"), builder.info.file_format.value
     if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype).name not in {"uint8", "uint16"}:
         raise ConfigError(
-            f"tfds:{name} has no feature `image` with 8 or 16 bits; it has {', '.join(sorted(features))}.",
+            f"tfds:{name} has no feature `image` with 8 or 16 bits; it has {', '.join(sorted(builder.info.features))}.",
             "Name a dataset of images.",
+        )
+    if format_ not in FORMATS:
+        raise ConfigError(
+            f"tfds:{name} is prepared as {format_} files in {builder.data_dir}; {' and '.join(FORMATS)} can be read.",
+            "Name another folder in ingest.tfds_data_dir, so that TFDS prepares it again.",
         )
 
 
@@ -137,15 +141,6 @@ def _count(builder: Any, name: str, split: str) -> int:
         raise ConfigError(
             f'tfds:{name} has no split "{split}": {_reason(error)}', f"Choose from {known} in ingest.tfds_split."
         ) from None
-
-
-def _refuse_other_formats(builder: Any, name: str) -> None:
-    format_ = builder.info.file_format.value
-    if format_ not in FORMATS:
-        raise ConfigError(
-            f"tfds:{name} is prepared as {format_} files in {builder.data_dir}; {' and '.join(FORMATS)} can be read.",
-            "Name another folder in ingest.tfds_data_dir, so that TFDS prepares it again.",
-        )
 
 
 def _chunks(builder: Any, splits: dict[str, str], labelled: bool) -> list[Chunk]:

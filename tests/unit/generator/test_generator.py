@@ -255,7 +255,7 @@ class TestCommand:
         assert peaks[1] - peaks[0] < 60, f"MiB of 500 and of 10,000 images: {peaks}"
 
     def test_a_grid_of_many_shows_the_first(self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        drawn_here = generator.Drawn(sample_here(model, 500, 0), None)
+        drawn_here = generator.DrawnImages(sample_here(model, 500, 0), None)
         monkeypatch.setattr(generator, "drawn_in_fresh_process", lambda *_, **__: contextlib.nullcontext(drawn_here))
         done = CliRunner().invoke(app, ["generate", str(model), "--count", "500", "--out", str(tmp_path / "drawn")])
         assert "Wrote 500 images and grid.png of the first 400 to" in done.output

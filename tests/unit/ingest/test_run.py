@@ -24,7 +24,7 @@ from components.dataset.records import read_split
 from components.ingest.beam import pipeline
 from components.ingest.beam.pipeline import balanced
 from components.ingest.beam.shards import drop_equals
-from components.ingest.beam.worker_errors import writing
+from components.ingest.beam.store import writing
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.run import IngestSummary, chunk_folder, run
 from components.ingest.sources.readers import open_source

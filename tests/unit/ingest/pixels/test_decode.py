@@ -18,12 +18,12 @@ from components.ingest.pixels.decode import (
     FORMATS,
     Decoded,
     Decoding,
-    UnreadableImageError,
     decode,
     open_image,
     pillow_prepared,
 )
 from components.ingest.pixels.near_duplicates import perceptual_hash
+from components.ingest.sources.chunks import CannotReadError
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -47,7 +47,7 @@ def decoded_as(image: Image.Image, size: int, **fields: Any) -> Decoded:
 
 
 def reason_of(content: bytes, channels: int = 1, **fields: Any) -> tuple[str, str]:
-    with pytest.raises(UnreadableImageError) as caught:
+    with pytest.raises(CannotReadError) as caught:
         decode(content, Decoding(8, channels, **fields))
     return caught.value.reason, caught.value.detail
 
@@ -171,7 +171,7 @@ def test_damaged_files_are_decoded_or_refused(content: bytes, data: st.DataObjec
     with pillow_prepared(10**9):
         try:
             found = decode(bytes(damaged[:end]), Decoding(8, 3, perceptual_hashes=True))
-        except UnreadableImageError as error:
+        except CannotReadError as error:
             assert error.reason in REASONS  # noqa: PT017  # an image that still decodes is right too
         else:
             assert len(found.pixels) == 8 * 8 * 3

@@ -19,8 +19,9 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from components.common.errors import DataRejectedError
 from components.ingest.config import Decoding, IngestConfig
-from components.ingest.pixels.decode import UnreadableImageError, decode, pillow_prepared
+from components.ingest.pixels.decode import decode, pillow_prepared
 from components.ingest.run import run
+from components.ingest.sources.chunks import CannotReadError
 
 REASONS = {"empty file", "not an image", "truncated", "damaged", "too large", "too slow", "unsupported pixels"}
 FILES, SECONDS_EACH = 2000, 5.0
@@ -82,7 +83,7 @@ def test_two_thousand_mutated_files_are_decoded_or_refused() -> None:
             started = time.monotonic()
             try:
                 outcomes["decoded" if len(decode(content, SETTINGS).pixels) == 16 * 16 * 3 else "wrong size"] += 1
-            except UnreadableImageError as error:
+            except CannotReadError as error:
                 outcomes[error.reason] += 1
             slowest = max(slowest, time.monotonic() - started)
     assert set(outcomes) <= REASONS | {"decoded"}

@@ -20,8 +20,8 @@ import pytest
 from components.common.errors import ConfigError, DataRejectedError, PipelineError
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
+from components.ingest.sources.chunks import RawImage
 from components.ingest.sources.fingerprint import source_fingerprint
-from components.ingest.sources.readers import RawImage
 from tests.support.image_folder import write_digit_images
 from tests.support.source_items import contents, items_of, labels, open_images, reasons
 

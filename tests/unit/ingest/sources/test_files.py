@@ -18,8 +18,16 @@ import pytest
 from components.common.errors import ConfigError, DataRejectedError
 from components.dataset.records import NO_LABEL
 from components.ingest.sources import chunks, files, listing
-from components.ingest.sources.chunks import BYTES_PER_CHUNK, IMAGES_PER_CHUNK, CannotReadError, ChunkPacker, listed_images
-from components.ingest.sources.readers import RawImage, Unread, read_chunk
+from components.ingest.sources.chunks import (
+    BYTES_PER_CHUNK,
+    IMAGES_PER_CHUNK,
+    CannotReadError,
+    ChunkPacker,
+    RawImage,
+    Unread,
+    listed_images,
+)
+from components.ingest.sources.readers import read_chunk
 from tests.support.source_items import contents, items_of, labels, open_images, reasons
 
 

@@ -24,7 +24,8 @@ from components.dataset.records import read_split, read_tfrecord, record_positio
 from components.ingest.config import IngestConfig
 from components.ingest.run import IngestSummary, run
 from components.ingest.sources import tfds_reader
-from components.ingest.sources.readers import RawImage, Unread, open_source, read_chunk
+from components.ingest.sources.chunks import RawImage, Unread
+from components.ingest.sources.readers import open_source, read_chunk
 from tests.support.fashion_mnist import ORIGINALS
 from tests.support.source_items import items_of
 

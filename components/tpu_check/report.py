@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from components.common.section import Summary
 from components.tpu_check.child import Cost
-from components.tpu_check.chips import roofline
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.slices import roofline
 
 
 class TpuCheckSummary(Summary):
@@ -58,7 +58,7 @@ def summarise(config: TpuCheckConfig, rounds: int, figures: Mapping[str, float],
         replicas=config.slice.replicas,
         compiled=True,
         peak_hbm_bytes=int(peak),
-        hbm_bytes=config.slice.hbm_bytes,
+        hbm_bytes=config.slice.peaks.hbm_bytes,
         program_bytes=int(figures["program_bytes"]),
         rounds_a_call=rounds,
         flops_a_round=flops,

@@ -80,7 +80,7 @@ def vertex_train(overrides: list[str]) -> str:
     return str(yaml.safe_dump(parts))
 
 
-def made() -> dict[str, str]:
+def golden_texts() -> dict[str, str]:
     """Return every golden file's text by its name."""
     files = {f"kubernetes-{name}.yaml": kubernetes(overrides) for name, overrides in KUBERNETES.items()}
     files |= {f"vertex-{name}.yaml": vertex_train(overrides) for name, overrides in VERTEX.items()}
@@ -90,7 +90,7 @@ def made() -> dict[str, str]:
 def main() -> None:
     """Write the golden files."""
     FOLDER.mkdir(exist_ok=True)
-    for name, text in made().items():
+    for name, text in golden_texts().items():
         (FOLDER / name).write_text(text)
 
 

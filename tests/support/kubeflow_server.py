@@ -114,7 +114,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         time.sleep(kubeflow.slow(method, path))
         if fault := kubeflow.fault(method, path):
-            return self._answer(fault[0], {"error": "as the test wants it", "message": "as the test wants it"}, fault[1])
+            return self._answer(
+                fault[0], {"error": "as requested by the test", "message": "as requested by the test"}, fault[1]
+            )
         if kubeflow.token and self.headers.get("Authorization") != f"Bearer {kubeflow.token}":
             return self._answer(401, {"message": "Unauthenticated"})
         if not url.path.startswith(API):

@@ -94,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         vertex.requests.append(f"{method} {path}")
         time.sleep(vertex.pause(method, path))
         if fault := vertex.fault(method, path):
-            return self._answer(fault[0], {"error": {"code": fault[0], "message": "as the test wants it"}}, fault[1])
+            return self._answer(fault[0], {"error": {"code": fault[0], "message": "as requested by the test"}}, fault[1])
         if self.headers.get("Authorization") != f"Bearer {vertex.token}":
             return self._answer(401, {"error": {"code": 401, "message": "no token"}})
         path = path.replace(NUMBERED, PARENT)

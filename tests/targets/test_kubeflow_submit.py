@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from components.common import requests
-from pipeline.commands import remote
+from pipeline.commands.submit import unique_name
 from pipeline.config import load_config
-from pipeline.targets import runs
+from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
+from tests.support.command_line import run
 from tests.support.kubeflow_server import Kubeflow, kubeflow_served
-from tests.support.remote_runs import run
 
 COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
@@ -26,7 +26,7 @@ QUICK = "--set=train.rounds=20"
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(runs, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
     (tmp_path / "server").mkdir()
@@ -60,7 +60,7 @@ def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_it_ends_as_the_run_ended(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_exit_code_and_output_match_the_run(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         known.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"})
         code, said = submit(served, config, "--name", "nightly")
@@ -73,7 +73,7 @@ class TestSubmit:
         )
         assert [each["display_name"] for each in known.experiments.values()] == ["wgan-tpu-pipeline"]
 
-    def test_steps_run_as_the_account_that_is_named(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_steps_run_as_the_configured_account(self, served: tuple[str, Kubeflow], config: Path) -> None:
         assert submit(served, config, "--set", "deploy.service_account=wgan")[0] == 0
         assert submit(served, config)[0] == 0
         assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
@@ -96,15 +96,15 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("state", "steps", "sentence"),
         [
-            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log says why: "),
+            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log has the reason: "),
             ("FAILED", {"root": "FAILED", "train-driver": "FAILED", "train": "FAILED"}, "Failed in train. The step's log"),
             ("FAILED", {"train-driver": "FAILED"}, "Failed in train-driver. The step's log"),
-            ("CANCELED", {}, "Canceled. The step's log says why: "),
+            ("CANCELED", {}, "Canceled. The step's log has the reason: "),
             ("SKIPPED", {}, "Skipped. "),
-            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log says why"),
+            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log has the reason"),
         ],
     )
-    def test_a_run_that_failed_is_no_success(
+    def test_a_failed_run_is_reported_as_failed(
         self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, str], sentence: str
     ) -> None:
         """Nor is one that Kubeflow calls succeeded because its exit handler was."""
@@ -113,7 +113,7 @@ class TestSubmit:
         assert code == 1
         assert sentence in said
 
-    def test_not_waiting_and_waiting_later(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_no_wait_and_follow(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         known.outcome = ("FAILED", {"push": "FAILED"})
         code, said = submit(served, config, "--no-wait")
@@ -123,7 +123,7 @@ class TestSubmit:
         assert code == 1
         assert "Failed in push." in said
 
-    def test_what_is_asked_in_what_order(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_the_order_of_requests(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         assert submit(served, config)[0] == 0
         ids = [next(iter(each)) for each in (known.pipelines, known.runs)]
@@ -131,14 +131,14 @@ class TestSubmit:
         first = [
             "GET /healthz", "GET /pipelines", "POST /pipelines", "GET /pipelines/PIPELINE/versions",
             "POST /pipelines/upload_version", "GET /experiments", "POST /experiments", "POST /runs",
-            "GET /runs/RUN", "GET /runs/RUN", "GET /runs/RUN",
+            "GET /runs/RUN", "GET /runs/RUN",
         ]  # fmt: skip
         assert asked == first
         known.requests.clear()
         assert submit(served, config)[0] == 0
         assert [each for each in known.requests if each.startswith("POST")] == ["POST /runs"], "the rest is there"
 
-    def test_a_compiled_file_is_sent_as_it_is(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
         code, said = run("submit", str(compiled), "--host", served[0])
         assert code == 0, said
         (version,) = served[1].versions
@@ -146,14 +146,14 @@ class TestSubmit:
 
     @pytest.mark.heavy
     @pytest.mark.timeout(600)
-    def test_the_file_that_arrives_is_executed(
+    def test_the_submitted_file_runs(
         self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
         import json
 
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        monkeypatch.setattr(runs, "POLL_SECONDS", 0.5)
+        monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
         known = served[1]
         known.execute = True
         file = tmp_path / "tiny.toml"
@@ -201,7 +201,7 @@ class TestFaults:
     MAKING = ("/experiments", "/pipelines", "/pipelines/upload_version", "/runs")
 
     @pytest.mark.parametrize("at", MAKING)
-    def test_an_answer_that_is_lost_makes_nothing_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
+    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
         known = served[1]
         lost = iter([True])
         known.lose_answer = lambda method, path: method == "POST" and path == at and next(lost, False)
@@ -210,7 +210,7 @@ class TestFaults:
         assert next(lost, None) is None
         assert [len(each) for each in (known.experiments, known.pipelines, known.versions, known.runs)] == [1] * 4
 
-    def test_a_connection_that_breaks_in_the_middle_of_an_upload(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_an_upload_is_retried_after_a_broken_connection(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         broken = iter([True, True])
         known.reset = lambda method, path: path == "/pipelines/upload_version" and next(broken, False)
@@ -224,7 +224,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("status", [500, 502, 503])
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_what_passes_is_asked_again(self, served: tuple[str, Kubeflow], config: Path, method: str, status: int) -> None:
+    def test_temporary_errors_are_retried(self, served: tuple[str, Kubeflow], config: Path, method: str, status: int) -> None:
         known = served[1]
         left = [status] * 3
         known.fault = lambda verb, path: (left.pop(), {}) if verb == method and left and path != "/healthz" else None
@@ -233,7 +233,7 @@ class TestFaults:
         assert left == []
         assert len(known.runs) == 1
 
-    def test_it_waits_as_long_as_it_is_asked_to(
+    def test_retry_after_is_respected(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waited: list[float] = []
@@ -246,15 +246,15 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("status", "at", "sentence"),
         [
-            (401, "/healthz", "answered 401 to the request to check its health: it does not take this token (expired?)"),
-            (403, "/runs", "answered 403 to the request to start the run: this account may not do that"),
-            (404, "/runs", "answered 404 to the request to start the run: as the test wants it."),
-            (409, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (500, "/runs", "cannot start the run: as the test wants it. Nothing was created twice; run again."),
-            (400, "/pipelines/upload_version", "answered 400 to the request to upload the pipeline: as the test wants it."),
+            (401, "/healthz", "answered 401 to the request to check its health: it does not accept this token (expired?)"),
+            (403, "/runs", "answered 403 to the request to start the run: this account is not allowed to do that"),
+            (404, "/runs", "answered 404 to the request to start the run: as requested by the test."),
+            (409, "/runs", "cannot start the run: as requested by the test. Nothing was created twice; run again."),
+            (500, "/runs", "cannot start the run: as requested by the test. Nothing was created twice; run again."),
+            (400, "/pipelines/upload_version", "answered 400 to the request to create the pipeline version spec-"),
         ],
     )
-    def test_what_does_not_pass_gets_a_sentence(
+    def test_permanent_errors_are_explained(
         self, served: tuple[str, Kubeflow], config: Path, status: int, at: str, sentence: str
     ) -> None:
         verb = "GET" if at == "/healthz" else "POST"
@@ -265,7 +265,7 @@ class TestFaults:
         assert not served[1].runs
         assert sum(each == f"{verb} {at}" for each in served[1].requests) <= requests.TRIES
 
-    def test_a_token_that_expires_is_read_anew(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
+    def test_an_expired_token_is_read_again(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
         known = served[1]
         file = tmp_path / "token"
         file.write_text("first\n")
@@ -282,10 +282,10 @@ class TestFaults:
         known.token = "third"
         code, said = submit(served, config, "--token-file", str(file))
         assert code == 1
-        assert "it does not take this token (expired?); give a fresh one with --token-file" in said
+        assert "it does not accept this token (expired?); give a new one with --token-file" in said
 
     @pytest.mark.parametrize("status", [0, 400, 401, 500])
-    def test_the_token_is_in_no_output(
+    def test_the_token_is_never_printed(
         self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
     ) -> None:
         file = tmp_path / "token"
@@ -297,7 +297,7 @@ class TestFaults:
         assert "s3cr3t" not in said + caplog.text
 
     @pytest.mark.parametrize(("minutes", "way"), [(-90, "ahead of"), (90, "behind")])
-    def test_a_clock_that_is_wrong_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
+    def test_a_wrong_clock_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
         there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
         date = email.utils.format_datetime(there, usegmt=True)
         served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
@@ -305,7 +305,7 @@ class TestFaults:
         assert code == 1
         assert f"; the clock here is 90 minutes {way} the service's: correct it." in said
 
-    def test_a_server_that_does_not_answer(
+    def test_a_server_that_does_not_answer_times_out(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
@@ -316,7 +316,7 @@ class TestFaults:
         assert f"{served[0]} cannot be reached to list the experiments: " in said
         assert "timed out" in said.lower()
 
-    def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreachable_server_is_reported(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
         code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
         assert code == 1
@@ -325,43 +325,43 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--host", "kubeflow.example"], "--host kubeflow.example is no address. Use https://HOST"),
+            (["--host", "kubeflow.example"], "--host kubeflow.example is not a URL. Use https://HOST"),
             ([], "--host is missing."),
             (["--host", "http://127.0.0.1:9", "--target", "argo"], "--target argo is unknown. Use kubeflow or vertex."),
             (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
         ],
     )
-    def test_bad_words_are_usage(self, config: Path, words: list[str], sentence: str) -> None:
+    def test_invalid_options_are_usage_errors(self, config: Path, words: list[str], sentence: str) -> None:
         code, said = run("submit", str(config), *words)
         assert code == 2
         assert sentence in said
 
-    def test_a_config_that_cannot_run_there_is_refused_before_anything_is_asked(self, config: Path) -> None:
+    def test_an_unsuitable_config_is_refused_before_any_request(self, config: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compiler, "compile_pipeline", COMPILE)
             code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
-        assert "run.dir = 'runs' is a folder of this machine" in said
+        assert "run.dir = 'runs' is a folder on this machine" in said
 
-    def test_files_that_cannot_be_sent(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
+    def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [
-            (["--target", "vertex"], "was compiled for kubeflow, and --target is vertex. Use --target kubeflow, or compile"),
+            (["--target", "vertex"], "was compiled for kubeflow, but --target is vertex. Use --target kubeflow, or compile"),
             (["--set", "train.rounds=3"], "--set cannot change "),
         ]:
             code, said = run("submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words)
             assert code == 2
             assert sentence in said
         (tmp_path / "other.yaml").write_text("a: 1\n")
-        for name, sentence in [("other.yaml", "is no compiled pipeline of this program"), ("none.yaml", "There is no file")]:
+        for name, sentence in [("other.yaml", "is not a compiled pipeline of this program"), ("none.yaml", "There is no file")]:
             code, said = run("submit", str(tmp_path / name), "--host", served[0])
             assert code == 2
             assert sentence in said
         assert served[1].requests == []
 
-    def test_a_host_that_is_something_else(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_a_host_that_is_not_kubeflow_is_refused(self, served: tuple[str, Kubeflow], config: Path) -> None:
         code, said = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
         assert code == 2
-        assert "answers, but is no Kubeflow Pipelines" in said
+        assert "answers, but is not Kubeflow Pipelines" in said
 
 
 def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
@@ -370,7 +370,7 @@ def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSchedule:
-    def test_its_life(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_create_list_pause_resume_delete(self, served: tuple[str, Kubeflow], config: Path) -> None:
         known = served[1]
         code, said = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
         assert code == 0, said
@@ -395,7 +395,7 @@ class TestSchedule:
         assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
         assert [each["display_name"] for each in known.recurring.values()] == ["hourly"]
 
-    def test_from_and_until(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_start_and_end(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
         code, said = schedule(served, "create", str(config), *words, "--time-zone", "Europe/Zurich",
                               "--cluster-time-zone", "Europe/Zurich")  # fmt: skip
@@ -409,11 +409,11 @@ class TestSchedule:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--cron", "0 0 2 * * *"], "has 6 fields where 5 are read. Leave the seconds out: 0 2 * * *"),
-            (["--cron", "0 25 * * *"], "is wrong: "),
+            (["--cron", "0 0 2 * * *"], "has 6 fields instead of 5. Omit the seconds: 0 2 * * *."),
+            (["--cron", "0 25 * * *"], "is invalid: "),
             (["--cron", "0 2 * * *", "--time-zone", "Mars/Base"], "There is no time zone 'Mars/Base'"),
             (["--cron", "0 2 * * *", "--time-zone", "Asia/Tokyo"], "reads every schedule in UTC time"),
-            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is no time."),
+            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is not a time."),
             (["--cron", "0 2 * * *", "--end", "2020-01-01"], "--end 2020-01-01 is not after now."),
             (
                 ["--cron", "0 2 * * *", "--start", "2099-02-01", "--end", "2099-01-01"],
@@ -421,27 +421,29 @@ class TestSchedule:
             ),
         ],
     )
-    def test_bad_words_are_usage(self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str) -> None:
+    def test_invalid_options_are_usage_errors(
+        self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str
+    ) -> None:
         code, said = schedule(served, "create", str(config), "--name", "n", *words)
         assert code == 2
         assert sentence in said
         assert served[1].requests == []
 
-    def test_names_are_of_one_schedule(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_names_are_unique_and_must_exist(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         assert schedule(served, *words)[0] == 0
         code, said = schedule(served, *words)
         assert code == 2
-        assert f"There is a schedule n on {served[0]} already." in said
+        assert f"Schedule n already exists on {served[0]}." in said
         for verb in ("pause", "resume", "delete"):
             code, said = schedule(served, verb, "other")
             assert code == 2
-            assert f"There is no schedule other on {served[0]}; there are: n. Name one of them." in said
+            assert f"There is no schedule other on {served[0]}. Existing schedules: n." in said
         assert schedule(served, "delete", "n")[0] == 0
         assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
 
     @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
-    def test_an_answer_that_is_lost(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
+    def test_a_lost_answer_is_recovered(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         if verb == "delete":
             schedule(served, *words)
@@ -455,7 +457,7 @@ class TestSchedule:
         assert next(lost, None) is None
         assert len(served[1].recurring) == count
 
-    def test_what_other_programs_made_is_shown_as_it_is(self, served: tuple[str, Kubeflow]) -> None:
+    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, Kubeflow]) -> None:
         recurring: dict[str, Any] = served[1].recurring
         recurring["a"] = {"recurring_run_id": "a", "display_name": "periodic", "status": "ENABLED",
                           "trigger": {"periodic_schedule": {"interval_second": "60"}}}  # fmt: skip
@@ -463,9 +465,9 @@ class TestSchedule:
                           "trigger": {"cron_schedule": {"cron": "30 0 2 ? * 2-6"}}}  # fmt: skip
         code, said = schedule(served, "list")
         assert code == 0
-        assert "not by cron: made by another program" in said
+        assert "not a cron schedule: created by another program" in said
         assert "30 0 2 ? * 2-6 (six fields, seconds first)" in said
 
 
-def test_names_of_runs_differ() -> None:
-    assert remote._own_name("") != remote._own_name("")
+def test_run_names_are_unique() -> None:
+    assert unique_name("") != unique_name("")

@@ -1,4 +1,4 @@
-"""What a local run shows: one line a finished step, what steps say, a bar on a terminal; everything else goes to the log."""
+"""The output of a local run: a line for each finished step, progress lines and a bar; everything else goes to the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from components.common.progress import SAY, TICK
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# The lines of kfp.local 2.17.0 that say where the pipeline is.
+# The lines of kfp.local 2.17.0 about the progress of the pipeline.
 TASK_STARTS = re.compile(r"Executing task '([\w-]+)'")
 TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
 TASK_ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
@@ -26,7 +26,7 @@ PLAIN_TICK_SECONDS = 10.0
 
 
 class Terminal:
-    """Turns the lines of a run into what a person wants to see."""
+    """Shows the relevant lines of a run on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -35,7 +35,7 @@ class Terminal:
         self.bar: Progress | None = None
 
     def line(self, raw: str) -> None:
-        """Take one line of kfp or of a step."""
+        """Show one line of kfp or of a step, if it is relevant."""
         text = ANSI.sub("", raw).strip()
         if match := TASK_CACHED.search(text):
             self._finish(match[1], "cached", "nothing to do")
@@ -49,7 +49,7 @@ class Terminal:
             self.console.print(f"    {text.removeprefix(SAY)}", style="dim", markup=False, highlight=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None
@@ -71,7 +71,7 @@ class Terminal:
     def _move_bar(self, done: int, total: int, text: str) -> None:
         if self.bar is None:
             columns = TextColumn("   "), BarColumn(24), TextColumn("{task.completed}/{task.total} {task.description}")
-            # rich would put a stdout of its own in place of ours, and every line would go past us.
+            # Without the last two, rich replaces our stdout by its own, and LineStream gets no lines.
             self.bar = Progress(
                 *columns,
                 console=self.console,
@@ -85,17 +85,17 @@ class Terminal:
 
 
 class LineStream(io.TextIOBase):
-    """A stream that stands in for stdout: whole lines go to a log file and to the terminal's view."""
+    """A replacement for stdout that passes whole lines to a log file and to the terminal."""
 
     def __init__(self, log: TextIO, terminal: Terminal) -> None:
         self.log, self.terminal, self.rest = log, terminal, ""
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def write(self, text: str) -> int:
-        """Take text; act on each line that is complete."""
+        """Buffer text, and pass on each complete line."""
         *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
             self.log.write(f"{line}\n")
@@ -106,12 +106,12 @@ class LineStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def shown_on(console: Console, log_file: Path) -> Iterator[None]:
-    """Send what is printed meanwhile to `log_file`, and what a person wants to see of it to `console`."""
+    """Write what is printed in this context to `log_file`, and the relevant lines of it to `console`."""
     terminal = Terminal(console)
     root = logging.getLogger()
     level = root.level
     with log_file.open("w") as log, contextlib.redirect_stdout(LineStream(log, terminal)) as stream:
-        # kfp.local says through the root logger, outside of the handler that it sets for tasks, what it took from the cache.
+        # kfp.local logs cache hits with the root logger, not with the handler that it sets for tasks.
         handler = logging.StreamHandler(stream)
         root.addHandler(handler)
         root.setLevel(logging.INFO)

@@ -1,7 +1,7 @@
-"""Train on a TPU of Vertex AI: as a custom job, since Vertex gives TPUs to nothing else.
+"""Train on a TPU of Vertex AI as a custom job, since Vertex gives TPUs to nothing else.
 
-google-cloud-pipeline-components makes a component of a custom job of train's, with all of its inputs and outputs; what machine
-it is, the library cannot say for TPUs of v5e and later (its function has no tpu_topology), so that part is ours.
+google-cloud-pipeline-components turns train into a component that starts a custom job. Its function has no tpu_topology, which
+v5e and later need, so the machine is set here (tests/targets/test_custom_job.py compares the rest with the library's).
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 def train_on_tpu(row: TpuRow, deploy: DeploySection) -> Callable[..., Any]:
     """Return `train` as a component that starts a custom job on this TPU, in deploy.tpu_image.
 
-    Raises ConfigError when the library is not there or the TPU is not to be had as asked.
+    Raises ConfigError when the library is missing or Vertex AI has no spot machines of this slice.
     """
     try:
         from google_cloud_pipeline_components.v1.custom_job import create_custom_training_job_from_component
     except ImportError:
         raise ConfigError(
-            "google-cloud-pipeline-components, which places train on a TPU of Vertex AI, is not installed.",
+            "google-cloud-pipeline-components, needed for train on a TPU of Vertex AI, is not installed.",
             "Install wgan-tpu-pipeline[vertex].",
         ) from None
     try:
-        plan = scheduling(row, spot=deploy.tpu_spot)
+        strategy = scheduling(row, spot=deploy.tpu_spot)["strategy"]
     except ValueError as error:
         raise ConfigError(f"deploy.tpu_spot = true: {error}.", "Use --set deploy.tpu_spot=false.") from None
     component = create_custom_training_job_from_component(
         steps.train,
         display_name="wgan-tpu-pipeline-train",
         timeout=f"{round(3600 * deploy.timeout_hours)}s",
-        restart_job_on_worker_restart=True,  # it goes on from its last checkpoint
+        restart_job_on_worker_restart=True,  # train continues from its last checkpoint
         service_account=deploy.service_account,
         network=deploy.network,
         encryption_spec_key_name=deploy.kms_key,
         tensorboard=deploy.tensorboard,
         base_output_directory=f"{deploy.pipeline_root}/tensorboard" if deploy.tensorboard else "",
         labels={"pipeline": "wgan-tpu-pipeline", "component": "train"},
-        strategy=plan["strategy"],
+        strategy=strategy,
     )
-    return _on(component, row, deploy.tpu_image)
+    return _with_machine(component, row, deploy.tpu_image)
 
 
-def _on(component: Any, row: TpuRow, image: str) -> Callable[..., Any]:
-    """Return the component with its machine replaced by the row's."""
+def _with_machine(component: Any, row: TpuRow, image: str) -> Callable[..., Any]:
+    """Return the component with the machine of the row."""
     import yaml
     from google.protobuf import json_format
     from kfp import components
@@ -62,7 +62,7 @@ def _on(component: Any, row: TpuRow, image: str) -> Callable[..., Any]:
         (pool,) = machines["defaultValue"]
         container = pool["container_spec"]
         machines["defaultValue"] = worker_pool_specs(row, image, container["command"], container["args"], ENVIRONMENT)
-    named: Any = components.load_component_from_text(yaml.safe_dump(spec))
-    named.component_spec.name = "train"  # a loaded component is named after what is in it
-    placed: Callable[..., Any] = named
-    return placed
+    loaded: Any = components.load_component_from_text(yaml.safe_dump(spec))
+    loaded.component_spec.name = "train"  # it is named after its custom job otherwise
+    train: Callable[..., Any] = loaded
+    return train

@@ -26,7 +26,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
-def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
+def test_every_package_has_hashes_and_no_url(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -36,7 +36,7 @@ def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_runs_the_versions_that_are_tested(name: str) -> None:
+def test_images_have_the_tested_versions(name: str) -> None:
     tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
     assert len(image) > 50
     of_its_own = {name: version for name, version in image.items() if tested.get(name) != version}
@@ -44,7 +44,7 @@ def test_an_image_runs_the_versions_that_are_tested(name: str) -> None:
     assert "tensorflow-tpu" not in tested
 
 
-def test_each_image_has_what_its_steps_need_and_no_more() -> None:
+def test_each_image_has_only_the_packages_of_its_steps() -> None:
     train, data, check = (pins(lock) for lock in LOCKS[:3])
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "jax", "libclang"}.isdisjoint(train)
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
@@ -56,7 +56,7 @@ def test_each_image_has_what_its_steps_need_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_containerfile_is_nonroot_and_takes_its_base(name: str) -> None:
+def test_a_containerfile_is_nonroot_and_has_no_default_base(name: str) -> None:
     text = (IMAGES / name / "Containerfile").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert lines[0] == "ARG BASE_IMAGE", "no default: a base is named by its digest"
@@ -83,7 +83,7 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("nothing", "localhost/base:latest"), 2, "build: there is no deploy/images/nothing/Containerfile."),
     ],
 )
-def test_build_refuses_what_it_cannot_build(arguments: tuple[str, ...], code: int, sentence: str) -> None:
+def test_build_refuses_invalid_arguments(arguments: tuple[str, ...], code: int, sentence: str) -> None:
     done = build(*arguments)
     assert done.returncode == code
     assert sentence in done.stderr

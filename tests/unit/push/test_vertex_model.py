@@ -119,7 +119,7 @@ def test_a_rollback_moves_the_alias(bench: Bench, vertex: Vertex, tmp_path: Path
     monkeypatch.setattr(vertex_model, "location_of", lambda registry, version: f"gs://bucket/{version}")
     done = CliRunner().invoke(app, ["registry", "rollback", "--config", str(config)])
     assert done.exit_code == 0, done.output
-    assert done.output == f"v0001 is in service; it was v0002.\nVertex has it as {NUMBERED}/models/digits@1.\n"
+    assert done.output == f"v0001 is in service; it replaces v0002.\nOn Vertex AI it is {NUMBERED}/models/digits@1.\n"
     assert vertex.alias("digits", "champion") == vertex.alias("digits", "default") == "1"
 
 

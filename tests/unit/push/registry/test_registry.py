@@ -62,7 +62,7 @@ def command(bench: Bench, *words: str) -> str:
 
 class TestRollback:
     def test_it_goes_back_to_what_was_in_service_and_is_recorded(self, three: Bench) -> None:
-        assert command(three, "rollback") == "v0002 is in service; it was v0003.\n"
+        assert command(three, "rollback") == "v0002 is in service; it replaces v0003.\n"
         assert champion(three) == "v0002"
         moves = [json.loads(file.read_bytes()) for file in sorted((three.registry / "moves").iterdir())]
         assert [(move["version"], move["previous"], move["why"]) for move in moves] == [
@@ -71,10 +71,10 @@ class TestRollback:
             ("v0003", "v0002", "push"),
             ("v0002", "v0003", "rollback"),
         ]
-        assert command(three, "rollback") == "v0003 is in service; it was v0002.\n", "twice is back again"
+        assert command(three, "rollback") == "v0003 is in service; it replaces v0002.\n", "twice is back again"
 
     def test_to_a_named_version(self, three: Bench) -> None:
-        assert command(three, "rollback", "v0001") == "v0001 is in service; it was v0003.\n"
+        assert command(three, "rollback", "v0001") == "v0001 is in service; it replaces v0003.\n"
         assert champion(three) == "v0001"
 
     def test_the_model_that_was_taken_out_of_service_does_not_come_back_by_itself(self, bench: Bench) -> None:

@@ -129,7 +129,7 @@ class TestFaults:
         vertex.fault = lambda _, path: (403, {}) if at in path else None
         inputs = bench.candidate()
         with pytest.raises(
-            ArtifactError, match=r"Vertex answered 403 when asked to .*: as the test wants it\. The registry is"
+            ArtifactError, match=r"Vertex answered 403 when asked to .*: as requested by the test\. The registry is"
         ):
             push(bench, inputs)
         vertex.fault = lambda *_: None

@@ -110,16 +110,12 @@ def worker_pool_specs(
 
 
 def _machine_spec(row: TpuRow) -> dict[str, Any]:
-    if row.platform != "vertex":
-        raise ValueError(f"{row.slice.name} on {TITLES[row.platform]} is not a row of Vertex AI")
     if row.accelerator:  # v2 and v3: Vertex AI counts cores, two on each chip, and has no topology
         cores = 2 * row.slice.chips
         return {"machine_type": row.machine_type, "accelerator_type": row.accelerator, "accelerator_count": cores}
     return {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
 
 
-def scheduling(row: TpuRow, *, spot: bool = False) -> dict[str, str]:
-    """Return the scheduling of a Vertex AI custom job. Raises ValueError for spot machines of a slice of several hosts."""
-    if spot and row.hosts > 1:
-        raise ValueError(f"{row.slice.name} needs {row.hosts} hosts, and Vertex AI has spot machines for one host only")
+def scheduling(*, spot: bool) -> dict[str, str]:
+    """Return the scheduling of a Vertex AI custom job; rows that train have one host, as spot machines require."""
     return {"strategy": "SPOT" if spot else "STANDARD"}

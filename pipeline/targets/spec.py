@@ -1,4 +1,4 @@
-"""Compile the graph with a config as its default arguments: the part that the remote targets share."""
+"""Compile the graph with a config as its default arguments, and read a compiled file: the part that the targets share."""
 
 from __future__ import annotations
 

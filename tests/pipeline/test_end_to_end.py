@@ -76,7 +76,7 @@ def test_every_artifact_is_whole_and_knows_where_it_came_from(first: Outcome) ->
 def test_an_unchanged_second_run_does_no_step_again_and_says_so(first: Outcome, second: Outcome) -> None:
     assert second.code == 0
     assert all(row["cached"] for row in second.summary["steps"].values())
-    assert "Nothing new: the data, the configuration and the code are those of an earlier run." in second.stdout
+    assert "Nothing new: an earlier run had the same data, configuration and code." in second.stdout
     assert second.summary["push"]["decision"] == "unchanged"
     assert second.summary["evaluate"] == first.summary["evaluate"]
     assert second.summary["artifacts"]["train"] == first.summary["artifacts"]["train"]

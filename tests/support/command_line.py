@@ -9,7 +9,7 @@ from pipeline.cli import app
 
 
 def run(*words: str) -> tuple[int, str]:
-    """Run the command line; return the exit code and all that was printed."""
+    """Run the command line; return the exit code and the output."""
     done = CliRunner().invoke(app, list(words))
     if isinstance(done.exception, PipelineError):
         return done.exception.exit_code, done.output + str(done.exception)

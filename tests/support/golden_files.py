@@ -1,4 +1,4 @@
-"""What the golden files hold, as it is made now. `python -m tests.support.golden_files` writes them again."""
+"""The golden files: requests to Vertex AI and Kubernetes. `python -m tests.support.golden_files` writes them."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ VERTEX = {
 
 
 def vertex() -> str:
-    """Return what a custom job is made of, for every row of Vertex AI."""
+    """Return machine and scheduling of a custom job, for every row of Vertex AI."""
     jobs: dict[str, Any] = {}
     for row in ROWS:
         if row.platform == "vertex":
             specs = worker_pool_specs(row, IMAGE, COMMAND, ARGS, {"TF_CPP_MIN_LOG_LEVEL": "2"})
-            jobs[row.slice.name] = {"worker_pool_specs": specs, "scheduling": scheduling(row, spot=row.hosts == 1)}
+            jobs[row.slice.name] = {"worker_pool_specs": specs, "scheduling": scheduling(spot=row.hosts == 1)}
     return json.dumps(jobs, indent=1) + "\n"
 
 
@@ -62,7 +62,7 @@ def compiled(overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def kubernetes(overrides: list[str]) -> str:
-    """Return train's container and the second document, which is what Kubernetes sees of the placement."""
+    """Return train's container and the second document, which has the Kubernetes settings."""
     spec, platform = compiled(overrides)
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     placed = {"image": container["image"], "resources": container["resources"]}
@@ -70,7 +70,7 @@ def kubernetes(overrides: list[str]) -> str:
 
 
 def vertex_train(overrides: list[str]) -> str:
-    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher, and what the custom job is made of."""
+    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher and the parameters of its custom job."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pipeline.yaml"
         words = ["run.dir=/gcs/bucket/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
@@ -81,7 +81,7 @@ def vertex_train(overrides: list[str]) -> str:
 
 
 def golden_texts() -> dict[str, str]:
-    """Return every golden file's text by its name."""
+    """Return the text of every golden file by name."""
     files = {f"kubernetes-{name}.yaml": kubernetes(overrides) for name, overrides in KUBERNETES.items()}
     files |= {f"vertex-{name}.yaml": vertex_train(overrides) for name, overrides in VERTEX.items()}
     return {"vertex_custom_jobs.json": vertex(), **files}

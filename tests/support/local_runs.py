@@ -1,4 +1,4 @@
-"""Run the pipeline as a user does: the command line in a process of its own, on a short training of real digits."""
+"""Run the pipeline as a user does: the command line as a process, with a short training on real digits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = [
     "train.checkpoint_every_rounds=10",
     "train.sample_every_rounds=20", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=16",
     "evaluate.samples=200", "evaluate.extractor_epochs=2", "evaluate.kid_subset_size=100",
-    "push.first_share=0.0",  # so short a training is hardly better than noise
+    "push.first_share=0.0",  # after so short a training, the model is hardly better than noise
 ]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def command(runs: Path, *overrides: str) -> list[str]:
-    """Return the words of a run."""
+    """Return the command of a run."""
     words = [word for override in (*SHORT, *overrides) for word in ("--set", override)]
     return [sys.executable, "-m", "pipeline", "run", "--set", f"run.dir={runs}", *words]
 
@@ -48,13 +48,13 @@ def run(runs: Path, *overrides: str) -> Outcome:
 
 
 def latest_summary(runs: Path) -> dict[str, Any]:
-    """Return summary.json of the last run, or nothing where there is none."""
+    """Return summary.json of the last run, {} if there is none."""
     file = runs / "latest" / "summary.json"
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
-    """Start a run in a process group of its own, as a terminal does."""
+    """Start a run in its own process group, as a terminal does."""
     words = command(runs, *overrides)
     return subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
@@ -62,15 +62,15 @@ def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait until something is so; fail when it does not come."""
+    """Wait until a condition is true; fail after a timeout."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.05)
 
 
 def step_runs(runs: Path, step: str) -> Callable[[], bool]:
-    """Return whether the journal says that a step is running."""
+    """Return a function that returns whether a step is running, from the journal."""
 
     def running() -> bool:
         entries = (runs / ".work" / "journal").glob(f"{step}-*.json")
@@ -80,13 +80,13 @@ def step_runs(runs: Path, step: str) -> Callable[[], bool]:
 
 
 def interrupt(process: subprocess.Popen[str]) -> str:
-    """Press Ctrl-C: every process of the group gets SIGINT. Return what the run printed."""
+    """Send SIGINT to every process of the group, as Ctrl-C does; return the output of the run."""
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     return output
 
 
 def leftovers(runs: Path) -> list[Path]:
-    """Return what looks half-written: temporary files and folders, and artifacts without a manifest."""
+    """Return temporary files and folders, and artifacts without a manifest."""
     outputs = (path for path in runs.glob("2*/steps/*/*/*") if path.is_dir())
     return [*runs.rglob(".*.tmp"), *(path for path in outputs if not (path / "manifest.json").is_file())]

@@ -184,7 +184,7 @@ class TestSubmit:
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submit, run, result: the server runs the submitted job with KFP's own orchestrator, train in its custom job's container."""
+    """Submit, run, result: the server runs the submitted job with KFP's orchestrator, train in its job's container."""
     from tests.targets.test_kubeflow_submit import TINY
 
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)

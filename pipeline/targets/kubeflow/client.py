@@ -173,7 +173,7 @@ class KubeflowClient(RemotePlatform):
 
     def _renew_token(self) -> bool:
         """Read the token again; return whether it differs from the one that was refused."""
-        refused, token = self._configuration.api_key.get("authorization", ""), self._token()
+        refused, token = str(self._configuration.api_key.get("authorization", "")), self._token()
         if token:
             self._configuration.api_key["authorization"] = token
         return token != refused

@@ -1,4 +1,4 @@
-"""The locks of the images: same versions as the tests run with, hashes, no address, nothing that must not be there."""
+"""The locks of the images: the tested versions, hashes, no URL, no forbidden packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "deploy" / "images"
 NAMES = ["train-tpu", "data", "tpu-check"]
 LOCKS = [*(IMAGES / name / "requirements.lock" for name in NAMES), IMAGES / "data" / "dataflow.lock", IMAGES / "build.lock"]
-OF_ITS_OWN = {
+OWN_VERSIONS = {
     "train-tpu": {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"},
     "data": {},
     "tpu-check": {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"},
@@ -39,8 +39,8 @@ def test_every_package_has_hashes_and_no_url(lock: Path) -> None:
 def test_images_have_the_tested_versions(name: str) -> None:
     tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
     assert len(image) > 50
-    of_its_own = {name: version for name, version in image.items() if tested.get(name) != version}
-    assert of_its_own == OF_ITS_OWN[name]
+    own_versions = {name: version for name, version in image.items() if tested.get(name) != version}
+    assert own_versions == OWN_VERSIONS[name]
     assert "tensorflow-tpu" not in tested
 
 
@@ -49,7 +49,7 @@ def test_each_image_has_only_the_packages_of_its_steps() -> None:
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "jax", "libclang"}.isdisjoint(train)
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
     assert {"tensorflow-tpu", "libtpu", "libclang"}.isdisjoint(data)
-    assert check == data | OF_ITS_OWN["tpu-check"]
+    assert check == data | OWN_VERSIONS["tpu-check"]
     dataflow, tested = pins(IMAGES / "data" / "dataflow.lock"), pins(ROOT / "requirements" / "dataflow.lock")
     assert data.items() <= dataflow.items() <= tested.items()
     assert "google-cloud-dataflow-client" in dataflow.keys() - data.keys()
@@ -79,7 +79,7 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ((), 1, "which image: train-tpu, data, dataflow or tpu-check"),
         (("data",), 1, "which base image, by digest"),
-        (("data", "python:3.11-slim"), 2, "build: python:3.11-slim has no digest, so that it may be another image tomorrow."),
+        (("data", "python:3.11-slim"), 2, "build: python:3.11-slim has no digest, so its content may change."),
         (("nothing", "localhost/base:latest"), 2, "build: there is no deploy/images/nothing/Containerfile."),
     ],
 )

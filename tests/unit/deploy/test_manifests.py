@@ -1,4 +1,4 @@
-"""deploy/: manifests that Kubernetes' own types take, Terraform that the provider's types take, and examples that run."""
+"""deploy/: manifests against the types of Kubernetes, Terraform against the types of the provider, and examples."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TYPES = {
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def objects(request: pytest.FixtureRequest, in_ci: bool) -> dict[str, Any]:
-    """What an overlay makes, by kind."""
+    """The objects of an overlay, by kind."""
     if shutil.which("kubectl") is None:
-        pytest.fail("kubectl is not here") if in_ci else pytest.skip("kubectl is not here")
+        pytest.fail("kubectl is missing") if in_ci else pytest.skip("kubectl is missing")
     folder = DEPLOY / "kubeflow" / "overlays" / request.param
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -118,13 +118,13 @@ class TestTerraform:
 
     def test_files_are_formatted(self, in_ci: bool) -> None:
         if shutil.which("terraform") is None:
-            pytest.fail("terraform is not here") if in_ci else pytest.skip("terraform is not here")
+            pytest.fail("terraform is missing") if in_ci else pytest.skip("terraform is missing")
         command = ["terraform", "fmt", "-check", "-diff", "-recursive", str(DEPLOY / "vertex")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_resources_have_the_arguments_of_the_provider(self) -> None:
-        """In the place of `terraform validate`, which fetches the provider from a registry of its own."""
+        """Replaces `terraform validate`, which downloads the provider."""
         found = list(self.resources())
         assert {kind for kind, _, _ in found} == self.provider().keys()
         for kind, name, body in found:
@@ -141,7 +141,7 @@ class TestTerraform:
                 for each in value:
                     self.check_block(plain(each), known["blocks"][key], f"{where}.{key}")
             else:
-                assert key in known["arguments"] or key in free, f"{where} has no {key}"
+                assert key in known["arguments"] or key in free, f"{where} does not have {key}"
         needed = {key for key, each in known["arguments"].items() if each == "required"}
         needed |= {key for key, each in known["blocks"].items() if each["required"]}
         assert not needed - body.keys(), f"{where} needs {needed - body.keys()}"
@@ -163,7 +163,7 @@ class TestTerraform:
         assert not broad & set(roles.values())
         on_project = [body for kind, _, body in found if kind == "google_project_iam_member"]
         assert all("google_project_iam_custom_role" in body["role"] for body in on_project)
-        assert not any(kind.endswith("service_account_key") for kind, _, _ in found), "no key is ever made"
+        assert not any(kind.endswith("service_account_key") for kind, _, _ in found), "no key is created"
 
     def test_the_output_is_a_config_that_compiles(self, tmp_path: Path) -> None:
         written = (DEPLOY / "vertex" / "outputs.tf").read_text()

@@ -126,17 +126,9 @@ def test_the_container_has_image_command_and_environment() -> None:
     assert pool["container_spec"] == {"image_uri": "image", "command": ["python", "-m"], "args": ["x"], "env": env}
 
 
-def test_vertex_has_spot_machines_for_one_host_only() -> None:
-    several = next(row for row in VERTEX if row.slice.name == "v5e:4x4")
-    assert scheduling(several) == {"strategy": "STANDARD"}
-    assert scheduling(find_training_row("vertex", "v5e:2x4"), spot=True) == {"strategy": "SPOT"}
-    with pytest.raises(ValueError, match=r"^v5e:4x4 needs 4 hosts, and Vertex AI has spot machines for one host only$"):
-        scheduling(several, spot=True)
-
-
-def test_a_row_of_gke_cannot_become_a_worker_pool() -> None:
-    with pytest.raises(ValueError, match=r"^v4:2x2x1 on GKE is not a row of Vertex AI$"):
-        worker_pool_specs(find_training_row("gke", "v4:2x2x1"), "image", [])
+def test_spot_machines_are_a_strategy_of_vertex() -> None:
+    assert scheduling(spot=True) == {"strategy": "SPOT"}
+    assert scheduling(spot=False) == {"strategy": "STANDARD"}
 
 
 @pytest.mark.parametrize("name", ["v5e", "v7:2x2", "2x4", "", "V5e:2x4"])

@@ -18,6 +18,7 @@ from cronsim import CronSim, CronSimError
 from components.common.errors import ConfigError
 
 FIELDS = "minute hour day-of-month month day-of-week"
+ANY_TIME = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 FULL = (range(60), range(24), range(1, 32), range(1, 13), range(7))
 
 
@@ -30,7 +31,7 @@ class Cron(NamedTuple):
 
     def explain(self) -> str:
         """Return the schedule in words, with its time zone."""
-        return f"{CronSim(self.written, _any_time()).explain()}, {self.zone} time"
+        return f"{CronSim(self.written, ANY_TIME).explain()}, {self.zone} time"
 
     def next_times(self, after: datetime.datetime, count: int = 3) -> list[datetime.datetime]:
         """Return the next times after `after`, which has a time zone, in the schedule's time zone."""
@@ -64,7 +65,7 @@ def parse_cron(text: str, zone: str = "UTC") -> Cron:
             cure = f"Omit the seconds: {' '.join(parts[1:])}."
         raise ConfigError(f"The schedule {text!r} has {len(parts)} fields instead of 5.", cure)
     try:
-        parsed = CronSim(text, _any_time())
+        parsed = CronSim(text, ANY_TIME)
         next(parsed)
     except (CronSimError, StopIteration) as error:
         reason = str(error) or "no such day comes within 50 years"
@@ -98,7 +99,3 @@ def _known_zone(name: str) -> str:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ConfigError(f"There is no time zone {name!r}.", "Use a name such as Europe/Zurich or UTC.") from None
     return name
-
-
-def _any_time() -> datetime.datetime:
-    return datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)

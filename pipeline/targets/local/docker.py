@@ -224,10 +224,8 @@ def needs_network(config: RunConfig) -> bool:
     return downloads or bool(config.push.vertex_model) or any(is_address(location) for location in locations)
 
 
-def check_devices(config: RunConfig) -> None:
+def check_devices(devices: str) -> None:
     """Raise ConfigError for devices that containers here do not get."""
-    if not config.train.devices.startswith("cpu"):
-        raise ConfigError(
-            f"--runner docker does not give {config.train.devices} to containers.",
-            "Use --runner subprocess, or --set train.devices=cpu:1.",
-        )
+    if not devices.startswith("cpu"):
+        cure = "Use --runner subprocess, or --set train.devices=cpu:1."
+        raise ConfigError(f"--runner docker does not give {devices} to containers.", cure)

@@ -59,7 +59,7 @@ def run_locally(config: RunConfig, console: Console, runner: Runner = "subproces
     """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
     config = resolve_paths(config)
     if runner == "docker":
-        docker.check_devices(config)
+        docker.check_devices(config.train.devices)
         with docker.engine_client() as client:
             docker.check_image(client, config)
     keys = check_before_running(config)

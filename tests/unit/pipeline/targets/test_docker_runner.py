@@ -45,7 +45,7 @@ def test_containers_get_a_network_only_for_remote_data(sets: list[str], needed: 
 
 def test_devices_other_than_cpu_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"--runner docker does not give gpu to containers\."):
-        docker.check_devices(load_config(None, ["train.devices=gpu"]))
+        docker.check_devices("gpu")
 
 
 def test_a_missing_engine_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def child(what: str, *arguments: str) -> dict[str, float]:
     return result
 
 
-def measure_here(what: str, source: str, out: str) -> None:
+def run_child(what: str, source: str, out: str) -> None:
     workers = {"1": (LOCAL,), "2": (LOCAL, *WORKERS[:1], "--direct_num_workers=2"), "all": (LOCAL, *WORKERS)}
     kind, _, setting = what.partition("-")
     started = time.perf_counter()
@@ -164,7 +164,7 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
 
     def timed(what: str, source: Path) -> float:
         out = folder / f"out{next(attempts)}"
-        seconds = measure_in_subprocess(what, str(source), str(out))["seconds"]
+        seconds = child(what, str(source), str(out))["seconds"]
         shutil.rmtree(out)
         return seconds
 
@@ -189,10 +189,7 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
         rows["bare"].append(pool(bare_part, small) / (all_cores - starts["ours-all"]))
         rows["two"].append((timed("ours-1", small) - starts["ours-1"]) / (timed("ours-2", small) - starts["ours-2"]))
         rows["photos"].append((timed("photos-all", many) - starts["ours-all"]) / pool(resize_part, many))
-    memory = [
-        measure_in_subprocess("ours-all", str(source), str(folder / f"out{next(attempts)}"))["peak_mb"]
-        for source in (few, small)
-    ]
+    memory = [child("ours-all", str(source), str(folder / f"out{next(attempts)}"))["peak_mb"] for source in (few, small)]
     return {
         "benchmark": "ingest",
         "images": images,
@@ -219,7 +216,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        measure_here(*arguments.child)
+        run_child(*arguments.child)
         return
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(measure(Path(folder), arguments.images, arguments.photos, arguments.pairs)))

@@ -13,7 +13,7 @@ SHOWN_VERSIONS = ("wgan-tpu-pipeline", "tensorflow", "keras", "apache-beam", "kf
 
 
 def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, started_at: str, folder: str) -> RunDescription:
-    """Return what the report is told of the run."""
+    """Return the description of the run that the report reads."""
     versions = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
     return RunDescription(
         run_id=run_id,
@@ -28,10 +28,10 @@ def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, starte
 
 
 def pipeline_arguments(config: RunConfig, keys: dict[str, str], description: RunDescription) -> dict[str, str]:
-    """Return the pipeline's arguments: each step's section as one JSON string (KFP makes floats of numbers in dicts)."""
+    """Return the pipeline's arguments: each step's section as a JSON string, since KFP turns numbers in dicts into floats."""
     arguments = {"work_dir": str(config.work_dir), "run": description.model_dump_json()}
     for step, section in config.sections().items():
         arguments[f"{step}_config"] = section.model_dump_json()
         arguments[f"{step}_key"] = keys[step]
-    # kfp's SubprocessRunner replaces "python3" in every word of the command, JSON included, by the interpreter's path.
+    # kfp's SubprocessRunner replaces "python3" in every argument, JSON included, by the interpreter's path.
     return {name: value.replace("python3", "python\\u0033") for name, value in arguments.items()}

@@ -1,4 +1,4 @@
-"""RunConfig: one frozen tree made of each component's own section; TOML in, JSON out, `--set a.b=c`."""
+"""RunConfig: one frozen tree with the section of each component, read from TOML and from `--set a.b=c`."""
 
 from __future__ import annotations
 
@@ -19,80 +19,87 @@ from components.common.section import FolderPath, Section
 from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
-from components.tpu_check.chips import CHIPS
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.slices import find_slice
 from components.train.config import TrainConfig, check_batch_divides
 from components.validate.config import ValidateConfig
-from pipeline.platforms import check_tensorflow_runs, find_slice, find_training_row
+from pipeline.platforms import check_tensorflow_runs, find_training_row
 
 
 class RunSection(Section):
-    """Where a run keeps what it makes."""
+    """Where a run stores its results."""
 
-    dir: FolderPath = Field("runs", min_length=1, description="Folder of all runs; each gets runs/<id>/.")
-    work_dir: FolderPath = Field("", description="Checkpoints, cache and journal, shared by all runs; empty: run.dir/.work.")
+    dir: FolderPath = Field("runs", min_length=1, description="Folder of all runs; each run has a subfolder named by its id.")
+    work_dir: FolderPath = Field(
+        "", description="Folder of checkpoints, cache and journal, shared by all runs; empty: run.dir/.work."
+    )
 
 
 class DeploySection(Section):
-    """What remote targets need to know; local runs do not look at it."""
+    """Settings of the remote platforms; local runs ignore them, except deploy.image with --runner docker."""
 
-    image: str = Field("localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="The image that holds this package.")
+    image: str = Field("localhost/wgan-tpu-pipeline:python3.11", min_length=1, description="Image of the steps.")
     tpu_image: str = Field(
-        "localhost/wgan-tpu-pipeline:train-tpu", min_length=1, description="The image of train on a TPU: it has tensorflow-tpu."
+        "localhost/wgan-tpu-pipeline:train-tpu",
+        min_length=1,
+        description="Container image of train on a TPU, with tensorflow-tpu.",
     )
-    require_digests: bool = Field(False, description="Refuse images that are not named by digest (NAME@sha256:…): production.")
-    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="Processors of each step: asked for, on Vertex the least.")
+    require_digests: bool = Field(False, description="Refuse images that are not named by digest (NAME@sha256:…).")
+    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="CPU request of each step (on Vertex: the minimum).")
     memory: str = Field(
-        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Memory of each step: asked for, on Vertex the least."
+        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Memory request of each step (on Vertex: the minimum)."
     )
     timeout_hours: float = Field(
-        48.0, gt=0.0, le=720.0, description="A step that takes longer is ended (Kubeflow; Vertex: train on a TPU)."
+        48.0, gt=0.0, le=720.0, description="Time limit of a step (Kubeflow: every step; Vertex: train on a TPU)."
     )
-    retries: int = Field(2, ge=0, le=10, description="How often ingest, train, evaluate and push are tried again.")
+    retries: int = Field(2, ge=0, le=10, description="Retries of ingest, train, evaluate and push.")
     service_account: str = Field(
         "",
-        description="What steps run as: a Kubernetes account, on Vertex NAME@PROJECT.iam.gserviceaccount.com; empty: its own.",
+        description="Account of the steps: a Kubernetes service account, or on Vertex NAME@PROJECT.iam.gserviceaccount.com; "
+        "empty: the platform's default.",
     )
-    volume_claim: str = Field("", description="Kubeflow: the PersistentVolumeClaim that is mounted at run.dir.")
+    volume_claim: str = Field("", description="Kubeflow: PersistentVolumeClaim to mount at run.dir.")
     google_key_secret: str = Field(
-        "", description="Kubeflow: the Secret with key.json, a Google account's, where the cluster has no workload identity."
+        "", description="Kubeflow: Secret with the key.json of a Google account, for clusters without workload identity."
     )
     pipeline_root: str = Field(
-        "", pattern=r"^(gs://[^/]+.*)?$", description="Vertex: the gs:// folder of what steps make; needed to submit."
+        "", pattern=r"^(gs://[^/]+.*)?$", description="Vertex: gs:// folder of the steps' outputs; required to submit."
     )
     network: str = Field(
         "",
         pattern=r"^(projects/[^/]+/global/networks/[^/]+)?$",
-        description="Vertex: the network that steps are peered with, projects/NUMBER/global/networks/NAME.",
+        description="Vertex: network to peer the steps with, projects/NUMBER/global/networks/NAME.",
     )
     kms_key: str = Field(
         "",
         pattern=r"^(projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)?$",
-        description="Vertex: the key (CMEK) that runs are encrypted with, of the same region; the bucket has its own.",
+        description="Vertex: encryption key of the runs (CMEK), in the same region; the bucket has its own key.",
     )
     tensorboard: str = Field(
         "",
         pattern=r"^(projects/[^/]+/locations/[^/]+/tensorboards/[^/]+)?$",
-        description="Vertex: the TensorBoard that is shown train's events, on a TPU; it needs deploy.service_account.",
+        description="Vertex: TensorBoard instance for train on a TPU; needs deploy.service_account.",
     )
     tpu_platform: Literal["any", "gke", "vertex"] = Field(
-        "any", description="Who rents the TPU out: what does not train there is refused when this is read. any: when compiling."
+        "any", description="TPU provider; unsupported slices are refused when the config is read. any: refused when compiling."
     )
-    tpu_topology: str = Field("v5e:2x4", description="The slice train runs on when train.devices is a TPU.")
+    tpu_topology: str = Field("v5e:2x4", description="TPU slice of train when train.devices is a TPU, such as v5e:2x4.")
     tpu_check: bool = Field(
-        True, description="Before train on a TPU (v4 and later), compile it for the slice on a CPU machine."
+        True, description="Before training on a TPU (v4 and later), compile the training for the slice on a CPU machine."
     )
     tpu_check_image: str = Field(
-        "localhost/wgan-tpu-pipeline:tpu-check", min_length=1, description="The image of tpu_check: it has the extra tpu-check."
+        "localhost/wgan-tpu-pipeline:tpu-check",
+        min_length=1,
+        description="Image of tpu_check, with the extra tpu-check.",
     )
-    tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, and taken away when others pay more.")
+    tpu_spot: bool = Field(False, description="Train on spot machines: cheaper, but they can be preempted.")
 
     @model_validator(mode="after")
     def _tensorboard_can_be_written(self) -> Self:
         if self.tensorboard and not self.service_account:
-            raise ValueError("deploy.tensorboard needs deploy.service_account: Vertex writes there as that account")
+            raise ValueError("deploy.tensorboard needs deploy.service_account, the account that writes the events")
         if self.tensorboard and not self.pipeline_root:
-            raise ValueError("deploy.tensorboard needs deploy.pipeline_root: Vertex reads the events there")
+            raise ValueError("deploy.tensorboard needs deploy.pipeline_root, the folder of the events")
         return self
 
     @field_validator("tpu_topology")
@@ -127,9 +134,9 @@ class RunConfig(Section):
         return self
 
     def sections(self) -> dict[str, Section]:
-        """Return the section of each step by the step's name, in the order of the steps."""
-        known = self.deploy.tpu_topology.partition(":")[0] in CHIPS
-        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check and known
+        """Return the section of each step by name, in the order of the steps."""
+        compiles = find_slice(self.deploy.tpu_topology).generation.peaks is not None
+        checked = self.train.devices.startswith("tpu") and self.deploy.tpu_check and compiles
         return {
             "ingest": self.ingest,
             "validate": self.validation,
@@ -140,7 +147,7 @@ class RunConfig(Section):
         }
 
     def for_tpu_check(self, topology: str = "") -> TpuCheckConfig:
-        """Return what tpu_check needs to know, for deploy.tpu_topology or another slice. Raises ValidationError."""
+        """Return the section of tpu_check, for deploy.tpu_topology or another slice. Raises ValidationError."""
         return TpuCheckConfig(
             topology=topology or self.deploy.tpu_topology,
             image_size=self.ingest.image_size,
@@ -154,22 +161,22 @@ class RunConfig(Section):
 
     @property
     def work_dir(self) -> Path:
-        """Where checkpoints, cache and journal live."""
+        """The folder of checkpoints, cache and journal."""
         return Path(self.run.work_dir or Path(self.run.dir) / ".work")
 
     @property
     def registry(self) -> str:
-        """Where versions and the champion pointer live: a folder or an address."""
+        """The folder or URL of the published versions and the champion pointer."""
         return self.push.registry or str(Path(self.run.dir) / "registry")
 
     @property
     def history(self) -> Path:
-        """Where the accepted snapshots of this source live: another source is no drift."""
+        """The folder of the accepted snapshots of this source; each source has its own."""
         return Path(self.validation.history or Path(self.run.dir) / "snapshots" / _folder_name(self.ingest.source))
 
 
 def _check_tpu_trains(deploy: DeploySection) -> None:
-    """Refuse a slice on which training is known to fail, before it is paid for. Raises ValueError."""
+    """Raise ValueError for a slice on which training is known to fail."""
     try:
         if deploy.tpu_platform == "any":
             check_tensorflow_runs(deploy.tpu_topology)
@@ -180,23 +187,22 @@ def _check_tpu_trains(deploy: DeploySection) -> None:
 
 
 def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError that names key, value, cure."""
+    """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError."""
     content = _read_toml(file) if file else {}
     for override in overrides:
         _apply(content, override)
     try:
         return RunConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        made_of = " ".join([*([str(file)] if file else []), *(f"--set {override}" for override in overrides)])
-        raise ConfigError(f"The configuration ({made_of}) is wrong: {explain(error, RunConfig)}") from None
+        sources = " ".join([*([str(file)] if file else []), *(f"--set {override}" for override in overrides)])
+        raise ConfigError(f"The configuration ({sources}) is invalid: {explain(error, RunConfig)}") from None
 
 
 def resolve_paths(config: RunConfig) -> RunConfig:
-    """Return the config with every local path absolute, so that a step run in another folder means the same."""
+    """Return the config with absolute local paths, so that steps can run in another folder."""
     source = config.ingest.source
-    place = source.removeprefix("images:")
-    if place != source and not is_address(place):
-        source = f"images:{_absolute(local_path(place))}"
+    if source.startswith("images:"):
+        source = f"images:{_absolute_location(source.removeprefix('images:'))}"
     paths = {name: _absolute(getattr(config.ingest, name)) for name in ("tfds_manual_dir", "tfds_data_dir")}
     ingest = config.ingest.model_copy(update={"source": source, **paths})
     folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}
@@ -204,23 +210,23 @@ def resolve_paths(config: RunConfig) -> RunConfig:
 
 
 def with_folders(config: RunConfig) -> RunConfig:
-    """Return the config with the folders of history and registry named, as the steps need them."""
+    """Return the config with explicit locations of history and registry, as the steps need them."""
     validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
-    registry = _place(config.registry)
+    registry = _absolute_location(config.registry)
     push = config.push.model_copy(update={"registry": registry})
-    start = registry if config.train.start_from == "champion" else _place(config.train.start_from)
+    start = registry if config.train.start_from == "champion" else _absolute_location(config.train.start_from)
     train = config.train.model_copy(update={"start_from": start})
     return config.model_copy(update={"validation": validation, "push": push, "train": train})
 
 
 def _folder_name(source: str) -> str:
-    """Return a source as the name of a folder: readable, and another one for each source."""
+    """Return a readable folder name that differs for each source."""
     name = re.sub(r"[^a-z0-9_.]+", "-", source.lower()).strip("-.")[-40:]
     return name if name == source else f"{name}-{digest_of(source)[:8]}"
 
 
-def _place(place: str) -> str:
-    return place if is_address(place) else _absolute(local_path(place))
+def _absolute_location(location: str) -> str:
+    return location if is_address(location) else _absolute(local_path(location))
 
 
 def _absolute(path: str) -> str:
@@ -231,21 +237,21 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"There is no config file {file}.", "The ones that ship are in configs/.") from None
+        raise ConfigError(f"There is no config file {file}.", "Examples are in configs/.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read as TOML: {error}.") from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
-    """Put one `a.b=c` into the tree; c is a TOML value where it parses as one, else a string."""
+    """Set one `a.b=c` in the tree; c is a TOML value if it parses as one, else a string."""
     key, separator, text = override.partition("=")
     *parents, leaf = key.strip().split(".")
     if not separator or not parents:
-        raise ConfigError(f"--set {override} is not of the form section.key=value.", "For instance --set train.rounds=100.")
+        raise ConfigError(f"--set {override} is not of the form section.key=value.", "Write it as --set train.rounds=100.")
     for parent in parents:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
-            raise ConfigError(f"--set {override}: {parent} is no section.")
+            raise ConfigError(f"--set {override}: {parent} is not a section.")
     content[leaf] = _toml_value(text)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline: wiring only. What a step decides is in its artifact, and the next step reads it there (decision 0003)."""
+"""The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decision 0003)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,22 +8,20 @@ from kfp import dsl
 from pipeline import steps
 from pipeline.config import RunConfig
 
-Place = Callable[[dsl.PipelineTask, str], None]
 NAME = "wgan-tpu-pipeline"
-
-
+PlaceTask = Callable[[dsl.PipelineTask, str], None]
 Keys = Mapping[str, Any]
-FindKeys = Callable[[Keys, Any, Place], Keys]
+FindKeys = Callable[[Keys, Any, PlaceTask], Keys]
 Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
 
 
-def keys_as_given(given: Keys, run: Any, place: Place) -> Keys:  # noqa: ARG001
-    """Return the keys that the pipeline was started with: whoever started it has looked at the source."""
+def keys_as_given(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
+    """Return the keys among the pipeline's arguments: the caller has read the source."""
     return given
 
 
-def keys_looked_up(given: Keys, run: Any, place: Place) -> Keys:  # noqa: ARG001
-    """Return the keys that a step of its own finds: the data snapshot's digest is a parameter of every step after it."""
+def keys_of_snapshot(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
+    """Return the keys that the step `snapshot` finds when the run begins."""
     snapshot = steps.snapshot(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
     snapshot.set_caching_options(False)
     place(snapshot, "snapshot")
@@ -32,18 +30,18 @@ def keys_looked_up(given: Keys, run: Any, place: Place) -> Keys:  # noqa: ARG001
 
 
 def make_pipeline(
-    place: Place,
+    place: PlaceTask,
     before_train: Checks,
     created_at: str = "",
     *,
     train_step: Callable[..., dsl.PipelineTask] = steps.train,
     find_keys: FindKeys = keys_as_given,
 ) -> Any:
-    """Return the @dsl.pipeline; `place` says for each task, by its step's name, where it runs (a target's business).
+    """Return the @dsl.pipeline. `place(task, step)` sets where each task runs, which depends on the target.
 
-    `before_train` are the steps that must succeed before train begins (checks_before_train). `created_at` is the platform's
-    placeholder for when a run began; the local runner knows none and is told in `run`. `train_step` takes what
-    steps.train does. `find_keys` gives the steps' keys: keys_as_given, or keys_looked_up where nobody has seen the source.
+    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` is the platform's
+    placeholder for the start of a run; local runs have it in `run`. `train_step` has the parameters of steps.train.
+    `find_keys` returns the keys of the steps: keys_as_given, or keys_of_snapshot if the source is unknown until the run begins.
     """
 
     @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
@@ -63,11 +61,7 @@ def make_pipeline(
         tpu_check_config: str = "",
         tpu_check_key: str = "",
     ) -> None:
-        report = steps.report(
-            run=run,
-            job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            created_at=created_at,
-        )
+        report = steps.report(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, created_at=created_at)
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
             given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}
@@ -95,7 +89,7 @@ def make_pipeline(
                 evaluation=evaluate.outputs["evaluation"],
                 validation=validation,
             )
-            push.set_caching_options(False)  # it looks at the registry, which no cache key knows; repeating it is safe
+            push.set_caching_options(False)  # it depends on the registry, which no cache key covers; repeating it is safe
         tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate, "push": push}
         for step, task in {**tasks, "report": report}.items():
             place(task, step)
@@ -104,9 +98,5 @@ def make_pipeline(
 
 
 def checks_before_train(config: RunConfig) -> Checks:
-    """Return tpu_check where the configuration has that step, by its name."""
-    return {step: check for step, check in {"tpu_check": steps.tpu_check}.items() if step in config.sections()}
-
-
-def place_nowhere(task: dsl.PipelineTask, step: str) -> None:
-    """Leave a task as it is: the local runner knows no machines."""
+    """Return the steps that must succeed before train, by name: tpu_check if the configuration has it."""
+    return {"tpu_check": steps.tpu_check} if "tpu_check" in config.sections() else {}

@@ -1,4 +1,4 @@
-"""What the sources hold now: the keys of the steps of a run that begins now."""
+"""The keys of the steps of a run that begins now, from the present content of the source."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from pipeline.config import RunConfig
 from pipeline.keys import step_keys
 
 
-class Snapshot(BaseModel):
-    """What a run found at its beginning: a digest of the source's content, and the key of each step."""
+class SourceSnapshot(BaseModel):
+    """A digest of the source's content when a run began, and the key of each step."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     digest: str
     keys: dict[str, str]
 
 
-def take(config: RunConfig, digest: str = "") -> Snapshot:
-    """Return the snapshot of the source as it is now (`digest`, where it is known) and of the history it is judged by.
+def take_snapshot(config: RunConfig, digest: str = "") -> SourceSnapshot:
+    """Return the present snapshot of the source and its history; `digest` is that of the source, if known.
 
     Raises ConfigError for a source that does not exist.
     """
     digest = digest or source_fingerprint(config.ingest)
-    known = _known_dataset(config.work_dir, step_keys(config, digest)["ingest"])
-    return Snapshot(digest=digest, keys=step_keys(config, digest, state(config.history, known)))
+    dataset = _known_dataset(config.work_dir, step_keys(config, digest)["ingest"])
+    return SourceSnapshot(digest=digest, keys=step_keys(config, digest, state(config.history, dataset)))
 
 
-def keep(snapshot: Snapshot, work_dir: Path, job_name: str) -> None:
-    """Write a snapshot where the report of the run finds it."""
+def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_name: str) -> None:
+    """Write the snapshot of a run for its report."""
     write_text(_file(work_dir, job_name), snapshot.model_dump_json(indent=1))
 
 
-def kept(work_dir: Path, job_name: str) -> Snapshot | None:
-    """Return the snapshot of a run, None where none was taken or it cannot be read."""
+def load_snapshot(work_dir: Path, job_name: str) -> SourceSnapshot | None:
+    """Return the saved snapshot of a run, None if there is none or it cannot be read."""
     try:
-        return Snapshot.model_validate_json(_file(work_dir, job_name).read_bytes())
+        return SourceSnapshot.model_validate_json(_file(work_dir, job_name).read_bytes())
     except (OSError, ValidationError):
         return None
 
@@ -50,9 +50,9 @@ def _file(work_dir: Path, job_name: str) -> Path:
 
 
 def _known_dataset(work_dir: Path, ingest_key: str) -> str:
-    """Return the digest of the dataset that ingest has made of this source before, empty where it has not."""
+    """Return the digest of the dataset that ingest made from this source before, "" if it did not."""
     try:
         entry = read_entry(work_dir, "ingest", ingest_key)
-    except (OSError, ValidationError):  # the report says so; here it only means that the dataset is not known
+    except (OSError, ValidationError):  # the report names a damaged entry; here the dataset is just unknown
         return ""
     return entry.artifact.digest if entry and entry.artifact else ""

@@ -1,4 +1,4 @@
-"""What every step does around its work: read its section, run it, keep a record, end with its exit code."""
+"""What surrounds the work of every step: read its section, run it, write its journal entry, exit with its code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from components.common.errors import InterruptedStepError, PipelineError
 from components.common.journal import record_failure, recorded
 from components.common.section import Summary
 from components.push.registry.location import open_registry
 from components.push.registry.registry import read_champion
+from components.report.description import RunDescription
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
 from components.train.devices.tpu_runtime import prepare
@@ -30,34 +31,75 @@ SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, sectio
 def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
     """Run a component on KFP artifacts: `config` is its section as JSON, `out` and `inputs` are dsl artifacts.
 
-    A PipelineError ends the process with its sentence and its exit code; any other exception passes through.
+    A PipelineError ends the process with its message and its exit code; other exceptions pass through.
     """
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
 
     def body() -> Summary:
         section = SECTIONS[step].model_validate_json(config)
         if isinstance(section, TrainConfig):
-            prepare(section.devices)  # before TensorFlow is imported: it looks for a TPU then
+            prepare(section.devices)  # before TensorFlow is imported, which looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
-        with _champion_of(getattr(section, "start_from", "")) as champion:
+        with _champion_folder(getattr(section, "start_from", "")) as champion:
             known = {"work_dir": Path(work_dir), "registry": getattr(section, "registry", ""), "start": champion}
-            asked = {name: place for name, place in known.items() if name in inspect.signature(run).parameters}
-            summary: Summary = run(section, **folders, **asked, out=Path(out.path))
+            accepted = {name: value for name, value in known.items() if name in inspect.signature(run).parameters}
+            summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
         return summary
 
-    signal.signal(signal.SIGTERM, _interrupt)  # train replaces it while it trains: it saves first
+    signal.signal(signal.SIGTERM, _interrupt)  # train installs its own handler, which saves first
     try:
         summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
     except PipelineError as error:
-        print(f"{step}: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    # KFP turns numbers in metadata into floats, and refuses None: strings are what comes back as it went in.
+        _exit(step, error)
+    # KFP turns numbers in metadata into floats and refuses None; strings come back unchanged.
     out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
 
 
+def find_step_keys(run: str, job_name: str) -> Any:
+    """Return the keys of this run's steps, as a named tuple, from the present content of the source; save them for the report.
+
+    If the source cannot be read, ingest is recorded as failed.
+    """
+    from pipeline.snapshot import SourceSnapshot, save_snapshot, take_snapshot  # needs packages that the train-tpu image lacks
+
+    description = RunDescription.model_validate_json(run)
+    config = RunConfig.model_validate_json(json.dumps(description.config))
+    work_dir = Path(description.work_dir)
+    try:
+        snapshot = take_snapshot(config)
+    except PipelineError as error:
+        snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
+        save_snapshot(snapshot, work_dir, job_name)
+        record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+        _exit("snapshot", error)
+    save_snapshot(snapshot, work_dir, job_name)
+    print(f"snapshot: the digest of the source is {snapshot.digest[:12]}")
+    keys = {"tpu_check": "", **snapshot.keys}
+    return namedtuple("Keys", keys)(**keys)
+
+
+def write_run_report(run: str, job_name: str, created_at: str, state: str, message: str, page: Any) -> None:
+    """Write the report of a run into its folder and, for platforms that show it, into the HTML artifact `page`.
+
+    In a compiled pipeline, `job_name` and `created_at` come from the platform.
+    """
+    from components.report.run import run as write_report  # slow to import, and no other step needs it
+    from pipeline.snapshot import load_snapshot
+
+    description = RunDescription.model_validate_json(run)
+    if not description.run_id:
+        snapshot = load_snapshot(Path(description.work_dir), job_name)
+        known = {"run_id": job_name, "started_at": created_at, "keys": snapshot.keys if snapshot else description.keys}
+        description = description.model_copy(update=known)
+    folder = Path(description.folder) if description.folder else Path(page.path).parent
+    status = "succeeded" if state == "SUCCEEDED" else "failed"
+    write_report(description, folder=folder, status=status, message=message)
+    Path(page.path).write_bytes((folder / "report.html").read_bytes())
+
+
 @contextlib.contextmanager
-def _champion_of(registry: str) -> Iterator[Path | None]:
-    """Give the version in service of a registry as a folder, None where there is none."""
+def _champion_folder(registry: str) -> Iterator[Path | None]:
+    """Yield the folder of a registry's champion, None if there is none."""
     if not registry:
         yield None
         return
@@ -66,50 +108,10 @@ def _champion_of(registry: str) -> Iterator[Path | None]:
         yield champion.path if champion else None
 
 
+def _exit(step: str, error: PipelineError) -> NoReturn:
+    print(f"{step}: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code) from None
+
+
 def _interrupt(*_: object) -> None:
     raise InterruptedStepError("Stopped by SIGTERM.", "Run again to go on.")
-
-
-def run_snapshot(run: str, job_name: str) -> Any:
-    """Return the keys of this run's steps, by name, from what the source holds now, and leave them for the report.
-
-    What cannot be read is ingest's failure, and told as such.
-    """
-    from components.report.description import RunDescription
-    from pipeline import snapshot
-
-    description = RunDescription.model_validate_json(run)
-    config = RunConfig.model_validate_json(json.dumps(description.config))
-    work_dir = Path(description.work_dir)
-    try:
-        found = snapshot.take(config)
-    except PipelineError as error:
-        unknown = snapshot.Snapshot(digest="", keys=step_keys(config, job_name))
-        snapshot.keep(unknown, work_dir, job_name)
-        record_failure("ingest", unknown.keys["ingest"], work_dir, error)
-        print(f"snapshot: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    snapshot.keep(found, work_dir, job_name)
-    print(f"snapshot: the source is {found.digest[:12]}")
-    keys = {"tpu_check": "", **found.keys}
-    return namedtuple("Keys", keys)(**keys)
-
-
-def run_report(run: str, job_name: str, created_at: str, state: str, message: str, page: Any) -> None:
-    """Write the report of a run into its folder and, for platforms that show it, into the HTML artifact `page`.
-
-    A compiled pipeline does not know its runs: `job_name` and `created_at` come from the platform then.
-    """
-    from components.report.description import RunDescription  # here: no other step should pay for the report's imports
-    from components.report.run import run as write_report
-    from pipeline import snapshot
-
-    description = RunDescription.model_validate_json(run)
-    if not description.run_id:
-        found = snapshot.kept(Path(description.work_dir), job_name)
-        known = {"run_id": job_name, "started_at": created_at, "keys": found.keys if found else description.keys}
-        description = description.model_copy(update=known)
-    folder = Path(description.folder) if description.folder else Path(page.path).parent
-    status = "succeeded" if state == "SUCCEEDED" else "failed"
-    write_report(description, folder=folder, status=status, message=message)
-    Path(page.path).write_bytes((folder / "report.html").read_bytes())

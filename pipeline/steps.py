@@ -1,12 +1,12 @@
-"""One thin lightweight component a step: import, call, record. The work is in components/, the wiring in graph.py."""
+"""One thin KFP component for each step. The work is in components/, the wiring in graph.py."""
 
 from typing import NamedTuple
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
-# The image holds this package, so nothing is installed when a step starts. targets/ put the deployed name in its place;
-# the local runner looks for "python" in it and otherwise warns.
+# The image contains this package, so nothing is installed when a step starts. targets/ replace the name by the deployed one;
+# the local runner warns unless it contains "python".
 IMAGE = "localhost/wgan-tpu-pipeline:python3.11"
 
 
@@ -15,10 +15,10 @@ def snapshot(
     run: str,
     job_name: str,
 ) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, push=str):  # type: ignore[valid-type]
-    """Look at the source: what has not changed since an earlier run is not done again."""
-    from pipeline.step_runner import run_snapshot
+    """Find the key of each step from the content of the source: steps with the key of an earlier run come from the cache."""
+    from pipeline.step_runner import find_step_keys
 
-    return run_snapshot(run, job_name)
+    return find_step_keys(run, job_name)
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -31,7 +31,7 @@ def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> No
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]) -> None:
-    """Say whether the dataset is fit to train on."""
+    """Check whether the dataset is fit to train on."""
     from pipeline.step_runner import run_step
 
     run_step("validate", config, key, work_dir, validation, dataset=dataset)
@@ -39,7 +39,7 @@ def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], vali
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], program: Output[Artifact]) -> None:
-    """Compile the training for its TPU, on a machine that has none, or say why that cannot be."""
+    """Compile the training for its TPU, on a machine without one."""
     from pipeline.step_runner import run_step
 
     run_step("tpu_check", config, key, work_dir, program, dataset=dataset)
@@ -49,7 +49,7 @@ def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], pro
 def train(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
 ) -> None:
-    """Train the WGAN-GP, from the last checkpoint where there is one."""
+    """Train the WGAN-GP, from the last checkpoint if there is one."""
     from pipeline.step_runner import run_step
 
     run_step("train", config, key, work_dir, model, dataset=dataset, validation=validation)
@@ -84,6 +84,6 @@ def push(
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]) -> None:
     """Write report.html and summary.json, also when a step failed."""
-    from pipeline.step_runner import run_report
+    from pipeline.step_runner import write_run_report
 
-    run_report(run, job_name, created_at, status.state, status.error_message or "", page)
+    write_run_report(run, job_name, created_at, status.state, status.error_message or "", page)

@@ -28,7 +28,16 @@ from components.common.errors import ArtifactError, first_line
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SHARED_ROOMS = ("common", "dataset", "generator")  # their code is part of every component's code digest
-PACKAGES_IN_CODE_DIGEST = ("tensorflow", "keras", "numpy", "apache-beam", "tensorflow-datasets", "pillow", "scikit-learn")
+PACKAGES_IN_CODE_DIGEST = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "apache-beam",
+    "tensorflow-datasets",
+    "pillow",
+    "scikit-learn",
+    "scipy",
+)
 
 
 class FileEntry(BaseModel):

@@ -108,10 +108,10 @@ def refusal(message: str, config: TpuCheckConfig) -> ProgramRefusedError:
     if not match:
         return ProgramRefusedError(f"The compiler for {config.topology} refuses the program: {first_line(message)}.")
     needed, available = float(match[1]) * UNITS[match[2].upper()], float(match[3]) * UNITS[match[4].upper()]
-    batch, unit = config.train.global_batch_size, "chip" if config.slice.chip.replicas == 1 else "core"
+    batch, unit = config.train.global_batch_size, "chip" if config.slice.generation.replicas_per_chip == 1 else "core"
     return ProgramRefusedError(
-        f"The program needs {needed / 1e9:.1f} GB of HBM and a {config.slice.chip.name} {unit} has {available / 1e9:.1f} GB:"
-        f" {(needed - available) / 1e9:.1f} GB too much.",
+        f"The program needs {needed / 1e9:.1f} GB of HBM and a {config.slice.generation.name} {unit} has"
+        f" {available / 1e9:.1f} GB: {(needed - available) / 1e9:.1f} GB too much.",
         f"Lower train.global_batch_size (now {batch}, {batch // config.slice.replicas} images a {unit}) or the channels,"
         " or use a larger slice.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from components.common.section import Section
-from components.tpu_check.chips import Topology, parse_topology
+from components.tpu_check.slices import GENERATIONS, TpuSlice, find_slice, join_with_or
 from components.train.config import TrainConfig
 
 DEFAULT_TOPOLOGY = "v5e:2x4"
@@ -28,10 +28,12 @@ class TpuCheckConfig(Section):
     @field_validator("topology")
     @classmethod
     def _known_topology(cls, name: str) -> str:
-        parse_topology(name)
+        if find_slice(name).generation.peaks is None:
+            known = [generation.name for generation in GENERATIONS.values() if generation.peaks]
+            raise ValueError(f"the TPU compiler compiles for {join_with_or(known)} only")
         return name
 
     @property
-    def slice(self) -> Topology:
-        """The parsed slice."""
-        return parse_topology(self.topology)
+    def slice(self) -> TpuSlice:
+        """The slice that `topology` names."""
+        return find_slice(self.topology)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.common.section import Summary
-from components.tpu_check.chips import roofline
 from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.slices import roofline
 from components.tpu_check.subprocesses import Cost
 
 
@@ -54,7 +54,7 @@ def summarise(config: TpuCheckConfig, figures: Mapping[str, Any], costs: tuple[C
         chips=config.slice.chips,
         replicas=config.slice.replicas,
         compiled=True,
-        hbm_bytes=config.slice.hbm_bytes,
+        hbm_bytes=config.slice.peaks.hbm_bytes,
         updates_a_round=config.train.n_critic + 1,
         flops_a_byte=flops / moved,
         roofline_seconds_a_round=least.seconds,

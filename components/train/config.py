@@ -42,8 +42,8 @@ class TrainConfig(Section):
     generator_channels: int = Field(32, ge=1, description="Channels of the generator's last hidden layer.")
     critic_channels: int = Field(32, ge=1, description="Channels of the critic's first layer.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Of both networks.")
-    critic_learning_rate: float = Field(5e-4, gt=0.0)
-    generator_learning_rate: float = Field(5e-4, gt=0.0)
+    critic_learning_rate: float = Field(5e-4, gt=0.0, description="Learning rate of the critic.")
+    generator_learning_rate: float = Field(5e-4, gt=0.0, description="Learning rate of the generator.")
     beta_1: float = Field(0.0, ge=0.0, lt=1.0, description="Adam; WGAN-GP wants it small.")
     beta_2: float = Field(0.9, ge=0.0, lt=1.0, description="Adam.")
     lipschitz: Literal["penalty", "clip"] = Field(

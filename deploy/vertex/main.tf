@@ -1,6 +1,5 @@
-# What the pipeline needs in a project: a bucket, a place for images, an account that steps run as and one that submits, and a
-# schedule if a compiled pipeline is named. Roles are the least that docs/operations.md names, on the bucket and not on the project
-# where that can be.
+# The resources of the pipeline in a project: a bucket, an image repository, an account of the steps and one that submits, and a
+# schedule if pipeline_file names a compiled pipeline. Roles are minimal, and on the bucket instead of the project where possible.
 
 locals {
   services = ["aiplatform.googleapis.com", "artifactregistry.googleapis.com", "storage.googleapis.com"]
@@ -20,12 +19,12 @@ resource "google_storage_bucket" "wgan" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
 
-  # The registry's pointers are objects that are made and never replaced: what is deleted can be brought back.
+  # The registry's pointers are created and never replaced: deleted objects can be restored.
   soft_delete_policy {
     retention_duration_seconds = 604800
   }
 
-  # Nothing is deleted for its age: the cache, the history of the data and the registry all rest on what is old.
+  # Nothing is deleted because of its age: the cache, the data history and the registry refer to old objects.
   versioning {
     enabled = true
   }
@@ -73,10 +72,10 @@ resource "google_service_account" "steps" {
 
 resource "google_service_account" "submitter" {
   account_id   = "wgan-submitter"
-  display_name = "Submits runs of the WGAN pipeline and makes schedules"
+  display_name = "Submits runs and schedules of the WGAN pipeline"
 }
 
-# Steps read and write the bucket. A custom job for a TPU is started by the step's launcher, as this account.
+# Steps read and write the bucket. A step's launcher starts the custom job for a TPU, as this account.
 resource "google_storage_bucket_iam_member" "steps_write" {
   bucket = google_storage_bucket.wgan.name
   role   = "roles/storage.objectUser"
@@ -96,12 +95,11 @@ resource "google_artifact_registry_repository_iam_member" "steps_pull" {
   member     = google_service_account.steps.member
 }
 
-# Custom jobs, lineage and, with var.model_registry, model versions: the rights that these need, and no others of
-# roles/aiplatform.user.
+# Only those permissions of roles/aiplatform.user that custom jobs, lineage and, with var.model_registry, model versions need.
 resource "google_project_iam_custom_role" "steps" {
   role_id     = "wganSteps"
   title       = "Steps of the WGAN pipeline"
-  description = "What a run does in Vertex AI beside reading and writing its bucket."
+  description = "Permissions of a run in Vertex AI besides its bucket."
   permissions = concat(
     [
       "aiplatform.customJobs.create",
@@ -147,11 +145,11 @@ resource "google_service_account_iam_member" "steps_start_jobs_as_themselves" {
   member             = google_service_account.steps.member
 }
 
-# Whoever submits makes runs and schedules that act as `steps`, and reads and writes nothing itself.
+# The submitter creates runs and schedules that act as `steps`, and has no access to data itself.
 resource "google_project_iam_custom_role" "submitter" {
   role_id     = "wganSubmitter"
   title       = "Submits runs of the WGAN pipeline"
-  description = "What wgan-pipeline submit and schedule ask of Vertex AI."
+  description = "Permissions of wgan-pipeline submit and schedule."
   permissions = [
     "aiplatform.pipelineJobs.create",
     "aiplatform.pipelineJobs.get",
@@ -177,7 +175,7 @@ resource "google_service_account_iam_member" "submitter_acts_as_steps" {
   member             = google_service_account.submitter.member
 }
 
-# Whoever is named may borrow the submitter's account; no key of it is ever made.
+# These people can impersonate the submitter; no key of the account is created.
 resource "google_service_account_iam_member" "people" {
   for_each           = toset(var.submitters)
   service_account_id = google_service_account.submitter.name

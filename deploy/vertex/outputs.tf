@@ -13,7 +13,7 @@ output "deploy" {
 }
 
 output "images" {
-  description = "Where images are pushed."
+  description = "Where to push the images."
   value       = "${google_artifact_registry_repository.images.location}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.name}"
 }
 

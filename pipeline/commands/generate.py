@@ -6,40 +6,45 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from components.common.addresses import is_address, local_path
 from components.common.artifacts import atomic_directory
 from components.common.errors import ConfigError
-from components.common.images import grid, png_bytes
 
-GRID_IMAGES = 400  # more are too small to see and too large to open
+GRID_IMAGES = 400  # with more, the images are too small to see and the file too large to open
 
 
-def draw(
-    model: str,
-    out: Path,
-    count: int,
-    seed: int,
-    label: int | None = None,
-    *,
-    truncation: float | None = None,
-    steps: int = 0,
-) -> str:
-    """Write `count` PNGs, of one label if it is given, and grid.png into the new folder `out`; return a sentence.
-
-    With `steps`, interpolation.png has rows of so many images from one latent to the next. Raises ConfigError if `out`
-    exists or the model does not know the label.
-    """
+def generate(
+    model: Annotated[str, typer.Argument(help="Registry or version (folder or gs:// URL), model artifact or SavedModel.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the images.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Only images of this label; the model must be trained with train.conditional.")
+    ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(help="Redraw latent values beyond ± this: more typical, less varied images (Brock et al. 2019)."),
+    ] = None,
+    interpolate: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Also draw rows of this many images between two latents.")
+    ] = 0,
+) -> None:
+    """Draw images with a generator: one PNG each and a grid."""
+    from components.common.images import grid, png_bytes
     from components.generator.generator import STRIP_ROWS, drawn_in_fresh_process
 
-    _check(out, truncation, steps)
+    _check(out, truncation, interpolate)
     digits = len(str(count - 1))
     with (
-        _generator_of(model) as source,
-        drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=steps) as drawn,
+        generator_folder(model) as source,
+        drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=interpolate) as drawn,
     ):
         images = drawn.images
-        with atomic_directory(out) as folder:  # it is on the disk as a whole before it appears: no file needs to be by itself
+        with atomic_directory(out) as folder:  # synced as a whole, so that plain writes do inside
             for index, image in enumerate(images):
                 (folder / f"{index:0{digits}d}.png").write_bytes(png_bytes(image))
             scale, shown = max(1, 64 // images.shape[1]), images[:GRID_IMAGES]
@@ -47,12 +52,16 @@ def draw(
             if drawn.strip is not None:
                 columns = len(drawn.strip) // STRIP_ROWS
                 (folder / "interpolation.png").write_bytes(png_bytes(grid(drawn.strip, columns, scale=scale)))
-    return _sentence(out, count, label, truncation, steps)
+    of_label = "" if label is None else f" of label {label}"
+    bounded = "" if truncation is None else f", latents within ±{truncation:g},"
+    grid_file = "grid.png" if count <= GRID_IMAGES else f"grid.png of the first {GRID_IMAGES}"
+    files = [grid_file, *(["interpolation.png"] if interpolate else [])]
+    print(f"Wrote {count} images{of_label}{bounded} and {' and '.join(files)} to {out}.")
 
 
 @contextlib.contextmanager
-def _generator_of(model: str) -> Iterator[Path]:
-    """Give the folder of a generator: of a registry the champion, of an address a copy."""
+def generator_folder(model: str) -> Iterator[Path]:
+    """Yield the folder of a generator: the champion of a registry, a local copy of a URL."""
     from components.push.registry.location import open_registry
     from components.push.registry.registry import CHAMPION, find_version, read_champion
 
@@ -65,7 +74,7 @@ def _generator_of(model: str) -> Iterator[Path]:
     with open_registry(registry, versions=[version or "champion"]) as folder:
         champion = None if version else read_champion(folder)
         if not version and champion is None:
-            raise ConfigError(f"Nothing was published into {model} yet.", "Name a registry, or a version in one.")
+            raise ConfigError(f"Nothing was published to {model} yet.", "Name a registry, or a version in one.")
         yield champion.path if champion else find_version(folder, version)
 
 
@@ -75,12 +84,4 @@ def _check(out: Path, truncation: float | None, steps: int) -> None:
     if truncation is not None and not truncation >= 0.01:
         raise ConfigError(f"--truncation {truncation:g} leaves no latents to draw.", "Use 0.01 or more; 2 changes little.")
     if steps == 1:
-        raise ConfigError("--interpolate 1 has no way to go.", "Use 2 steps or more.")
-
-
-def _sentence(out: Path, count: int, label: int | None, truncation: float | None, steps: int) -> str:
-    of_label = "" if label is None else f" of label {label}"
-    bounded = "" if truncation is None else f", latents within ±{truncation:g},"
-    grid_of = "grid.png" if count <= GRID_IMAGES else f"grid.png of the first {GRID_IMAGES}"
-    files = [grid_of, *(["interpolation.png"] if steps else [])]
-    return f"Wrote {count} images{of_label}{bounded} and {' and '.join(files)} to {out}."
+        raise ConfigError("--interpolate 1 is not an interpolation.", "Use 2 steps or more.")

@@ -1,4 +1,4 @@
-"""`registry`: what the command line prints of published models."""
+"""`registry`: published models, rollback and removal of old versions."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from pipeline.commands.printing import console
 from pipeline.config import load_config
 
-app = typer.Typer(help="List published models, go back to an earlier one, remove old ones.", no_args_is_help=True)
-Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// address of the registry (push.registry).")]
-HERE = "runs/registry"
+app = typer.Typer(help="List published models, roll back to an earlier one, remove old ones.", no_args_is_help=True)
+Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// URL of the registry (push.registry).")]
+DEFAULT_REGISTRY = "runs/registry"
 
 
 @app.command("list")
-def list_(registry: Registry = HERE) -> None:
+def list_(registry: Registry = DEFAULT_REGISTRY) -> None:
     """List the versions with their scores, newest first."""
-    from rich.table import Table
-
     from components.push.registry.maintenance import list_versions
-    from pipeline.commands.printing import console
 
     table = Table(box=None, pad_edge=False)
     for heading in ("version", "in service", "published", "KID", "FID", "coverage"):
@@ -39,9 +38,9 @@ def list_(registry: Registry = HERE) -> None:
 
 @app.command()
 def show(
-    version: Annotated[str, typer.Argument(help="A version; without it the champion.")] = "", registry: Registry = HERE
+    version: Annotated[str, typer.Argument(help="Version; default: the champion.")] = "", registry: Registry = DEFAULT_REGISTRY
 ) -> None:
-    """Check every file of a version and print where it is, what it scores and what it was made from, as JSON."""
+    """Verify every file of a version and print its path, scores and inputs as JSON."""
     from components.push.registry import maintenance
     from components.push.registry.location import version_location
 
@@ -53,28 +52,28 @@ def show(
 
 @app.command()
 def rollback(
-    version: Annotated[str, typer.Argument(help="A version; without it the one that was in service before.")] = "",
-    registry: Registry = HERE,
-    config: Annotated[Path | None, typer.Option(help="Take push.registry, push.vertex_model and the rest from here.")] = None,
+    version: Annotated[str, typer.Argument(help="Version; default: the one that was in service before.")] = "",
+    registry: Registry = DEFAULT_REGISTRY,
+    config: Annotated[Path | None, typer.Option(help="TOML file with push.registry and push.vertex_model.")] = None,
 ) -> None:
-    """Put an earlier version into service; the move is recorded, and Vertex told where the config names push.vertex_model."""
+    """Put an earlier version into service and record it; update Vertex AI if the config names push.vertex_model."""
     from components.push.registry import maintenance
 
     push = load_config(config).push if config else None
     registry = push.registry or registry if push else registry
     pointer = maintenance.rollback(registry, version)
-    print(f"{pointer.version} is in service" + (f"; it was {pointer.previous}." if pointer.previous else "."))
+    print(f"{pointer.version} is in service" + (f"; it replaces {pointer.previous}." if pointer.previous else "."))
     if push and push.vertex_model:
         from components.push.vertex_model import update_vertex
 
-        print(f"Vertex has it as {update_vertex(push.vertex_model, push.serving_image, registry)}.")
+        print(f"On Vertex AI it is {update_vertex(push.vertex_model, push.serving_image, registry)}.")
 
 
 @app.command()
 def retain(
-    keep: Annotated[int, typer.Option(help="How many of the newest versions stay.")],
-    registry: Registry = HERE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; touch nothing.")] = False,
+    keep: Annotated[int, typer.Option(help="Number of newest versions to keep.")],
+    registry: Registry = DEFAULT_REGISTRY,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
 ) -> None:
     """Remove old versions; the champion and the one before it always stay."""
     from components.push.registry import maintenance

@@ -1,58 +1,57 @@
-"""`tpu-check`: what components.tpu_check finds, as a table or as JSON."""
+"""`tpu-check`: the result of components.tpu_check, as a table or as JSON."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+from typing import Annotated
 
+import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from components.common.command import explain
 from components.common.errors import ConfigError
-from components.tpu_check import run
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.errors import ProgramRefusedError
-from components.tpu_check.report import TpuCheckSummary, rows
-from pipeline.config import RunConfig
+from pipeline.commands.options import ConfigFile, Overrides
+from pipeline.commands.printing import console
+from pipeline.config import load_config
 
 
-def check_config(config: RunConfig, topology: str, images: int, classes: int) -> TpuCheckConfig:
-    """Return what to check. Raises ConfigError for a slice that does not exist."""
+def tpu_check(
+    config: ConfigFile,
+    topology: Annotated[str, typer.Option(help="Slice, such as v5e:2x4 or v4:2x2x1; default: deploy.tpu_topology.")] = "",
+    overrides: Overrides = [],  # noqa: B006 - typer reads the default
+    images: Annotated[int, typer.Option(min=0, help="Number of training images; 0: unknown.")] = 0,
+    classes: Annotated[int, typer.Option(min=2, help="Number of labels, with train.conditional.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compile the training for a TPU without one: whether it compiles and fits, and how fast it can be at most."""
+    from components.tpu_check import run
+    from components.tpu_check.errors import ProgramRefusedError
+    from components.tpu_check.report import rows
+
+    loaded = load_config(config, overrides)
     try:
-        section = config.for_tpu_check(topology)
+        section = loaded.for_tpu_check(topology).model_copy(update={"images": images, "classes": classes})
     except ValidationError as error:
         raise ConfigError(explain(error, TpuCheckConfig).replace("topology", "--topology", 1)) from None
-    return section.model_copy(update={"images": images, "classes": classes})
-
-
-def check(config: RunConfig, topology: str, images: int, classes: int, as_json: bool) -> int:
-    """Check a training and print what was found; return 0 when it compiled and 1 when it was refused.
-
-    Raises ConfigError for what does not fit together, CompilerMissingError where the compiler is not installed.
-    """
-    section = check_config(config, topology, images, classes)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the check says meanwhile; stdout is for the result
-            summary = run.check(section, config.work_dir / "tpu_check")
+        with contextlib.redirect_stdout(sys.stderr):  # progress lines; stdout is for the result
+            summary = run.check(section, loaded.work_dir / "tpu_check")
     except ProgramRefusedError as error:
         if not as_json:
             raise
         refused = {"topology": section.topology, "compiled": False, "reason": error.problem, "cure": error.cure}
         print(json.dumps(refused, indent=1))
-        return error.exit_code
-    print(summary.model_dump_json(indent=1)) if as_json else show(summary)
-    return 0
-
-
-def show(summary: TpuCheckSummary) -> None:
-    """Print the report as a table."""
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        print(summary.model_dump_json(indent=1))
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
-    for what, value in rows(summary):
-        table.add_row(f"[bold]{what}[/]", value)
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+    for name, value in rows(summary):
+        table.add_row(f"[bold]{name}[/]", value)
+    console().print(table)
     for note in summary.notes:
-        console.print(f"[yellow]note[/] {note}")
+        console().print(f"[yellow]note[/] {note}")

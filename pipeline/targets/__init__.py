@@ -1,1 +1,1 @@
-"""Where a pipeline runs: compile, run or submit, schedule."""
+"""Where a pipeline runs: on this machine, Kubeflow or Vertex AI."""

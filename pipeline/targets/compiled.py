@@ -1,4 +1,4 @@
-"""Reading a compiled file back: for which platform it is, and the config it was made of."""
+"""Reading a compiled file: the platform that it was compiled for, and its config."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from pipeline.graph import NAME
 
 
 def read_compiled(file: Path, target: str) -> RunConfig:
-    """Return the config of a file that `compile --target` wrote. Raises ConfigError for any other, and for another target's."""
+    """Return the config of a file that `compile --target` wrote. Raises ConfigError for other files and other targets."""
     try:
-        documents = list(yaml.safe_load_all(file.read_text()))
-        (spec, *rest) = documents
+        spec, *rest = yaml.safe_load_all(file.read_text())
         parameters = spec["root"]["inputDefinitions"]["parameters"]
         named = spec["pipelineInfo"]["name"]
         description = RunDescription.model_validate_json(parameters["run"]["defaultValue"])
         config = RunConfig.model_validate_json(json.dumps(description.config))
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {file}.", "wgan-pipeline compile makes one.") from None
+        raise ConfigError(f"There is no file {file}.", "wgan-pipeline compile writes one.") from None
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ValidationError):
-        raise ConfigError(f"{file} is no compiled pipeline of this program.", "wgan-pipeline compile makes one.") from None
-    # Each step on Kubeflow has its Kubernetes part in the second document; Vertex accepts one only.
-    made_for = "kubeflow" if rest else "vertex"
-    if named != NAME or made_for != target:
+        raise ConfigError(f"{file} is not a compiled pipeline of this program.", "wgan-pipeline compile writes one.") from None
+    # For Kubeflow, a second document has the Kubernetes settings of the steps; Vertex accepts only one.
+    compiled_for = "kubeflow" if rest else "vertex"
+    if named != NAME or compiled_for != target:
         raise ConfigError(
-            f"{file} was compiled for {made_for}, and --target is {target}.",
-            f"Use --target {made_for}, or compile it with --target {target}.",
+            f"{file} was compiled for {compiled_for}, but --target is {target}.",
+            f"Use --target {compiled_for}, or compile it with --target {target}.",
         )
     return config

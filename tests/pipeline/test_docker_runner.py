@@ -24,7 +24,7 @@ from tests.support.two_runs import CONFIG, Results, results_of
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
 TIMES = 50
-SETTINGS = docker_target.settings(network=False)
+SETTINGS = docker_target.container_settings(network=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def host(in_ci: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(host: str) -> Iterator[Any]:
-    with docker_target.connected() as client:
+    with docker_target.engine_client() as client:
         yield client
 
 
@@ -161,12 +161,14 @@ class TestARun:
         (tmp_path / "Containerfile").write_text("\n".join(lines) + "\n")
         other = "localhost/wgan-test-other:1"
         subprocess.run(["podman", "build", "--quiet", "--tag", other, str(tmp_path)], check=True)
-        with pytest.raises(ConfigError, match=r"holds other code than this program for train.*\. Build it again"):
+        with pytest.raises(ConfigError, match=r"contains other code than this program for train.*\. Build it again"):
             docker_target.check_image(client, config_of(tmp_path, other))
         docker_target.check_image(client, config_of(tmp_path, image))
 
-    def test_a_missing_image_is_refused(self, client: Any, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"There is no image localhost/nothing:1 here \(deploy\.image\)\. Build it"):
+    def test_an_image_that_is_not_there_is_refused(self, client: Any, tmp_path: Path) -> None:
+        with pytest.raises(
+            ConfigError, match=r"There is no image localhost/nothing:1 on this machine \(deploy\.image\)\. Build it"
+        ):
             docker_target.check_image(client, config_of(tmp_path, "localhost/nothing:1"))
 
 

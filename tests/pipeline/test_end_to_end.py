@@ -76,7 +76,7 @@ def test_every_artifact_is_complete_and_names_its_inputs(first: Outcome) -> None
 def test_an_unchanged_second_run_takes_every_step_from_the_cache(first: Outcome, second: Outcome) -> None:
     assert second.code == 0
     assert all(row["cached"] for row in second.summary["steps"].values())
-    assert "Nothing new: the data, the configuration and the code are those of an earlier run." in second.stdout
+    assert "Nothing new: an earlier run had the same data, configuration and code." in second.stdout
     assert second.summary["push"]["decision"] == "unchanged"
     assert second.summary["evaluate"] == first.summary["evaluate"]
     assert second.summary["artifacts"]["train"] == first.summary["artifacts"]["train"]

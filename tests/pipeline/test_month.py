@@ -17,9 +17,9 @@ from PIL import Image
 
 from components.common import requests
 from components.push.registry.registry import complete_versions, read_champion
+from tests.support.command_line import run
 from tests.support.kubeflow_server import Kubeflow, kubeflow_served, tick
 from tests.support.local_runs import SHORT, wait_for
-from tests.support.remote_runs import run
 from tests.support.snapshots import brighter, digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]

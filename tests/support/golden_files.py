@@ -1,4 +1,4 @@
-"""The content of the golden files, as the code produces it now. `python -m tests.support.golden_files` writes the files."""
+"""The golden files: requests to Vertex AI and Kubernetes. `python -m tests.support.golden_files` writes them."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ VERTEX = {
 
 
 def vertex() -> str:
-    """Return the parts of a custom job for every row of Vertex AI."""
+    """Return machine and scheduling of a custom job, for every row of Vertex AI."""
     jobs: dict[str, Any] = {}
     for row in ROWS:
         if row.platform == "vertex":
             specs = worker_pool_specs(row, IMAGE, COMMAND, ARGS, {"TF_CPP_MIN_LOG_LEVEL": "2"})
-            jobs[row.slice.name] = {"worker_pool_specs": specs, "scheduling": scheduling(row, spot=row.hosts == 1)}
+            jobs[row.slice.name] = {"worker_pool_specs": specs, "scheduling": scheduling(spot=row.hosts == 1)}
     return json.dumps(jobs, indent=1) + "\n"
 
 
@@ -64,15 +64,15 @@ def compiled(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def kubernetes(overrides: list[str]) -> str:
-    """Return train's container and the second document, which together place it on Kubernetes."""
-    spec, platform = compiled(*overrides)
+    """Return train's container and the second document, which has the Kubernetes settings."""
+    spec, platform = compiled(overrides)
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     placed = {"image": container["image"], "resources": container["resources"]}
     return "".join(["# train's container\n", yaml.safe_dump(placed), "---\n", yaml.safe_dump(platform)])
 
 
 def vertex_train(overrides: list[str]) -> str:
-    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher and the parts of the custom job."""
+    """Return train of the quickstart compiled for Vertex AI with a TPU: its launcher and the parameters of its custom job."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pipeline.yaml"
         words = ["run.dir=/gcs/bucket/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
@@ -82,8 +82,8 @@ def vertex_train(overrides: list[str]) -> str:
     return str(yaml.safe_dump(parts))
 
 
-def made() -> dict[str, str]:
-    """Return every golden file's text by its name."""
+def golden_texts() -> dict[str, str]:
+    """Return the text of every golden file by name."""
     files = {f"kubernetes-{name}.yaml": kubernetes(overrides) for name, overrides in KUBERNETES.items()}
     files |= {f"vertex-{name}.yaml": vertex_train(overrides) for name, overrides in VERTEX.items()}
     return {"vertex_custom_jobs.json": vertex(), **files}
@@ -92,7 +92,7 @@ def made() -> dict[str, str]:
 def main() -> None:
     """Write the golden files."""
     FOLDER.mkdir(exist_ok=True)
-    for name, text in made().items():
+    for name, text in golden_texts().items():
         (FOLDER / name).write_text(text)
 
 

@@ -1,4 +1,4 @@
-"""Objects held to the types of Kubernetes' API, as its own client has them."""
+"""Checks of objects against the types of the Kubernetes API, as in its own client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PLAIN = {"str": str, "int": int, "bool": bool, "object": object, "float": float}
 
 
 def check(value: Any, kind: str, where: str) -> None:
-    """Hold a value to a type of Kubernetes' API as its client has it: names, types, and what may not be missing."""
+    """Check names, types and required fields of a value against a type of the Kubernetes API."""
     if found := re.fullmatch(r"list\[(.*)\]", kind):
         assert isinstance(value, list), where
         for index, each in enumerate(value):
@@ -21,12 +21,12 @@ def check(value: Any, kind: str, where: str) -> None:
         for key, each in value.items():
             check(each, found[1], f"{where}.{key}")
     elif kind in PLAIN:
-        assert isinstance(value, PLAIN[kind]), f"{where} is {value!r}, no {kind}"
+        assert isinstance(value, PLAIN[kind]), f"{where} is {value!r}, not a {kind}"
     else:
         message = getattr(client, kind)
         names = {there: here for here, there in message.attribute_map.items()}
         assert isinstance(value, dict), where
-        assert not value.keys() - names.keys(), f"{where}: {kind} has no {value.keys() - names.keys()}"
-        message(**{names[key]: each for key, each in value.items()})  # refuses what lacks a field that must be there
+        assert not value.keys() - names.keys(), f"{where}: {kind} does not have {value.keys() - names.keys()}"
+        message(**{names[key]: each for key, each in value.items()})  # raises for a missing required field
         for key, each in value.items():
             check(each, message.openapi_types[names[key]], f"{where}.{key}")

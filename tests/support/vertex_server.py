@@ -1,30 +1,37 @@
-"""A local server with the part of Vertex AI's REST API that its Model Registry needs.
+"""A server on this machine with the part of Vertex AI's REST API that the Model Registry needs.
 
-Every body is parsed as a message of Vertex's own library, which rejects unknown keys; the server stores the messages.
+It reads every body with Vertex's own messages, which refuse unknown keys, and stores those messages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.server
-import json
-import re
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
-from tests.support.kubeflow_server import Server, reset
+from tests.support.json_server import Answer, Json, Service, page_of, served
 
 PARENT = "projects/p/locations/europe-west4"
-NUMBERED = "projects/123456/locations/europe-west4"  # answers name the project by its number
+NUMBERED = "projects/123456/locations/europe-west4"  # Vertex answers with the project's number
+LOCATION = f"(?:{PARENT}|{NUMBERED})"
 TOKEN = "a-token"
-Fault = Callable[[str, str], tuple[int, dict[str, str]] | None]
+
+
+@dataclass
+class VertexService(Service):
+    """The paths, errors and token of Vertex AI."""
+
+    token: str = TOKEN
+
+    def path(self, path: str) -> str | None:
+        return path.removeprefix("/v1/")
+
+    def error(self, status: int, message: str) -> Json:
+        return {"error": {"code": status, "message": message}}
 
 
 @dataclass
@@ -37,28 +44,19 @@ class ModelVersion:
 
 
 @dataclass
-class ModelServer:
-    """The state of the server: versions by model, uploads in progress, and the requests so far."""
+class Vertex(VertexService):
+    """The state of the server: versions by model, and running uploads. With `lose_upload`, one upload gets no answer."""
 
     models: dict[str, list[ModelVersion]] = field(default_factory=dict)
-    operations: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
+    operations: dict[str, tuple[int, Json]] = field(default_factory=dict)
     polls: int = 2  # until an upload is done
-    fault: Fault = lambda *_: None
     refuse_upload: str = ""
-    lose_upload: bool = False  # carry out the upload, then break the connection before the answer
-    token: str = TOKEN
+    lose_upload: bool = False
 
-    def resets(self) -> bool:
-        """Return whether to break the connection in the middle of a request's body."""
-        return False
+    def __post_init__(self) -> None:
+        self.loses_answer = self._loses_upload
 
-    def pause(self, method: str, path: str) -> float:
-        """Return how many seconds to wait before the answer."""
-        return 0.0
-
-    def loses(self, method: str, path: str) -> bool:
-        """Return whether to carry out a request and break the connection before the answer."""
+    def _loses_upload(self, method: str, path: str) -> bool:
         lost = self.lose_upload and path.endswith("models:upload")
         self.lose_upload = self.lose_upload and not lost
         return lost
@@ -68,141 +66,84 @@ class ModelServer:
         return next((str(n) for n, each in enumerate(self.models[model], 1) if alias in each.aliases), "")
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers for `server.vertex`."""
-
-    protocol_version = "HTTP/1.1"
-    server: Any
-
-    def do_GET(self) -> None:
-        self._handle("GET", b"")
-
-    def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if self.server.vertex.resets():
-            self.rfile.read(length // 2)
-            return reset(self)
-        return self._handle("POST", self.rfile.read(length))
-
-    def do_DELETE(self) -> None:
-        self._handle("DELETE", b"")
-
-    def _handle(self, method: str, body: bytes) -> None:
-        url = urlsplit(self.path)
-        path, vertex = url.path.removeprefix("/v1/"), self.server.vertex
-        vertex.requests.append(f"{method} {path}")
-        time.sleep(vertex.pause(method, path))
-        if fault := vertex.fault(method, path):
-            return self._answer(fault[0], {"error": {"code": fault[0], "message": "injected by the test"}}, fault[1])
-        if self.headers.get("Authorization") != f"Bearer {vertex.token}":
-            return self._answer(401, {"error": {"code": 401, "message": "no token"}})
-        path = path.replace(NUMBERED, PARENT)
-        for verb, pattern, answer in self.server.routes:
-            if verb == method and (found := re.fullmatch(pattern, path)):
-                try:
-                    status, content = answer(vertex, json.loads(body or b"{}"), parse_qs(url.query), *found.groups())
-                except json_format.ParseError as error:
-                    status, content = 400, {"error": {"code": 400, "message": str(error)}}
-                if vertex.loses(method, path):
-                    self.close_connection = True
-                    return self.connection.close()
-                return self._answer(status, content)
-        return self._answer(404, {"error": {"code": 404, "message": f"{path} is not there"}})
-
-    def _answer(self, status: int, content: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(content).encode()
-        self.send_response_only(status)
-        for key, value in (
-            {"Content-Type": "application/json", "Content-Length": str(len(body)), "Date": self.date_time_string()}
-            | (headers or {})
-        ).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-Answer = tuple[int, dict[str, Any]]
-
-
-def read(body: dict[str, Any], message: Any) -> Any:
-    """Parse the body as a message. Raises ParseError for unknown keys."""
+def read(body: Json, message: Any) -> Any:
+    """Return the body as a message. Raises ParseError for an unknown key."""
     return message.wrap(json_format.ParseDict(body, message.pb()()))
 
 
-def upload(vertex: ModelServer, body: dict[str, Any], _: Any) -> Answer:
+def content(message: Any) -> Json:
+    """Return a message as JSON."""
+    found: Json = json_format.MessageToDict(type(message).pb(message))
+    return found
+
+
+def upload(vertex: Vertex, body: Json, _: Any) -> Answer:
     request = read({**body, "parent": PARENT}, aiplatform_v1.UploadModelRequest)
     if vertex.refuse_upload:
-        return 200, started(vertex, {"error": {"code": 9, "message": vertex.refuse_upload}})
+        return 200, _operation(vertex, {"error": {"code": 9, "message": vertex.refuse_upload}})
     model = request.model_id or request.parent_model.removeprefix(f"{PARENT}/models/")
     assert bool(request.model_id) != bool(request.parent_model)
     if request.parent_model and model not in vertex.models:
-        return 404, {"error": {"code": 404, "message": "no such parent model"}}
+        return 404, vertex.error(404, "no such parent model")
     versions = vertex.models.setdefault(model, [])
     taken = {alias for each in versions for alias in each.aliases}
     aliases = list(request.model.version_aliases)
     assert not taken & set(aliases), "Vertex moves an alias by mergeVersionAliases only"
     versions.append(ModelVersion(request.model, aliases + ([] if versions else ["default"])))
-    response = {"model": f"{NUMBERED}/models/{model}", "modelVersionId": str(len(versions))}
-    return 200, started(vertex, {"response": response})
+    return 200, _operation(vertex, {"response": {"model": f"{NUMBERED}/models/{model}", "modelVersionId": str(len(versions))}})
 
 
-def started(vertex: ModelServer, outcome: dict[str, Any]) -> dict[str, Any]:
+def _operation(vertex: Vertex, outcome: Json) -> Json:
     name = f"{NUMBERED}/operations/{len(vertex.operations) + 1}"
     vertex.operations[name] = (vertex.polls, outcome)
     return {"name": name, "done": False}
 
 
-def operation(vertex: ModelServer, _: Any, __: Any, number: str) -> Answer:
+def get_operation(vertex: Vertex, _: Any, __: Any, number: str) -> Answer:
     name = f"{NUMBERED}/operations/{number}"
     left, outcome = vertex.operations[name]
     vertex.operations[name] = (left - 1, outcome)
     return 200, {"name": name, "done": left <= 1, **(outcome if left <= 1 else {})}
 
 
-def list_versions(vertex: ModelServer, _: Any, query: dict[str, list[str]], model: str) -> Answer:
-    """Return one version a page, so that a client must read further pages."""
+def list_versions(vertex: Vertex, _: Any, query: Json, model: str) -> Answer:
     if model not in vertex.models:
-        return 404, {"error": {"code": 404, "message": "no such model"}}
-    at = int(query.get("pageToken", ["0"])[0] or 0)
-    page = [described(vertex, model, number) for number in range(at + 1, at + 2)]
-    more = {"nextPageToken": str(at + 1)} if at + 1 < len(vertex.models[model]) else {}
-    return 200, {"models": page, **more}
+        return 404, vertex.error(404, "no such model")
+    numbers, token = page_of(list(range(1, len(vertex.models[model]) + 1)), query, "pageToken")
+    models = [_described(vertex, model, number) for number in numbers]
+    return 200, {"models": models, **({"nextPageToken": token} if token else {})}
 
 
-def described(vertex: ModelServer, model: str, number: int) -> dict[str, Any]:
+def _described(vertex: Vertex, model: str, number: int) -> Json:
     version = vertex.models[model][number - 1]
-    content: dict[str, Any] = json_format.MessageToDict(type(version.model).pb(version.model))
     name = f"{NUMBERED}/models/{model}"
-    return {**content, "name": name, "versionId": str(number), "versionAliases": version.aliases}
+    return {**content(version.model), "name": name, "versionId": str(number), "versionAliases": version.aliases}
 
 
-def list_evaluations(vertex: ModelServer, _: Any, __: Any, model: str, number: str) -> Answer:
+def list_evaluations(vertex: Vertex, _: Any, __: Any, model: str, number: str) -> Answer:
     found = vertex.models[model][int(number) - 1].evaluations
     return 200, {"modelEvaluations": [{"displayName": each.display_name} for each in found]} if found else {}
 
 
-def import_evaluation(vertex: ModelServer, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
+def import_evaluation(vertex: Vertex, body: Json, _: Any, model: str, number: str) -> Answer:
     request = read({**body, "parent": PARENT}, aiplatform_v1.ImportModelEvaluationRequest)
     vertex.models[model][int(number) - 1].evaluations.append(request.model_evaluation)
     return 200, {"name": f"{NUMBERED}/models/{model}@{number}/evaluations/1"}
 
 
-def merge_aliases(vertex: ModelServer, body: dict[str, Any], _: Any, model: str, number: str) -> Answer:
+def merge_aliases(vertex: Vertex, body: Json, _: Any, model: str, number: str) -> Answer:
     request = read({**body, "name": "x"}, aiplatform_v1.MergeVersionAliasesRequest)
     moved = set(request.version_aliases)
     for index, version in enumerate(vertex.models[model], 1):
-        kept = [alias for alias in version.aliases if alias not in moved]
-        version.aliases = kept + (sorted(moved) if index == int(number) else [])
-    return 200, described(vertex, model, int(number))
+        others = [alias for alias in version.aliases if alias not in moved]
+        version.aliases = others + (sorted(moved) if index == int(number) else [])
+    return 200, _described(vertex, model, int(number))
 
 
-MODEL = rf"{PARENT}/models/([a-z0-9_-]+)"
-ROUTES = (
-    ("POST", rf"{PARENT}/models:upload", upload),
-    ("GET", rf"{PARENT}/operations/(\d+)", operation),
+MODEL = rf"{LOCATION}/models/([a-z0-9_-]+)"
+Vertex.ROUTES = (
+    ("POST", rf"{LOCATION}/models:upload", upload),
+    ("GET", rf"{LOCATION}/operations/(\d+)", get_operation),
     ("GET", rf"{MODEL}:listVersions", list_versions),
     ("GET", rf"{MODEL}@(\d+)/evaluations", list_evaluations),
     ("POST", rf"{MODEL}@(\d+)/evaluations:import", import_evaluation),
@@ -211,23 +152,8 @@ ROUTES = (
 
 
 @contextlib.contextmanager
-def served(vertex: Any, routes: Any) -> Iterator[str]:
-    """Serve the state `vertex` with `routes`; yield the server's URL."""
-    server = Server(("127.0.0.1", 0), Handler)
-    server.vertex, server.routes = vertex, routes  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-@contextlib.contextmanager
-def vertex_served() -> Iterator[tuple[str, ModelServer]]:
-    """Serve Vertex AI's Model Registry; yield its URL and its state."""
-    vertex = ModelServer()
-    with served(vertex, ROUTES) as address:
-        yield f"{address}/v1", vertex
+def vertex_served() -> Iterator[tuple[str, Vertex]]:
+    """Serve Vertex AI's Model Registry; yields its URL and its state."""
+    vertex = Vertex()
+    with served(vertex) as url:
+        yield f"{url}/v1", vertex

@@ -1,4 +1,4 @@
-"""The compiled files: valid PipelineSpecs, made without TensorFlow, with what each platform needs."""
+"""The compiled files: valid PipelineSpecs with the settings of each platform, written without TensorFlow."""
 
 from __future__ import annotations
 
@@ -54,29 +54,29 @@ def spec(request: pytest.FixtureRequest) -> dict[str, Any]:
     return documents[0]
 
 
-def test_it_is_a_pipeline_spec(spec: dict[str, Any]) -> None:
+def test_the_file_is_a_pipeline_spec(spec: dict[str, Any]) -> None:
     message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     executors = dict(message.deployment_spec["executors"].items())
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
 
 
-def test_kfp_loads_it(spec: dict[str, Any]) -> None:
+def test_kfp_loads_the_file(spec: dict[str, Any]) -> None:
     assert components.load_component_from_text(yaml.safe_dump(spec)).name == "wgan-tpu-pipeline"
 
 
-def test_its_defaults_are_the_config_and_the_keys(spec: dict[str, Any]) -> None:
+def test_the_default_arguments_are_config_and_keys(spec: dict[str, Any]) -> None:
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     config = load_config(QUICKSTART, ["run.dir=/mnt/wgan"])
     assert json.loads(parameters["train_config"]["defaultValue"]) == config.train.model_dump(mode="json")
-    assert parameters["train_key"]["defaultValue"] == "looked up by the step snapshot"
+    assert parameters["train_key"]["defaultValue"] == "found by the step snapshot"
     assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
     assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "/mnt/wgan/snapshots/digits"
     assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "/mnt/wgan/registry"
     assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
 
 
-def test_snapshot_push_and_report_always_run(spec: dict[str, Any]) -> None:
-    """Snapshot looks at the source and its history, push at the registry; the report is of this run."""
+def test_snapshot_push_and_report_are_never_cached(spec: dict[str, Any]) -> None:
+    """They depend on the source and its history, on the registry, and on this run."""
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached - {"exit-handler-1"} == {"ingest", "validate", "train", "evaluate"}
@@ -87,7 +87,7 @@ def test_snapshot_push_and_report_always_run(spec: dict[str, Any]) -> None:
         }
 
 
-def test_the_report_is_the_exit_handler_and_knows_when_the_run_began(spec: dict[str, Any]) -> None:
+def test_the_report_is_the_exit_handler_and_gets_the_start_time(spec: dict[str, Any]) -> None:
     report = spec["root"]["dag"]["tasks"]["report"]
     assert report["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
     created = report["inputs"]["parameters"]["created_at"]["runtimeValue"]["constant"]
@@ -123,11 +123,11 @@ def test_kubeflow_mounts_the_volume_in_every_step() -> None:
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
-def test_a_key_for_buckets_is_mounted_and_never_named_in_the_file() -> None:
-    spec, platform = compiled("kubeflow", "deploy.google_key_secret=wgan-google-key")
+def test_the_google_key_is_mounted_and_not_part_of_the_file(tmp_path: Path) -> None:
+    spec, platform = compiled("kubeflow", tmp_path, "deploy.google_key_secret=wgan-google-key")
     for name, executor in spec["deploymentSpec"]["executors"].items():
-        told = {each["name"]: each["value"] for each in executor["container"]["env"]}
-        assert told == {"GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json"}
+        environment = {each["name"]: each["value"] for each in executor["container"]["env"]}
+        assert environment == {"GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json"}
         (secret,) = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][name]["secretAsVolume"]
         assert (secret["secretName"], secret["mountPath"]) == ("wgan-google-key", "/var/run/secrets/google")
 
@@ -141,13 +141,13 @@ REFUSED = [
     (
         "vertex",
         ["deploy.tpu_topology=v5e:4x4"],
-        "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 is 4 hosts on Vertex AI, for which Vertex",
+        "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 needs 4 hosts on Vertex AI, for which Vertex",
     ),
     ("kubeflow", ["deploy.tpu_topology=v2:2x2"], "deploy.tpu_topology = 'v2:2x2': GKE has no TPU v2 to train on; use v3:2x2,"),
     (
         "kubeflow",
         ["deploy.tpu_topology=v4:2x2x2"],
-        "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 is 2 hosts on GKE, and a task of a",
+        "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 needs 2 hosts on GKE, but a task of a",
     ),
     (
         "kubeflow",
@@ -167,17 +167,17 @@ def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 @pytest.mark.parametrize("place", ["in/*.png", "~/in", "memory://in", "x.zip"])
-def test_images_that_no_remote_step_can_see_are_refused(target: str, place: str, tmp_path: Path) -> None:
+def test_images_on_this_machine_are_refused(target: str, place: str, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"lies on this machine, and remote steps do not see it\. Name an address such as images:gs"
+        ConfigError, match=r"is on this machine, where remote steps cannot read it\. Name a URL such as images:gs"
     ):
         COMPILE[target](config_of(f"ingest.source=images:{place}"), tmp_path / "p.yaml")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
-def test_images_at_an_address_or_on_a_mounted_folder_go_to_remote_steps_as_they_are(place: str) -> None:
-    spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
+def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str, tmp_path: Path) -> None:
+    spec, *_ = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
     written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
     assert json.loads(written)["source"] == f"images:{place}"
 
@@ -195,7 +195,7 @@ def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
     assert (tmp_path / "p.yaml").is_file()
 
 
-def test_no_body_of_a_step_has_more_than_six_statements() -> None:
+def test_bodies_of_steps_have_at_most_six_statements() -> None:
     tree = ast.parse((ROOT / "pipeline" / "steps.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert {function.name for function in functions} == {"snapshot", *STEPS, "tpu_check", "report"}
@@ -210,9 +210,9 @@ def test_the_graph_has_no_branch() -> None:
     assert not any(isinstance(node, ast.If) for node in ast.walk(ast.parse(text)))
 
 
-def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else() -> None:
-    plain, *_ = compiled("kubeflow")
-    without, *_ = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_check=false")
+def test_tpu_check_runs_before_train_on_a_tpu_only(tmp_path: Path) -> None:
+    plain, *_ = compiled("kubeflow", tmp_path)
+    without, *_ = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_check=false")
     assert "exec-tpu-check" not in {**plain["deploymentSpec"]["executors"], **without["deploymentSpec"]["executors"]}
     spec, platform = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
@@ -226,15 +226,15 @@ def test_a_tpu_check_stands_before_train_on_a_tpu_and_nowhere_else() -> None:
     assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")
 
 
-def kubernetes_of(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tasks of the graph, and of each step what Kubernetes is told."""
-    spec, platform = compiled("kubeflow", *overrides)
+def kubernetes_of(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tasks of the graph and the Kubernetes settings of each step."""
+    spec, platform = compiled("kubeflow", folder, *overrides)
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     return tasks, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels() -> None:
-    _, executors = kubernetes_of("deploy.timeout_hours=1.5")
+def test_kubeflow_steps_have_an_unprivileged_user_a_timeout_and_labels(tmp_path: Path) -> None:
+    _, executors = kubernetes_of(tmp_path, "deploy.timeout_hours=1.5")
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     for name, each in executors.items():
         assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
@@ -242,8 +242,8 @@ def test_every_step_on_kubeflow_has_a_user_without_rights_an_end_and_labels() ->
         assert each["podMetadata"]["labels"]["app.kubernetes.io/component"] == name.removeprefix("exec-")
 
 
-def test_what_kubernetes_is_told_is_of_its_types() -> None:
-    """The parts that KFP passes on to the pod as they are; its numbers are strings, as protobuf's JSON has them."""
+def test_kubernetes_settings_match_the_types_of_its_api(tmp_path: Path) -> None:
+    """KFP passes these parts to the pod unchanged; numbers are strings, as in protobuf's JSON."""
     overrides = ["train.devices=tpu", "deploy.tpu_spot=true", "deploy.volume_claim=wgan", "deploy.google_key_secret=k"]
     _, executors = kubernetes_of(*overrides)
     for name, each in executors.items():
@@ -262,8 +262,8 @@ def test_what_kubernetes_is_told_is_of_its_types() -> None:
     assert not any("tolerations" in each for name, each in executors.items() if name != "exec-train")
 
 
-def test_only_what_may_be_repeated_is_tried_again() -> None:
-    tasks, _ = kubernetes_of("deploy.retries=3")
+def test_only_repeatable_steps_are_retried(tmp_path: Path) -> None:
+    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=3")
     policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
     assert set(policies) == {"ingest", "train", "evaluate", "push"}
     for policy in policies.values():
@@ -272,15 +272,15 @@ def test_only_what_may_be_repeated_is_tried_again() -> None:
     assert not any("retryPolicy" in task for task in tasks.values())
 
 
-def test_every_step_on_kubeflow_asks_for_a_share_of_a_machine() -> None:
-    spec, _ = compiled("kubeflow", "deploy.cpu=500m", "deploy.memory=12Gi")
+def test_kubeflow_steps_request_cpu_and_memory(tmp_path: Path) -> None:
+    spec, _ = compiled("kubeflow", tmp_path, "deploy.cpu=500m", "deploy.memory=12Gi")
     for executor in spec["deploymentSpec"]["executors"].values():
         resources = executor["container"]["resources"]
         assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("500m", "12Gi")
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_an_image_without_digest_is_refused_in_production(target: str) -> None:
+def test_an_image_without_digest_is_refused_if_digests_are_required(target: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"deploy\.image = 'registry\.example/wgan:1' has no digest"):
         compiled(target, "deploy.require_digests=true", "deploy.image=registry.example/wgan:1")
     named = f"registry.example/wgan@sha256:{'0' * 64}"
@@ -293,6 +293,6 @@ def test_an_image_without_digest_is_refused_in_production(target: str) -> None:
 @pytest.mark.parametrize(
     "value", ["deploy.cpu=two", "deploy.memory=8 gigabytes", "deploy.timeout_hours=0", "deploy.retries=-1"]
 )
-def test_what_kubernetes_would_not_read_is_refused(value: str) -> None:
+def test_values_that_kubernetes_cannot_read_are_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=value.partition("=")[0]):
         load_config(QUICKSTART, [value])

@@ -1,4 +1,4 @@
-"""Train on a TPU of Vertex AI: the compiled file holds a custom job that Vertex's own messages take."""
+"""Train on a TPU of Vertex AI: the compiled file contains a custom job that Vertex's own messages accept."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def compiled(folder: Path, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the settings above compile to."""
+    """The compiled file of the settings above."""
     return compiled(tmp_path_factory.mktemp("compiled"))
 
 
 def job(spec: dict[str, Any]) -> Any:
-    """The custom job that the launcher would ask for, its placeholders filled in as Vertex does, as Vertex's own message."""
+    """Return the custom job that the launcher would request, with placeholders filled in, as Vertex's message."""
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     payload = container["args"][container["args"].index("--payload") + 1]
     parameters = spec["components"]["comp-train"]["inputDefinitions"]["parameters"]
@@ -62,31 +62,31 @@ def job(spec: dict[str, Any]) -> Any:
         return value if isinstance(value, str) else json.dumps(value)
 
     text = re.sub(r"\{\{\$\.inputs\.parameters\['(\w+)'\]\}\}", filled, payload)
-    asked = json_util.recursive_remove_empty(json.loads(text.replace("{{$.json_escape[1]}}", "EXECUTOR_INPUT")))
-    asked["job_spec"].pop("persistent_resource_id")  # a placeholder, which is empty where there is none
-    if asked["job_spec"]["scheduling"]["strategy"] != "FLEX_START":
-        del asked["job_spec"]["scheduling"]["max_wait_duration"]  # as the launcher does
-    return aiplatform_v1.CustomJob.wrap(json_format.ParseDict(asked, aiplatform_v1.CustomJob.pb()()))
+    request = json_util.recursive_remove_empty(json.loads(text.replace("{{$.json_escape[1]}}", "EXECUTOR_INPUT")))
+    request["job_spec"].pop("persistent_resource_id")  # a placeholder that is empty here
+    if request["job_spec"]["scheduling"]["strategy"] != "FLEX_START":
+        del request["job_spec"]["scheduling"]["max_wait_duration"]  # as the launcher does
+    return aiplatform_v1.CustomJob.wrap(json_format.ParseDict(request, aiplatform_v1.CustomJob.pb()()))
 
 
-def test_the_job_is_what_the_config_asks_for(tmp_path: Path) -> None:
-    asked = job(compiled(tmp_path, "deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true"))
-    (pool,) = asked.job_spec.worker_pool_specs
+def test_the_job_has_the_settings_of_the_config(tmp_path: Path) -> None:
+    request = job(compiled(tmp_path, "deploy.tpu_topology=v5e:2x4", "deploy.tpu_spot=true"))
+    (pool,) = request.job_spec.worker_pool_specs
     assert (pool.machine_spec.machine_type, pool.machine_spec.tpu_topology) == ("ct5lp-hightpu-8t", "2x4")
     assert (pool.replica_count, pool.container_spec.image_uri) == (1, IMAGE)
-    assert asked.job_spec.scheduling.strategy.name == "SPOT"
-    assert asked.job_spec.scheduling.restart_job_on_worker_restart
-    assert asked.job_spec.scheduling.timeout.total_seconds() == 12 * 3600
-    assert asked.job_spec.service_account == ACCOUNT
-    assert asked.job_spec.network == NETWORK
-    assert asked.job_spec.tensorboard == BOARD
-    assert asked.job_spec.base_output_directory.output_uri_prefix == "gs://b/root/tensorboard"
-    assert asked.encryption_spec.kms_key_name == KEY
-    assert dict(asked.labels) == {"pipeline": "wgan-tpu-pipeline", "component": "train"}
+    assert request.job_spec.scheduling.strategy.name == "SPOT"
+    assert request.job_spec.scheduling.restart_job_on_worker_restart
+    assert request.job_spec.scheduling.timeout.total_seconds() == 12 * 3600
+    assert request.job_spec.service_account == ACCOUNT
+    assert request.job_spec.network == NETWORK
+    assert request.job_spec.tensorboard == BOARD
+    assert request.job_spec.base_output_directory.output_uri_prefix == "gs://b/root/tensorboard"
+    assert request.encryption_spec.kms_key_name == KEY
+    assert dict(request.labels) == {"pipeline": "wgan-tpu-pipeline", "component": "train"}
 
 
-def test_it_runs_train_as_the_other_targets_do(spec: dict[str, Any]) -> None:
-    """The same command and words, but for the escape that a payload needs."""
+def test_the_job_runs_the_command_of_the_other_targets(spec: dict[str, Any]) -> None:
+    """The command and arguments are the same, except for the escape that a payload needs."""
     (pool,) = job(spec).job_spec.worker_pool_specs
     container = json_format.MessageToDict(steps.train.pipeline_spec)["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert list(pool.container_spec.command) == container["command"]
@@ -94,7 +94,7 @@ def test_it_runs_train_as_the_other_targets_do(spec: dict[str, Any]) -> None:
     assert list(pool.container_spec.args) == words
 
 
-def test_all_but_the_machine_is_the_library_s_own_component(spec: dict[str, Any]) -> None:
+def test_everything_but_the_machine_equals_the_library_component(spec: dict[str, Any]) -> None:
     theirs = json_format.MessageToDict(create_custom_training_job_from_component(steps.train).pipeline_spec)
     (component,) = theirs["components"].values()
     ours = spec
@@ -108,7 +108,7 @@ def test_all_but_the_machine_is_the_library_s_own_component(spec: dict[str, Any]
     assert launcher == executor["container"]
 
 
-def test_it_is_named_train_and_the_others_are_containers_of_the_image(spec: dict[str, Any]) -> None:
+def test_the_task_is_named_train_and_other_steps_are_containers(spec: dict[str, Any]) -> None:
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert set(tasks) == {"snapshot", "ingest", "validate", "tpu-check", "train", "evaluate", "push"}
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 2
@@ -125,13 +125,13 @@ def test_it_is_named_train_and_the_others_are_containers_of_the_image(spec: dict
         (["deploy.tpu_platform=gke"], "deploy.tpu_platform = 'gke', but this target runs on Vertex AI."),
     ],
 )
-def test_a_tpu_that_is_not_to_be_had_there_is_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+def test_a_tpu_that_vertex_lacks_is_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         compiled(tmp_path, *overrides)
     assert not (tmp_path / "vertex.yaml").exists()
 
 
-def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google_cloud_pipeline_components.v1.custom_job", None)
     with pytest.raises(ConfigError, match=re.escape("Install wgan-tpu-pipeline[vertex].")):
         compiled(tmp_path)
@@ -147,7 +147,7 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch
         ("deploy.pipeline_root=/gcs/b", "deploy.pipeline_root"),
     ],
 )
-def test_a_setting_that_vertex_would_refuse_is_refused_at_once(tmp_path: Path, override: str, sentence: str) -> None:
+def test_settings_that_vertex_would_refuse_are_refused_when_read(tmp_path: Path, override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         compiled(tmp_path, override)
 

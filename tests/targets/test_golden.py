@@ -1,4 +1,4 @@
-"""The golden files hold what is sent to Vertex AI and Kubernetes; tests/support/golden_files.py writes them."""
+"""The golden files: the requests to Vertex AI and Kubernetes; tests/support/golden_files.py writes them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import yaml
 from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
-from pipeline.platforms import find_training_row, gke_limits, gke_node_selector
+from pipeline.platforms import find_training_row, gke_node_selector
 from tests.support import golden_files
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, str]:
-    return golden_files.made()
+def current() -> dict[str, str]:
+    return golden_files.golden_texts()
 
 
-def test_the_golden_files_are_what_is_made(made: dict[str, str]) -> None:
-    assert set(made) == {file.name for file in golden_files.FOLDER.iterdir()}
-    for name, text in made.items():
+def test_the_golden_files_are_current(current: dict[str, str]) -> None:
+    assert set(current) == {file.name for file in golden_files.FOLDER.iterdir()}
+    for name, text in current.items():
         assert text == (golden_files.FOLDER / name).read_text(), (
-            f"{name}: python -m tests.support.golden_files shows the change"
+            f"{name}: python -m tests.support.golden_files writes the change"
         )
 
 
 @pytest.mark.parametrize("name", golden_files.KUBERNETES)
-def test_the_kubernetes_document_is_valid_and_agrees_with_the_row(name: str) -> None:
-    placed, document = yaml.load_all((golden_files.FOLDER / f"kubernetes-{name}.yaml").read_text(), yaml.CSafeLoader)
+def test_the_kubernetes_document_is_valid_and_matches_the_row(name: str) -> None:
+    placed, document = yaml.safe_load_all((golden_files.FOLDER / f"kubernetes-{name}.yaml").read_text())
     executors: dict[str, Any] = document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for each in executors.values():
         json_format.ParseDict(each, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
@@ -41,11 +41,11 @@ def test_the_kubernetes_document_is_valid_and_agrees_with_the_row(name: str) -> 
         *(["cloud.google.com/gke-spot"] * len(spot)),
     }
     accelerator = placed["resources"]["accelerator"]
-    assert {accelerator["resourceType"]: int(accelerator["resourceCount"])} == gke_limits(row)
+    assert (accelerator["resourceType"], int(accelerator["resourceCount"])) == ("google.com/tpu", row.chips_per_host)
     assert placed["image"] == golden_files.IMAGE
 
 
-def test_one_step_has_the_image_for_tpus() -> None:
-    spec, _ = golden_files.compiled("deploy.tpu_topology=v5e:2x4")
+def test_train_alone_has_the_image_for_tpus() -> None:
+    spec, _ = golden_files.compiled(["deploy.tpu_topology=v5e:2x4"])
     images = {name: executor["container"]["image"] for name, executor in spec["deploymentSpec"]["executors"].items()}
     assert [name for name, image in images.items() if image == golden_files.IMAGE] == ["exec-train"]

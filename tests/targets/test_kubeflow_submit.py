@@ -1,4 +1,4 @@
-"""Submitting to and scheduling on Kubeflow: the true kfp client against a server on this machine."""
+"""Submitting to and scheduling on Kubeflow: its generated client against a server on this machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from components.common import requests
-from pipeline.commands import remote
+from pipeline.commands.submit import unique_name
 from pipeline.config import load_config
-from pipeline.targets import runs
+from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
+from tests.support.command_line import run
 from tests.support.kubeflow_server import Kubeflow, kubeflow_served
-from tests.support.remote_runs import run
+from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
@@ -26,9 +27,8 @@ QUICK = "--set=train.rounds=20"
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(runs, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads a context from there
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
         yield address, kubeflow
@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of one config, compiled once for the tests that are about the requests."""
+    """A compiled file for the tests of requests."""
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compiler.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "train.rounds=20"]), file)
     return file
@@ -58,22 +58,27 @@ def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int
     return run("submit", str(config), "--host", served[0], QUICK, *words)
 
 
+@pytest.fixture
+def platform_submit(served: tuple[str, Kubeflow], config: Path) -> Submit:
+    return lambda *words: submit(served, config, *words)
+
+
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_it_ends_as_the_run_ended(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        known = served[1]
-        known.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"})
-        code, said = submit(served, config, "--name", "nightly")
-        assert code == 0, said
-        (made,) = known.runs.values()
+    def test_exit_code_and_output_match_the_run(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        server = served[1]
+        server.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"})
+        code, output = submit(served, config, "--name", "nightly")
+        assert code == 0, output
+        (made,) = server.runs.values()
         assert re.fullmatch(r"nightly-\d{8}-\d{6}-[0-9a-f]{6}", made["display_name"])
         link = f"{served[0]}/#/runs/details/{made['run_id']}"
-        assert said == (f"Run {made['display_name']}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n"), (
-            "and nothing of kfp's own"
-        )
-        assert [each["display_name"] for each in known.experiments.values()] == ["wgan-tpu-pipeline"]
+        assert output == (
+            f"Run {made['display_name']}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n"
+        ), "and nothing else"
+        assert [each["display_name"] for each in server.experiments.values()] == ["wgan-tpu-pipeline"]
 
-    def test_steps_run_as_the_account_that_is_named(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_steps_run_as_the_configured_account(self, served: tuple[str, Kubeflow], config: Path) -> None:
         assert submit(served, config, "--set", "deploy.service_account=wgan")[0] == 0
         assert submit(served, config)[0] == 0
         assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
@@ -86,90 +91,90 @@ class TestSubmit:
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        known = served[1]
+        server = served[1]
         for _ in range(2):
             assert submit(served, config)[0] == 0
         assert submit(served, config, "--set", "train.rounds=30")[0] == 0
-        counts = [len(things) for things in (known.experiments, known.pipelines, known.versions, known.runs)]
+        counts = [len(things) for things in (server.experiments, server.pipelines, server.versions, server.runs)]
         assert counts == [1, 1, 2, 3]
 
     @pytest.mark.parametrize(
         ("state", "steps", "sentence"),
         [
-            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log says why: "),
+            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log has the reason: "),
             ("FAILED", {"root": "FAILED", "train-driver": "FAILED", "train": "FAILED"}, "Failed in train. The step's log"),
             ("FAILED", {"train-driver": "FAILED"}, "Failed in train-driver. The step's log"),
-            ("CANCELED", {}, "Canceled. The step's log says why: "),
+            ("CANCELED", {}, "Canceled. The step's log has the reason: "),
             ("SKIPPED", {}, "Skipped. "),
-            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log says why"),
+            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log has the reason"),
         ],
     )
-    def test_a_run_that_failed_is_no_success(
+    def test_a_failed_run_is_reported_as_failed(
         self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, str], sentence: str
     ) -> None:
-        """Nor is one that Kubeflow calls succeeded because its exit handler was."""
+        """Kubeflow calls a run with a failed step succeeded if its exit handler succeeded."""
         served[1].outcome = (state, steps)
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert sentence in said
+        assert sentence in output
 
-    def test_not_waiting_and_waiting_later(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        known = served[1]
-        known.outcome = ("FAILED", {"push": "FAILED"})
-        code, said = submit(served, config, "--no-wait")
-        assert (code, len(said.splitlines())) == (0, 1)
-        (run_id,) = known.runs
-        code, said = run("submit", "--host", served[0], "--follow", run_id)
+    def test_no_wait_and_follow(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        server = served[1]
+        server.outcome = ("FAILED", {"push": "FAILED"})
+        code, output = submit(served, config, "--no-wait")
+        assert (code, len(output.splitlines())) == (0, 1)
+        (run_id,) = server.runs
+        code, output = run("submit", "--host", served[0], "--follow", run_id)
         assert code == 1
-        assert "Failed in push." in said
+        assert "Failed in push." in output
 
-    def test_what_is_asked_in_what_order(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        known = served[1]
+    def test_the_order_of_requests(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        server = served[1]
         assert submit(served, config)[0] == 0
-        ids = [next(iter(each)) for each in (known.pipelines, known.runs)]
-        asked = [each.replace(ids[0], "PIPELINE").replace(ids[1], "RUN") for each in known.requests]
+        ids = [next(iter(each)) for each in (server.pipelines, server.runs)]
+        asked = [each.replace(ids[0], "PIPELINE").replace(ids[1], "RUN") for each in server.requests]
         first = [
             "GET /healthz", "GET /pipelines", "POST /pipelines", "GET /pipelines/PIPELINE/versions",
             "POST /pipelines/upload_version", "GET /experiments", "POST /experiments", "POST /runs",
-            "GET /runs/RUN", "GET /runs/RUN", "GET /runs/RUN",
+            "GET /runs/RUN", "GET /runs/RUN",
         ]  # fmt: skip
         assert asked == first
-        known.requests.clear()
+        server.requests.clear()
         assert submit(served, config)[0] == 0
-        assert [each for each in known.requests if each.startswith("POST")] == ["POST /runs"], "the rest is there"
+        assert [each for each in server.requests if each.startswith("POST")] == ["POST /runs"], "the rest is there"
 
-    def test_a_compiled_file_is_sent_as_it_is(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
-        code, said = run("submit", str(compiled), "--host", served[0])
-        assert code == 0, said
+    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+        code, output = run("submit", str(compiled), "--host", served[0])
+        assert code == 0, output
         (version,) = served[1].versions
         assert (served[1].folder / f"{version}.yaml").read_bytes() == compiled.read_bytes()
 
     @pytest.mark.heavy
     @pytest.mark.timeout(600)
-    def test_the_file_that_arrives_is_executed(
+    def test_the_submitted_file_runs(
         self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Submit, run, result: what the server executes is the file that it was sent, with KFP's own orchestrator."""
+        """Submit, run, result: the server runs the uploaded file with KFP's own orchestrator."""
         import json
 
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        monkeypatch.setattr(runs, "POLL_SECONDS", 0.5)
-        known = served[1]
-        known.execute = True
+        monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
+        server = served[1]
+        server.execute = True
         file = tmp_path / "tiny.toml"
         file.write_text(TINY.format(runs=tmp_path / "runs"))
-        code, said = run("submit", str(file), "--host", served[0])
-        assert code == 0, said
-        assert "train: succeeded" in said
+        code, output = run("submit", str(file), "--host", served[0])
+        assert code == 0, output
+        assert "train: succeeded" in output
         (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
         found = json.loads(summary.read_bytes())
         assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
-        code, said = run(
+        code, output = run(
             "submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere", "--set", "deploy.retries=0"
         )
-        assert code == 1, said
-        assert "snapshot: failed" in said
-        assert "Failed in snapshot" in said
+        assert code == 1, output
+        assert "snapshot: failed" in output
+        assert "Failed in snapshot" in output
         summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "server").glob("*/steps/*/report/summary.json")]
         (failed,) = [each for each in summaries if each["status"] == "failed"]
         assert (failed["exit_code"], failed["error"]["step"]) == (2, "ingest")
@@ -197,171 +202,152 @@ kid_subset_size = 100
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults:
+class TestFaults(RetryTests):
     MAKING = ("/experiments", "/pipelines", "/pipelines/upload_version", "/runs")
 
     @pytest.mark.parametrize("at", MAKING)
-    def test_an_answer_that_is_lost_makes_nothing_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
-        known = served[1]
+    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
+        server = served[1]
         lost = iter([True])
-        known.lose_answer = lambda method, path: method == "POST" and path == at and next(lost, False)
-        code, said = submit(served, config)
-        assert code == 0, said
+        server.loses_answer = lambda method, path: method == "POST" and path == at and next(lost, False)
+        code, output = submit(served, config)
+        assert code == 0, output
         assert next(lost, None) is None
-        assert [len(each) for each in (known.experiments, known.pipelines, known.versions, known.runs)] == [1] * 4
+        assert [len(each) for each in (server.experiments, server.pipelines, server.versions, server.runs)] == [1] * 4
 
-    def test_a_connection_that_breaks_in_the_middle_of_an_upload(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        known = served[1]
+    def test_an_upload_is_retried_after_a_broken_connection(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        server = served[1]
         broken = iter([True, True])
-        known.reset = lambda method, path: path == "/pipelines/upload_version" and next(broken, False)
-        code, said = submit(served, config)
-        assert code == 0, said
+        server.resets = lambda method, path: path == "/pipelines/upload_version" and next(broken, False)
+        code, output = submit(served, config)
+        assert code == 0, output
         assert next(broken, None) is None
-        assert [len(each) for each in (known.versions, known.runs)] == [1, 1]
-        known.reset = lambda method, path: path == "/pipelines/upload_version"
-        code, said = submit(served, config, "--set", "train.rounds=30")
-        assert (code, len(known.versions)) == (0, 1), "compiled before: the version is there"
-
-    @pytest.mark.parametrize("status", [500, 502, 503])
-    @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_what_passes_is_asked_again(self, served: tuple[str, Kubeflow], config: Path, method: str, status: int) -> None:
-        known = served[1]
-        left = [status] * 3
-        known.fault = lambda verb, path: (left.pop(), {}) if verb == method and left and path != "/healthz" else None
-        code, said = submit(served, config)
-        assert code == 0, said
-        assert left == []
-        assert len(known.runs) == 1
-
-    def test_it_waits_as_long_as_it_is_asked_to(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        waited: list[float] = []
-        monkeypatch.setattr(requests.time, "sleep", waited.append)
-        left = ["7"] * 4
-        served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
-        assert submit(served, config, "--no-wait")[0] == 0
-        assert [seconds for seconds in waited if seconds] == [7.0] * 4
+        assert [len(each) for each in (server.versions, server.runs)] == [1, 1]
+        server.resets = lambda method, path: path == "/pipelines/upload_version"
+        code, output = submit(served, config, "--set", "train.rounds=30")
+        assert (code, len(server.versions)) == (0, 1), "compiled before: the version is there"
 
     @pytest.mark.parametrize(
         ("status", "at", "sentence"),
         [
-            (401, "/healthz", "answered 401 to the request to check its health: it does not take this token (expired?)"),
-            (403, "/runs", "answered 403 to the request to start the run: this account may not do that"),
+            (401, "/healthz", "answered 401 to the request to check its health: it does not accept this token (expired?)"),
+            (403, "/runs", "answered 403 to the request to start the run: this account is not allowed to do that"),
             (404, "/runs", "answered 404 to the request to start the run: injected by the test."),
             (409, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (500, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
-            (400, "/pipelines/upload_version", "answered 400 to the request to upload the pipeline: injected by the test."),
+            (400, "/pipelines/upload_version", "answered 400 to the request to create the pipeline version spec-"),
         ],
     )
-    def test_what_does_not_pass_gets_a_sentence(
+    def test_permanent_errors_are_explained(
         self, served: tuple[str, Kubeflow], config: Path, status: int, at: str, sentence: str
     ) -> None:
         verb = "GET" if at == "/healthz" else "POST"
         served[1].fault = lambda method, path: (status, {}) if (method, path) == (verb, at) else None
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert f"{served[0]} {sentence}" in said
+        assert f"{served[0]} {sentence}" in output
         assert not served[1].runs
         assert sum(each == f"{verb} {at}" for each in served[1].requests) <= requests.TRIES
 
-    def test_a_token_that_expires_is_read_anew(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
-        known = served[1]
+    def test_an_expired_token_is_read_again(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
+        server = served[1]
         file = tmp_path / "token"
         file.write_text("first\n")
-        known.token = "first"
+        server.token = "first"
 
         def expire(method: str, path: str) -> None:
             if method == "POST" and path == "/runs":
-                known.token = "second"
+                server.token = "second"
                 file.write_text("second\n")
 
-        known.fault = expire
-        code, said = submit(served, config, "--token-file", str(file))
-        assert code == 0, said
-        known.token = "third"
-        code, said = submit(served, config, "--token-file", str(file))
+        server.fault = expire
+        code, output = submit(served, config, "--token-file", str(file))
+        assert code == 0, output
+        server.token = "third"
+        code, output = submit(served, config, "--token-file", str(file))
         assert code == 1
-        assert "it does not take this token (expired?); give a fresh one with --token-file" in said
+        assert "it does not accept this token (expired?); give a new one with --token-file" in output
 
     @pytest.mark.parametrize("status", [0, 400, 401, 500])
-    def test_the_token_is_in_no_output(
+    def test_the_token_is_never_printed(
         self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
     ) -> None:
         file = tmp_path / "token"
         file.write_text("s3cr3t-token")
         served[1].token = "s3cr3t-token"
         served[1].fault = lambda method, path: (status, {}) if status and path == "/runs" and method == "POST" else None
-        code, said = submit(served, config, "--token-file", str(file))
+        code, output = submit(served, config, "--token-file", str(file))
         assert code == (1 if status else 0)
-        assert "s3cr3t" not in said + caplog.text
+        assert "s3cr3t" not in output + caplog.text
 
     @pytest.mark.parametrize(("minutes", "way"), [(-90, "ahead of"), (90, "behind")])
-    def test_a_clock_that_is_wrong_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
+    def test_a_wrong_clock_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
         there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
         date = email.utils.format_datetime(there, usegmt=True)
         served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert f"; the clock here is 90 minutes {way} the service's: correct it." in said
+        assert f"; the clock here is 90 minutes {way} the service's: correct it." in output
 
-    def test_a_server_that_does_not_answer(
+    def test_a_server_that_does_not_answer_times_out(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
         monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].slow = lambda method, path: 1.0 if path == "/experiments" else 0.0
-        code, said = submit(served, config)
+        served[1].delay = lambda method, path: 1.0 if path == "/experiments" else 0.0
+        code, output = submit(served, config)
         assert code == 1
-        assert f"{served[0]} cannot be reached to list the experiments: " in said
-        assert "timed out" in said.lower()
+        assert f"{served[0]} cannot be reached to list the experiments: " in output
+        assert "timed out" in output.lower()
 
-    def test_nobody_there(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreachable_server_is_reported(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-        code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
+        code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
         assert code == 1
-        assert "http://127.0.0.1:9 cannot be reached to check its health: " in said
+        assert "http://127.0.0.1:9 cannot be reached to check its health: " in output
 
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--host", "kubeflow.example"], "--host kubeflow.example is no address. Use https://HOST"),
+            (["--host", "kubeflow.example"], "--host kubeflow.example is not a URL. Use https://HOST"),
             ([], "--host is missing."),
             (["--host", "http://127.0.0.1:9", "--target", "argo"], "--target argo is unknown. Use kubeflow or vertex."),
             (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
         ],
     )
-    def test_bad_words_are_usage(self, config: Path, words: list[str], sentence: str) -> None:
-        code, said = run("submit", str(config), *words)
+    def test_invalid_options_are_usage_errors(self, config: Path, words: list[str], sentence: str) -> None:
+        code, output = run("submit", str(config), *words)
         assert code == 2
-        assert sentence in said
+        assert sentence in output
 
-    def test_a_config_that_cannot_run_there_is_refused_before_anything_is_asked(self, config: Path) -> None:
+    def test_an_unsuitable_config_is_refused_before_any_request(self, config: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compiler, "compile_pipeline", COMPILE)
-            code, said = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
+            code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
-        assert "run.dir = 'runs' is a folder of this machine" in said
+        assert "run.dir = 'runs' is a folder on this machine" in output
 
-    def test_files_that_cannot_be_sent(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
+    def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [
-            (["--target", "vertex"], "was compiled for kubeflow, and --target is vertex. Use --target kubeflow, or compile"),
+            (["--target", "vertex"], "was compiled for kubeflow, but --target is vertex. Use --target kubeflow, or compile"),
             (["--set", "train.rounds=3"], "--set cannot change "),
         ]:
-            code, said = run("submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words)
+            code, output = run(
+                "submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words
+            )
             assert code == 2
-            assert sentence in said
+            assert sentence in output
         (tmp_path / "other.yaml").write_text("a: 1\n")
-        for name, sentence in [("other.yaml", "is no compiled pipeline of this program"), ("none.yaml", "There is no file")]:
-            code, said = run("submit", str(tmp_path / name), "--host", served[0])
+        for name, sentence in [("other.yaml", "is not a compiled pipeline of this program"), ("none.yaml", "There is no file")]:
+            code, output = run("submit", str(tmp_path / name), "--host", served[0])
             assert code == 2
-            assert sentence in said
+            assert sentence in output
         assert served[1].requests == []
 
-    def test_a_host_that_is_something_else(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        code, said = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
+    def test_a_host_that_is_not_kubeflow_is_refused(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        code, output = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
         assert code == 2
-        assert "answers, but is no Kubeflow Pipelines" in said
+        assert "answers, but is not Kubeflow Pipelines" in output
 
 
 def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
@@ -370,37 +356,37 @@ def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSchedule:
-    def test_its_life(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        known = served[1]
-        code, said = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
-        assert code == 0, said
-        first, second = said.splitlines()
+    def test_create_list_pause_resume_delete(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        server = served[1]
+        code, output = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
+        assert code == 0, output
+        first, second = output.splitlines()
         assert first == "Schedule weekly: At 02:30 on Monday, UTC time."
         assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 UTC, ){2}\d{4}-\d\d-\d\d 02:30 UTC", second)
-        (made,) = known.recurring.values()
+        (made,) = server.recurring.values()
         assert made["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * 1", "KFP's six fields, seconds first"
         assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
-        assert made["pipeline_version_reference"]["pipeline_version_id"] in known.versions
+        assert made["pipeline_version_reference"]["pipeline_version_id"] in server.versions
         schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, said = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in said.splitlines()]
+        code, output = schedule(served, "list")
+        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
         assert rows[0] == ["name", "state", "when", "next"]
         assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, UTC time"]
         assert rows[2][0] == "hourly"
         assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
-        assert known.recurring[made["recurring_run_id"]]["status"] == "DISABLED"
+        assert server.recurring[made["recurring_run_id"]]["status"] == "DISABLED"
         assert re.search(r"weekly +paused", schedule(served, "list")[1])
         assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
-        assert known.recurring[made["recurring_run_id"]]["status"] == "ENABLED"
+        assert server.recurring[made["recurring_run_id"]]["status"] == "ENABLED"
         assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each["display_name"] for each in known.recurring.values()] == ["hourly"]
+        assert [each["display_name"] for each in server.recurring.values()] == ["hourly"]
 
-    def test_from_and_until(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_start_and_end(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
-        code, said = schedule(served, "create", str(config), *words, "--time-zone", "Europe/Zurich",
+        code, output = schedule(served, "create", str(config), *words, "--time-zone", "Europe/Zurich",
                               "--cluster-time-zone", "Europe/Zurich")  # fmt: skip
-        assert code == 0, said
-        assert "Next: 2099-01-01 02:00 CET, " in said
+        assert code == 0, output
+        assert "Next: 2099-01-01 02:00 CET, " in output
         (made,) = served[1].recurring.values()
         times = made["trigger"]["cron_schedule"]
         assert times["start_time"].startswith("2098-12-31T23:00:00")
@@ -409,11 +395,11 @@ class TestSchedule:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--cron", "0 0 2 * * *"], "has 6 fields where 5 are read. Leave the seconds out: 0 2 * * *"),
-            (["--cron", "0 25 * * *"], "is wrong: "),
+            (["--cron", "0 0 2 * * *"], "has 6 fields instead of 5. Omit the seconds: 0 2 * * *."),
+            (["--cron", "0 25 * * *"], "is invalid: "),
             (["--cron", "0 2 * * *", "--time-zone", "Mars/Base"], "There is no time zone 'Mars/Base'"),
             (["--cron", "0 2 * * *", "--time-zone", "Asia/Tokyo"], "reads every schedule in UTC time"),
-            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is no time."),
+            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is not a time."),
             (["--cron", "0 2 * * *", "--end", "2020-01-01"], "--end 2020-01-01 is not after now."),
             (
                 ["--cron", "0 2 * * *", "--start", "2099-02-01", "--end", "2099-01-01"],
@@ -421,51 +407,53 @@ class TestSchedule:
             ),
         ],
     )
-    def test_bad_words_are_usage(self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str) -> None:
-        code, said = schedule(served, "create", str(config), "--name", "n", *words)
+    def test_invalid_options_are_usage_errors(
+        self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str
+    ) -> None:
+        code, output = schedule(served, "create", str(config), "--name", "n", *words)
         assert code == 2
-        assert sentence in said
+        assert sentence in output
         assert served[1].requests == []
 
-    def test_names_are_of_one_schedule(self, served: tuple[str, Kubeflow], config: Path) -> None:
+    def test_names_are_unique_and_must_exist(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         assert schedule(served, *words)[0] == 0
-        code, said = schedule(served, *words)
+        code, output = schedule(served, *words)
         assert code == 2
-        assert f"There is a schedule n on {served[0]} already." in said
+        assert f"Schedule n already exists on {served[0]}." in output
         for verb in ("pause", "resume", "delete"):
-            code, said = schedule(served, verb, "other")
+            code, output = schedule(served, verb, "other")
             assert code == 2
-            assert f"There is no schedule other on {served[0]}; there are: n. Name one of them." in said
+            assert f"There is no schedule other on {served[0]}. Existing schedules: n." in output
         assert schedule(served, "delete", "n")[0] == 0
         assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
 
     @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
-    def test_an_answer_that_is_lost(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
+    def test_a_lost_answer_is_recovered(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         if verb == "delete":
             schedule(served, *words)
             words = ["delete", "n"]
         lost = iter([True])
-        served[1].lose_answer = lambda method, path: (
+        served[1].loses_answer = lambda method, path: (
             method in ("POST", "DELETE") and path.startswith("/recurringruns") and next(lost, False)
         )
-        code, said = schedule(served, *words)
-        assert code == 0, said
+        code, output = schedule(served, *words)
+        assert code == 0, output
         assert next(lost, None) is None
         assert len(served[1].recurring) == count
 
-    def test_what_other_programs_made_is_shown_as_it_is(self, served: tuple[str, Kubeflow]) -> None:
+    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, Kubeflow]) -> None:
         recurring: dict[str, Any] = served[1].recurring
         recurring["a"] = {"recurring_run_id": "a", "display_name": "periodic", "status": "ENABLED",
                           "trigger": {"periodic_schedule": {"interval_second": "60"}}}  # fmt: skip
         recurring["b"] = {"recurring_run_id": "b", "display_name": "odd", "status": "ENABLED",
                           "trigger": {"cron_schedule": {"cron": "30 0 2 ? * 2-6"}}}  # fmt: skip
-        code, said = schedule(served, "list")
+        code, output = schedule(served, "list")
         assert code == 0
-        assert "not by cron: made by another program" in said
-        assert "30 0 2 ? * 2-6 (six fields, seconds first)" in said
+        assert "not a cron schedule: created by another program" in output
+        assert "30 0 2 ? * 2-6 (six fields, seconds first)" in output
 
 
-def test_names_of_runs_differ() -> None:
-    assert remote._own_name("") != remote._own_name("")
+def test_run_names_are_unique() -> None:
+    assert unique_name("") != unique_name("")

@@ -1,4 +1,4 @@
-"""Submitting to and scheduling on Vertex AI: the true google-cloud-aiplatform client against a server on this machine."""
+"""Submitting to and scheduling on Vertex AI: google-cloud-aiplatform against a server on this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from google.oauth2.credentials import Credentials
 
 from components.common import requests
 from pipeline.config import load_config
-from pipeline.targets import runs as platform_runs
+from pipeline.targets import remote
 from pipeline.targets.vertex import client, compiler
-from tests.support.remote_runs import run
-from tests.support.vertex_runs import Runs, content, runs_served
-from tests.support.vertex_server import TOKEN
+from tests.support.command_line import run
+from tests.support.vertex_runs import VertexRuns, runs_served
+from tests.support.vertex_server import TOKEN, content
+from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline
 CONFIG = """
@@ -37,7 +38,7 @@ kms_key = "projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k"
 
 
 class Renewed(Credentials):
-    """Credentials whose tokens are taken from a list when they are asked for again."""
+    """Credentials that take each new token from a list."""
 
     def __init__(self, first: str, *others: str | Exception) -> None:
         super().__init__(first)
@@ -51,8 +52,8 @@ class Renewed(Credentials):
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Runs]]:
-    monkeypatch.setattr(platform_runs, "POLL_SECONDS", 0.01)
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, VertexRuns]]:
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     log_in(monkeypatch, Renewed(TOKEN))
     with runs_served(tmp_path / "server") as (address, runs):
@@ -72,7 +73,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of one config, compiled once for the tests that are about the requests."""
+    """A compiled file for the tests of requests."""
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compiler.compile_pipeline(load_config(None, ["run.dir=/gcs/bucket/wgan"]), file)
     return file
@@ -83,30 +84,35 @@ def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
-def where(served: tuple[str, Runs]) -> list[str]:
+def where(served: tuple[str, VertexRuns]) -> list[str]:
     return ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", served[0]]
 
 
-def submit(served: tuple[str, Runs], config: Path, *words: str) -> tuple[int, str]:
+def submit(served: tuple[str, VertexRuns], config: Path, *words: str) -> tuple[int, str]:
     return run("submit", str(config), *where(served), *words)
 
 
-def schedule(served: tuple[str, Runs], *words: str) -> tuple[int, str]:
+def schedule(served: tuple[str, VertexRuns], *words: str) -> tuple[int, str]:
     return run("schedule", *words, *where(served))
+
+
+@pytest.fixture
+def platform_submit(served: tuple[str, VertexRuns], config: Path) -> Submit:
+    return lambda *words: submit(served, config, *words)
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_it_ends_as_the_run_ended(self, served: tuple[str, Runs], config: Path) -> None:
-        known = served[1]
-        known.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"}, "")
-        code, said = submit(served, config, "--name", "Nightly Run", "--experiment", "Faces 64")
-        assert code == 0, said
-        (job,) = known.jobs.values()
+    def test_exit_code_and_output_match_the_run(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        server = served[1]
+        server.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"}, "")
+        code, output = submit(served, config, "--name", "Nightly Run", "--experiment", "Faces 64")
+        assert code == 0, output
+        (job,) = server.jobs.values()
         run_id = job.name.rpartition("/")[2]
         assert re.fullmatch(r"nightly-run-\d{8}-\d{6}-[0-9a-f]{6}", run_id)
         link = f"https://console.cloud.google.com/vertex-ai/pipelines/locations/europe-west4/runs/{run_id}?project=p"
-        assert said == (f"Run {job.display_name}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n")
+        assert output == (f"Run {job.display_name}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n")
         assert job.runtime_config.gcs_output_directory == "gs://bucket/root"
         assert job.runtime_config.failure_policy.name == "PIPELINE_FAILURE_POLICY_FAIL_FAST"
         assert job.service_account == "wgan@p.iam.gserviceaccount.com"
@@ -119,52 +125,55 @@ class TestSubmit:
         [
             (
                 ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "quota\nmore"),
-                "Failed in train: quota. The step's log says",
+                "Failed in train: quota. The step's log has",
             ),
-            (("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""), "Failed in tpu-check. The step's log says"),
-            (("FAILED", {"root": "FAILED"}, ""), "Failed in root. The step's log says"),
-            (("CANCELLED", {}, ""), "Cancelled. The step's log says why: "),
-            (("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""), "Succeeded in train. The step's log says why"),
+            (("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""), "Failed in tpu-check. The step's log has"),
+            (("FAILED", {"root": "FAILED"}, ""), "Failed in root. The step's log has"),
+            (("CANCELLED", {}, ""), "Cancelled. The step's log has the reason: "),
+            (
+                ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""),
+                "Succeeded in train. The step's log has",
+            ),
         ],
     )
-    def test_a_run_that_failed_is_no_success(
-        self, served: tuple[str, Runs], config: Path, outcome: tuple[str, dict[str, str], str], sentence: str
+    def test_a_failed_run_is_reported_as_failed(
+        self, served: tuple[str, VertexRuns], config: Path, outcome: tuple[str, dict[str, str], str], sentence: str
     ) -> None:
         served[1].outcome = outcome
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert sentence in said
+        assert sentence in output
 
-    def test_not_waiting_and_waiting_later(self, served: tuple[str, Runs], config: Path) -> None:
-        known = served[1]
-        known.outcome = ("FAILED", {"push": "FAILED"}, "")
-        code, said = submit(served, config, "--no-wait")
-        assert (code, len(said.splitlines())) == (0, 1)
-        (name,) = known.jobs
-        code, said = run("submit", *where(served), "--follow", name.rpartition("/")[2])
+    def test_no_wait_and_follow(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        server = served[1]
+        server.outcome = ("FAILED", {"push": "FAILED"}, "")
+        code, output = submit(served, config, "--no-wait")
+        assert (code, len(output.splitlines())) == (0, 1)
+        (name,) = server.jobs
+        code, output = run("submit", *where(served), "--follow", name.rpartition("/")[2])
         assert code == 1
-        assert "Failed in push." in said
+        assert "Failed in push." in output
 
-    def test_what_is_asked_in_what_order(self, served: tuple[str, Runs], config: Path) -> None:
+    def test_the_order_of_requests(self, served: tuple[str, VertexRuns], config: Path) -> None:
         assert submit(served, config)[0] == 0
         (name,) = served[1].jobs
         parent = "projects/p/locations/europe-west4"
         run_id = name.rpartition("/")[2]
         get = f"GET {parent}/pipelineJobs/{run_id}"
-        assert served[1].requests == [f"POST {parent}/pipelineJobs", get, get, get]
+        assert served[1].requests == [f"POST {parent}/pipelineJobs", get, get]
 
-    def test_a_compiled_file_is_sent_as_it_is(self, served: tuple[str, Runs], config: Path, tmp_path: Path) -> None:
+    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, VertexRuns], config: Path, tmp_path: Path) -> None:
         file = tmp_path / "p.yaml"
         COMPILE(load_config(config), file)
-        code, said = run("submit", str(file), *where(served))
-        assert code == 0, said
+        code, output = run("submit", str(file), *where(served))
+        assert code == 0, output
         (job,) = served[1].jobs.values()
         assert job.runtime_config.gcs_output_directory == "gs://bucket/root", "of the config that it was compiled from"
-        code, said = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
+        code, output = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
         assert code == 2
-        assert "was compiled for vertex, and --target is kubeflow." in said
+        assert "was compiled for vertex, but --target is kubeflow." in output
 
-    def test_what_is_sent_is_the_compiled_file(self, served: tuple[str, Runs], config: Path, compiled: Path) -> None:
+    def test_the_request_contains_the_compiled_file(self, served: tuple[str, VertexRuns], config: Path, compiled: Path) -> None:
         import yaml
 
         assert submit(served, config)[0] == 0
@@ -174,108 +183,90 @@ class TestSubmit:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_the_job_that_arrives_is_executed(served: tuple[str, Runs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submit, run, result, with train in the container of its custom job: KFP's own orchestrator, from the request alone."""
+def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit, run, result: the server runs the submitted job with KFP's orchestrator, train in its job's container."""
     from tests.targets.test_kubeflow_submit import TINY
 
-    monkeypatch.setattr(platform_runs, "POLL_SECONDS", 0.5)
-    known = served[1]
-    known.execute = True
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
+    server = served[1]
+    server.execute = True
     file = tmp_path / "tiny.toml"
     file.write_text(TINY.format(runs=tmp_path / "runs") + '[deploy]\npipeline_root = "gs://bucket/root"\nretries = 0\n')
-    code, said = submit(served, file)
-    assert code == 0, said
-    assert "train: succeeded" in said
+    code, output = submit(served, file)
+    assert code == 0, output
+    assert "train: succeeded" in output
     (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
     found = json.loads(summary.read_bytes())
     assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
     tpu = ["--set", "train.devices=tpu", "--set", "deploy.tpu_topology=v3:2x2", "--set", "train.global_batch_size=64"]
-    code, said = submit(served, file, *tpu)
-    assert code == 1, said
-    assert "train: failed" in said
+    code, output = submit(served, file, *tpu)
+    assert code == 1, output
+    assert "train: failed" in output
     logs = [(each / "log").read_text() for each in (tmp_path / "server").glob("run-*")]
     assert any("there is no TPU on this machine" in log for log in logs), "the custom job's container is train's"
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults:
-    def test_an_answer_that_is_lost_makes_nothing_twice(self, served: tuple[str, Runs], config: Path) -> None:
-        known = served[1]
+class TestFaults(RetryTests):
+    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        server = served[1]
         lost = iter([True])
-        known.loses = lambda method, path: method == "POST" and next(lost, False)
-        code, said = submit(served, config)
-        assert code == 0, said
+        server.loses_answer = lambda method, path: method == "POST" and next(lost, False)
+        code, output = submit(served, config)
+        assert code == 0, output
         assert next(lost, None) is None
-        assert len(known.jobs) == 1
+        assert len(server.jobs) == 1
 
-    def test_a_connection_that_breaks_in_the_middle_of_what_is_sent(self, served: tuple[str, Runs], config: Path) -> None:
-        known = served[1]
+    def test_a_request_is_retried_after_a_broken_connection(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        server = served[1]
         broken = iter([True, True])
-        known.resets = lambda: next(broken, False)
-        code, said = submit(served, config)
-        assert code == 0, said
+        server.resets = lambda method, _: method == "POST" and next(broken, False)
+        code, output = submit(served, config)
+        assert code == 0, output
         assert next(broken, None) is None
-        assert len(known.jobs) == 1
-
-    @pytest.mark.parametrize("status", [500, 502, 503])
-    @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_what_passes_is_asked_again(self, served: tuple[str, Runs], config: Path, method: str, status: int) -> None:
-        known = served[1]
-        left = [status] * 3
-        known.fault = lambda verb, path: (left.pop(), {}) if verb == method and left else None
-        code, said = submit(served, config)
-        assert code == 0, said
-        assert left == []
-        assert len(known.jobs) == 1
-
-    def test_it_waits_as_long_as_it_is_asked_to(
-        self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        waited: list[float] = []
-        monkeypatch.setattr(requests.time, "sleep", waited.append)
-        left = ["7"] * 4
-        served[1].fault = lambda verb, path: (429, {"Retry-After": left.pop()}) if left else None
-        assert submit(served, config, "--no-wait")[0] == 0
-        assert [seconds for seconds in waited if seconds] == [7.0] * 4
+        assert len(server.jobs) == 1
 
     @pytest.mark.parametrize(
         ("status", "sentence"),
         [
             (
                 401,
-                "answered 401 to the request to start the run: it does not take these credentials (expired?); run gcloud auth",
+                "answered 401 to the request to start the run: it does not accept these credentials (expired?); run gcloud",
             ),
-            (403, "answered 403 to the request to start the run: this account may not do that; it needs roles/aiplatform.user"),
+            (
+                403,
+                "answered 403 to the request to start the run: this account is not allowed to do that; it needs roles/",
+            ),
             (404, "answered 404 to the request to start the run: injected by the test."),
             (409, "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (500, "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (400, "answered 400 to the request to start the run: injected by the test."),
         ],
     )
-    def test_what_does_not_pass_gets_a_sentence(
-        self, served: tuple[str, Runs], config: Path, status: int, sentence: str
+    def test_permanent_errors_are_explained(
+        self, served: tuple[str, VertexRuns], config: Path, status: int, sentence: str
     ) -> None:
         served[1].fault = lambda method, path: (status, {}) if method == "POST" else None
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert f"Vertex AI (p, europe-west4) {sentence}" in said
+        assert f"Vertex AI (p, europe-west4) {sentence}" in output
         assert not served[1].jobs
         assert sum(each.startswith("POST") for each in served[1].requests) <= requests.TRIES
 
-    def test_a_token_that_expires_is_fetched_anew(
-        self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
+    def test_an_expired_token_is_fetched_again(
+        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         log_in(monkeypatch, Renewed("expired", TOKEN))
-        code, said = submit(served, config)
-        assert code == 0, said
-        assert "expired" not in said
+        code, output = submit(served, config)
+        assert code == 0, output
+        assert "expired" not in output
 
     @pytest.mark.parametrize(
         ("error", "sentence"),
         [
             (
                 RefreshError("invalid_grant: Token has been expired or revoked."),
-                "Google gives this account no token: invalid_grant: ",
+                "Google issues no token for this account: invalid_grant: ",
             ),
             (
                 RefreshError("invalid_grant: Invalid JWT: Token must be a short-lived token: check your iat and exp values"),
@@ -283,80 +274,86 @@ class TestFaults:
             ),
         ],
     )
-    def test_an_account_that_gets_no_token(
-        self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+    def test_an_account_without_token_is_reported(
+        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
     ) -> None:
         log_in(monkeypatch, Renewed("expired", error))
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert sentence in said
+        assert sentence in output
 
-    def test_a_clock_that_is_wrong_is_named(self, served: tuple[str, Runs], config: Path) -> None:
+    def test_a_wrong_clock_is_named(self, served: tuple[str, VertexRuns], config: Path) -> None:
         there = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=90)
         date = email.utils.format_datetime(there, usegmt=True)
         served[1].fault = lambda method, path: (401, {"Date": date})
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert "; the clock here is 90 minutes ahead of the service's: correct it." in said
+        assert "; the clock here is 90 minutes ahead of the service's: correct it." in output
 
-    def test_the_token_is_in_no_output(self, served: tuple[str, Runs], config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_token_is_never_printed(
+        self, served: tuple[str, VertexRuns], config: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for status in (0, 400, 401, 500):
             served[1].fault = lambda method, path, status=status: (status, {}) if status and method == "POST" else None
             assert TOKEN not in submit(served, config)[1] + caplog.text
 
-    def test_a_server_that_does_not_answer(
-        self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
+    def test_a_server_that_does_not_answer_times_out(
+        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
         monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].pause = lambda method, path: 1.0 if method == "GET" else 0.0
-        code, said = submit(served, config)
+        served[1].delay = lambda method, path: 1.0 if method == "GET" else 0.0
+        code, output = submit(served, config)
         assert code == 1
-        assert "Vertex AI (p, europe-west4) cannot be reached to get the state of the run: " in said
-        assert "timed out" in said.lower()
+        assert "Vertex AI (p, europe-west4) cannot be reached to get the state of the run: " in output
+        assert "timed out" in output.lower()
 
-    def test_nobody_there(self, served: tuple[str, Runs], config: Path) -> None:
-        code, said = submit(served, config, "--host", "http://127.0.0.1:9")
+    def test_an_unreachable_server_is_reported(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        code, output = submit(served, config, "--host", "http://127.0.0.1:9")
         assert code == 1
-        assert "cannot be reached to start the run: " in said
+        assert "cannot be reached to start the run: " in output
 
-    def test_nobody_logged_in(self, served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_login_is_reported(
+        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def nobody(**_: Any) -> Any:
             raise DefaultCredentialsError("Your default credentials were not found.")
 
         monkeypatch.setattr(google.auth, "default", nobody)
-        code, said = submit(served, config)
+        code, output = submit(served, config)
         assert code == 1
-        assert "There is no Google account to ask Vertex with: Your default credentials were not found." in said
+        assert "No Google account is logged in: Your default credentials were not found." in output
 
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--region", ""], "--region is missing. Vertex needs both"),
-            (["--project", ""], "--project is missing. Vertex needs both"),
-            (["--region", "europe-west44"], "--region europe-west44 is no region of Vertex AI. Use europe-west4 or "),
-            (["--region", "global"], "--region global is no region of Vertex AI."),
+            (["--region", ""], "--region is missing. Vertex needs --project"),
+            (["--project", ""], "--project is missing. Vertex needs --project"),
+            (["--region", "europe-west44"], "--region europe-west44 is not a region of Vertex AI. Use europe-west4 or "),
+            (["--region", "global"], "--region global is not a region of Vertex AI."),
             (["--set", "deploy.pipeline_root="], "deploy.pipeline_root is missing."),
         ],
     )
-    def test_bad_words_are_usage(self, served: tuple[str, Runs], config: Path, words: list[str], sentence: str) -> None:
-        code, said = submit(served, config, *words)
+    def test_invalid_options_are_usage_errors(
+        self, served: tuple[str, VertexRuns], config: Path, words: list[str], sentence: str
+    ) -> None:
+        code, output = submit(served, config, *words)
         assert code == 2
-        assert sentence in said
+        assert sentence in output
         assert served[1].requests == []
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSchedule:
-    def test_its_life(self, served: tuple[str, Runs], config: Path) -> None:
-        known = served[1]
+    def test_create_list_pause_resume_delete(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        server = served[1]
         words = ["--cron", "30 2 * * mon", "--time-zone", "Europe/Zurich", "--name", "weekly"]
-        code, said = schedule(served, "create", str(config), *words)
-        assert code == 0, said
-        first, second = said.splitlines()
+        code, output = schedule(served, "create", str(config), *words)
+        assert code == 0, output
+        first, second = output.splitlines()
         assert first == "Schedule weekly: At 02:30 on Monday, Europe/Zurich time."
         assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 CES?T, ){2}\d{4}-\d\d-\d\d 02:30 CES?T", second)
-        (made,) = known.schedules.values()
+        (made,) = server.schedules.values()
         assert made.cron == "TZ=Europe/Zurich 30 2 * * 1", "Vertex's five fields, with the zone"
         assert (made.max_concurrent_run_count, made.allow_queueing, made.catch_up) == (1, False, False)
         request = made.create_pipeline_job_request
@@ -364,8 +361,8 @@ class TestSchedule:
         assert request.pipeline_job.runtime_config.gcs_output_directory == "gs://bucket/root"
         assert request.pipeline_job.service_account == "wgan@p.iam.gserviceaccount.com"
         schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, said = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in said.splitlines()]
+        code, output = schedule(served, "list")
+        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
         assert rows[0] == ["name", "state", "when", "next"]
         assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, Europe/Zurich time"]
         assert rows[2][0] == "hourly"
@@ -376,19 +373,19 @@ class TestSchedule:
         assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
         assert made.state.name == "ACTIVE"
         assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each.display_name for each in known.schedules.values()] == ["hourly"]
+        assert [each.display_name for each in server.schedules.values()] == ["hourly"]
 
-    def test_names_are_of_one_schedule(self, served: tuple[str, Runs], config: Path) -> None:
+    def test_names_are_unique_and_must_exist(self, served: tuple[str, VertexRuns], config: Path) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         assert schedule(served, *words)[0] == 0
-        code, said = schedule(served, *words)
+        code, output = schedule(served, *words)
         assert code == 2
-        assert "There is a schedule n on Vertex AI (p, europe-west4) already." in said
-        code, said = schedule(served, "pause", "other")
+        assert "Schedule n already exists on Vertex AI (p, europe-west4)." in output
+        code, output = schedule(served, "pause", "other")
         assert code == 2
-        assert "There is no schedule other on Vertex AI (p, europe-west4); there are: n. Name one of them." in said
+        assert "There is no schedule other on Vertex AI (p, europe-west4). Existing schedules: n." in output
 
-    def test_from_and_until(self, served: tuple[str, Runs], config: Path) -> None:
+    def test_start_and_end(self, served: tuple[str, VertexRuns], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
         assert schedule(served, "create", str(config), *words)[0] == 0
         (made,) = served[1].schedules.values()
@@ -396,19 +393,19 @@ class TestSchedule:
         assert made.end_time.isoformat() == "2099-01-31T23:00:00+00:00"
 
     @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0), ("pause", 1)])
-    def test_an_answer_that_is_lost(self, served: tuple[str, Runs], config: Path, verb: str, count: int) -> None:
+    def test_a_lost_answer_is_recovered(self, served: tuple[str, VertexRuns], config: Path, verb: str, count: int) -> None:
         words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
         if verb != "create":
             schedule(served, *words)
             words = [verb, "n"]
         lost = iter([True])
-        served[1].loses = lambda method, path: method in ("POST", "DELETE") and next(lost, False)
-        code, said = schedule(served, *words)
-        assert code == 0, said
+        served[1].loses_answer = lambda method, path: method in ("POST", "DELETE") and next(lost, False)
+        code, output = schedule(served, *words)
+        assert code == 0, output
         assert next(lost, None) is None
         assert len(served[1].schedules) == count
 
-    def test_what_other_programs_made_is_shown_as_it_is(self, served: tuple[str, Runs], config: Path) -> None:
+    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, VertexRuns], config: Path) -> None:
         schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")
         (made,) = served[1].schedules.values()
         made.cron = "0 9 * * 1-5"
@@ -417,27 +414,27 @@ class TestSchedule:
         assert "0 9 ? * MON#1" in schedule(served, "list")[1]
 
 
-def test_a_config_that_cannot_run_there_is_refused_before_anything_is_asked(
-    served: tuple[str, Runs], config: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_unsuitable_config_is_refused_before_any_request(
+    served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, said = submit(served, config, "--set", "run.dir=runs")
+    code, output = submit(served, config, "--set", "run.dir=runs")
     assert code == 2
-    assert "run.dir = 'runs' is a folder of this machine" in said
+    assert "run.dir = 'runs' is a folder on this machine" in output
     assert served[1].requests == []
 
 
-def test_without_the_library_it_says_what_to_install(
-    served: tuple[str, Runs], config: Path, compiled_before: None, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_library_is_reported_with_the_extra_to_install(
+    served: tuple[str, VertexRuns], config: Path, compiled_before: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform_v1", None)
     monkeypatch.delattr("google.cloud.aiplatform_v1")
-    code, said = submit(served, config)
+    code, output = submit(served, config)
     assert code == 2
-    assert "Install wgan-tpu-pipeline[vertex]." in said
+    assert "Install wgan-tpu-pipeline[vertex]." in output
 
 
 @pytest.mark.parametrize(("name", "expected"), [("run-1", "run-1"), ("1 Nacht", "run-1-nacht"), ("x" * 200, "x" * 128)])
-def test_a_name_becomes_an_id(name: str, expected: str) -> None:
+def test_run_ids_are_made_from_names(name: str, expected: str) -> None:
     assert client._run_id(name) == expected

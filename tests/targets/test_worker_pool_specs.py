@@ -1,4 +1,4 @@
-"""What Vertex AI is asked for, read as the messages of its API, which refuse a field or a value that they do not know."""
+"""Requests to Vertex AI, read as the messages of its API, which refuse unknown fields and values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERTEX = [row for row in ROWS if row.platform == "vertex"]
 
 
 @pytest.mark.parametrize("row", VERTEX, ids=lambda row: row.slice.name)
-def test_a_row_is_a_worker_pool_spec_and_nothing_is_lost(row: TpuRow) -> None:
+def test_a_row_survives_the_worker_pool_spec_message(row: TpuRow) -> None:
     (pool,) = worker_pool_specs(row, "image", ["python"], ["-c", "pass"], {"A": "1"})
     message = WorkerPoolSpec(pool)
     assert WorkerPoolSpec.from_json(json.dumps(pool)) == message
@@ -35,7 +35,7 @@ def test_a_golden_custom_job_is_a_custom_job_spec(name: str) -> None:
     assert message.scheduling.strategy == (Scheduling.Strategy.SPOT if row.hosts == 1 else Scheduling.Strategy.STANDARD)
 
 
-def test_the_messages_refuse_what_they_do_not_know() -> None:
+def test_the_messages_refuse_unknown_fields() -> None:
     (pool,) = worker_pool_specs(VERTEX[0], "image", ["python"])
     with pytest.raises(ValueError, match="Unknown field"):
         WorkerPoolSpec({**pool, "topology": "2x2"})

@@ -1,307 +1,216 @@
-"""Submitting to Kubeflow Pipelines: every request bounded, nothing submitted twice, and the run's real state at the end."""
+"""The client of Kubeflow Pipelines. Every request has a timeout, and nothing is submitted twice.
+
+It uses the generated API client and not kfp.Client, which has no timeouts, retries uploads, tries a missing host for
+25 seconds, and waits forever for a cancelled run.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+import kfp_server_api as api
 
 from components.common import requests
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
 from pipeline.config import RunConfig
-from pipeline.cron import Cron, parse_cron
+from pipeline.cron import Cron
 from pipeline.graph import NAME
-from pipeline.targets import runs
-from pipeline.targets.runs import Outcome, Scheduled, Submitted, ended_with, is_step
+from pipeline.targets.remote import PlatformSchedule, RemotePlatform, RunState, pages, read_cron
 
-T = TypeVar("T")
-ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 MEANINGS = {
-    401: "it does not take this token (expired?); give a fresh one with --token-file",
-    403: "this account may not do that; ask for the role kubeflow-pipelines-edit in the namespace",
+    401: "it does not accept this token (expired?); give a new one with --token-file",
+    403: "this account is not allowed to do that; it needs the role kubeflow-pipelines-edit in the namespace",
 }
 
 
-class Kubeflow:
-    """One Kubeflow Pipelines. Raises ConfigError when `host` is none, RemoteError when it cannot be asked."""
+class KubeflowClient(RemotePlatform):
+    """One Kubeflow Pipelines. Raises ConfigError if `host` is not one, RemoteError if it cannot be reached."""
 
     def __init__(self, host: str, *, token: Callable[[], str] = str, namespace: str = "", cluster_zone: str = "UTC") -> None:
-        """`token` gives the bearer token, and a fresh one when it is asked again; empty: none is sent.
-
-        `cluster_zone` is the time zone in which this Kubeflow reads every schedule.
-        """
+        """Connect; `token` returns the current bearer token ("": none), `cluster_zone` is the time zone of its schedules."""
         if not host.startswith(("http://", "https://")):
-            raise ConfigError(f"--host {host} is no address.", "Use https://HOST, or http://localhost:PORT of a port-forward.")
-        self.place = host.rstrip("/")
-        self._zone = cluster_zone
-        self._token, self._sent = token, token()
-        self._client = RetryingClient(self.place, _failure, MEANINGS, self._token_is_fresh)
-        self._inside = {"namespace": namespace or None}
+            raise ConfigError(f"--host {host} is not a URL.", "Use https://HOST, or http://localhost:PORT of a port-forward.")
+        self.service = host.rstrip("/")
+        self._zone, self._token = cluster_zone, token
+        self._namespace = {"namespace": namespace or None}
+        self._client = RetryingClient(self.service, _failure, MEANINGS, self._renew_token)
+        self._configuration = api.Configuration(host=self.service)
+        self._configuration.retries = False  # RetryingClient decides what is retried
+        self._configuration.api_key_prefix["authorization"] = "Bearer"
+        self._renew_token()
+        client = api.ApiClient(self._configuration)
+        self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
+        self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
+        self._recurring_runs = api.RecurringRunServiceApi(client)
         try:
-            self._kfp: Any = self._ask("check its health", lambda: _bounded_client(self.place, self._sent, namespace))
+            self._call("check its health", lambda: _send(api.HealthzServiceApi(client).healthz_service_get_healthz))
         except RemoteError as error:
             if error.status not in (404, 405):
                 raise
             raise ConfigError(
-                f"{self.place} answers, but is no Kubeflow Pipelines: /apis/v2beta1/healthz is not there.",
-                "Name the address of its user interface, such as https://HOST/pipeline or a port-forward's.",
+                f"{self.service} answers, but is not Kubeflow Pipelines: /apis/v2beta1/healthz does not exist.",
+                "Give the URL of its user interface, such as https://HOST/pipeline, or of a port-forward.",
             ) from None
-        self._configuration = self._kfp._run_api.api_client.configuration
 
-    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> Submitted:
-        """Upload `file` if it is not there, and start a run of it; `name` must be of this run alone."""
-        version = self._version(NAME, file)
-        return self._run(self._experiment(experiment), name, version, config.deploy.service_account or None)
-
-    def _experiment(self, name: str) -> str:
-        """Return the id of an experiment, made if there is none of this name."""
-
-        def find() -> Any:
-            return self._find("list the experiments", self._kfp.list_experiments, "experiments", name, **self._inside)
-
-        import kfp_server_api
-
-        body = kfp_server_api.V2beta1Experiment(display_name=name, **self._inside)
-        create = self._kfp._experiment_api.experiment_service_create_experiment
-        found = find() or self._make(f"make the experiment {name}", lambda: create(experiment=body), find)
-        return str(found.experiment_id)
-
-    def _version(self, name: str, file: Path) -> tuple[str, str]:
-        """Return the ids of pipeline `name` and of its version with this very file, uploaded if it is not there."""
-        import kfp_server_api
-
-        def pipeline() -> Any:
-            return self._find("list the pipelines", self._kfp.list_pipelines, "pipelines", name, **self._inside)
-
-        body = kfp_server_api.V2beta1Pipeline(display_name=name, **self._inside)
-        create = self._kfp._pipelines_api.pipeline_service_create_pipeline
-        found = pipeline() or self._make(f"make the pipeline {name}", lambda: create(pipeline=body), pipeline)
-        pipeline_id = str(found.pipeline_id)
-        digest = f"spec-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
-
-        def version() -> Any:
-            def listed(**asked: Any) -> Any:
-                return self._kfp.list_pipeline_versions(pipeline_id, **asked)
-
-            return self._find("list the pipeline's versions", listed, "pipeline_versions", digest)
-
-        found = version() or self._make(
-            "upload the pipeline",
-            lambda: self._kfp.upload_pipeline_version(str(file), pipeline_version_name=digest, pipeline_id=pipeline_id),
-            version,
+    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> str:
+        """Upload `file` unless it is there, start a run of it under a unique `name`, and return the run's id."""
+        body = api.V2beta1Run(display_name=name, **self._run_fields(file, experiment, config))
+        listed = functools.partial(self._runs.run_service_list_runs, experiment_id=body.experiment_id)
+        run = self._client.create(
+            "start the run",
+            lambda: _send(self._runs.run_service_create_run, run=body),
+            lambda: self._find("list the runs", listed, "runs", name),
         )
-        return pipeline_id, str(found.pipeline_version_id)
+        return str(run.run_id)
 
-    def _run(self, experiment_id: str, name: str, version: tuple[str, str], service_account: str | None) -> Submitted:
-        """Start a run; `name` must be of this run alone, since a request whose answer is lost is looked for by it."""
+    def link(self, run_id: str) -> str:
+        """Return the URL of a run in the user interface."""
+        return f"{self.service}/#/runs/details/{run_id}"
 
-        def start() -> Any:
-            ids = {"pipeline_id": version[0], "version_id": version[1]}
-            return self._kfp.run_pipeline(experiment_id=experiment_id, job_name=name, service_account=service_account, **ids)
-
-        def started() -> Any:
-            return self._find("list the runs", self._kfp.list_runs, "runs", name, experiment_id=experiment_id)
-
-        return self._submitted(self._make("start the run", start, started))
-
-    def wait(self, run_id: str, tell: Callable[[str], None]) -> Outcome:
-        """Wait until a run has ended and return how; `tell` gets a line for each step whose state changes.
-
-        A run that is cancelled has ended too (kfp's own wait_for_run_completion waits for it for ever).
-        """
-        seen: dict[str, str] = {}
-        while True:
-            run = self._ask("get the state of the run", lambda: self._kfp.get_run(run_id))
-            for name, state in _steps(run):
-                if seen.get(name) != state:
-                    seen[name] = state
-                    if is_step(name):
-                        tell(f"{name}: {state.lower()}")
-            state = (run.state or "PENDING").upper()
-            if state in ENDED:
-                message = getattr(run.error, "message", "") if run.error else ""
-                return ended_with(state, seen, message or "")
-            time.sleep(runs.POLL_SECONDS)
-
-    def get(self, run_id: str) -> Submitted:
-        """Return a run by its id."""
-        return self._submitted(self._ask("find the run", lambda: self._kfp.get_run(run_id)))
-
-    def schedule(self, name: str) -> Scheduled | None:
-        """Return the schedule of a name, None where there is none."""
-        found = self._find("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", name, **self._inside)
-        return None if found is None else self._scheduled(found)
-
-    def schedules(self) -> list[Scheduled]:
-        """Return all schedules."""
-        found = self._pages("list the schedules", self._kfp.list_recurring_runs, "recurring_runs", **self._inside)
-        return [self._scheduled(each) for each in found]
-
-    def make_schedule(
+    def create_schedule(
         self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
-    ) -> Scheduled:
-        """Make a schedule of six fields: one run at a time, and none made up for those that were missed."""
-        pipeline_id, version_id = self._version(NAME, file)
-        experiment_id = self._experiment(experiment)
-
-        def make() -> Scheduled | None:
-            made = self._kfp.create_recurring_run(
-                experiment_id=experiment_id,
-                job_name=name,
-                cron_expression=cron.for_kubeflow(self._zone),
-                start_time=start,
-                end_time=end,
-                max_concurrency=1,
-                no_catchup=True,
-                service_account=config.deploy.service_account or None,
-                pipeline_id=pipeline_id,
-                version_id=version_id,
-            )
-            return self._scheduled(made)
-
-        made = self._make(f"make the schedule {name}", make, lambda: self.schedule(name))
-        assert made is not None
-        return made
-
-    def switch(self, schedule: Scheduled, *, on: bool) -> None:
-        """Resume or pause a schedule."""
-        switch = self._kfp.enable_recurring_run if on else self._kfp.disable_recurring_run
-        verb = "resume" if on else "pause"
-        self._ask(f"{verb} {schedule.name}", lambda: switch(schedule.schedule_id))
-
-    def delete_schedule(self, schedule: Scheduled) -> None:
-        """Remove a schedule; its runs stay."""
-
-        def delete() -> Any:
-            return self._kfp.delete_recurring_run(schedule.schedule_id)
-
-        try:
-            self._ask(f"delete {schedule.name}", delete)
-        except RemoteError as error:
-            if error.status != 404:  # an earlier try, whose answer was lost, has done it
-                raise
-
-    def _submitted(self, run: Any) -> Submitted:
-        return Submitted(str(run.run_id), str(run.display_name), f"{self.place}/#/runs/details/{run.run_id}")
-
-    def _scheduled(self, found: Any) -> Scheduled:
-        on = str(found.status or found.mode or "").upper().startswith("ENABLE")
-        cron, words = _read_cron(found, self._zone)
-        return Scheduled(str(found.recurring_run_id), str(found.display_name), on, cron, words)
-
-    def _find(self, what: str, listed: Callable[..., Any], key: str, name: str, **asked: Any) -> Any:
-        """Return the thing of this name, None where there is none."""
-        wanted = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-        found = self._pages(what, listed, key, filter=wanted, **asked)
-        return next((each for each in found if each.display_name == name), None)
-
-    def _pages(self, what: str, listed: Callable[..., Any], key: str, **asked: Any) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = self._ask(what, functools.partial(listed, page_token=token, page_size=100, **asked))
-            yield from getattr(page, key) or []
-            token = page.next_page_token or ""
-            if not token:
-                return
-
-    def _ask(self, what: str, call: Callable[[], T]) -> T:
-        with _quiet():
-            return self._client.call(what, call)
-
-    def _make(self, what: str, make: Callable[[], T], find: Callable[[], T]) -> T:
-        with _quiet():
-            return self._client.create(what, make, find)
-
-    def _token_is_fresh(self) -> bool:
-        """Take the token anew; return whether it is another one than the one that was refused."""
-        before, self._sent = self._sent, self._token()
-        if hasattr(self, "_configuration"):
-            self._configuration.api_key["authorization"] = self._sent
-        return self._sent != before
-
-
-def _bounded_client(host: str, token: str, namespace: str) -> Any:
-    """Return kfp's client; each of its requests ends, and is sent once: what may be repeated is decided here.
-
-    By itself it has no time limit, sends uploads again, and asks an address that is none for 25 seconds, with traces.
-    """
-    import kfp
-
-    class Bounded(kfp.Client):  # type: ignore[misc]
-        def _load_config(self, *arguments: Any) -> Any:
-            configuration = super()._load_config(*arguments)
-            configuration.retries = False
-            return configuration
-
-        def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:  # noqa: ARG002
-            return self._healthz_api.healthz_service_get_healthz()
-
-    def request(*arguments: Any, _request_timeout: Any = None, **named: Any) -> Any:
-        return send(
-            *arguments, _request_timeout=_request_timeout or (requests.REQUEST_SECONDS, requests.REQUEST_SECONDS), **named
+    ) -> PlatformSchedule:
+        """Create a schedule: one run at a time, and no runs in place of those that were missed."""
+        trigger = api.V2beta1CronSchedule(cron=cron.for_kubeflow(self._zone), start_time=start, end_time=end)
+        body = api.V2beta1RecurringRun(
+            display_name=name,
+            mode=api.RecurringRunMode.ENABLE,
+            trigger=api.V2beta1Trigger(cron_schedule=trigger),
+            max_concurrency=1,
+            no_catchup=True,
+            **self._run_fields(file, experiment, config),
+        )
+        create = self._recurring_runs.recurring_run_service_create_recurring_run
+        return self._client.create(
+            f"create the schedule {name}",
+            lambda: self._scheduled(_send(create, recurring_run=body)),
+            lambda: self.schedule(name),
         )
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # With a namespace it asks nothing while it is made: not before the time limit is set.
-        client = Bounded(host=host, existing_token=token or None, namespace=namespace or "-")
-    client._context_setting["namespace"] = namespace
-    rest = client._run_api.api_client.rest_client  # one for all
-    send, rest.request = rest.request, request
-    client.get_kfp_healthz()
-    return client
+    def switch(self, schedule: PlatformSchedule, *, on: bool) -> None:
+        """Resume or pause a schedule; either may be repeated."""
+        runs = self._recurring_runs
+        switch = runs.recurring_run_service_enable_recurring_run if on else runs.recurring_run_service_disable_recurring_run
+        self._call(f"{'resume' if on else 'pause'} {schedule.name}", lambda: _send(switch, schedule.schedule_id))
+
+    def _delete(self, schedule: PlatformSchedule) -> Any:
+        return _send(self._recurring_runs.recurring_run_service_delete_recurring_run, schedule.schedule_id)
+
+    def _state(self, run_id: str) -> RunState:
+        run = self._call("get the state of the run", lambda: _send(self._runs.run_service_get_run, run_id))
+        details = getattr(run.run_details, "task_details", None) or []
+        tasks = {str(each.display_name): str(each.state).upper() for each in details if each.display_name and each.state}
+        message = getattr(run.error, "message", "") if run.error else ""
+        return RunState((run.state or "PENDING").upper(), tasks, message or "")
+
+    def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
+        listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)
+        return map(self._scheduled, self._list("list the schedules", listed, "recurring_runs", name))
+
+    def _run_fields(self, file: Path, experiment: str, config: RunConfig) -> dict[str, Any]:
+        """Return what a run and a schedule have in common; upload `file` and create its pipeline and experiment if missing."""
+        create_pipeline = self._pipelines.pipeline_service_create_pipeline
+        pipeline = self._find_or_create(
+            "pipeline",
+            NAME,
+            functools.partial(self._pipelines.pipeline_service_list_pipelines, **self._namespace),
+            lambda: _send(create_pipeline, pipeline=api.V2beta1Pipeline(display_name=NAME, **self._namespace)),
+        )
+        digest = f"spec-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+        upload = self._uploads.upload_pipeline_version
+        version = self._find_or_create(
+            "pipeline version",
+            digest,
+            functools.partial(self._pipelines.pipeline_service_list_pipeline_versions, pipeline.pipeline_id),
+            lambda: _send(upload, str(file), name=digest, pipelineid=pipeline.pipeline_id),
+        )
+        create_experiment = self._experiments.experiment_service_create_experiment
+        found = self._find_or_create(
+            "experiment",
+            experiment,
+            functools.partial(self._experiments.experiment_service_list_experiments, **self._namespace),
+            lambda: _send(create_experiment, experiment=api.V2beta1Experiment(display_name=experiment, **self._namespace)),
+        )
+        return {
+            "experiment_id": found.experiment_id,
+            "pipeline_version_reference": api.V2beta1PipelineVersionReference(
+                pipeline_id=pipeline.pipeline_id, pipeline_version_id=version.pipeline_version_id
+            ),
+            "runtime_config": api.V2beta1RuntimeConfig(parameters={}),
+            "service_account": config.deploy.service_account or None,
+        }
+
+    def _scheduled(self, found: Any) -> PlatformSchedule:
+        on = str(found.status or found.mode or "").upper().startswith("ENABLE")
+        cron, words = _read_trigger(found.trigger, self._zone)
+        return PlatformSchedule(str(found.recurring_run_id), str(found.display_name), on, cron, words)
+
+    def _find_or_create(self, kind: str, name: str, listed: Callable[..., Any], create: Callable[[], Any]) -> Any:
+        def find() -> Any:
+            return self._find(f"list the {kind}s", listed, f"{kind.replace(' ', '_')}s", name)
+
+        return find() or self._client.create(f"create the {kind} {name}", create, find)
+
+    def _find(self, what: str, listed: Callable[..., Any], key: str, name: str) -> Any:
+        """Return the object of this name, None if there is none."""
+        return next((each for each in self._list(what, listed, key, name) if each.display_name == name), None)
+
+    def _list(self, what: str, listed: Callable[..., Any], key: str, name: str = "") -> Iterator[Any]:
+        equals = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        arguments = {"filter": json.dumps({"predicates": [equals]})} if name else {}
+
+        def fetch(token: str) -> tuple[list[Any], str]:
+            page = self._call(what, lambda: _send(listed, page_token=token, page_size=100, **arguments))
+            return getattr(page, key) or [], page.next_page_token or ""
+
+        return pages(fetch)
+
+    def _renew_token(self) -> bool:
+        """Read the token again; return whether it differs from the one that was refused."""
+        refused, token = str(self._configuration.api_key.get("authorization", "")), self._token()
+        if token:
+            self._configuration.api_key["authorization"] = token
+        return token != refused
+
+
+def _send(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Send one request once, with a timeout."""
+    return method(*arguments, **named, _request_timeout=(requests.REQUEST_SECONDS, requests.REQUEST_SECONDS))
 
 
 def _failure(error: Exception) -> Failure | None:
     import urllib3
-    from kfp_server_api import ApiException
 
-    if isinstance(error, ApiException):
-        return Failure(int(error.status or 0), _said(error), error.headers or {})
+    if isinstance(error, api.ApiException):
+        return Failure(int(error.status or 0), _reason(error), error.headers or {})
     if isinstance(error, (urllib3.exceptions.HTTPError, OSError)):
         return no_answer(error, received=not isinstance(error, urllib3.exceptions.NewConnectionError))
     return None
 
 
-def _said(error: Any) -> str:
-    """Return the reason that the server gives, else its status in words."""
+def _reason(error: Any) -> str:
+    """Return the server's message, else the reason phrase of the status."""
     try:
         body = json.loads(error.body or "")
-        said = body.get("message") or body.get("error_message") or body.get("error")
+        message = body.get("message") or body.get("error_message") or body.get("error")
     except (ValueError, AttributeError):
-        said = ""
-    return str(said or error.reason or f"status {error.status}").splitlines()[0].rstrip(".")
+        message = ""
+    return first_line(str(message or error.reason or f"status {error.status}"))
 
 
-def _read_cron(found: Any, zone: str) -> tuple[Cron | None, str]:
-    cron = found.trigger.cron_schedule if found.trigger else None
-    if cron is None or not cron.cron:
-        return None, "not by cron: made by another program"
-    seconds, _, fields = str(cron.cron).partition(" ")
-    try:
-        schedule = parse_cron(fields, zone)
-    except ConfigError:
-        return None, f"{cron.cron} (six fields, seconds first)"
-    return schedule, schedule.explain() if seconds == "0" else f"{schedule.explain()}, at second {seconds}"
-
-
-def _steps(run: Any) -> Iterator[tuple[str, str]]:
-    details = getattr(run.run_details, "task_details", None) or []
-    for each in details:
-        if each.display_name and each.state:
-            yield str(each.display_name), str(each.state).upper()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep kfp from printing links: the program says where to look once, at the end."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+def _read_trigger(trigger: Any, zone: str) -> tuple[Cron | None, str]:
+    """Return the schedule of a trigger, if this program can read it, and its description."""
+    fields = str((trigger and trigger.cron_schedule and trigger.cron_schedule.cron) or "")
+    if not fields:
+        return None, "not a cron schedule: created by another program"
+    seconds, _, rest = fields.partition(" ")
+    cron = read_cron(rest, zone)
+    if cron is None:
+        return None, f"{fields} (six fields, seconds first)"
+    return cron, cron.explain() if seconds == "0" else f"{cron.explain()}, at second {seconds}"

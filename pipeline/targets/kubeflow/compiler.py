@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines: the same graph, with what Kubernetes needs to know of each step; a TPU is asked for on train alone."""
+"""Compile for Kubeflow Pipelines: the graph, and the Kubernetes settings of each step; train alone requests a TPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from kfp import dsl, kubernetes
 
 from pipeline.config import DeploySection, RunConfig
-from pipeline.platforms import TpuRow, gke_limits, gke_node_selector, gke_tolerations
+from pipeline.platforms import TPU_RESOURCE, TpuRow, gke_node_selector, gke_tolerations
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 KEYS = "/var/run/secrets/google"
@@ -15,14 +15,14 @@ USER = 10001  # of deploy/images
 
 
 def compile_pipeline(config: RunConfig, out: Path) -> None:
-    """Write the pipeline for Kubeflow: PipelineSpec, and a second YAML document with the Kubernetes parts if any.
+    """Write the pipeline for Kubeflow: the PipelineSpec, and a second YAML document with the Kubernetes settings.
 
-    Raises ConfigError for a TPU that GKE does not have or that training cannot use there.
+    Raises ConfigError for a TPU that GKE does not have or on which training does not run there.
     """
     row = tpu_row(config, "gke")
 
     def place(task: dsl.PipelineTask, step: str) -> None:
-        _run_safely(task, step, config.deploy)
+        _set_pod(task, step, config.deploy)
         if config.deploy.volume_claim:
             kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
         if config.deploy.google_key_secret:
@@ -34,8 +34,8 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
     compile_spec(config, out, place)
 
 
-def _run_safely(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:
-    """Give a step a user without rights, an end, its share of a machine, labels, and another try where that is safe."""
+def _set_pod(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:
+    """Set an unprivileged user, a timeout, resources, labels, and retries where they are safe."""
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_timeout(task, round(3600 * deploy.timeout_hours))
     for label, value in {"name": "wgan-tpu-pipeline", "component": step}.items():
@@ -47,9 +47,8 @@ def _run_safely(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> Non
 
 def _place_on_tpu(task: dsl.PipelineTask, row: TpuRow, deploy: DeploySection) -> None:
     task.set_container_image(deploy.tpu_image)
-    for resource, count in gke_limits(row).items():
-        task.set_accelerator_type(resource)
-        task.set_accelerator_limit(count)
+    task.set_accelerator_type(TPU_RESOURCE)
+    task.set_accelerator_limit(row.chips_per_host)  # GKE gives out all chips of a machine or none
     for label, value in gke_node_selector(row, spot=deploy.tpu_spot).items():
         kubernetes.add_node_selector(task, label, value)
     for toleration in gke_tolerations(spot=deploy.tpu_spot):

@@ -1,8 +1,9 @@
-"""Each step in its container, on this machine: kfp.local's DockerRunner, with its false successes closed.
+"""Each step in a container on this machine, with kfp.local's DockerRunner and our own run_container in it.
 
-kfp 2.17.0 starts containers so that the engine removes them when they end, and takes one that is gone for one that succeeded
-(kubeflow/pipelines#13332): most containers that fail at once pass. And it gives the step's command as arguments of whatever
-entry point the image has. `run_container` here does neither; tests/pipeline/test_docker_runner.py shows both.
+kfp 2.17.0 lets the engine remove containers when they end, and takes a removed container for one that succeeded
+(kubeflow/pipelines#13332), so most containers that fail at once count as successes. It also passes the step's command as
+arguments to the image's entry point. tests/pipeline/test_docker_runner.py shows both faults, and that `run_container` has
+neither.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pipeline.config import RunConfig
 
 CANNOT_START = 127
 GRACE_SECONDS, SILENT_SECONDS = 2.0, 24 * 3600
-STOP_SECONDS = 60  # that a step has to save, after SIGTERM
-READ_CODE = (
+STOP_SECONDS = 60  # for a step to save after SIGTERM
+PRINT_CODE_DIGESTS = (
     "import json; from components.common.artifacts import code_digest;"
     " print(json.dumps({step: code_digest(step) for step in %r}))"
 )  # fmt: skip
@@ -32,10 +33,9 @@ Volumes = Mapping[str, Mapping[str, str]]
 
 
 def run_container(client: Any, image: str, command: Sequence[str], volumes: Volumes, *, arguments: Mapping[str, Any]) -> int:
-    """Run a container to its end, its output printed as it comes, and return its exit code; nothing of it is left.
+    """Run a container, print its output as it comes, remove it, and return its exit code (128 + signal if it was killed).
 
-    `command` is all that runs: the image's own entry point is put aside. On Ctrl-C and SIGTERM the container is asked to stop
-    and given 60 s to save. A container that was killed has the exit code 128 + signal.
+    `command` replaces the image's entry point. On Ctrl-C and SIGTERM the container gets SIGTERM and 60 s to save.
     """
     import docker
 
@@ -45,10 +45,10 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Volu
     try:
         try:
             container.start()
-        except docker.errors.APIError as error:  # no such command in the image, or a mount that cannot be
+        except docker.errors.APIError as error:  # no such command in the image, or an impossible mount
             print(f"The container of {image} cannot start: {error.explanation or error}")
             return CANNOT_START
-        output = _Output(container.id)
+        output = _ContainerOutput(container.id)
         code = int(container.wait(timeout=None)["StatusCode"])
         output.finish(container)
         return code
@@ -60,23 +60,23 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Volu
 
 
 def _stop(container: Any) -> None:
-    """Ask every process of a container to end, and wait until they have saved.
+    """Send SIGTERM to every process of a container, and wait until they have saved.
 
-    Not by the engine's own stop: that asks the first process alone, which is KFP's shell, and a shell hands nothing on.
+    The engine's own stop signals the first process only, which is KFP's shell, and a shell does not forward signals.
     """
     import docker
     import requests
 
-    with contextlib.suppress(docker.errors.APIError, requests.RequestException):  # it may have ended, or take too long
+    with contextlib.suppress(docker.errors.APIError, requests.RequestException):  # it has ended already, or takes too long
         container.exec_run(["sh", "-c", "kill -TERM -1"])
         container.wait(timeout=STOP_SECONDS)
 
 
-class _Output:
-    """Prints what a container says as it comes, from a thread of its own.
+class _ContainerOutput:
+    """Prints a container's output as it comes, in a thread.
 
-    Only waiting for the container says when it has ended: podman's stream of one that ended in silence may never end, and none
-    begins before the first word. What the stream has not given is asked for when all is over.
+    The end of the stream is not the end of the container: podman starts the stream with the first output, and may never end
+    that of a container that printed nothing. What the stream has not delivered is fetched after the container has ended.
     """
 
     def __init__(self, container_id: str) -> None:
@@ -95,7 +95,7 @@ class _Output:
         import docker
         import requests
 
-        # Of its own client: a connection is of one thread. Without a time limit, since a step may be silent for long.
+        # A separate client, since a connection belongs to one thread; a long timeout, since a step may print nothing for hours.
         with (
             contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError, ValueError),
             contextlib.closing(docker.from_env(timeout=SILENT_SECONDS)) as client,
@@ -108,14 +108,14 @@ class _Output:
 
 
 @contextlib.contextmanager
-def containers_that_fail_fail(volumes: Volumes) -> Iterator[None]:
-    """Have kfp.local start containers by run_container, with more `volumes` than it knows of."""
+def kfp_uses_run_container(mounts: Volumes) -> Iterator[None]:
+    """Make kfp.local start containers with run_container, and mount `mounts` in addition to its own volumes."""
     from kfp.local import docker_task_handler
 
     def run(client: Any, image: str, command: list[str], volumes: Volumes, **arguments: Any) -> int:
-        return run_container(client, image, command, {**volumes, **more}, arguments=arguments)
+        return run_container(client, image, command, {**volumes, **mounts}, arguments=arguments)
 
-    more, original = volumes, docker_task_handler.run_docker_container
+    original = docker_task_handler.run_docker_container
     docker_task_handler.run_docker_container = run
     try:
         yield
@@ -124,8 +124,8 @@ def containers_that_fail_fail(volumes: Volumes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Any]:
-    """Give a client of the engine that DOCKER_HOST names, else Docker's own. Raises ConfigError where there is none."""
+def engine_client() -> Iterator[Any]:
+    """Yield a client of the engine at DOCKER_HOST, or at Docker's default socket. Raises ConfigError if none answers."""
     try:
         import docker
     except ImportError:
@@ -134,10 +134,10 @@ def connected() -> Iterator[Any]:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
-        reason = first_line(error)
+        host = os.environ.get("DOCKER_HOST", "its default socket")
         raise ConfigError(
-            f"No container engine answers at {os.environ.get('DOCKER_HOST', 'its usual place')}: {reason}.",
-            "Start Docker, or podman system service and name its socket with DOCKER_HOST.",
+            f"No container engine answers at {host}: {first_line(error)}.",
+            "Start Docker, or start podman system service and set DOCKER_HOST to its socket.",
         ) from None
     try:
         yield client
@@ -146,9 +146,9 @@ def connected() -> Iterator[Any]:
 
 
 def check_image(client: Any, config: RunConfig) -> None:
-    """Refuse an image that is not here or holds another version of this program than the one that starts it.
+    """Raise ConfigError for an image that is missing here or contains other code than this program.
 
-    Raises ConfigError: the keys of the steps are made here, and say which code made what is cached.
+    The keys of the steps are computed here, and record which code made a cached output.
     """
     import docker
 
@@ -157,25 +157,23 @@ def check_image(client: Any, config: RunConfig) -> None:
         client.images.get(image)
     except docker.errors.ImageNotFound:
         raise ConfigError(
-            f"There is no image {image} here (deploy.image).", "Build it: TAG=IMAGE deploy/images/build data BASE@sha256:…"
+            f"There is no image {image} on this machine (deploy.image).",
+            "Build it: TAG=IMAGE deploy/images/build data BASE@sha256:…",
         ) from None
     steps = tuple(config.sections())
-    printed = client.containers.run(
-        image, ["-c", READ_CODE % (steps,)], entrypoint=["python"], remove=True, **settings(network=False)
+    output = client.containers.run(
+        image, ["-c", PRINT_CODE_DIGESTS % (steps,)], entrypoint=["python"], remove=True, **container_settings(network=False)
     )
-    theirs = json.loads(printed)
-    if others := [step for step in steps if theirs[step] != code_digest(step)]:
+    digests = json.loads(output)
+    if others := [step for step in steps if digests[step] != code_digest(step)]:
         raise ConfigError(
-            f"The image {image} holds other code than this program for {', '.join(others)}.",
+            f"The image {image} contains other code than this program for {', '.join(others)}.",
             "Build it again from this checkout.",
         )
 
 
-def settings(*, network: bool, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return how a step's container runs: as the one who runs this program, with a root that cannot be written.
-
-    No capabilities, no new privileges; no network unless something of the config lies at an address.
-    """
+def container_settings(*, network: bool, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the settings of a step's container: the current user, a read-only root, no capabilities, no new privileges."""
     return {
         "environment": {"HOME": "/tmp", **(environment or {})},
         "user": f"{os.getuid()}:{os.getgid()}",
@@ -187,15 +185,15 @@ def settings(*, network: bool, environment: Mapping[str, str] | None = None) -> 
     }
 
 
-def runner(config: RunConfig, environment: Mapping[str, str]) -> Any:
+def docker_runner(config: RunConfig, environment: Mapping[str, str]) -> Any:
     """Return kfp's runner with the settings of every step."""
     from kfp import local
 
-    return local.DockerRunner(**settings(network=needs_network(config), environment=environment))
+    return local.DockerRunner(**container_settings(network=needs_network(config), environment=environment))
 
 
-def mounts(config: RunConfig) -> dict[str, dict[str, str]]:
-    """Return what the steps of a resolved config read and write, each under its own path: {path: {bind, mode}}."""
+def find_mounts(config: RunConfig) -> dict[str, dict[str, str]]:
+    """Return the paths that the steps of a resolved config read and write, as {path: {bind, mode}}; create written folders."""
     written = [config.run.dir, str(config.work_dir), str(config.history)]
     if not is_address(config.registry):
         written.append(config.registry)
@@ -203,9 +201,9 @@ def mounts(config: RunConfig) -> dict[str, dict[str, str]]:
     start = config.train.start_from
     if start and not is_address(start) and Path(start).is_dir():
         read.append(start)
-    place = config.ingest.source.removeprefix("images:")
-    if place != config.ingest.source and not is_address(place):
-        read.append(_without_pattern(local_path(place)))
+    images = config.ingest.source.removeprefix("images:")
+    if images != config.ingest.source and not is_address(images):
+        read.append(_without_pattern(local_path(images)))
     for path in written:
         Path(path).mkdir(parents=True, exist_ok=True)
     volumes = {path: {"bind": path, "mode": "ro"} for path in read}
@@ -213,23 +211,21 @@ def mounts(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def _without_pattern(path: str) -> str:
-    """Return the folder that a glob is below of."""
+    """Return the deepest folder that contains every match of a glob."""
     parts = Path(path).parts
     plain = next((index for index, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
     return str(Path(*parts[:plain]))
 
 
 def needs_network(config: RunConfig) -> bool:
-    """Return whether a step asks something that is not on this machine."""
-    places = (config.registry, config.ingest.source.removeprefix("images:"), config.ingest.shared_folder)
+    """Return whether a step reads or writes anything that is not on this machine."""
+    locations = (config.registry, config.ingest.source.removeprefix("images:"), config.ingest.shared_folder)
     downloads = config.ingest.source.startswith("tfds:") or config.evaluate.download_weights
-    return downloads or bool(config.push.vertex_model) or any(is_address(place) for place in places)
+    return downloads or bool(config.push.vertex_model) or any(is_address(location) for location in locations)
 
 
-def check_devices(config: RunConfig) -> None:
-    """Raise ConfigError for devices that a container here is not given."""
-    if not config.train.devices.startswith("cpu"):
-        raise ConfigError(
-            f"--runner docker gives containers no {config.train.devices}.",
-            "Use --runner subprocess, or --set train.devices=cpu:1.",
-        )
+def check_devices(devices: str) -> None:
+    """Raise ConfigError for devices that containers here do not get."""
+    if not devices.startswith("cpu"):
+        cure = "Use --runner subprocess, or --set train.devices=cpu:1."
+        raise ConfigError(f"--runner docker does not give {devices} to containers.", cure)

@@ -1,4 +1,4 @@
-"""Whether a run that has no summary yet still goes on: its process, kept in its folder."""
+"""Whether a run without a summary is still running: its process is recorded in its folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FILE = "process.json"
 
 
 def mark(folder: Path) -> None:
-    """Write down that this process runs the run of `folder`."""
+    """Record this process as the one of the run in `folder`."""
     pid = os.getpid()
     write_json(folder / FILE, {"pid": pid, "started": _started(pid), "host": platform.node()})
 
 
 def state(folder: Path) -> Literal["running", "killed", "running or killed"]:
-    """Return what became of the process of a run without a summary; both where it cannot be told from this machine."""
+    """Return the state of a run without a summary; "running or killed" if this machine cannot know."""
     try:
         process = json.loads((folder / FILE).read_bytes())
         pid, started, host = int(process["pid"]), process["started"], process["host"]
@@ -32,7 +32,7 @@ def state(folder: Path) -> Literal["running", "killed", "running or killed"]:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process with this number runs on this machine."""
+    """Return whether a process with this id runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -43,7 +43,7 @@ def is_alive(pid: int) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks: a number is used again, the two together are not. Empty if not Linux."""
+    """Return when a process started, in kernel ticks ("" if not on Linux): ids are reused, id and start together are not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

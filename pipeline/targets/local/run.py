@@ -1,4 +1,4 @@
-"""Run the whole pipeline here with KFP: each step as a process (no Docker, no account, no network) or in its container."""
+"""Run the whole pipeline on this machine with KFP: each step as a process, or in a container."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from components.push.registry.location import open_registry
 from components.push.registry.registry import check_image_size, read_champion
 from components.report.description import RunDescription
 from components.train.devices.tpu_runtime import check_machine
-from pipeline import snapshot
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
+from pipeline.snapshot import take_snapshot
 from pipeline.targets.local import docker, process
 from pipeline.targets.local.terminal import shown_on
 
 Runner = Literal["subprocess", "docker"]
 WAIT_FOR_STEP_SECONDS = 60.0
-# TensorFlow's chatter goes; a step's own lines come at once.
+# Without TensorFlow's log lines, and with unbuffered output.
 STEP_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 
 
 def check_before_running(config: RunConfig) -> dict[str, str]:
-    """Refuse what can be known to fail before any step starts; return the keys of the steps.
+    """Check everything that can be checked before a step starts; return the keys of the steps.
 
-    Raises ConfigError for a source that does not exist, a place that cannot be written, a champion of another image size,
-    and DeviceError where a TPU is asked for that is not here.
+    Raises ConfigError for a source that does not exist, a folder that cannot be written and a champion of another image size,
+    DeviceError for a missing TPU.
     """
     if config.train.devices == "tpu":
         check_machine(os.environ)
@@ -49,17 +49,19 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
         _check_writable(folder)
     with open_registry(config.registry, versions=["champion"]) as folder:
-        check_image_size(read_champion(folder), config.ingest.image_size, config.ingest.channels)
-    return snapshot.take(config, digest).keys
+        champion = read_champion(folder)
+        if champion is not None:
+            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    return take_snapshot(config, digest).keys
 
 
 def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:
     """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
     config = resolve_paths(config)
     if runner == "docker":
-        docker.check_devices(config)
-        with docker.connected() as engine:
-            docker.check_image(engine, config)
+        docker.check_devices(config.train.devices)
+        with docker.engine_client() as client:
+            docker.check_image(client, config)
     keys = check_before_running(config)
     started_at = now()
     folder = _new_run_folder(Path(config.run.dir))
@@ -77,8 +79,8 @@ def run_locally(config: RunConfig, console: Console, runner: Runner = "subproces
 def _run_pipeline(
     config: RunConfig, description: RunDescription, folder: Path, console: Console, runner: Runner
 ) -> tuple[str, str]:
-    """Run the graph in KFP; return status and KFP's own message. The steps' reasons are in the journal."""
-    from kfp import local  # 0.7 s: not before the config has been found right
+    """Run the graph in KFP; return the status and KFP's message. The errors of the steps are in the journal."""
+    from kfp import local  # takes 0.7 s, so only after the config was checked
 
     from pipeline.graph import checks_before_train, make_pipeline
 
@@ -87,7 +89,7 @@ def _run_pipeline(
     (scratch / "workspace").mkdir()
     in_containers = runner == "docker"
     local.init(
-        docker.runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False),
+        docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder / "steps"),
         workspace_root=str(scratch / "workspace"),
         enable_caching=True,
@@ -99,13 +101,13 @@ def _run_pipeline(
         if in_containers:
             task.set_container_image(config.deploy.image)
 
-    started_right = docker.containers_that_fail_fail(docker.mounts(config)) if in_containers else contextlib.nullcontext()
+    containers = docker.kfp_uses_run_container(docker.find_mounts(config)) if in_containers else contextlib.nullcontext()
     try:
-        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt(), started_right:
+        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt(), containers:
             make_pipeline(place, checks_before_train(config))(**arguments)
     except KeyboardInterrupt:
-        console.print("Stopping: the step saves what it can; press Ctrl-C again to leave at once.", highlight=False)
-        if not in_containers:  # which have been stopped; their processes have numbers of their own
+        console.print("Stopping: the step saves its progress; press Ctrl-C again to exit at once.", highlight=False)
+        if not in_containers:  # run_container has stopped those
             _end_running_step(description)
         return "interrupted", "Interrupted."
     except RuntimeError as error:  # kfp: "Pipeline … finished with status FAILURE. Inner task failed: …"
@@ -116,7 +118,7 @@ def _run_pipeline(
 
 
 def _summary(description: RunDescription, folder: Path, status: str, message: str) -> dict[str, Any]:
-    """Return summary.json as the report step wrote it; where it could not, or the run was interrupted, write it here."""
+    """Return summary.json; write it if the report step could not, or does not know that the run was interrupted or failed."""
     file = folder / "summary.json"
     written = json.loads(file.read_text()) if file.is_file() else {}
     if status == "interrupted" or (status == "failed") != (written.get("status") == "failed"):
@@ -128,23 +130,23 @@ def _summary(description: RunDescription, folder: Path, status: str, message: st
 
 
 def _end_running_step(description: RunDescription) -> None:
-    """Ask the step that still runs to stop (it may not have had Ctrl-C itself) and wait until it has saved."""
+    """Send SIGTERM to the running step, which may not have received Ctrl-C, and wait until it has saved."""
     deadline = time.monotonic() + WAIT_FOR_STEP_SECONDS
-    asked: set[int] = set()
+    signalled: set[int] = set()
     while time.monotonic() < deadline:
         entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
         running = [entry.pid for entry in entries if entry and entry.state == "running" and process.is_alive(entry.pid)]
         if not running:
             return
-        for pid in set(running) - asked:
+        for pid in set(running) - signalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            asked.add(pid)
+            signalled.add(pid)
         time.sleep(0.1)
 
 
 def _new_run_folder(runs: Path) -> Path:
-    """Make runs/<time>, with a number where two runs start in one second."""
+    """Create runs/<time>, with a number if several runs start in one second."""
     stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     for number in range(1, 1000):
         folder = runs / (stamp if number == 1 else f"{stamp}-{number}")
@@ -153,12 +155,12 @@ def _new_run_folder(runs: Path) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise ArtifactError(f"{runs} already has 999 runs of this second.", "Wait a second.")
+    raise ArtifactError(f"{runs} already has 999 runs of this second.", "Run again.")
 
 
 def _check_writable(folder: Path) -> None:
-    if "python3" in str(folder):  # kfp.local 2.17.0 replaces that word in every path by the interpreter's
-        raise ConfigError(f"{folder} has python3 in its path, which KFP's local runner garbles.", "Set run.dir elsewhere.")
+    if "python3" in str(folder):  # kfp.local 2.17.0 replaces it in every path by the interpreter's path
+        raise ConfigError(f"{folder} contains python3, which KFP's local runner garbles.", "Set run.dir to another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
@@ -169,7 +171,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _point_latest(folder: Path) -> None:
-    """Move runs/latest to this run, atomically."""
+    """Point runs/latest to this run, atomically."""
     fresh = folder.parent / f".latest-{folder.name}"
     fresh.symlink_to(folder.name)
     fresh.replace(folder.parent / "latest")
@@ -177,7 +179,7 @@ def _point_latest(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _environment(scratch: Path) -> Iterator[None]:
-    """Give the steps their environment; KFP leaves a temporary folder a task, so these go into the run's own."""
+    """Set the environment of the steps, with TMPDIR in the run's folder, since KFP leaves a temporary folder for each task."""
     before = dict(os.environ)
     os.environ.update({name: value for name, value in STEP_ENVIRONMENT.items() if name not in before})
     os.environ["TMPDIR"] = str(scratch)

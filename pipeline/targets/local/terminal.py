@@ -1,4 +1,4 @@
-"""What a local run shows: one line a finished step, what steps say, a bar on a terminal; everything else goes to the log."""
+"""The output of a local run: a line for each finished step, progress lines and a bar; everything else goes to the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from components.common.progress import SAY, TICK
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-# The lines of kfp.local 2.17.0 that say where the pipeline is.
+# The lines of kfp.local 2.17.0 about the progress of the pipeline.
 TASK_STARTS = re.compile(r"Executing task '([\w-]+)'")
 TASK_CACHED = re.compile(r"Task ([\w-]+) cache hit")
 TASK_ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
@@ -25,45 +25,58 @@ TICKED = re.compile(rf"{TICK}(\d+)/(\d+) (.*)")
 PLAIN_TICK_SECONDS = 10.0
 
 
-class Terminal:
-    """Turns the lines of a run into what a person wants to see."""
+class Terminal(io.TextIOBase):
+    """A replacement for stdout: whole lines go to a log file, and the relevant ones to a console."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, log: TextIO) -> None:
+        self.console, self.log = console, log
+        self.rest = ""
         self.started = time.monotonic()
         self.shown_tick = 0.0
         self.bar: Progress | None = None
 
-    def line(self, raw: str) -> None:
-        """Take one line of kfp or of a step."""
-        text = ANSI.sub("", raw).strip()
-        if match := TASK_CACHED.search(text):
-            self._finish(match[1], "cached", "nothing to do")
-        elif match := TASK_STARTS.search(text):
-            self.started = time.monotonic()
-        elif match := TASK_ENDS.search(text):
-            self._finish(match[1], "done" if match[2] == "SUCCESS" else "FAILED", f"{time.monotonic() - self.started:.1f} s")
-        elif match := TICKED.match(text):
-            self._tick(int(match[1]), int(match[2]), match[3])
-        elif text.startswith(SAY):
-            self.console.print(f"    {text.removeprefix(SAY)}", style="dim", markup=False, highlight=False)
+    def writable(self) -> bool:
+        """Return True."""
+        return True
 
-    def close(self) -> None:
-        """Take the bar away."""
+    def write(self, text: str) -> int:
+        """Buffer text, and pass on each complete line."""
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            self.log.write(f"{line}\n")
+            self._show(ANSI.sub("", line).strip())
+        self.log.flush()
+        return len(text)
+
+    def remove_bar(self) -> None:
+        """Remove the progress bar."""
         if self.bar:
             self.bar.stop()
             self.bar = None
 
-    def _finish(self, step: str, how: str, detail: str) -> None:
-        self.close()
-        style = {"done": "green", "cached": "cyan", "FAILED": "bold red"}[how]
-        self.console.print(f"[{style}]{how:>7}[/] [bold]{step:<9}[/] {detail}", highlight=False)
+    def _show(self, line: str) -> None:
+        """Show one line of kfp or of a step, if it is relevant."""
+        if match := TASK_CACHED.search(line):
+            self._finish(match[1], "cached", "nothing to do")
+        elif TASK_STARTS.search(line):
+            self.started = time.monotonic()
+        elif match := TASK_ENDS.search(line):
+            self._finish(match[1], "done" if match[2] == "SUCCESS" else "FAILED", f"{time.monotonic() - self.started:.1f} s")
+        elif match := TICKED.match(line):
+            self._tick(int(match[1]), int(match[2]), match[3])
+        elif line.startswith(SAY):
+            self.console.print(f"    {line.removeprefix(SAY)}", style="dim", markup=False, highlight=False)
+
+    def _finish(self, step: str, state: str, detail: str) -> None:
+        self.remove_bar()
+        style = {"done": "green", "cached": "cyan", "FAILED": "bold red"}[state]
+        self.console.print(f"[{style}]{state:>7}[/] [bold]{step:<9}[/] {detail}", highlight=False)
 
     def _tick(self, done: int, total: int, text: str) -> None:
         if self.console.is_terminal and done < total:
             self._move_bar(done, total, text)
             return
-        self.close()
+        self.remove_bar()
         if done == total or time.monotonic() - self.shown_tick >= PLAIN_TICK_SECONDS:
             self.shown_tick = time.monotonic()
             self.console.print(f"    {done}/{total} {text}", markup=False, highlight=False)
@@ -71,48 +84,21 @@ class Terminal:
     def _move_bar(self, done: int, total: int, text: str) -> None:
         if self.bar is None:
             columns = TextColumn("   "), BarColumn(24), TextColumn("{task.completed}/{task.total} {task.description}")
-            # rich would put a stdout of its own in place of ours, and every line would go past us.
-            self.bar = Progress(
-                *columns,
-                console=self.console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
+            # rich must not replace stdout, which is this object.
+            self.bar = Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False)
             self.bar.add_task(text, total=total)
             self.bar.start()
         self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=text)
 
 
-class LineStream(io.TextIOBase):
-    """A stream that stands in for stdout: whole lines go to a log file and to the terminal's view."""
-
-    def __init__(self, log: TextIO, terminal: Terminal) -> None:
-        self.log, self.terminal, self.rest = log, terminal, ""
-
-    def writable(self) -> bool:
-        """Yes."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Take text; act on each line that is complete."""
-        *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines:
-            self.log.write(f"{line}\n")
-            self.terminal.line(line)
-        self.log.flush()
-        return len(text)
-
-
 @contextlib.contextmanager
 def shown_on(console: Console, log_file: Path) -> Iterator[None]:
-    """Send what is printed meanwhile to `log_file`, and what a person wants to see of it to `console`."""
-    terminal = Terminal(console)
+    """Write what is printed in this context to `log_file`, and the relevant lines of it to `console`."""
     root = logging.getLogger()
     level = root.level
-    with log_file.open("w") as log, contextlib.redirect_stdout(LineStream(log, terminal)) as stream:
-        # kfp.local says through the root logger, outside of the handler that it sets for tasks, what it took from the cache.
-        handler = logging.StreamHandler(stream)
+    with log_file.open("w") as log, contextlib.redirect_stdout(Terminal(console, log)) as terminal:
+        # kfp.local logs cache hits with the root logger, not with the handler that it sets for tasks.
+        handler = logging.StreamHandler(terminal)
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         try:
@@ -120,4 +106,4 @@ def shown_on(console: Console, log_file: Path) -> Iterator[None]:
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
-            terminal.close()
+            terminal.remove_bar()

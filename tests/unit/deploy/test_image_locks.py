@@ -1,4 +1,4 @@
-"""The locks of the images: same versions as the tests run with, hashes, no address, nothing that must not be there."""
+"""The locks of the images: the tested versions, hashes, no URL, no forbidden packages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "deploy" / "images"
 NAMES = ["train-tpu", "data", "tpu-check"]
 LOCKS = [*(IMAGES / name / "requirements.lock" for name in NAMES), IMAGES / "data" / "dataflow.lock", IMAGES / "build.lock"]
-OF_ITS_OWN = {
+OWN_VERSIONS = {
     "train-tpu": {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"},
     "data": {},
     "tpu-check": {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"},
@@ -26,7 +26,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
-def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
+def test_every_package_has_hashes_and_no_url(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -36,27 +36,27 @@ def test_every_package_has_hashes_and_no_address(lock: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_image_runs_the_versions_that_are_tested(name: str) -> None:
+def test_images_have_the_tested_versions(name: str) -> None:
     tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
     assert len(image) > 50
-    of_its_own = {name: version for name, version in image.items() if tested.get(name) != version}
-    assert of_its_own == OF_ITS_OWN[name]
+    own_versions = {name: version for name, version in image.items() if tested.get(name) != version}
+    assert own_versions == OWN_VERSIONS[name]
     assert "tensorflow-tpu" not in tested
 
 
-def test_each_image_has_what_its_steps_need_and_no_more() -> None:
+def test_each_image_has_only_the_packages_of_its_steps() -> None:
     train, data, check = (pins(lock) for lock in LOCKS[:3])
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "jax", "libclang"}.isdisjoint(train)
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
     assert {"tensorflow-tpu", "libtpu", "libclang"}.isdisjoint(data)
-    assert check == data | OF_ITS_OWN["tpu-check"]
+    assert check == data | OWN_VERSIONS["tpu-check"]
     dataflow, tested = pins(IMAGES / "data" / "dataflow.lock"), pins(ROOT / "requirements" / "dataflow.lock")
     assert data.items() <= dataflow.items() <= tested.items()
     assert "google-cloud-dataflow-client" in dataflow.keys() - data.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_containerfile_is_nonroot_and_takes_its_base(name: str) -> None:
+def test_a_containerfile_is_nonroot_and_has_no_default_base(name: str) -> None:
     text = (IMAGES / name / "Containerfile").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert lines[0] == "ARG BASE_IMAGE", "no default: a base is named by its digest"
@@ -79,11 +79,11 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ((), 1, "which image: train-tpu, data, dataflow or tpu-check"),
         (("data",), 1, "which base image, by digest"),
-        (("data", "python:3.11-slim"), 2, "build: python:3.11-slim has no digest, so that it may be another image tomorrow."),
+        (("data", "python:3.11-slim"), 2, "build: python:3.11-slim has no digest, so its content may change."),
         (("nothing", "localhost/base:latest"), 2, "build: there is no deploy/images/nothing/Containerfile."),
     ],
 )
-def test_build_refuses_what_it_cannot_build(arguments: tuple[str, ...], code: int, sentence: str) -> None:
+def test_build_refuses_invalid_arguments(arguments: tuple[str, ...], code: int, sentence: str) -> None:
     done = build(*arguments)
     assert done.returncode == code
     assert sentence in done.stderr

@@ -1,4 +1,4 @@
-"""deploy/: manifests that Kubernetes' own types take, Terraform that the provider's types take, and examples that run."""
+"""deploy/: manifests against the types of Kubernetes, Terraform against the types of the provider, and examples."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ TYPES = {
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def objects(request: pytest.FixtureRequest, in_ci: bool) -> dict[str, Any]:
-    """What an overlay makes, by kind."""
+    """The objects of an overlay, by kind."""
     if shutil.which("kubectl") is None:
-        pytest.fail("kubectl is not here") if in_ci else pytest.skip("kubectl is not here")
+        pytest.fail("kubectl is missing") if in_ci else pytest.skip("kubectl is missing")
     folder = DEPLOY / "kubeflow" / "overlays" / request.param
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -43,12 +43,12 @@ def objects(request: pytest.FixtureRequest, in_ci: bool) -> dict[str, Any]:
 
 
 class TestKubeflow:
-    def test_every_object_is_of_its_type(self, objects: dict[str, Any]) -> None:
+    def test_objects_match_the_types_of_kubernetes(self, objects: dict[str, Any]) -> None:
         assert set(objects) == set(TYPES) - {"ConfigMap"}
         for kind, each in objects.items():
             check(each, TYPES[kind], kind)
 
-    def test_all_are_in_the_overlays_namespace(self, objects: dict[str, Any]) -> None:
+    def test_objects_are_in_the_namespace_of_the_overlay(self, objects: dict[str, Any]) -> None:
         assert {each["metadata"].get("namespace", "kubeflow") for each in objects.values()} == {"kubeflow"}
         assert objects["RoleBinding"]["subjects"] == [
             {"kind": "ServiceAccount", "name": "wgan-runner", "namespace": "kubeflow"}
@@ -63,7 +63,7 @@ class TestKubeflow:
             if "pods" in rule["resources"]:
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}
 
-    def test_the_policy_is_of_our_steps_alone(self, objects: dict[str, Any], tmp_path: Path) -> None:
+    def test_the_network_policy_selects_our_steps_only(self, objects: dict[str, Any], tmp_path: Path) -> None:
         policy = objects["NetworkPolicy"]["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert not policy.get("ingress")
@@ -77,7 +77,7 @@ class TestKubeflow:
         (patched,) = yaml.safe_load_all((folder / "no-internet.yaml").read_text())
         assert all("to" in rule for rule in patched["spec"]["egress"])
 
-    def test_a_pod_of_argos_is_hardened(self) -> None:
+    def test_argo_pods_are_hardened(self) -> None:
         (found,) = yaml.safe_load_all((DEPLOY / "kubeflow" / "hardening" / "workflow-controller-configmap.yaml").read_text())
         check(found, "V1ConfigMap", "ConfigMap")
         for container in ("mainContainer", "executor"):
@@ -116,15 +116,15 @@ class TestTerraform:
     def provider(self) -> dict[str, Any]:
         return dict(json.loads((ROOT / "tests" / "support" / "google_provider.json").read_text())["resources"])
 
-    def test_it_is_formatted(self, in_ci: bool) -> None:
+    def test_files_are_formatted(self, in_ci: bool) -> None:
         if shutil.which("terraform") is None:
-            pytest.fail("terraform is not here") if in_ci else pytest.skip("terraform is not here")
+            pytest.fail("terraform is missing") if in_ci else pytest.skip("terraform is missing")
         command = ["terraform", "fmt", "-check", "-diff", "-recursive", str(DEPLOY / "vertex")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def test_every_resource_has_what_the_provider_knows_and_needs(self) -> None:
-        """In the place of `terraform validate`, which fetches the provider from a registry of its own."""
+    def test_resources_have_the_arguments_of_the_provider(self) -> None:
+        """Replaces `terraform validate`, which downloads the provider."""
         found = list(self.resources())
         assert {kind for kind, _, _ in found} == self.provider().keys()
         for kind, name, body in found:
@@ -141,12 +141,12 @@ class TestTerraform:
                 for each in value:
                     self.check_block(plain(each), known["blocks"][key], f"{where}.{key}")
             else:
-                assert key in known["arguments"] or key in free, f"{where} has no {key}"
+                assert key in known["arguments"] or key in free, f"{where} does not have {key}"
         needed = {key for key, each in known["arguments"].items() if each == "required"}
         needed |= {key for key, each in known["blocks"].items() if each["required"]}
         assert not needed - body.keys(), f"{where} needs {needed - body.keys()}"
 
-    def test_what_is_referred_to_is_there(self) -> None:
+    def test_references_exist(self) -> None:
         whole = "\n".join(file.read_text() for file in self.FILES)
         names = {f"{kind}.{name}": kind for kind, name, _ in self.resources()}
         for reference, attribute in re.findall(r"\b(google_\w+\.\w+)\.(\w+)", whole):
@@ -156,16 +156,16 @@ class TestTerraform:
         example = blocks_of_example()
         assert set(example) <= variables
 
-    def test_roles_are_no_wider_than_is_said(self) -> None:
+    def test_roles_are_narrow(self) -> None:
         found = list(self.resources())
         roles = {name: text(body.get("role", "")) for _, name, body in found if "role" in body}
         broad = {"roles/owner", "roles/editor", "roles/aiplatform.admin", "roles/aiplatform.user", "roles/storage.admin"}
         assert not broad & set(roles.values())
         on_project = [body for kind, _, body in found if kind == "google_project_iam_member"]
         assert all("google_project_iam_custom_role" in body["role"] for body in on_project)
-        assert not any(kind.endswith("service_account_key") for kind, _, _ in found), "no key is ever made"
+        assert not any(kind.endswith("service_account_key") for kind, _, _ in found), "no key is created"
 
-    def test_its_output_is_a_config_that_compiles(self, tmp_path: Path) -> None:
+    def test_the_output_is_a_config_that_compiles(self, tmp_path: Path) -> None:
         written = (DEPLOY / "vertex" / "outputs.tf").read_text()
         (section,) = re.findall(r"<<-EOT\n(.*?)EOT", written, re.DOTALL)
         values = {"google_storage_bucket.wgan.name": "b", "google_service_account.steps.email": "s@p.iam.gserviceaccount.com"}
@@ -176,7 +176,7 @@ class TestTerraform:
         assert config.deploy.pipeline_root == "gs://b/root"
         vertex.compile_pipeline(config, tmp_path / "p.yaml")
 
-    def test_the_schedule_is_as_the_command_line_makes_it(self) -> None:
+    def test_the_schedule_equals_that_of_the_command_line(self) -> None:
         ((body,),) = [[body] for kind, _, body in self.resources() if kind == "google_vertex_ai_schedule"]
         assert (text(body["max_concurrent_run_count"]), body["allow_queueing"]) == ("1", False)
         (variable,) = [each for each in blocks(DEPLOY / "vertex" / "variables.tf")["variable"] if '"cron"' in each]
@@ -189,14 +189,14 @@ def blocks_of_example() -> list[str]:
 
 
 class TestSchedules:
-    def test_the_config_of_the_examples_compiles_for_both(self, tmp_path: Path) -> None:
+    def test_the_example_config_compiles_for_both_platforms(self, tmp_path: Path) -> None:
         config = load_config(DEPLOY / "schedules" / "nightly.toml")
         assert config.train.start_from == "champion"
         kubeflow.compile_pipeline(config, tmp_path / "k.yaml")
         vertex.compile_pipeline(config, tmp_path / "v.yaml")
 
     @pytest.mark.parametrize("name", ["kubeflow.sh", "vertex.sh", "laptop.crontab"])
-    def test_each_command_is_one_of_ours(self, name: str) -> None:
+    def test_commands_and_options_exist(self, name: str) -> None:
         import typer
 
         from pipeline.cli import app
@@ -216,18 +216,18 @@ class TestSchedules:
             assert {word for word in words if word.startswith("--")} <= known, line
 
     @pytest.mark.parametrize("name", ["kubeflow.sh", "vertex.sh"])
-    def test_a_script_is_sound(self, name: str) -> None:
+    def test_scripts_have_valid_syntax(self, name: str) -> None:
         done = subprocess.run(["bash", "-n", str(DEPLOY / "schedules" / name)], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_an_overlay_tells_to_set_is_there() -> None:
+def test_config_keys_in_overlays_exist() -> None:
     for file in (DEPLOY / "kubeflow").rglob("*.yaml"):
         for key in re.findall(r"--set (\S+?)=", file.read_text()):
             section, _, name = key.partition(".")
             assert name in type(getattr(RunConfig(), section)).model_fields, f"{file.name}: {key}"
 
 
-def test_a_config_without_what_a_schedule_needs_is_refused() -> None:
+def test_a_misspelt_key_is_refused() -> None:
     with pytest.raises(ConfigError):
         load_config(DEPLOY / "schedules" / "nightly.toml", ["train.start_form=champion"])

@@ -214,7 +214,7 @@ class TestCommand:
         ("words", "sentence"),
         [
             (["--truncation", "0"], "--truncation 0 leaves no latents to draw. Use 0.01 or more; 2 changes little."),
-            (["--interpolate", "1"], "--interpolate 1 has no way to go. Use 2 steps or more."),
+            (["--interpolate", "1"], "--interpolate 1 is not an interpolation. Use 2 steps or more."),
         ],
     )
     def test_invalid_options_are_refused_before_tensorflow_starts(

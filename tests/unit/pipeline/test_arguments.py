@@ -1,4 +1,4 @@
-"""The pipeline's arguments: what went in comes out, whatever KFP's local runner does to the command."""
+"""The pipeline's arguments: they survive KFP's local runner unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.config import load_config
 from pipeline.keys import step_keys
 
 
-def test_sections_survive_the_runner_that_replaces_python3_in_every_word() -> None:
+def test_arguments_survive_the_runner_that_replaces_python3() -> None:
     config = load_config(None, ["ingest.source=images:/opt/python3.11/pictures"])
     keys = step_keys(config, "f")
     description = describe_run(config, keys, run_id="r", started_at="2026-01-01T00:00:00+00:00", folder="/runs/r")

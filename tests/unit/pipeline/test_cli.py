@@ -22,11 +22,11 @@ BAD = [
     (["run", "nowhere.toml"], 2, "There is no config file nowhere.toml."),
     (["run", "--set", "ingest.source=images:/nowhere/at/all"], 2, "/nowhere/at/all"),
     (["run", "--set", "run.dir=/proc/runs"], 2, "/proc/runs cannot be written"),
-    (["run", "--set", "run.dir=/tmp/my-python3-runs"], 2, "has python3 in its path, which KFP's local runner garbles"),
+    (["run", "--set", "run.dir=/tmp/my-python3-runs"], 2, "contains python3, which KFP's local runner garbles"),
     (["generate", "/nowhere/model", "--out", "/tmp/never-written"], 1, "/nowhere/model"),
     (["report", "20000101-000000"], 2, "There is no run in runs/20000101-000000."),
     (["compile", "configs/quickstart.toml", "--target", "airflow", "-o", "x.yaml"], 2, "Use kubeflow or vertex."),
-    (["compile", "configs/quickstart.toml", "--target", "vertex", "-o", "x.yaml"], 2, "remote steps share none with it"),
+    (["compile", "configs/quickstart.toml", "--target", "vertex", "-o", "x.yaml"], 2, "which remote steps cannot read"),
 ]
 
 
@@ -56,20 +56,20 @@ def test_an_unknown_command_is_bad_usage() -> None:
     assert "Did you mean 'run'?" in done.stderr
 
 
-def test_dry_run_prints_config_and_plan_and_touches_nothing(tmp_path: Path) -> None:
+def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path) -> None:
     done = wgan("run", "--dry-run", "--set", "train.rounds=7", "--set", f"run.dir={tmp_path / 'runs'}", cwd=tmp_path)
     assert done.returncode == 0
     text, _, plan = done.stdout.partition("\nPlan")
     assert json.loads(text)["train"]["rounds"] == 7
-    assert [line.split()[0] for line in plan.splitlines()[1:]] == ["ingest", "validate", "train", "evaluate", "push", "report,"]
+    assert [line.split()[0] for line in plan.splitlines()[1:]] == ["ingest", "validate", "train", "evaluate", "push", "report"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_without_any(tmp_path: Path) -> None:
+def test_runs_in_an_empty_folder(tmp_path: Path) -> None:
     assert "No runs in" in wgan("runs", "--runs-dir", str(tmp_path)).stdout
 
 
-def test_doctor_says_this_machine_can_run_it() -> None:
+def test_doctor_passes_on_this_machine() -> None:
     done = wgan("doctor")
     assert done.returncode == 0, done.stdout
     assert "This machine can run the pipeline." in done.stdout

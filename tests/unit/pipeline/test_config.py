@@ -1,4 +1,4 @@
-"""The configuration: what is refused, and with what sentence."""
+"""The configuration: which values are refused, with which error, and the reference of all keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from components.common.errors import ConfigError
+from pipeline.commands.config import as_markdown, keys_of
 from pipeline.config import RunConfig, load_config, resolve_paths
+from tests.support.command_line import run
 
 BAD = [
     ("train.round=3", "train.round: unknown key; did you mean rounds?"),
@@ -28,7 +30,10 @@ BAD = [
     ("ingest.tfds_manual_dir=/x", """the tfds_* keys need source = "tfds:NAME", not "digits"."""),
     ("ingest.eval_fraction=1.0", "ingest.eval_fraction = 1.0: input should be less than 1."),
     ("evaluate.kid_subset_size=5000", "evaluate.kid_subset_size = 5000 is more than evaluate.samples = 2000"),
-    ("deploy.tpu_topology=v5e:3x3", "deploy.tpu_topology = 'v5e:3x3': '3x3' is no topology of TPU v5e; use v5e:1x1, v5e:2x2,"),
+    (
+        "deploy.tpu_topology=v5e:3x3",
+        "deploy.tpu_topology = 'v5e:3x3': '3x3' is not a topology of TPU v5e; use v5e:1x1, v5e:2x2,",
+    ),
     (
         "deploy.tpu_topology=2x4",
         "deploy.tpu_topology = '2x4': use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2,",
@@ -52,7 +57,7 @@ def test_bad_values_are_refused_in_one_line(override: str, sentence: str) -> Non
     assert caught.value.exit_code == 2
 
 
-def test_several_faults_are_all_named() -> None:
+def test_several_errors_are_all_reported() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["train.round=3", "ingest.image_size=30"])
     assert "train.round" in str(caught.value)
@@ -62,11 +67,11 @@ def test_several_faults_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("topology", "batch_size", "sentence"),
     [
-        ("v5e:2x4", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
-        ("v2:2x2", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
-        ("v4:2x2x1", 60, "is wrong: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
-        ("v5p:2x2x1", 62, "is wrong: global_batch_size = 62 does not divide by 4 replicas; use 60 or 64."),
-        ("v5e:16x16", 64, "is wrong: global_batch_size = 64 does not divide by 256 replicas; use 256."),
+        ("v5e:2x4", 60, "is invalid: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v2:2x2", 60, "is invalid: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v4:2x2x1", 60, "is invalid: global_batch_size = 60 does not divide by 8 replicas; use 56 or 64."),
+        ("v5p:2x2x1", 62, "is invalid: global_batch_size = 62 does not divide by 4 replicas; use 60 or 64."),
+        ("v5e:16x16", 64, "is invalid: global_batch_size = 64 does not divide by 256 replicas; use 256."),
     ],
 )
 def test_a_tpu_batch_must_divide_by_its_replicas(topology: str, batch_size: int, sentence: str) -> None:
@@ -75,7 +80,7 @@ def test_a_tpu_batch_must_divide_by_its_replicas(topology: str, batch_size: int,
     assert sentence in str(caught.value)
 
 
-V6E = "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e."
+V6E = "TensorFlow does not run on TPU v6e: Google dropped its support with v6e; use v5e:2x4 or another v5e."
 
 
 @pytest.mark.parametrize(
@@ -88,20 +93,20 @@ V6E = "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e
         (
             "gke",
             "v5e:4x4",
-            "v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; use",
+            "v5e:4x4 needs 4 hosts on GKE, but a task of a Kubeflow pipeline is one pod on one host; use",
         ),
     ],
 )
 def test_a_tpu_on_which_training_fails_is_refused(platform: str, topology: str, sentence: str) -> None:
     words = [f"deploy.tpu_platform={platform}", f"deploy.tpu_topology={topology}"]
-    load_config(None, words)  # nobody asks for a TPU yet
+    load_config(None, words)  # valid as long as train.devices is not a TPU
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["train.devices=tpu", *words])
-    assert f" is wrong: deploy.tpu_topology = {topology!r}: {sentence}" in str(caught.value)
+    assert f" is invalid: deploy.tpu_topology = {topology!r}: {sentence}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_several_hosts_are_refused_only_where_a_platform_is_named() -> None:
+def test_several_hosts_are_refused_only_for_a_named_platform() -> None:
     """A slice of Cloud TPU virtual machines, on which `run` is started by hand, may have several."""
     config = load_config(None, ["train.devices=tpu:my-slice", "deploy.tpu_topology=v3:4x4"])
     assert config.deploy.tpu_platform == "any"
@@ -115,7 +120,7 @@ def test_overrides_are_toml_values_or_strings(tmp_path: Path) -> None:
     assert config.ingest.source == "images:/some/where"
 
 
-def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no config file"):
         load_config(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("[train\n")
@@ -123,7 +128,7 @@ def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
         load_config(tmp_path / "broken.toml")
 
 
-def test_it_is_frozen_and_survives_json() -> None:
+def test_a_config_is_frozen_and_survives_json() -> None:
     config = load_config(None, ["train.rounds=7"])
     with pytest.raises(ValidationError, match="frozen"):
         config.train.rounds = 8  # type: ignore[misc]
@@ -140,14 +145,14 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "configs").glob("*.toml")), ids=lambda file: file.name)
-def test_configs_that_ship_are_right_and_say_what_they_cost(file: Path) -> None:
+def test_shipped_configs_are_valid_and_state_their_cost(file: Path) -> None:
     load_config(file)
     head = file.read_text().split("\n\n")[0]
     assert head.startswith("# ")
     assert "wgan-pipeline run" in head
 
 
-def test_each_source_has_a_history_of_its_own() -> None:
+def test_each_source_has_its_own_history() -> None:
     def place(*overrides: str) -> str:
         return str(resolve_paths(load_config(None, ["run.dir=/runs", *overrides])).validation.history)
 
@@ -157,3 +162,39 @@ def test_each_source_has_a_history_of_its_own() -> None:
     assert all(re.fullmatch(r"/runs/snapshots/[a-z0-9_.-]+-[0-9a-f]{8}", name) for name in names)
     assert place("ingest.source=images:x") == place(f"ingest.source=images:{Path('x').absolute()}")
     assert place("validate.history=/kept") == "/kept"
+
+
+class TestReference:
+    """`wgan-pipeline config` and docs/configuration.md."""
+
+    SECTIONS = ("run", "ingest", "validate", "train", "evaluate", "push", "deploy")
+
+    def test_the_document_is_current(self) -> None:
+        file = Path(__file__).parents[3] / "docs" / "configuration.md"
+        assert file.read_text() == as_markdown(), "wgan-pipeline config --markdown > docs/configuration.md"
+
+    def test_every_key_of_every_section_is_described(self) -> None:
+        code, text = run("config")
+        assert code == 0
+        assert [line.partition("]")[0][1:] for line in text.splitlines() if line.startswith("[")] == list(self.SECTIONS)
+        for name in self.SECTIONS:
+            section = getattr(RunConfig(), "validation" if name == "validate" else name)
+            keys = list(keys_of(type(section)))
+            assert [key.name for key in keys] == list(type(section).model_fields)
+            for key in keys:
+                assert key.meaning.endswith("."), f"{name}.{key.name} needs a description"
+                assert f"{key.name} = {key.default}  ({key.type})\n    {key.meaning}\n" in text
+
+    def test_one_section_with_types_and_bounds(self) -> None:
+        code, text = run("config", "train")
+        assert code == 0
+        assert text.startswith("[train]  ")
+        assert "\nrounds = 1000  (integer, ≥ 1)\n" in text
+        assert '\noptimizer = "adam"  ("adam" or "sgd")\n' in text
+        assert "[run]" not in text
+
+    def test_an_unknown_section_is_refused(self) -> None:
+        assert run("config", "trian") == (
+            2,
+            "There is no section trian. Use run, ingest, validate, train, evaluate, push, deploy.",
+        )

@@ -1,4 +1,4 @@
-"""Schedules: five fields in, what each platform reads out, and back in words."""
+"""Schedules: from five fields to the form of each platform, and to words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_fields_become_numbers_and_words(text: str, fields: str, words: str) -> 
     assert cron.for_vertex() == f"TZ=UTC {fields}"
 
 
-def test_next_times_are_in_the_zone_of_the_schedule_and_know_summer_time() -> None:
+def test_next_times_use_the_time_zone_of_the_schedule_and_daylight_saving() -> None:
     before = datetime.datetime(2026, 3, 27, 12, tzinfo=datetime.UTC)
     times = parse_cron("30 6 * * *", "Europe/Zurich").next_times(before)
     assert [time.isoformat() for time in times] == [
@@ -46,29 +46,29 @@ def test_next_times_are_in_the_zone_of_the_schedule_and_know_summer_time() -> No
 @given(
     st.integers(0, 59), st.integers(0, 23), st.lists(st.integers(1, 28), max_size=4), st.lists(st.integers(1, 12), max_size=3)
 )
-def test_the_numbers_mean_what_was_written(minute: int, hour: int, days: list[int], months: list[int]) -> None:
+def test_the_numbers_give_the_same_times(minute: int, hour: int, days: list[int], months: list[int]) -> None:
     text = f"{minute} {hour}-23 {','.join(map(str, days)) or '*'} {','.join(map(str, months)) or '*/2'} *"
     cron = parse_cron(text)
     assert Cron(cron.fields, "UTC", cron.fields).next_times(NOON, 5) == cron.next_times(NOON, 5)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
-        ("0 0 2 * * *", "has 6 fields where 5 are read. Leave the seconds out: 0 2 * * *; Kubeflow's six fields"),
-        ("2 *", "has 2 fields where 5 are read. Write minute hour day-of-month month day-of-week, for instance 0 2 * * *"),
-        ("61 * * * *", "is wrong: Bad minute."),
-        ("0 0 31 2 *", "is wrong: Bad day-of-month."),
+        ("0 0 2 * * *", "has 6 fields instead of 5. Omit the seconds: 0 2 * * *."),
+        ("2 *", "has 2 fields instead of 5. Write minute hour day-of-month month day-of-week, such as 0 2 * * *"),
+        ("61 * * * *", "is invalid: Bad minute."),
+        ("0 0 31 2 *", "is invalid: Bad day-of-month."),
         ("@daily", "has 1 fields"),
-        ("0 0 L * *", "uses L, W or #, which Kubeflow and Vertex do not know. Name the days."),
+        ("0 0 L * *", "uses L, W or #, which Kubeflow and Vertex do not support. Name the days."),
         ("0 0 * * 5#2", "uses L, W or #"),
         ("0 0 1 * 1", "names days of the month and of the week"),
     ],
 )  # fmt: skip
-def test_what_no_platform_could_keep_is_refused(text: str, said: str) -> None:
+def test_schedules_that_no_platform_can_express_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_cron(text)
-    assert said in str(refused.value)
+    assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "Europe"])
@@ -77,6 +77,8 @@ def test_unknown_zones_are_refused(zone: str) -> None:
         parse_cron("0 2 * * *", zone)
 
 
-def test_a_zone_that_the_cluster_does_not_keep_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"is in Europe/Zurich time, and this Kubeflow reads every schedule in UTC time\."):
+def test_a_time_zone_other_than_the_clusters_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"is in Europe/Zurich time, but .* in UTC time\. .* and give --cluster-time-zone Europe/Zurich\."
+    ):
         parse_cron("0 2 * * *", "Europe/Zurich").for_kubeflow("UTC")

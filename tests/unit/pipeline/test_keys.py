@@ -1,4 +1,4 @@
-"""Keys: what a change makes run again, and what it leaves."""
+"""Keys: which steps a change makes run again."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 @pytest.mark.parametrize(("override", "steps"), CHANGES)
-def test_a_change_reaches_the_steps_after_it_and_no_others(override: str, steps: set[str]) -> None:
+def test_a_change_affects_only_its_step_and_later_ones(override: str, steps: set[str]) -> None:
     assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == steps
 
 
-def test_other_content_of_the_source_is_another_key() -> None:
+def test_new_content_of_the_source_changes_every_key() -> None:
     assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None), "g")) == set(keys.UPSTREAM) - {
         "tpu_check"
     }
 
 
 @pytest.mark.parametrize("override", ["validate.accept=s0123456789ab", "validate.history=/elsewhere"])
-def test_how_a_dataset_is_judged_changes_nothing_of_what_is_made_of_it(override: str) -> None:
+def test_history_settings_change_only_the_key_of_validate(override: str) -> None:
     assert changed(keys.step_keys(load_config(None), "f"), keys.step_keys(load_config(None, [override]), "f")) == {"validate"}
 
 
-def test_another_snapshot_to_compare_with_is_another_key_of_validate_alone() -> None:
+def test_another_baseline_snapshot_changes_only_the_key_of_validate() -> None:
     config = load_config(None)
     known = [keys.step_keys(config, "f", state) for state in (["id", ""], ["id", "s1"], ["other", ""])]
     assert changed(known[0], known[1]) == changed(known[0], known[2]) == {"validate"}
     assert keys.step_keys(config, "f", ["id", ""]) == known[0]
 
 
-def test_other_code_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_code_changes_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys.step_keys(load_config(None), "f")
     monkeypatch.setattr(keys, "code_digest", lambda step: "new" if step == "evaluate" else artifacts.code_digest(step))
     assert changed(before, keys.step_keys(load_config(None), "f")) == {"evaluate", "push"}

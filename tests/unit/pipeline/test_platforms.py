@@ -1,4 +1,4 @@
-"""The table of TPUs: rows against Google's own figures, what is asked for them, and every refusal with its sentence."""
+"""The table of TPUs: rows against Google's own figures, the requests for them, and every refusal with its error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.tpu_check.slices import SLICES, find_slice
 from pipeline.platforms import (
-    GENERATIONS,
     ROWS,
-    SLICES,
     TpuRow,
     check_tensorflow_runs,
-    find_slice,
     find_training_row,
-    gke_limits,
     gke_node_selector,
     gke_tolerations,
     scheduling,
@@ -59,29 +56,28 @@ def name_of(row: TpuRow) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_a_row_agrees_with_itself(row: TpuRow) -> None:
+def test_a_row_is_consistent(row: TpuRow) -> None:
     generation, topology = row.slice.name.split(":")
-    assert (row.slice.generation, row.slice.topology) == (generation, topology)
+    assert (row.slice.generation.name, row.slice.topology) == (generation, topology)
     assert row.slice.chips == math.prod(map(int, topology.split("x"))) == row.hosts * row.chips_per_host
-    assert row.slice.replicas == row.slice.chips * GENERATIONS[generation].replicas_per_chip
+    assert row.slice.replicas == row.slice.chips * (2 if generation in ("v2", "v3", "v4") else 1)
     in_machine_type = re.search(r"-(\d)t$", row.machine_type)
     assert row.chips_per_host == (int(in_machine_type[1]) if in_machine_type else 4)
-    assert row.image == ("train-tpu" if row.framework == "tensorflow" else "")
 
 
-def test_no_row_is_there_twice() -> None:
+def test_rows_are_unique() -> None:
     assert len({(row.platform, row.slice.name) for row in ROWS}) == len(ROWS)
     assert {row.slice.name for row in ROWS} == set(SLICES)
 
 
-def test_gke_single_host_rows_are_those_of_its_autoscaler() -> None:
+def test_gke_single_host_rows_match_its_autoscaler() -> None:
     single = {row.machine_type: (row.accelerator, row.slice.topology) for row in GKE if row.hosts == 1}
     assert single == GKE_SINGLE_HOST
 
 
 @pytest.mark.parametrize(("generation", "family"), [("v5e", "ct5lp-hightpu"), ("v6e", "ct6e-standard")])
-def test_vertex_rows_are_those_of_its_documentation(generation: str, family: str) -> None:
-    rows = [row for row in VERTEX if row.slice.generation == generation]
+def test_vertex_rows_match_its_documentation(generation: str, family: str) -> None:
+    rows = [row for row in VERTEX if row.slice.generation.name == generation]
     found = {row.slice.topology: (row.machine_type, row.slice.chips, row.hosts) for row in rows}
     assert found == {shape: (f"{family}-{size}", chips, hosts) for shape, (size, chips, hosts) in VERTEX_TABLE.items()}
 
@@ -92,14 +88,13 @@ def test_replicas_are_cores_where_a_core_is_a_device() -> None:
 
 
 @pytest.mark.parametrize("row", GKE, ids=name_of)
-def test_gke_is_asked_for_the_row(row: TpuRow) -> None:
+def test_gke_requests_match_the_row(row: TpuRow) -> None:
     labels = gke_node_selector(row)
     assert labels == {
         "cloud.google.com/gke-tpu-accelerator": row.accelerator,
         "cloud.google.com/gke-tpu-topology": row.slice.topology,
     }
     assert gke_node_selector(row, spot=True) == labels | {"cloud.google.com/gke-spot": "true"}
-    assert gke_limits(row) == {"google.com/tpu": row.slice.chips // row.hosts}
 
 
 def test_a_spot_pod_tolerates_both_taints() -> None:
@@ -110,53 +105,48 @@ def test_a_spot_pod_tolerates_both_taints() -> None:
 
 
 @pytest.mark.parametrize("row", VERTEX, ids=name_of)
-def test_vertex_is_asked_for_the_row(row: TpuRow) -> None:
+def test_vertex_requests_match_the_row(row: TpuRow) -> None:
     (pool,) = worker_pool_specs(row, "image", ["python"])
     assert pool["replica_count"] == 1
-    if row.slice.generation in ("v2", "v3"):  # cores: "8 for single TPU or 32 or multiple of 32 for TPU Pods"
+    if row.slice.generation.name in ("v2", "v3"):  # cores: "8 for single TPU or 32 or multiple of 32 for TPU Pods"
         count = pool["machine_spec"].pop("accelerator_count")
         assert count == 8 if row.hosts == 1 else count % 32 == 0
-        assert pool["machine_spec"] == {"machine_type": "cloud-tpu", "accelerator_type": f"TPU_{row.slice.generation.upper()}"}
+        assert pool["machine_spec"] == {
+            "machine_type": "cloud-tpu",
+            "accelerator_type": f"TPU_{row.slice.generation.name.upper()}",
+        }
     else:
         assert pool["machine_spec"] == {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
 
 
-def test_the_container_is_the_one_asked_for() -> None:
+def test_the_container_has_image_command_and_environment() -> None:
     row = find_training_row("vertex", "v5e:2x2")
     (pool,) = worker_pool_specs(row, "image", ["python", "-m"], ["x"], {"A": "1"})
     env = [{"name": "A", "value": "1"}]
     assert pool["container_spec"] == {"image_uri": "image", "command": ["python", "-m"], "args": ["x"], "env": env}
 
 
-def test_vertex_has_spot_machines_for_one_host_only() -> None:
-    several = next(row for row in VERTEX if row.slice.name == "v5e:4x4")
-    assert scheduling(several) == {"strategy": "STANDARD"}
-    assert scheduling(find_training_row("vertex", "v5e:2x4"), spot=True) == {"strategy": "SPOT"}
-    with pytest.raises(ValueError, match=r"^v5e:4x4 is 4 hosts, and Vertex AI has spot machines for one host only$"):
-        scheduling(several, spot=True)
-
-
-def test_a_row_of_gke_is_no_worker_pool() -> None:
-    with pytest.raises(ValueError, match=r"^v4:2x2x1 on GKE is no row of Vertex AI$"):
-        worker_pool_specs(find_training_row("gke", "v4:2x2x1"), "image", [])
+def test_spot_machines_are_a_strategy_of_vertex() -> None:
+    assert scheduling(spot=True) == {"strategy": "SPOT"}
+    assert scheduling(spot=False) == {"strategy": "STANDARD"}
 
 
 @pytest.mark.parametrize("name", ["v5e", "v7:2x2", "2x4", "", "V5e:2x4"])
-def test_a_name_without_a_known_generation(name: str) -> None:
+def test_an_unknown_generation_is_refused(name: str) -> None:
     sentence = r"^use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2, v3, v4, v5e, v5p, v6e$"
     with pytest.raises(
-        ValueError, match=sentence if not name.startswith("v5e") else r"^'' is no topology of TPU v5e; use v5e:1x1"
+        ValueError, match=sentence if not name.startswith("v5e") else r"^'' is not a topology of TPU v5e; use v5e:1x1"
     ):
         find_slice(name)
 
 
-def test_a_topology_that_does_not_exist_names_those_that_do() -> None:
-    with pytest.raises(ValueError, match=r"^'2x3' is no topology of TPU v5p; use v5p:2x2x1, v5p:2x2x2, .* or v5p:8x8x8$"):
+def test_an_unknown_topology_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"^'2x3' is not a topology of TPU v5p; use v5p:2x2x1, v5p:2x2x2, .* or v5p:8x8x8$"):
         find_slice("v5p:2x3")
 
 
 @given(st.text(alphabet="v23456epx:1 ", max_size=8))
-def test_any_name_is_a_slice_or_a_sentence(name: str) -> None:
+def test_any_name_is_a_slice_or_an_error_with_a_cure(name: str) -> None:
     try:
         assert find_slice(name).name == name
     except ValueError as error:
@@ -168,12 +158,12 @@ REFUSED = [
     (
         "vertex",
         "v6e:2x4",
-        "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e",
+        "TensorFlow does not run on TPU v6e: Google dropped its support with v6e; use v5e:2x4 or another v5e",
     ),
     (
         "gke",
         "v6e:1x1",
-        "TensorFlow does not run on TPU v6e: Google supports it no longer from v6e on; use v5e:2x4 or another v5e",
+        "TensorFlow does not run on TPU v6e: Google dropped its support with v6e; use v5e:2x4 or another v5e",
     ),
     ("vertex", "v4:2x2x1", f"Vertex AI has no TPU v4 to train on; {SINGLE_HOST_VERTEX}"),
     ("vertex", "v5p:2x2x1", f"Vertex AI has no TPU v5p to train on; {SINGLE_HOST_VERTEX}"),
@@ -181,26 +171,26 @@ REFUSED = [
     (
         "gke",
         "v5e:4x4",
-        f"v5e:4x4 is 4 hosts on GKE, and a task of a Kubeflow pipeline is one pod, which is on one of them; {SINGLE_HOST_GKE}",
+        f"v5e:4x4 needs 4 hosts on GKE, but a task of a Kubeflow pipeline is one pod on one host; {SINGLE_HOST_GKE}",
     ),
     (
         "vertex",
         "v3:4x4",
-        "v3:4x4 is 4 hosts on Vertex AI, for which Vertex AI wants TensorFlow in its own image with Python 3.8 or 3.10, and "
-        f"this program needs 3.11; {SINGLE_HOST_VERTEX}",
+        "v3:4x4 needs 4 hosts on Vertex AI, for which Vertex AI needs its own image with Python 3.8 or 3.10, and "
+        f"this program needs Python 3.11; {SINGLE_HOST_VERTEX}",
     ),
 ]
 
 
 @pytest.mark.parametrize(("platform", "name", "sentence"), REFUSED, ids=[f"{platform} {name}" for platform, name, _ in REFUSED])
-def test_what_does_not_run_is_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
+def test_slices_that_do_not_train_are_refused_with_the_reason(platform: str, name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         find_training_row(platform, name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_a_row_is_used_or_refused(row: TpuRow) -> None:
-    trains = row.framework == "tensorflow" and row.hosts == 1
+def test_each_row_is_used_or_refused(row: TpuRow) -> None:
+    trains = row.slice.generation.tensorflow and row.hosts == 1
     if trains:
         assert find_training_row(row.platform, row.slice.name) == row
         assert check_tensorflow_runs(row.slice.name) == row.slice

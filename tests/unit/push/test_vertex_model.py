@@ -24,7 +24,7 @@ from components.push.vertex_model import evaluation_request
 from pipeline.cli import app
 from pipeline.config import load_config
 from tests.support.push_bench import SCORES, Bench
-from tests.support.vertex_server import NUMBERED, PARENT, TOKEN, ModelServer, vertex_served
+from tests.support.vertex_server import NUMBERED, PARENT, TOKEN, Vertex, vertex_served
 
 MODEL = f"{PARENT}/models/digits"
 REGISTRY = "memory://models"  # instead of gs://
@@ -39,7 +39,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vertex]:
     with vertex_served() as (address, vertex):
         monkeypatch.setattr(vertex_model, "ENDPOINT", address)
         monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
@@ -61,7 +61,7 @@ def vertex_version(bench: Bench) -> str:
     return str(read_manifest(bench.root / "push", "push").details["vertex_version"])
 
 
-def test_the_champion_is_a_version_with_scores_and_alias(bench: Bench, vertex: ModelServer) -> None:
+def test_the_champion_is_a_version_with_scores_and_alias(bench: Bench, vertex: Vertex) -> None:
     assert push(bench, bench.candidate(kid=0.06)).decision == "published"
     assert vertex_version(bench) == f"{NUMBERED}/models/digits@1"
     better = bench.candidate(kid=0.04)
@@ -85,7 +85,7 @@ def test_a_metric_of_the_table_is_in_the_evaluation(monkeypatch: pytest.MonkeyPa
     assert (metrics["symmetry"], metrics["symmetry_std"]) == (0.5, 0.1)
 
 
-def test_a_second_push_changes_nothing(bench: Bench, vertex: ModelServer) -> None:
+def test_a_second_push_changes_nothing(bench: Bench, vertex: Vertex) -> None:
     inputs = bench.candidate()
     push(bench, inputs)
     before = len(vertex.requests)
@@ -96,20 +96,20 @@ def test_a_second_push_changes_nothing(bench: Bench, vertex: ModelServer) -> Non
     assert len(vertex.models["digits"]) == len(vertex.models["digits"][0].evaluations) == 1
 
 
-def test_a_model_that_is_kept_out_leaves_the_alias(bench: Bench, vertex: ModelServer) -> None:
+def test_a_model_that_is_kept_out_leaves_the_alias(bench: Bench, vertex: Vertex) -> None:
     push(bench, bench.candidate(kid=0.04))
     assert push(bench, bench.candidate(kid=0.07)).decision == "kept"
     assert vertex.alias("digits", "champion") == "1"
     assert len(vertex.models["digits"]) == 1
 
 
-def test_no_request_while_nothing_is_in_service(bench: Bench, vertex: ModelServer) -> None:
+def test_no_request_while_nothing_is_in_service(bench: Bench, vertex: Vertex) -> None:
     assert push(bench, bench.candidate(memorization=0.9)).decision == "kept"
     assert vertex_version(bench) == ""
     assert vertex.requests == []
 
 
-def test_a_rollback_moves_the_alias(bench: Bench, vertex: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_moves_the_alias(bench: Bench, vertex: Vertex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.push.registry import location
 
     for kid in (0.06, 0.04):
@@ -120,13 +120,13 @@ def test_a_rollback_moves_the_alias(bench: Bench, vertex: ModelServer, tmp_path:
     monkeypatch.setattr("components.push.registry.remote.find_filesystem", lambda _: (fsspec.filesystem("memory"), "/models"))
     done = CliRunner().invoke(app, ["registry", "rollback", "--config", str(config)])
     assert done.exit_code == 0, done.output
-    assert done.output == f"v0001 is in service; it was v0002.\nVertex has it as {NUMBERED}/models/digits@1.\n"
+    assert done.output == f"v0001 is in service; it replaces v0002.\nOn Vertex AI it is {NUMBERED}/models/digits@1.\n"
     assert vertex.alias("digits", "champion") == vertex.alias("digits", "default") == "1"
 
 
 class TestFaults:
     @pytest.mark.parametrize("at", ["models:upload", "operations", "evaluations:import", "mergeVersionAliases"])
-    def test_the_next_push_continues_after_an_interruption(self, bench: Bench, vertex: ModelServer, at: str) -> None:
+    def test_the_next_push_continues_after_an_interruption(self, bench: Bench, vertex: Vertex, at: str) -> None:
         vertex.fault = lambda _, path: (403, {}) if at in path else None
         inputs = bench.candidate()
         with pytest.raises(
@@ -139,7 +139,7 @@ class TestFaults:
         assert version.aliases == ["v0001", "champion", "default"]
         assert len(version.evaluations) == 1
 
-    def test_an_upload_whose_answer_is_lost_is_not_done_twice(self, bench: Bench, vertex: ModelServer) -> None:
+    def test_an_upload_whose_answer_is_lost_is_not_done_twice(self, bench: Bench, vertex: Vertex) -> None:
         vertex.lose_upload = True
         inputs = bench.candidate()
         with pytest.raises(RemoteError, match="not known whether Vertex carried out the request to upload the model"):
@@ -148,7 +148,7 @@ class TestFaults:
         assert len(vertex.models["digits"]) == 1
         assert vertex.alias("digits", "champion") == "1"
 
-    def test_temporary_failures_are_retried(self, bench: Bench, vertex: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_temporary_failures_are_retried(self, bench: Bench, vertex: Vertex, monkeypatch: pytest.MonkeyPatch) -> None:
         left = {"GET": [503, 429, 500], "POST": [429, 429]}
         waited: list[float] = []
         monkeypatch.setattr(requests.time, "sleep", waited.append)
@@ -161,26 +161,24 @@ class TestFaults:
         assert waited.count(7.0) == 5
         assert vertex.alias("digits", "champion") == "1"
 
-    def test_retries_end(self, bench: Bench, vertex: ModelServer) -> None:
+    def test_retries_end(self, bench: Bench, vertex: Vertex) -> None:
         vertex.fault = lambda *_: (503, {})
         with pytest.raises(RemoteError, match="Vertex answered 503 to the request to list the versions"):
             push(bench, bench.candidate())
         assert len(vertex.requests) == requests.TRIES
 
-    def test_error_for_a_model_that_vertex_refuses(self, bench: Bench, vertex: ModelServer) -> None:
+    def test_error_for_a_model_that_vertex_refuses(self, bench: Bench, vertex: Vertex) -> None:
         vertex.refuse_upload = "The directory holds no SavedModel."
         with pytest.raises(RemoteError, match=r"Vertex cannot import the model: The directory holds no SavedModel\."):
             push(bench, bench.candidate())
 
-    def test_error_for_an_upload_that_does_not_end(
-        self, bench: Bench, vertex: ModelServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_error_for_an_upload_that_does_not_end(self, bench: Bench, vertex: Vertex, monkeypatch: pytest.MonkeyPatch) -> None:
         vertex.polls = 10**9
         monkeypatch.setattr(vertex_model, "UPLOAD_SECONDS", 0.2)
         with pytest.raises(RemoteError, match=r"Vertex has not finished projects/123456/.* wait until it has\. .* run push"):
             push(bench, bench.candidate())
 
-    def test_error_without_an_account(self, bench: Bench, vertex: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_error_without_an_account(self, bench: Bench, vertex: Vertex, monkeypatch: pytest.MonkeyPatch) -> None:
         def none(**_: Any) -> None:
             raise DefaultCredentialsError("Your default credentials were not found")  # type: ignore[no-untyped-call]
 
@@ -188,7 +186,7 @@ class TestFaults:
         with pytest.raises(RemoteError, match="There is no Google account to use Vertex with: Your default credentials"):
             push(bench, bench.candidate())
 
-    def test_error_for_an_invalid_token(self, bench: Bench, vertex: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_error_for_an_invalid_token(self, bench: Bench, vertex: Vertex, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(google.auth, "default", lambda **_: (Credentials("old"), "p"))
         with pytest.raises(RemoteError, match=r"Google refuses this account a token: .*refresh"):
             push(bench, bench.candidate())

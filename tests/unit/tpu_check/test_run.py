@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from components.common.errors import ConfigError
 from components.tpu_check import compiler, run, subprocesses
-from components.tpu_check.chips import CHIPS, parse_topology, roofline
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
 from components.tpu_check.hlo import HloModule, size
 from components.tpu_check.report import rows, summarise
+from components.tpu_check.slices import GENERATIONS, find_slice, roofline
 from components.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[3]
@@ -78,20 +78,21 @@ FIGURES = {
 @pytest.mark.parametrize(
     ("name", "chips"), [("v5e:1x1", 1), ("v5e:2x4", 8), ("v4:2x2x1", 4), ("v5p:2x2x2", 8), ("v6e:4x4", 16)]
 )
-def test_a_slice_has_the_product_of_its_axes_as_chips(name: str, chips: int) -> None:
-    assert parse_topology(name).chips == chips
+def test_a_slice_has_its_chips(name: str, chips: int) -> None:
+    assert find_slice(name).chips == chips
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("v7:2x2", "there is no TPU 'v7'; use v4, v5e, v5p, v6e, for instance v5e:2x4"),
-        ("v5e", "v5e has no slice ''; use 2 axes, such as 1x1, 2x2, 2x4, 4x4"),
-        ("v5e:2x2x1", "v5e has no slice '2x2x1'; use 2 axes"),
-        ("v4:2x2", "v4 has no slice '2x2'; use 3 axes, such as 2x2x1"),
-        ("v5e:3x3", "v5e has no slice '3x3'"),
-        ("v5e:0x4", "v5e has no slice '0x4'"),
-        ("v5e:32x32", "v5e has no slice '32x32'"),
+        ("v7:2x2", "use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2, v3, v4, v5e, v5p, v6e"),
+        ("v5e", "'' is not a topology of TPU v5e; use v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4"),
+        ("v5e:2x2x1", "'2x2x1' is not a topology of TPU v5e; use v5e:1x1"),
+        ("v4:2x2", "'2x2' is not a topology of TPU v4; use v4:2x2x1"),
+        ("v5e:3x3", "'3x3' is not a topology of TPU v5e"),
+        ("v5e:0x4", "'0x4' is not a topology of TPU v5e"),
+        ("v5e:32x32", "'32x32' is not a topology of TPU v5e"),
+        ("v3:2x2", "the TPU compiler compiles for v4, v5e, v5p or v6e only"),
     ],
 )
 def test_an_unknown_slice_is_refused_with_examples(name: str, sentence: str) -> None:
@@ -101,22 +102,23 @@ def test_an_unknown_slice_is_refused_with_examples(name: str, sentence: str) -> 
 
 
 def test_the_roofline_is_the_slowest_part() -> None:
-    chips = parse_topology("v5e:2x4")
+    chips = find_slice("v5e:2x4")
     assert roofline(chips, 197e12, 0.0, 0.0) == (1.0, "compute")
     assert roofline(chips, 1e12, 819e9 * 2, 0.0) == (2.0, "memory")
     assert roofline(chips, 0.0, 0.0, 200e9) == (1.75, "interconnect")
-    assert roofline(parse_topology("v5e:1x1"), 1.0, 0.0, 200e9).bound_by == "compute", "one chip has nothing to reduce with"
+    assert roofline(find_slice("v5e:1x1"), 1.0, 0.0, 200e9).bound_by == "compute", "one chip reduces with nobody"
 
 
-def test_a_v4_core_is_a_replica_with_half_of_the_chip() -> None:
-    slice_ = parse_topology("v4:2x2x1")
-    assert (slice_.chips, slice_.replicas, slice_.hbm_bytes) == (4, 8, 16 * 2**30)
+def test_a_core_of_v4_is_a_replica_with_half_of_its_chip() -> None:
+    slice_ = find_slice("v4:2x2x1")
+    assert (slice_.chips, slice_.replicas, slice_.peaks.hbm_bytes) == (4, 8, 16 * 2**30)
     assert roofline(slice_, 275e12, 0.0, 0.0) == (2.0, "compute")
-    assert parse_topology("v5p:2x2x1").replicas == 4
+    assert find_slice("v5p:2x2x1").replicas == 4
 
 
-def test_chips_have_their_published_balance_of_compute_and_bandwidth() -> None:
-    balance = {name: round(chip.flops / chip.hbm_bytes_per_second) for name, chip in CHIPS.items()}
+def test_the_table_of_chips_is_the_published_one() -> None:
+    peaks = {name: generation.peaks for name, generation in GENERATIONS.items() if generation.peaks}
+    balance = {name: round(chip.flops / chip.hbm_bytes_per_second) for name, chip in peaks.items()}
     assert balance == {"v4": 224, "v5e": 241, "v5p": 166, "v6e": 560}
 
 
@@ -322,8 +324,8 @@ def wgan(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--topology", "v9:1x1"], "--topology = 'v9:1x1': there is no TPU 'v9'; use v4, v5e, v5p, v6e"),
-        (["--topology", "v5e:3x1"], "v5e has no slice '3x1'; use 2 axes, such as 1x1, 2x2, 2x4, 4x4"),
+        (["--topology", "v9:1x1"], "--topology = 'v9:1x1': use GENERATION:TOPOLOGY, such as v5e:2x4"),
+        (["--topology", "v5e:3x1"], "'3x1' is not a topology of TPU v5e; use v5e:1x1, v5e:2x2, v5e:2x4"),
         (["--topology", "v5e:2x4", "--set", "train.global_batch_size=12"], "does not divide by 8 replicas; use 8 or 16."),
     ],
 )

@@ -1,4 +1,4 @@
-"""What --runner docker decides before it needs an engine: what is mounted, who may ask the network, which devices."""
+"""What --runner docker decides before it needs an engine: mounts, network, devices."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.targets.local import docker
 from tests.support.local_runs import ROOT
 
 
-def test_what_steps_write_and_read_is_mounted_under_its_own_path(tmp_path: Path) -> None:
+def test_folders_of_steps_are_mounted_under_the_same_path(tmp_path: Path) -> None:
     sets = [f"run.dir={tmp_path / 'runs'}", f"push.registry={tmp_path / 'r'}", f"ingest.source=images:{tmp_path}/in/*/a?.png"]
-    found = docker.mounts(resolve_paths(load_config(None, sets)))
+    found = docker.find_mounts(resolve_paths(load_config(None, sets)))
     modes = {Path(path).relative_to(tmp_path).as_posix(): each["mode"] for path, each in found.items()}
     assert all(path == each["bind"] for path, each in found.items())
     assert modes.pop("in") == "ro"
@@ -37,21 +37,21 @@ def test_what_steps_write_and_read_is_mounted_under_its_own_path(tmp_path: Path)
         (["evaluate.download_weights=true", "evaluate.extractor=inception"], True),
     ],
 )
-def test_only_what_lies_elsewhere_gets_a_network(sets: list[str], needed: bool) -> None:
+def test_containers_get_a_network_only_for_remote_data(sets: list[str], needed: bool) -> None:
     config = load_config(None, sets)
     assert docker.needs_network(config) == needed
-    assert ("network_mode" in docker.settings(network=needed)) != needed
+    assert ("network_mode" in docker.container_settings(network=needed)) != needed
 
 
-def test_devices_that_a_container_is_not_given_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--runner docker gives containers no gpu\."):
-        docker.check_devices(load_config(None, ["train.devices=gpu"]))
+def test_devices_other_than_cpu_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--runner docker does not give gpu to containers\."):
+        docker.check_devices("gpu")
 
 
-def test_no_engine_gets_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_engine_is_refused_in_one_line(tmp_path: Path) -> None:
     environment = os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
     command = [sys.executable, "-m", "pipeline", "run", "--runner", "docker", f"--set=run.dir={tmp_path / 'runs'}"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert re.search(r"No container engine answers at unix:///.*none\.sock: .* Start Docker, or podman", done.stderr)
+    assert re.search(r"No container engine answers at unix:///.*none\.sock: .* Start Docker, or start podman", done.stderr)
     assert not (tmp_path / "runs").exists()

@@ -1,4 +1,4 @@
-"""`wgan-pipeline runs`: what became of each run."""
+"""`wgan-pipeline runs`: the state of each run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import printing
+from pipeline.commands.runs import runs
 from pipeline.targets.local import process
 
 SUMMARY = {
@@ -37,7 +37,7 @@ def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
     assert process.state(tmp_path) == "killed"
 
 
-def test_a_number_that_is_used_again_is_not_the_run(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_the_run(tmp_path: Path) -> None:
     process.mark(tmp_path)
     assert process.state(tmp_path) == "running"
     marked = json.loads((tmp_path / "process.json").read_bytes())
@@ -46,20 +46,20 @@ def test_a_number_that_is_used_again_is_not_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"pid": 1, "started": "", "host": "elsewhere"}'])
-def test_what_cannot_be_told_is_not_claimed(tmp_path: Path, content: str | None) -> None:
+def test_an_unknown_state_is_reported_as_unknown(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "process.json").write_text(content)
     assert process.state(tmp_path) == "running or killed"
 
 
-def test_the_table_is_newest_first_with_scores_and_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_listed_newest_first_with_scores_and_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path / "20260101-000000")
     done = make_run(tmp_path / "20260102-000000")
     (done / "summary.json").write_text(json.dumps(SUMMARY))
     process.mark(make_run(tmp_path / "20260103-000000"))
     (make_run(tmp_path / "20260104-000000") / "summary.json").write_text("{")
     (tmp_path / "latest").symlink_to("20260102-000000")
-    printing.runs(tmp_path)
+    runs(tmp_path)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["run", "status", "rounds", "FID", "KID", "decision", "seconds"],

@@ -1,4 +1,4 @@
-"""What a run shows of the lines that kfp and the steps print."""
+"""Which lines of kfp and of the steps a run shows."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LINES = """\
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_steps_and_what_they_say_are_shown_the_rest_is_logged(terminal: bool, tmp_path: Path) -> None:
+def test_steps_and_progress_are_shown_and_everything_is_logged(terminal: bool, tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=100, highlight=False, color_system=None)
     with shown_on(console, tmp_path / "run.log"):
-        for line in LINES.splitlines():  # one by one, as a step prints them: the bar is up when the later ones come
+        for line in LINES.splitlines():  # one by one, as a step prints them: the bar is shown when the later ones come
             print(line)
         logging.info("Task ingest cache hit (key=abc); skipping execution.")
     text = shown.getvalue()

@@ -62,7 +62,7 @@ class TestRollback:
         assert command(three, "rollback") == "v0003 is in service; it was v0002.\n", "a second rollback undoes the first"
 
     def test_to_a_named_version(self, three: Bench) -> None:
-        assert command(three, "rollback", "v0001") == "v0001 is in service; it was v0003.\n"
+        assert command(three, "rollback", "v0001") == "v0001 is in service; it replaces v0003.\n"
         assert champion(three) == "v0001"
 
     def test_a_push_of_a_model_that_was_rolled_back_changes_nothing(self, bench: Bench) -> None:

@@ -27,9 +27,6 @@ REMOTE_ERRORS = (
     ("botocore.exceptions", "ClientError"),
     ("google.api_core.exceptions", "GoogleAPIError"),
 )
-PACKAGES = {
-    "gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "abfs": "adlfs", "az": "adlfs",
-}  # fmt: skip
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 # Keys of fsspec's info that change when the content changes, the most reliable first.
 VERSION_KEYS = (
@@ -66,9 +63,8 @@ def find_filesystem(url: str) -> tuple[Any, str]:
         # fsspec's listings cache would hide changes, and take memory.
         filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
-        package = PACKAGES.get(url.partition("://")[0].rpartition("::")[2])
-        cure = f"Install it: pip install {package}." if package else "Install it."
-        raise ConfigError(f'"{url}" needs a package that is not installed: {error}.', cure) from None
+        # fsspec's message names the package.
+        raise ConfigError(f'"{url}" needs a package that is not installed: {first_line(error)}.') from None
     except remote_errors(ValueError) as error:
         raise ConfigError(f'"{url}" cannot be opened: {first_line(error)}.', "Use a URL that fsspec supports.") from None
     return filesystem, str(path)

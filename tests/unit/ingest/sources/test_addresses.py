@@ -162,7 +162,7 @@ def test_missing_package_is_named(address: str, package: str, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     imported = importlib.import_module("fsspec.registry")._registry
     monkeypatch.delitem(imported, address.partition(":")[0], raising=False)
-    with pytest.raises(ConfigError, match=rf'"{address}" needs a package that is not installed: .*pip install {package}\.$'):
+    with pytest.raises(ConfigError, match=rf'"{address}" needs a package that is not installed: .*nstall {package} to .*'):
         open_images(address)
 
 

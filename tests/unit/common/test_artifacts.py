@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -100,15 +99,15 @@ def test_a_writer_that_fails_leaves_the_artifact_that_was_there(tmp_path: Path) 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     program = (
-        "import time\nfrom pathlib import Path\nfrom components.common.artifacts import new_artifact\n"
+        "from pathlib import Path\nfrom components.common.artifacts import new_artifact\n"
         "from components.ingest.config import IngestConfig\n"
         f"with new_artifact(Path({str(tmp_path / 'out')!r}), 'thing', config=IngestConfig()) as artifact:\n"
-        "    (artifact.path / 'a').touch()\n    time.sleep(60)\n"
+        "    (artifact.path / 'a').touch()\n    print('half-written', flush=True)\n    input()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob(".out.*.tmp/a")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half-written\n"
+        assert len(list(tmp_path.glob(".out.*.tmp/a"))) == 1
         process.send_signal(signal.SIGKILL)
     with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished artifact"):
         read_manifest(tmp_path / "out")

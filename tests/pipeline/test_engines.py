@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from PIL import Image
 from components.common.artifacts import read_manifest
 from tests.support.engines import EngineMissingError, engine_options, is_installable
 from tests.support.image_folder import write_digit_images
+from tests.support.local_runs import wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 WORKERS = ("apache_beam.runners.worker.sdk_worker_main", "wgan-beam-worker")
@@ -93,9 +93,10 @@ def test_a_worker_killed_at_a_random_moment_never_causes_wrong_counts(
     out = tmp_path / "dataset"
     process = start(pictures, out, options_of(engine, in_ci))
     try:
-        time.sleep(random.Random(seed).uniform(0.0, 2.0) if wait_for_workers(process) else 0.0)
-        victims = workers(process)
-        for victim in victims[:1]:
+        wait_for(lambda: bool(workers(process)) or process.poll() is not None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(random.Random(seed).uniform(0.0, 2.0))
+        for victim in workers(process)[:1]:
             os.kill(victim, signal.SIGKILL)
         code = process.wait(timeout=120)  # it must not hang
     finally:
@@ -115,24 +116,17 @@ def test_worker_processes_load_no_tensorflow(pictures: Path, tmp_path: Path) -> 
     process = start(pictures, tmp_path / "dataset", engine_options("processes"))
     seen: dict[int, str] = {}
     try:
-        while process.poll() is None:
+        while process.returncode is None:
             for worker in workers(process):
                 with contextlib.suppress(OSError):
                     seen[worker] = Path(f"/proc/{worker}/maps").read_text() or seen.get(worker, "")
-            time.sleep(0.02)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
     finally:
         kill_all(process)
     assert process.returncode == 0, said(tmp_path / "dataset")
     assert sum("_imaging" in maps for maps in seen.values()) == 2, "both had loaded Pillow, so they decoded"
     assert not any("tensorflow" in line for maps in seen.values() for line in maps.splitlines() if "metadata" not in line)
-
-
-def wait_for_workers(process: subprocess.Popen[str]) -> bool:
-    while process.poll() is None:
-        if workers(process):
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:

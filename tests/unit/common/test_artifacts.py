@@ -98,17 +98,16 @@ def test_a_failed_writer_leaves_the_old_artifact(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom pathlib import Path\nfrom components.common.artifacts import new_artifact\n"
+        "from pathlib import Path\nfrom components.common.artifacts import new_artifact\n"
         "from components.ingest.config import IngestConfig\n"
         f"with new_artifact(Path({str(tmp_path / 'out')!r}), 'thing', config=IngestConfig()) as artifact:\n"
-        "    (artifact.path / 'a').touch()\n    print(flush=True)\n    sys.stdin.read()\n"
+        "    (artifact.path / 'a').touch()\n    print('half-written', flush=True)\n    input()\n"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        process.kill()
-    assert len(list(tmp_path.glob(".out.*.tmp/a"))) == 1
+        assert process.stdout.readline() == b"half-written\n"
+        assert len(list(tmp_path.glob(".out.*.tmp/a"))) == 1
+        process.send_signal(signal.SIGKILL)
     with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished artifact"):
         read_manifest(tmp_path / "out")
     make(tmp_path / "out")

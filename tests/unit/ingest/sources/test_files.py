@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -62,7 +61,6 @@ def test_irregular_files_are_quarantined_and_never_block(tmp_path: Path) -> None
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
     (tmp_path / "good.png").write_bytes(b"good")
-    started = time.monotonic()
     assert reasons(open_images(tmp_path)) == {
         "pipe.png": ("not a regular file", "a pipe"),
         "socket.png": ("not a regular file", "a socket"),
@@ -71,7 +69,6 @@ def test_irregular_files_are_quarantined_and_never_block(tmp_path: Path) -> None
         "loop.png": ("unreadable file", "Too many levels of symbolic links"),
         "gone.png": ("unreadable file", "No such file or directory"),
     }
-    assert time.monotonic() - started < 5
 
 
 def test_file_replaced_by_a_pipe_after_stat_does_not_block(tmp_path: Path, monkeypatch: Any) -> None:

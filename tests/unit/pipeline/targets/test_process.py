@@ -25,15 +25,16 @@ def make_run(folder: Path) -> Path:
 
 
 def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path) -> None:
-    program = f"import pathlib, time; from pipeline.targets.local import process; process.mark(pathlib.Path({str(tmp_path)!r}))"
-    program += "; print('marked', flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    program = f"import pathlib; from pipeline.targets.local import process; process.mark(pathlib.Path({str(tmp_path)!r}))"
+    program += "; print('marked', flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
     assert child.stdout is not None
-    with child.stdout:
+    with child.stdin, child.stdout:
         assert child.stdout.readline() == b"marked\n"
         assert process.state(tmp_path) == "running"
-    child.kill()
-    child.wait()
+        child.kill()
+        child.wait()
     assert process.state(tmp_path) == "killed"
 
 

@@ -116,7 +116,7 @@ def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
         raise DamagedArchiveError(first_line(error)) from None
     starts = sorted(member.header_offset for member in members)
     shared = {start for start, following in pairwise(starts) if start == following}
-    limits = dict(zip(starts, [*starts[1:], directory_start], strict=True))
+    limits = dict(zip(starts, [*starts, directory_start][1:], strict=True))
     for member in members:
         offset, packed, size = member.header_offset, member.compress_size, member.file_size
         if min(offset, packed, size) < 0 or max(offset, packed, size) >= 2**62:

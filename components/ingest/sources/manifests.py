@@ -109,8 +109,9 @@ def _csv_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, d
         if "path" not in header:
             raise _wrong(location, 1, f"the header has no column path; it has {', '.join(header) or 'none'}")
         for record in reader:
-            if None in record or None in record.values():
-                raise _wrong(location, reader.line_num, f"more or fewer fields than the {len(header)} of the header")
+            fields = len(header) + len(record.get(None, ())) - list(record.values()).count(None)
+            if fields != len(header):
+                raise _wrong(location, reader.line_num, f"{fields} fields, the header has {len(header)}")
             yield reader.line_num, record
     except csv.Error as error:
         raise _wrong(location, reader.line_num, str(error)) from None

@@ -88,8 +88,8 @@ def test_missing_files_are_quarantined(folder: Path) -> None:
     [
         ("x.csv", "", "line 1: the header has no column path; it has none"),
         ("x.csv", "in/a.png,cat\n", "line 1: the header has no column path; it has in/a.png, cat"),
-        ("x.csv", "path,label\na.png\n", "line 2: more or fewer fields than the 2 of the header"),
-        ("x.csv", "path,label\na.png,x\nb.png,x,y\n", "line 3: more or fewer fields than the 2 of the header"),
+        ("x.csv", "path,label\na.png\n", "line 2: 1 fields, the header has 2"),
+        ("x.csv", "path,label\na.png,x\nb.png,x,y\n", "line 3: 3 fields, the header has 2"),
         ("x.csv", 'path\n"a.png\n', "line 2: unexpected end of data"),
         ("x.csv", "path,label\n,cat\n", "line 2: the path is missing"),
         ("x.csv", "path,label,split\na.png,cat,test\n", 'line 2: the split is "test"; use train, eval or leave it empty'),

@@ -65,7 +65,7 @@ def compiled(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def kubernetes(overrides: list[str]) -> str:
     """Return train's container and the second document, which has the Kubernetes settings."""
-    spec, platform = compiled(overrides)
+    spec, platform = compiled(*overrides)
     container = spec["deploymentSpec"]["executors"]["exec-train"]["container"]
     placed = {"image": container["image"], "resources": container["resources"]}
     return "".join(["# train's container\n", yaml.safe_dump(placed), "---\n", yaml.safe_dump(platform)])

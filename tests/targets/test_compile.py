@@ -123,8 +123,8 @@ def test_kubeflow_mounts_the_volume_in_every_step() -> None:
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
-def test_the_google_key_is_mounted_and_not_part_of_the_file(tmp_path: Path) -> None:
-    spec, platform = compiled("kubeflow", tmp_path, "deploy.google_key_secret=wgan-google-key")
+def test_the_google_key_is_mounted_and_not_part_of_the_file() -> None:
+    spec, platform = compiled("kubeflow", "deploy.google_key_secret=wgan-google-key")
     for name, executor in spec["deploymentSpec"]["executors"].items():
         environment = {each["name"]: each["value"] for each in executor["container"]["env"]}
         assert environment == {"GOOGLE_APPLICATION_CREDENTIALS": "/var/run/secrets/google/key.json"}
@@ -176,8 +176,8 @@ def test_images_on_this_machine_are_refused(target: str, place: str, tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///mnt/in"])
-def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str, tmp_path: Path) -> None:
-    spec, *_ = compiled("vertex", tmp_path, f"ingest.source=images:{place}")
+def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str) -> None:
+    spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
     written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
     assert json.loads(written)["source"] == f"images:{place}"
 
@@ -210,9 +210,9 @@ def test_the_graph_has_no_branch() -> None:
     assert not any(isinstance(node, ast.If) for node in ast.walk(ast.parse(text)))
 
 
-def test_tpu_check_runs_before_train_on_a_tpu_only(tmp_path: Path) -> None:
-    plain, *_ = compiled("kubeflow", tmp_path)
-    without, *_ = compiled("kubeflow", tmp_path, "train.devices=tpu", "deploy.tpu_check=false")
+def test_tpu_check_runs_before_train_on_a_tpu_only() -> None:
+    plain, *_ = compiled("kubeflow")
+    without, *_ = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_check=false")
     assert "exec-tpu-check" not in {**plain["deploymentSpec"]["executors"], **without["deploymentSpec"]["executors"]}
     spec, platform = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
@@ -226,15 +226,15 @@ def test_tpu_check_runs_before_train_on_a_tpu_only(tmp_path: Path) -> None:
     assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")
 
 
-def kubernetes_of(folder: Path, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def kubernetes_of(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the tasks of the graph and the Kubernetes settings of each step."""
-    spec, platform = compiled("kubeflow", folder, *overrides)
+    spec, platform = compiled("kubeflow", *overrides)
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
     return tasks, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
-def test_kubeflow_steps_have_an_unprivileged_user_a_timeout_and_labels(tmp_path: Path) -> None:
-    _, executors = kubernetes_of(tmp_path, "deploy.timeout_hours=1.5")
+def test_kubeflow_steps_have_an_unprivileged_user_a_timeout_and_labels() -> None:
+    _, executors = kubernetes_of("deploy.timeout_hours=1.5")
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     for name, each in executors.items():
         assert each["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
@@ -242,7 +242,7 @@ def test_kubeflow_steps_have_an_unprivileged_user_a_timeout_and_labels(tmp_path:
         assert each["podMetadata"]["labels"]["app.kubernetes.io/component"] == name.removeprefix("exec-")
 
 
-def test_kubernetes_settings_match_the_types_of_its_api(tmp_path: Path) -> None:
+def test_kubernetes_settings_match_the_types_of_its_api() -> None:
     """KFP passes these parts to the pod unchanged; numbers are strings, as in protobuf's JSON."""
     overrides = ["train.devices=tpu", "deploy.tpu_spot=true", "deploy.volume_claim=wgan", "deploy.google_key_secret=k"]
     _, executors = kubernetes_of(*overrides)
@@ -262,8 +262,8 @@ def test_kubernetes_settings_match_the_types_of_its_api(tmp_path: Path) -> None:
     assert not any("tolerations" in each for name, each in executors.items() if name != "exec-train")
 
 
-def test_only_repeatable_steps_are_retried(tmp_path: Path) -> None:
-    tasks, _ = kubernetes_of(tmp_path, "deploy.retries=3")
+def test_only_repeatable_steps_are_retried() -> None:
+    tasks, _ = kubernetes_of("deploy.retries=3")
     policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
     assert set(policies) == {"ingest", "train", "evaluate", "push"}
     for policy in policies.values():
@@ -272,15 +272,15 @@ def test_only_repeatable_steps_are_retried(tmp_path: Path) -> None:
     assert not any("retryPolicy" in task for task in tasks.values())
 
 
-def test_kubeflow_steps_request_cpu_and_memory(tmp_path: Path) -> None:
-    spec, _ = compiled("kubeflow", tmp_path, "deploy.cpu=500m", "deploy.memory=12Gi")
+def test_kubeflow_steps_request_cpu_and_memory() -> None:
+    spec, _ = compiled("kubeflow", "deploy.cpu=500m", "deploy.memory=12Gi")
     for executor in spec["deploymentSpec"]["executors"].values():
         resources = executor["container"]["resources"]
         assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("500m", "12Gi")
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_an_image_without_digest_is_refused_if_digests_are_required(target: str, tmp_path: Path) -> None:
+def test_an_image_without_digest_is_refused_if_digests_are_required(target: str) -> None:
     with pytest.raises(ConfigError, match=r"deploy\.image = 'registry\.example/wgan:1' has no digest"):
         compiled(target, "deploy.require_digests=true", "deploy.image=registry.example/wgan:1")
     named = f"registry.example/wgan@sha256:{'0' * 64}"

@@ -46,6 +46,6 @@ def test_the_kubernetes_document_is_valid_and_matches_the_row(name: str) -> None
 
 
 def test_train_alone_has_the_image_for_tpus() -> None:
-    spec, _ = golden_files.compiled(["deploy.tpu_topology=v5e:2x4"])
+    spec, _ = golden_files.compiled("deploy.tpu_topology=v5e:2x4")
     images = {name: executor["container"]["image"] for name, executor in spec["deploymentSpec"]["executors"].items()}
     assert [name for name, image in images.items() if image == golden_files.IMAGE] == ["exec-train"]

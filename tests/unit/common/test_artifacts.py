@@ -108,7 +108,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> N
         assert process.stdout is not None
         assert process.stdout.readline() == b"half-written\n"
         assert len(list(tmp_path.glob(".out.*.tmp/a"))) == 1
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished artifact"):
         read_manifest(tmp_path / "out")
     make(tmp_path / "out")

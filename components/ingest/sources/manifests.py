@@ -114,7 +114,7 @@ def _csv_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, d
                 raise _wrong(location, reader.line_num, f"{fields} fields, the header has {len(header)}")
             yield reader.line_num, record
     except csv.Error as error:
-        raise _wrong(location, reader.line_num, str(error)) from None
+        raise _wrong(location, reader.reader.line_num, str(error)) from None
 
 
 def _json_records(location: str, text: io.TextIOWrapper) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,19 +20,22 @@ DEFAULT_REGISTRY = "runs/registry"
 @app.command("list")
 def list_(registry: Registry = DEFAULT_REGISTRY) -> None:
     """List the versions with their scores, newest first."""
+    from components.evaluate.metrics.table import metrics_on
     from components.push.registry.maintenance import list_versions
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("version", "in service", "published", "KID", "FID", "coverage"):
-        table.add_column(heading, justify="right" if heading in {"KID", "FID", "coverage"} else "left")
+    metrics = metrics_on("console")
+    for heading in ("version", "in service", "published"):
+        table.add_column(heading)
+    for metric in metrics:
+        table.add_column(metric.title, justify="right")
     versions = list_versions(registry)
     for each in versions:
         if each.fault:
             table.add_row(each.name, each.state, f"damaged: {each.fault}")
             continue
-        scores = each.scores
-        figures = (f"{scores['kid']:.5f}", f"{scores['fid']:.3f}", f"{scores['coverage']:.3f}")
-        table.add_row(each.name, each.state, each.created_at[:19].replace("T", " "), *figures)
+        shown = (metric.text(each.scores) for metric in metrics)
+        table.add_row(each.name, each.state, each.created_at[:19].replace("T", " "), *shown)
     console().print(table) if versions else print(f"No versions in {registry} yet: wgan-pipeline run")
 
 

@@ -63,13 +63,16 @@ def print_outcome(summary: dict[str, Any], folder: Path) -> None:
 
 
 def _print_success(out: Console, summary: dict[str, Any]) -> None:
+    from components.evaluate.metrics.table import metrics_on  # imports NumPy, which --help does not need
+
     scores, push = summary["evaluate"], summary["push"]
     cached = [step for step, row in summary["steps"].items() if row["cached"]]
     if summary.get("nothing_new"):
         out.print("\nNothing new: an earlier run had the same data, configuration and code.", markup=False)
     elif cached:
         out.print(f"\nTaken from the cache: {', '.join(cached)}.", markup=False)
-    out.print(f"\nFID {scores['fid']:.3f} · KID {scores['kid']:.5f} ± {scores['kid_std']:.5f}", markup=False)
+    shown = (f"{metric.title} {metric.text(scores)}" for metric in metrics_on("console"))
+    out.print(f"\n{' · '.join(shown)}", markup=False)
     out.print(f"{str(push['decision']).capitalize()}: {push['reason']}", markup=False)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -17,15 +17,21 @@ from pipeline.commands.printing import console
 from pipeline.commands.run import print_outcome
 from pipeline.targets.local import process
 
+if TYPE_CHECKING:
+    from components.evaluate.metrics.metric import Metric
+
 
 def runs(runs_dir: RunsDir = Path("runs")) -> None:
     """List the runs with their scores and decisions, newest first."""
+    from components.evaluate.metrics.table import metrics_on  # imports NumPy, which --help does not need
+
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "status", "rounds", "FID", "KID", "decision", "seconds"):
-        table.add_column(heading, justify="right" if heading in {"rounds", "FID", "KID", "seconds"} else "left")
+    metrics = metrics_on("console")
+    for heading in ("run", "status", "rounds", *(metric.title for metric in metrics), "decision", "seconds"):
+        table.add_column(heading, justify="left" if heading in {"run", "status", "decision"} else "right")
     folders = sorted(file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink())
     for folder in reversed(folders):
-        table.add_row(*_row_of(folder))
+        table.add_row(*_row_of(folder, metrics))
     console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
 
 
@@ -48,23 +54,22 @@ def report(
         _print_run(runs_dir / run_id)
 
 
-def _row_of(folder: Path) -> list[str]:
+def _row_of(folder: Path, metrics: tuple[Metric, ...]) -> list[str]:
     try:
-        return _finished_row(json.loads((folder / "summary.json").read_bytes()))
+        return _finished_row(json.loads((folder / "summary.json").read_bytes()), metrics)
     except FileNotFoundError:
         return [folder.name, process.state(folder)]
     except (OSError, ValueError, KeyError):
         return [folder.name, "damaged"]
 
 
-def _finished_row(summary: dict[str, Any]) -> list[str]:
+def _finished_row(summary: dict[str, Any], metrics: tuple[Metric, ...]) -> list[str]:
     train, scores, push = (summary[step] or {} for step in ("train", "evaluate", "push"))
     return [
         summary["run_id"],
         summary["status"],
         str(train.get("rounds", "")),
-        f"{scores['fid']:.3f}" if scores else "",
-        f"{scores['kid']:.5f}" if scores else "",
+        *(metric.text({metric.name: scores.get(metric.name)}) for metric in metrics),  # without the error: it must fit a line
         push.get("decision", ""),
         f"{summary['seconds']:.1f}",
     ]

@@ -22,8 +22,10 @@ from components.common.errors import DataRejectedError, first_line
 from components.common.progress import say
 from components.ingest.sources.archive_members import KINDS, LOCAL_HEADER, OVERLAPPING, UNSAFE, archive_opened, cannot_open
 from components.ingest.sources.chunks import ChunkPacker, Reader, digest_number, folder_label
+from components.ingest.sources.files import read_up_to
 from components.ingest.sources.tar_archive import DamagedArchiveError, TarMember, tar_members
 
+END_BYTES, END64_BYTES = 22, 76  # the records at the end of a .zip
 MAX_GZIP_RATIO = 200
 UNSUSPICIOUS_BYTES = 64 * 2**20  # a small archive may have any ratio
 LISTING_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error, EOFError)  # of zipfile
@@ -107,13 +109,14 @@ def _packed_tar(packer: _MemberPacker, members: Iterator[TarMember]) -> Reader:
 
 
 def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
-    stream.seek(max(packer.size - 1, 0))
-    stream.read(1)  # zipfile would report a failed request as a damaged archive
+    declared = _declared_members(stream, packer.size)  # first: zipfile would report a failed request as a damaged archive
     try:
         with zipfile.ZipFile(stream) as archive:
             members, directory_start = archive.filelist, archive.start_dir
     except LISTING_ERRORS as error:
         raise DamagedArchiveError(first_line(error)) from None
+    if declared not in (len(members), len(members) % 2**16):
+        raise DamagedArchiveError(f"its directory has {len(members):,} members, {declared:,} were written")
     starts = sorted(member.header_offset for member in members)
     shared = {start for start, following in pairwise(starts) if start == following}
     limits = dict(zip(starts, [*starts, directory_start][1:], strict=True))
@@ -131,6 +134,16 @@ def _list_zip(packer: _MemberPacker, stream: Any) -> Reader:
         fault = OVERLAPPING if overlaps else KINDS.index(_zip_kind(member))
         packer.add(name, size, (offset, packed, size, member.CRC, member.compress_type, member.flag_bits & 1), fault)
     return packer.reader()
+
+
+def _declared_members(stream: Any, size: int) -> int:
+    """Return the number of members at the end of a .zip. zipfile ignores it, so a damaged directory could hide members."""
+    start = max(size - 2**16 - END_BYTES - END64_BYTES, 0)
+    stream.seek(start)
+    tail = read_up_to(stream, size - start)
+    end = max(tail.rfind(b"PK\5\6"), 0)
+    end64 = tail[max(end - END64_BYTES, 0) : end]
+    return int.from_bytes(end64[32:40] if end64[-20:].startswith(b"PK\6\7") else tail[end + 10 : end + 12], "little")
 
 
 def _zip_kind(member: zipfile.ZipInfo) -> str:

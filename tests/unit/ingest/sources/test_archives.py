@@ -265,6 +265,16 @@ def test_zip_with_an_unusable_directory_is_refused(tmp_path: Path, offset: int, 
         open_images(file)
 
 
+def test_zip_whose_directory_hides_members_is_refused(tmp_path: Path) -> None:
+    file = write_archive(tmp_path / "x.zip", {f"{index}.png": b"x" for index in range(5)})
+    raw = bytearray(file.read_bytes())
+    raw[raw.index(b"PK\1\2") + 33] = 255  # the first member's comment now covers the entries of the others
+    file.write_bytes(raw)
+    assert len(zipfile.ZipFile(file).namelist()) == 1
+    with pytest.raises(DataRejectedError, match=r"x\.zip is damaged: its directory has 1 members, 5 were written"):
+        open_images(file)
+
+
 def test_zip_after_a_program_and_with_a_comment(tmp_path: Path) -> None:
     file = write_archive(tmp_path / "x.zip", FILES)
     with zipfile.ZipFile(file, "a") as archive:

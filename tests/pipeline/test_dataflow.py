@@ -181,6 +181,6 @@ def test_a_running_job_is_not_submitted_a_second_time(cloud: Cloud, tmp_path: Pa
     wait_for(lambda: bool(cloud.jobs()))
     code, said = cloud.ingest(tmp_path / "two/dataset")
     assert code == 1
-    assert "Another ingest of the same source holds " in said
+    assert "is running already" in said
     assert first.wait(timeout=300) == 0
     assert len(cloud.jobs()) == 1

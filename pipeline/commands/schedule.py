@@ -78,18 +78,14 @@ def list_(platform: PlatformOptions, cluster_time_zone: ClusterZone = "UTC") -> 
 @with_platform_options
 def pause(name: str, platform: PlatformOptions) -> None:
     """Start no more runs until the schedule is resumed."""
-    client = platform.connect()
-    client.switch(_existing(client, name), on=False)
-    print(f"Paused {name}.")
+    _switch(platform, name, on=False)
 
 
 @app.command()
 @with_platform_options
 def resume(name: str, platform: PlatformOptions) -> None:
     """Resume a paused schedule; missed runs are not made up for."""
-    client = platform.connect()
-    client.switch(_existing(client, name), on=True)
-    print(f"Resumed {name}.")
+    _switch(platform, name, on=True)
 
 
 @app.command()
@@ -99,6 +95,12 @@ def delete(name: str, platform: PlatformOptions) -> None:
     client = platform.connect()
     client.delete_schedule(_existing(client, name))
     print(f"Deleted {name}.")
+
+
+def _switch(platform: PlatformOptions, name: str, *, on: bool) -> None:
+    client = platform.connect()
+    client.switch(_existing(client, name), on=on)
+    print(f"{'Resumed' if on else 'Paused'} {name}.")
 
 
 def _existing(client: RemotePlatform, name: str) -> PlatformSchedule:

@@ -50,7 +50,7 @@ def command(bench: Bench, *words: str) -> str:
 
 class TestRollback:
     def test_it_returns_to_the_previous_version_and_is_recorded(self, three: Bench) -> None:
-        assert command(three, "rollback") == "v0002 is in service; it was v0003.\n"
+        assert command(three, "rollback") == "v0002 is in service; it replaces v0003.\n"
         assert champion(three) == "v0002"
         moves = [json.loads(file.read_bytes()) for file in sorted((three.registry / "moves").iterdir())]
         assert [(move["version"], move["previous"], move["why"]) for move in moves] == [
@@ -59,7 +59,7 @@ class TestRollback:
             ("v0003", "v0002", "push"),
             ("v0002", "v0003", "rollback"),
         ]
-        assert command(three, "rollback") == "v0003 is in service; it was v0002.\n", "a second rollback undoes the first"
+        assert command(three, "rollback") == "v0003 is in service; it replaces v0002.\n", "a second rollback undoes the first"
 
     def test_to_a_named_version(self, three: Bench) -> None:
         assert command(three, "rollback", "v0001") == "v0001 is in service; it replaces v0003.\n"

@@ -99,7 +99,7 @@ def test_a_url_does_what_a_folder_does(bench: Bench, bucket: dict[str, bytes]) -
     assert [line.split()[:2] for line in command("list").splitlines()[1:]] == [["v0002", "champion"], ["v0001", "previous"]]
     shown = json.loads(command("show"))
     assert (shown["version"], shown["path"], shown["scores"]["kid"]) == ("v0002", f"{URL}/versions/v0002", 0.04)
-    assert command("rollback") == "v0001 is in service; it was v0002.\n"
+    assert command("rollback") == "v0001 is in service; it replaces v0002.\n"
     assert champion() == "v0001"
     assert bench.push(bench.candidate(kid=0.05), registry=URL).version == "v0003"
     assert command("retain", "--keep", "1", "--dry-run") == "Would remove v0002.\n"
@@ -118,17 +118,17 @@ def test_images_of_the_champion_and_of_a_version(bench: Bench, bucket: dict[str,
 
     with (
         pytest.raises(ConfigError, match=r"Nothing was published into gs://bucket/models yet\."),
-        generate._generator_of(URL),
+        generate.generator_folder(URL),
     ):
         pass
     for kid in (0.06, 0.04):
         bench.push(bench.candidate(kid=kid), registry=URL)
     for location, version in ((URL, "v0002"), (f"{URL}/versions/v0001", "v0001")):
-        with generate._generator_of(location) as folder:
+        with generate.generator_folder(location) as folder:
             assert find_saved_model(folder).is_dir()
             assert folder.name == version
     with pytest.raises(ConfigError, match=r"There is no version 'v0009' in gs://bucket/models; available: v0001, v0002"):
-        generate._generator_of(f"{URL}/versions/v0009").__enter__()
+        generate.generator_folder(f"{URL}/versions/v0009").__enter__()
 
 
 class TestInterruption:

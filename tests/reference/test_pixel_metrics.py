@@ -10,7 +10,7 @@ from scipy.ndimage import convolve, gaussian_filter
 from scipy.stats import entropy
 
 from components.evaluate.metrics import classes, colours, sharpness
-from components.evaluate.metrics.pixels import in_deviations
+from components.evaluate.metrics.colours import distance_in_deviations
 
 Images = npt.NDArray[np.uint8]
 
@@ -22,11 +22,11 @@ def pictures(seed: int, channels: int = 3, count: int = 60) -> Images:
 class TestInDeviations:
     def test_of_a_shift_it_is_the_shift(self) -> None:
         values = np.random.default_rng(0).normal(size=50)
-        assert in_deviations(values, values + 0.25) == pytest.approx(0.25 / values.std())
-        assert in_deviations(values, values) == 0.0
+        assert distance_in_deviations(values, values + 0.25) == pytest.approx(0.25 / values.std())
+        assert distance_in_deviations(values, values) == 0.0
 
     def test_numbers_that_are_all_alike_have_a_deviation_of_one(self) -> None:
-        assert in_deviations(np.full(9, 2.0), np.full(4, 5.0)) == pytest.approx(3.0)
+        assert distance_in_deviations(np.full(9, 2.0), np.full(4, 5.0)) == pytest.approx(3.0)
 
 
 class TestSharpness:

@@ -15,8 +15,8 @@ from components.common.errors import ArtifactError, ConfigError
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
-from components.evaluate.features.external import GivenExtractor
-from components.evaluate.features.extractor_training import given_extractor
+from components.evaluate.features.external import ExternalExtractor
+from components.evaluate.features.extractor_training import external_extractor
 from components.evaluate.provenance import comparable
 from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
 
@@ -48,8 +48,8 @@ def save(folder: Path, *, size: int | None = SIZE, seed: int = 0, dtype: Any = t
     return folder
 
 
-def given(folder: Path, channels: int = 1, **changed: Any) -> GivenExtractor:
-    return given_extractor(EvaluateConfig(extractor=f"savedmodel:{folder}", **changed), 8, channels)
+def given(folder: Path, channels: int = 1, **changed: Any) -> ExternalExtractor:
+    return external_extractor(EvaluateConfig(extractor=f"savedmodel:{folder}", **changed), 8, channels)
 
 
 def grey(count: int = 5) -> npt.NDArray[np.uint8]:
@@ -183,7 +183,7 @@ def test_inception_with_weights_of_a_file(tmp_path: Path) -> None:
     model = keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None, input_shape=(299, 299, 3))
     model.save_weights(tmp_path / "w.weights.h5")
     config = EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "w.weights.h5"))
-    made = given_extractor(config, 8, 1)
+    made = external_extractor(config, 8, 1)
     assert made.width == 2048
     assert made.resize == "bilinear, antialiased, to 299×299, values -1 to 1"
     larger = tf.image.resize(np.repeat(grey(2), 3, axis=3).astype(np.float32), (299, 299), antialias=True) / 127.5 - 1.0
@@ -192,10 +192,10 @@ def test_inception_with_weights_of_a_file(tmp_path: Path) -> None:
         (tmp_path / "bad.weights.h5").write_bytes(content)
         bad = EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "bad.weights.h5"))
         with pytest.raises(ConfigError, match="holds no weights of InceptionV3"):
-            given_extractor(bad, 8, 1)
+            external_extractor(bad, 8, 1)
     small = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
     small.save_weights(tmp_path / "small.weights.h5")
     with pytest.raises(ConfigError, match="holds no weights of InceptionV3"):
-        given_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "small.weights.h5")), 8, 1)
+        external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "small.weights.h5")), 8, 1)
     with pytest.raises(ConfigError, match="is not there"):
-        given_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "gone.h5")), 8, 1)
+        external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "gone.h5")), 8, 1)

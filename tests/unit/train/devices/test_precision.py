@@ -39,6 +39,6 @@ def test_a_cpu_is_asked_only_when_it_has_it(has: bool, gain: float, expected: bo
 
 def test_a_training_keeps_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_is_faster", lambda devices: devices == "tpu")
-    assert precision.resolved(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
-    assert precision.resolved(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
-    assert precision.resolved(TrainConfig(precision="float32"), tmp_path).precision == "float32"
+    assert precision.resolve(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(precision="float32"), tmp_path).precision == "float32"

@@ -98,7 +98,7 @@ def test_a_version_will_do_and_the_model_says_so(
     ],
 )
 def test_what_differs_is_named(first: Path, changes: Any, shape: ImageShape, sentence: str) -> None:
-    found = warm_start.start_of(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
+    found = warm_start.load_start(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
     assert isinstance(found, str)
     assert found.endswith(sentence)
 
@@ -157,7 +157,7 @@ def test_a_model_that_got_worse_is_nothing_to_start_from(first: Path, tmp_path: 
     shutil.copytree(first / "model", tmp_path / "old")
     with new_artifact(tmp_path / "worse", "model", config=TrainConfig(**TINY)) as writer:
         writer.details = read_manifest(tmp_path / "old").details
-    found = warm_start.start_of(tmp_path / "worse", TrainConfig(**TINY), SHAPE, {})
+    found = warm_start.load_start(tmp_path / "worse", TrainConfig(**TINY), SHAPE, {})
     assert isinstance(found, str)
     assert found.endswith("holds no training to start from")
 

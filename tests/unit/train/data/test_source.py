@@ -27,7 +27,7 @@ from components.dataset.records import NO_LABEL, Record, SplitIndex, encode_exam
 from components.ingest.config import IngestConfig
 from components.train import noise
 from components.train.data import batches, reader, resident, streamed
-from components.train.data.batches import Batch
+from components.train.data.batches import RoundBatches
 from components.train.data.source import Source, open_source, rounds_that_fit
 from components.train.data.streamed import Streamed
 from tests.support.local_runs import ROOT
@@ -491,4 +491,4 @@ def test_a_histogram_by_name_is_one_by_label_or_nothing(histogram: Any, names: l
 
 
 def test_batch_has_the_names_that_the_step_uses() -> None:
-    assert Batch._fields == ("images", "labels")
+    assert RoundBatches._fields == ("images", "labels")

@@ -1,4 +1,4 @@
-"""What all replicas are held against: the same on one."""
+"""Results on one replica, with which all others are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The intervals of FID and KID hold what they say: the score of the distributions themselves."""
+"""The intervals of FID and KID contain the score of the distributions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def drawn(generator: np.random.Generator, count: int, shift: float) -> np.ndarra
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])
-def test_kid_of_the_distributions_lies_in_most_intervals(shift: float) -> None:
+def test_most_intervals_contain_the_kid_of_the_distributions(shift: float) -> None:
     generator = np.random.default_rng(0)
     truth = kid.compute(drawn(generator, 6000, 0.0), drawn(generator, 6000, shift))
     hits = 0
@@ -24,19 +24,19 @@ def test_kid_of_the_distributions_lies_in_most_intervals(shift: float) -> None:
         low, high = bootstrap.kid_interval(real, fake, seed=trial)
         assert low < high
         hits += low <= truth <= high
-    assert hits >= 0.85 * TRIALS  # 95 % are meant; a binomial of 40 has 34 or more of them in 999 of 1,000 cases
+    assert hits >= 0.85 * TRIALS  # with a coverage of 95 %, 34 or more of 40 are hits in 999 of 1,000 cases
 
 
-def test_intervals_hold_the_score_and_shrink_with_more_images() -> None:
+def test_intervals_contain_the_score_and_shrink_with_more_images() -> None:
     generator = np.random.default_rng(1)
     widths = []
     for count in (100, 1600):
         real, fake = drawn(generator, count, 0.0), drawn(generator, count, 0.7)
         for metric, interval in ((kid.compute, bootstrap.kid_interval), (fid.compute, bootstrap.fid_interval)):
-            found = interval(real, fake, 0)
-            assert found is not None
-            assert found[0] < metric(real, fake) < found[1]
-            widths.append(found[1] - found[0])
+            ends = interval(real, fake, 0)
+            assert ends is not None
+            assert ends[0] < metric(real, fake) < ends[1]
+            widths.append(ends[1] - ends[0])
     assert widths[2] < widths[0] / 2.5
     assert widths[3] < widths[1] / 2.5
 
@@ -55,7 +55,7 @@ def test_fid_of_many_features_has_no_interval() -> None:
     assert bootstrap.fid_interval(wide, wide, 0) is None
 
 
-def test_without_resampling_the_sums_give_kid() -> None:
+def test_without_resampling_the_sums_are_kid() -> None:
     generator = np.random.default_rng(5)
     real, fake = drawn(generator, 70, 0.0), drawn(generator, 60, 0.4)
     ones_real, ones_fake = np.ones((1, 70)), np.ones((1, 60))

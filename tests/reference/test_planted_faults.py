@@ -1,7 +1,7 @@
-"""Generators with a fault that is known beforehand, through the true evaluate step: the scores must find it.
+"""Generators with known faults in the evaluate step: the scores must detect the faults.
 
-All of them return real digits that the dataset does not hold, in the ways that go wrong: copies of training images, classes
-that are missing, blur. The honest one shows that nothing is found where nothing is wrong.
+The honest generator returns real digits that are not in the dataset, and must pass. The others return copies of training
+images, lack classes, or blur the images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Images = npt.NDArray[np.uint8]
 
 
 class Scores:
-    """The scores of each generator, by one measure."""
+    """The scores of all generators."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Scores:
 
 
 def blurred(images: Images) -> Images:
-    """A Gaussian of one pixel over each image."""
+    """Return the images, blurred by a Gaussian of one pixel."""
     softened = [Image.fromarray(image[..., 0]).filter(ImageFilter.GaussianBlur(1.0)) for image in images]
     return np.stack([np.asarray(image)[..., None] for image in softened])
 
@@ -59,12 +59,12 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 
 def passed(summary: EvaluateSummary) -> dict[str, bool]:
-    """What the gate finds in a first model, by condition."""
-    found: Any = judge(PushConfig(), summary.model_dump(), None, [])
-    return {check.name: check.passed for check in found.checks}
+    """Return which conditions of the gate a first model passes."""
+    verdict: Any = judge(PushConfig(), summary.model_dump(), None, [])
+    return {check.name: check.passed for check in verdict.checks}
 
 
-def test_nothing_is_found_in_an_honest_generator(scores: Scores) -> None:
+def test_an_honest_generator_passes(scores: Scores) -> None:
     honest = scores.honest
     assert honest.floor is not None
     assert honest.ceiling is not None
@@ -77,9 +77,9 @@ def test_nothing_is_found_in_an_honest_generator(scores: Scores) -> None:
     assert all(passed(honest).values())
 
 
-def test_copied_training_images_are_found_whatever_their_scores(scores: Scores) -> None:
+def test_copied_training_images_are_detected_although_kid_is_good(scores: Scores) -> None:
     copies = scores.copies
-    assert copies.kid <= scores.honest.kid + 3 * scores.honest.kid_std  # by KID it is a fine model
+    assert copies.kid <= scores.honest.kid + 3 * scores.honest.kid_std  # according to KID it is a good model
     assert copies.memorization > 0.95
     assert copies.memorization_nearer is not None
     assert copies.memorization_nearer > 0.99
@@ -88,12 +88,12 @@ def test_copied_training_images_are_found_whatever_their_scores(scores: Scores) 
     assert not passed(copies)["memorization"]
 
 
-def test_copies_with_noise_are_nearer_than_chance(scores: Scores) -> None:
+def test_copies_with_noise_are_detected(scores: Scores) -> None:
     assert (scores.noisy_copies.memorization_nearer or 0) > 0.7
     assert (scores.noisy_copies.memorization_p or 1) < 1e-9
 
 
-def test_the_nearest_pairs_of_copies_are_the_same_image_twice(scores: Scores) -> None:
+def test_the_worst_pairs_of_copies_show_equal_images(scores: Scores) -> None:
     pairs = np.asarray(Image.open(scores.folder / "copies/worst_pairs.png").convert("L"))
     honest = np.asarray(Image.open(scores.folder / "honest/worst_pairs.png").convert("L"))
     assert differences(pairs) < 1.0
@@ -101,16 +101,16 @@ def test_the_nearest_pairs_of_copies_are_the_same_image_twice(scores: Scores) ->
 
 
 def differences(grid: npt.NDArray[np.uint8]) -> float:
-    """The mean difference in grey levels of the left and the right image of each pair in a grid of eight columns."""
+    """Return the mean difference in grey levels between the two images of all pairs in a grid with eight columns."""
     scale = grid.shape[1] // (8 * 8)
     width = grid.shape[1] // 8
     columns = [grid[:, at * width : at * width + 8 * scale].astype(float) for at in range(8)]
     return float(np.mean([np.abs(columns[at] - columns[at + 1]).mean() for at in range(0, 8, 2)]))
 
 
-def test_three_dropped_classes_are_found(scores: Scores) -> None:
+def test_three_dropped_classes_are_detected(scores: Scores) -> None:
     dropped, honest = scores.dropped, scores.honest
-    assert dropped.classes_covered in (7, 8)  # the classifier errs in 2 % of images: some 9 look like an 8 to it
+    assert dropped.classes_covered in (7, 8)  # the classifier is wrong for 2 % of images, and sees an 8 in some
     assert (dropped.class_imbalance or 0) > 0.2 > (honest.class_imbalance or 0)
     assert (dropped.class_score or 0) < (honest.class_score or 0) - 1.0
     assert dropped.coverage < honest.coverage - 0.1
@@ -118,7 +118,7 @@ def test_three_dropped_classes_are_found(scores: Scores) -> None:
     assert dropped.kid > honest.kid + 5 * honest.kid_std
 
 
-def test_blur_is_found(scores: Scores) -> None:
+def test_blur_is_detected(scores: Scores) -> None:
     blurred, honest = scores.blurred, scores.honest
     assert blurred.sharpness_ratio is not None
     assert blurred.sharpness_ratio < 0.5

@@ -1,4 +1,4 @@
-"""Families of networks, labels, clipping, lazy penalty, streaming, scores: each trains, resumes bit for bit, and is used."""
+"""Networks, labels, clipping, lazy penalty, streaming and scores: each family trains, and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_digits(tmp_path_factory.mktemp("data"), train=120, held_out=110)
 
 
-def train(places: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
+def train(data: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
     config = TrainConfig(**{**TINY, "score_every_images": 0, **changes})
-    return train_run.run(config, dataset=places[0], validation=places[1], work_dir=folder / "work", out=folder / "model")
+    return train_run.run(config, dataset=data[0], validation=data[1], work_dir=folder / "work", out=folder / "model")
 
 
 def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
@@ -56,20 +56,20 @@ def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=() if name == "scored" else pytest.mark.heavy) for name in FAMILIES]
 )
-def test_a_stopped_training_ends_as_if_it_had_not_been(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     family: str, data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = FAMILIES[family]
     train(data, tmp_path / "one", **changes)
     real, done = loop.run_call, []
 
-    def stops(*args: Any) -> MetricsLine:
+    def stop(*args: Any) -> MetricsLine:
         done.append(real(*args))
         if len(done) == 3:
             raise InterruptedStepError("killed", "")
         return done[-1]
 
-    monkeypatch.setattr(loop, "run_call", stops)
+    monkeypatch.setattr(loop, "run_call", stop)
     with pytest.raises(InterruptedStepError):
         train(data, tmp_path / "other", **changes)
     monkeypatch.setattr(loop, "run_call", real)
@@ -87,7 +87,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     assert len(moved) > 8
 
 
-def test_clipping_bounds_every_weight_of_the_critic(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_clipping_bounds_all_weights_of_the_critic(data: tuple[Path, Path], tmp_path: Path) -> None:
     train(data, tmp_path, lipschitz="clip", clip_value=0.02)
     arrays = last_checkpoint(tmp_path, lipschitz="clip", clip_value=0.02).arrays
     largest = {
@@ -96,7 +96,7 @@ def test_clipping_bounds_every_weight_of_the_critic(data: tuple[Path, Path], tmp
     assert largest["critic"] <= 0.02 < largest["generator"]
 
 
-def test_the_lazy_penaltys_metric_is_a_mean_over_penalised_rounds(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_metric_of_the_lazy_penalty_is_a_mean_over_its_rounds(data: tuple[Path, Path], tmp_path: Path) -> None:
     lazy = {"penalty_every_rounds": 2, "critic_learning_rate": 1e-9, "generator_learning_rate": 1e-9}
     slow = {**lazy, "penalty_every_rounds": 1}
     train(data, tmp_path / "lazy", **lazy)
@@ -107,7 +107,7 @@ def test_the_lazy_penaltys_metric_is_a_mean_over_penalised_rounds(data: tuple[Pa
     assert one != other
 
 
-def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_conditional_model_generates_the_requested_label(data: tuple[Path, Path], tmp_path: Path) -> None:
     train(data, tmp_path, conditional=True)
     model = tf.saved_model.load(str(tmp_path / "model" / "saved_model"))
     seed = tf.constant(3, tf.int64)
@@ -124,27 +124,27 @@ def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Pat
     assert np.any(ones != generator.sample(loaded, 3, seed=0, label=7))
 
 
-def test_labels_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
+def test_a_conditional_training_without_labels_is_refused(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "data", labelled=False)
-    with pytest.raises(ConfigError, match=r"train.conditional = true, but the training images.*labels_from_folders"):
+    with pytest.raises(ConfigError, match=r"train.conditional = true, but not all training images.*labels_from_folders"):
         train(data, tmp_path, conditional=True)
 
 
-def judged_by(kids: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = list(kids)
+def set_scores(kids: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    remaining = list(kids)
 
     def score(self: Monitor, samples: Any, round_done: int, images_seen: int) -> ScoreLine:
-        return ScoreLine(round=round_done, images_seen=images_seen, kid=waiting.pop(0), kid_std=0.001)
+        return ScoreLine(round=round_done, images_seen=images_seen, kid=remaining.pop(0), kid_std=0.001)
 
     monkeypatch.setattr(Monitor, "score", score)
 
 
-def test_a_run_that_gets_worse_still_delivers_its_best(
+def test_a_training_that_got_worse_exports_its_best_model(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged_by([0.5, 0.1, 0.4, 0.6], monkeypatch)
+    set_scores([0.5, 0.1, 0.4, 0.6], monkeypatch)
     assert train(data, tmp_path / "worse", score_every_images=32).exported_round == 4
-    judged_by([0.5, 0.4, 0.2, 0.1], monkeypatch)
+    set_scores([0.5, 0.4, 0.2, 0.1], monkeypatch)
     assert train(data, tmp_path / "better", score_every_images=32).exported_round == 8
     assert train(data, tmp_path / "short", score_every_images=0, rounds=4).exported_round == 4
 
@@ -152,16 +152,16 @@ def test_a_run_that_gets_worse_still_delivers_its_best(
         model = tf.saved_model.load(str(tmp_path / name / "model" / "saved_model"))
         return model.signatures["generate"](seed=tf.constant(1, tf.int64), count=tf.constant(4))["images"].numpy()
 
-    np.testing.assert_array_equal(drawn("worse"), drawn("short"), "the best round's average, not the last")
+    np.testing.assert_array_equal(drawn("worse"), drawn("short"), "the moving average of the best round")
     assert np.any(drawn("worse") != drawn("better"))
 
 
-def test_early_stop_by_patience(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged_by([0.2, 0.3, 0.4, 0.1], monkeypatch)
+def test_patience_stops_the_training(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_scores([0.2, 0.3, 0.4, 0.1], monkeypatch)
     summary = train(data, tmp_path, score_every_images=32, patience=2)
     assert (summary.rounds, summary.exported_round) == (6, 2)
     again = train(data, tmp_path, score_every_images=32, patience=2)
-    assert (again.resumed_from_round, again.rounds) == (6, 6), "a training that stopped early is finished"
+    assert (again.resumed_from_round, again.rounds) == (6, 6), "a training that stopped early does not continue"
 
 
 @pytest.mark.parametrize("size", [8, 16, 28, 64])

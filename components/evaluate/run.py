@@ -17,7 +17,7 @@ from components.dataset.stored_images import StoredImages, StoredSet, open_split
 from components.evaluate.baselines import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
-from components.evaluate.features.extractor import AnyExtractor, Floats32
+from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32
 from components.evaluate.features.extractor_training import extractor_for
 from components.evaluate.metrics import table
 from components.evaluate.metrics.memorization import worst_pairs
@@ -147,7 +147,7 @@ def _shape(manifest: Manifest) -> tuple[int, ...]:
 
 
 def _modes(extractor: AnyExtractor, train: StoredSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
-    if extractor.settings.kind != "classifier":
+    if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
         return {"modes": None}
     names = [str(name) for name in data.details.get("label_names", [])]
     return {"modes": modes(train.labels[train.labels >= 0], extractor.classes_of(fake_features), names)}

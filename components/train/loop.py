@@ -59,7 +59,6 @@ def train(training: Training, stop: StopRequest) -> None:
     Raises InterruptedStepError after a stop request (and a checkpoint), TrainingDivergedError, ArtifactError.
     """
     config, folder, progress = training.config, training.folder, training.progress
-    folder.open_events()
     if progress.round == 0:
         folder.begin_samples(grid(training.source.first(GRID), GRID_COLUMNS))
         draw_samples(training)
@@ -70,7 +69,7 @@ def train(training: Training, stop: StopRequest) -> None:
         # 2. Log. The lines of metrics.jsonl stay in memory; each checkpoint writes them all.
         if progress.round % config.log_every_rounds == 0 or progress.round == config.rounds:
             progress.log.append(line)
-            folder.write_scalars(progress.round, {name: getattr(line, name) for name in step.METRICS})
+            folder.events.scalars(progress.round, {name: getattr(line, name) for name in step.METRICS})
         # 3. Score the moving average on held-out images, and keep it if it is the best so far.
         if training.monitor and is_due(config, progress.round):
             score_average(training, training.monitor)
@@ -95,7 +94,7 @@ def train(training: Training, stop: StopRequest) -> None:
             f"Stopped at round {progress.round}: no improvement in {config.patience} scores; the best KID is {best.kid:.4f} at "
             f"round {best.round}"
         )
-    folder.close_events()
+    folder.events.close()
 
 
 def call_and_check(training: Training) -> MetricsLine:
@@ -166,7 +165,7 @@ def score_average(training: Training, monitor: Monitor) -> None:
     progress.scores.append(score)
     if progress.best_score() is score:
         progress.best = weights
-    training.folder.write_scalars(progress.round, {"kid_while_training": score.kid})
+    training.folder.events.scalars(progress.round, {"kid_while_training": score.kid})
 
 
 def draw_samples(training: Training) -> None:

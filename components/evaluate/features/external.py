@@ -120,10 +120,6 @@ class ExternalExtractor:
         factor, offset = RANGES[settings.range]
         return pixels * factor + offset
 
-    def classes_of(self, features: Floats32) -> npt.NDArray[np.int64]:
-        """Raise NotImplementedError: an external extractor does not know the classes of the dataset."""
-        raise NotImplementedError(f"{self.settings.kind} has no classes of this dataset for {len(features)} images")
-
     def save(self, folder: Path) -> None:
         """Write location and digest, but not the weights. Raises ArtifactError."""
         write_text(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=1))

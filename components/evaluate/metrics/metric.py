@@ -26,13 +26,13 @@ class Metric:
     name: str
     title: str
     better: Literal["lower", "higher", "target"]
-    best: float | None
     range: str
     reading: str
     meaning: str
-    source: str
     shown: frozenset[Page]
     measure: Callable[[Inputs], Mapping[str, float]]
+    best: float | None = None
+    source: str = ""
     gate: bool = False
     error: str = ""
     p_value: str = ""

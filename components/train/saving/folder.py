@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ class TrainingFolder:
     def __init__(self, path: Path, config: TrainConfig, shape: ImageShape) -> None:
         self.path, self._config, self._shape = path, config, shape
         self.last_good: Path | None = None
-        self._events: Events | None = None
+
+    @cached_property
+    def events(self) -> Events:
+        """TensorBoard events, written here and to the folder that Vertex AI's TensorBoard reads."""
+        return Events(self.path / TENSORBOARD, *vertex_folders(os.environ))
 
     def load(self, variables: Mapping[str, npt.NDArray[Any]]) -> checkpoint.Checkpoint | None:
         """Return the newest intact checkpoint or None. Raises ArtifactError if its variables differ from `variables`."""
@@ -48,20 +53,6 @@ class TrainingFolder:
         """Write the metrics of the rounds in which the training diverged; return the file."""
         return checkpoint.write_evidence(self.path, lines)
 
-    def open_events(self) -> None:
-        """Start to write TensorBoard events, here and to the folder that Vertex AI's TensorBoard reads."""
-        self._events = Events(self.path / TENSORBOARD, *vertex_folders(os.environ))
-
-    def close_events(self) -> None:
-        """Write the remaining events."""
-        if self._events:
-            self._events.close()
-
-    def write_scalars(self, rounds: int, values: Mapping[str, float]) -> None:
-        """Write named numbers as TensorBoard events."""
-        if self._events:
-            self._events.scalars(rounds, values)
-
     def begin_samples(self, real: npt.NDArray[np.uint8]) -> None:
         """Write a grid of real images, and remove the samples of an earlier attempt that has no checkpoint."""
         shutil.rmtree(self.path / SAMPLES, ignore_errors=True)
@@ -70,8 +61,7 @@ class TrainingFolder:
     def write_samples(self, rounds: int, picture: npt.NDArray[np.uint8]) -> None:
         """Write a sample grid, uint8 [H, W, C]."""
         write_png(self.path / SAMPLES / f"round-{rounds:08d}.png", picture)
-        if self._events:
-            self._events.picture(rounds, SAMPLES, picture)
+        self.events.picture(rounds, SAMPLES, picture)
 
     def copy_into(self, folder: Path) -> None:
         """Copy sample grids and TensorBoard events to the folder of a model."""

@@ -28,7 +28,6 @@ NEW = Metric(
     range="0 and up",
     reading="lower is better",
     meaning="Distance between the mean features of samples and of real images.",
-    source="",
     shown=frozenset({"report", "scale", "card", "vertex", "console"}),
     measure=mean_distance,
 )

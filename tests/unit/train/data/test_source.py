@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,26 +169,24 @@ def test_rounds_that_fit() -> None:
 
 
 class Reads:
-    """Counts the records that are read, and can block reading or slow it down."""
+    """Counts the records that are read. After `limit` records, reading blocks until `go_on` is set."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.records, self.delay_seconds, self.go_on, original = 0, 0.0, threading.Event(), SplitIndex.read
-        self.go_on.set()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 10**9) -> None:
+        self.records, self.go_on, original = 0, threading.Event(), SplitIndex.read
 
         def read(index: SplitIndex, numbers: Any) -> list[bytes]:
-            assert self.go_on.wait(20)
-            time.sleep(self.delay_seconds)
+            if self.records >= limit:
+                assert self.go_on.wait(20)
             self.records += len(numbers)
             return original(index, numbers)
 
         monkeypatch.setattr(SplitIndex, "read", read)
 
 
-def wait_for(what: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def read_ahead(source: Source) -> threading.Thread:
+    """Return the thread that reads the next call."""
+    (reading,) = source._ahead  # type: ignore[attr-defined]
+    return reading._thread  # type: ignore[no-any-return]
 
 
 def test_a_resumed_run_does_not_read_earlier_rounds(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,18 +194,17 @@ def test_a_resumed_run_does_not_read_earlier_rounds(dataset: Path, monkeypatch: 
     source = opened(dataset, "stream")
     assert reads.records == 0
     source.take(123_456, 2)
-    wait_for(lambda: reads.records == 4 * ROUND)  # this call and the next
+    read_ahead(source).join(20)
+    assert reads.records == 4 * ROUND, "this call and the next"
     source.close()
-    assert reads.records == 4 * ROUND
 
 
 def test_the_next_call_is_read_ahead(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = Reads(monkeypatch)
+    reads = Reads(monkeypatch, limit=6 * ROUND)
     source = opened(dataset, "stream")
     source.take(0, 3)
-    wait_for(lambda: not reading_threads())  # rounds 3 to 5 are read ahead
-    assert reads.records == 6 * ROUND
-    reads.go_on.clear()
+    read_ahead(source).join(20)
+    assert reads.records == 6 * ROUND, "rounds 3 to 5 are read ahead"
     source.take(3, 3)  # returns although reading is blocked
     reads.go_on.set()
     source.take(6, 1)  # a shorter last call uses what was read ahead
@@ -296,32 +292,42 @@ def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
 
 
 @pytest.fixture
-def reading(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """Return a source whose thread reads for 10 more seconds, image by image, unless it is stopped."""
-    reads = Reads(monkeypatch)
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """Return the reads of a source that reads image by image, and blocks in its first image read ahead of 100 rounds."""
     monkeypatch.setattr(reader, "CHUNK_RECORDS", 1)
+    return Reads(monkeypatch, limit=100 * ROUND)
+
+
+@pytest.fixture
+def reading(dataset: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """Return a source whose thread is blocked in reading ahead, until it is stopped."""
     source = opened(dataset, "stream")
     source.take(0, 100)
-    reads.delay_seconds = 0.01
+    stop = source._ahead[0]._stop  # type: ignore[attr-defined]
+    original = stop.set
+
+    def set_stop() -> None:
+        original()
+        reads.go_on.set()
+
+    monkeypatch.setattr(stop, "set", set_stop)
     return source
 
 
-def test_close_stops_the_thread_while_it_reads(reading: Source) -> None:
+def test_close_stops_the_thread_while_it_reads(reading: Source, reads: Reads) -> None:
     assert len(reading_threads()) == 1
-    started = time.monotonic()
     reading.close()
     assert reading_threads() == []
-    assert time.monotonic() - started < 5.0
+    assert reads.records <= 100 * ROUND + 1, "it stops after the current chunk"
     reading.close()
     with pytest.raises(ValueError, match=r"take\(\) after close\(\)"):
         reading.take(0, 1)
 
 
-def test_taking_another_round_does_not_wait_for_what_is_read_ahead(reading: Source) -> None:
-    started = time.monotonic()
+def test_taking_another_round_does_not_wait_for_what_is_read_ahead(reading: Source, reads: Reads) -> None:
     reading.take(70, 1)
-    assert time.monotonic() - started < 5.0
     reading.close()
+    assert reads.records <= 102 * ROUND + 1
 
 
 def test_garbage_collection_of_a_source_stops_its_thread(dataset: Path) -> None:
@@ -334,32 +340,34 @@ def test_garbage_collection_of_a_source_stops_its_thread(dataset: Path) -> None:
 
 
 ENDS_WITHOUT_CLOSE = """
-import sys, time
+import sys, threading
 from pathlib import Path
 from components.dataset.records import SplitIndex
 from components.train.data import reader, source as opening
 
-reader.CHUNK_BYTES = 5 * 48
+reader.CHUNK_RECORDS = 1
+original, go_on = SplitIndex.read, threading.Event()
+
+def read(*arguments):
+    if threading.current_thread().name == "images of round 100":
+        go_on.wait()
+    return original(*arguments)
+
+SplitIndex.read = read
 source = opening.open_source(Path(sys.argv[1]), seed=0, n_critic=2, batch_size=5, mode="stream")
-original = SplitIndex.read
-SplitIndex.read = lambda *arguments: time.sleep(delay) or original(*arguments)
-delay = 0
-source.take(0, 1000)
-delay = 0.01
-print("taken", flush=True)
+source.take(0, 100)
+stop = source._ahead[0]._stop
+set_stop = stop.set
+stop.set = lambda: (set_stop(), go_on.set(), print("stopped", flush=True))
 raise SystemExit(3)
 """
 
 
 def test_a_process_that_ends_without_close_ends_at_once(dataset: Path) -> None:
+    """It does not wait for reading ahead, but stops the thread: TensorFlow would abort the process otherwise."""
     command = [sys.executable, "-c", ENDS_WITHOUT_CLOSE, str(dataset)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "taken\n"
-        started = time.monotonic()
-        process.wait(60)
-        assert process.returncode == 3, "TensorFlow aborts the process if a thread is inside it at exit"
-        assert time.monotonic() - started < 10.0, "the process must not wait for 20 seconds of reading ahead"
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "stopped\n")
 
 
 # Damage

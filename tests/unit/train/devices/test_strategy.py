@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 import tensorflow as tf
@@ -58,10 +57,8 @@ def test_tensorflow_without_a_tpu(ready: None) -> None:
 
 def test_a_worker_that_does_not_listen(ready: None, closed_port: int) -> None:
     devices = f"tpu:grpc://127.0.0.1:{closed_port}"
-    started = time.monotonic()
     with pytest.raises(DeviceError) as caught:
         strategy.make_strategy(TrainConfig(devices=devices))
-    assert time.monotonic() - started < strategy.CONNECT_SECONDS
     assert str(caught.value) == (
         f'train.devices = "{devices}", but its worker 127.0.0.1:{closed_port} does not respond (Connection refused). '
         "Start TensorFlow's server on every host of the slice, or open its port to this machine."

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -292,13 +291,11 @@ def test_commands_fail_before_tensorflow_is_imported(module: str, arguments: str
         pytest.skip("this machine has a TPU")
     file = tmp_path / "tpu.toml"
     file.write_text(f'[run]\ndir = "{tmp_path}/runs"\n[train]\ndevices = "tpu"\n')
-    started = time.monotonic()
     command = [sys.executable, "-m", module, *arguments.format(file=file, tmp=tmp_path).split()]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert 'train.devices = "tpu", but there is no TPU on this machine' in done.stderr
     assert len(done.stderr.splitlines()) == 1, "TensorFlow would print more lines if it were imported"
-    assert time.monotonic() - started < 10
     assert not (tmp_path / "runs").exists()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import code_digest, digest_of, write_bytes
+from components.common.errors import ArtifactError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import memorization, one_pass
 from components.evaluate.metrics.bootstrap import both_weights
@@ -39,7 +40,7 @@ def cached_reference(
     """Return what depends only on training [N, D] and held-out [H, D] features and the config.
 
     Samples are scored against the first `real_count` training images. Without a work directory nothing is cached.
-    Raises ValueError for features that cannot be scored, ArtifactError if the file cannot be written.
+    Raises ArtifactError for features that cannot be scored, or if the file cannot be written.
     """
     if work_dir is None:
         return _compute(train, held_out, real_count, config)
@@ -61,8 +62,12 @@ def _compute(
     train: npt.NDArray[np.float32], held_out: npt.NDArray[np.float32], real_count: int, config: EvaluateConfig
 ) -> CachedReference:
     of_real, _ = both_weights(real_count, 2, config.seed)
-    side = one_pass.real_side(train[:real_count], config.neighbours_k, of_real)
-    return CachedReference(side, memorization.features_to_statistics(train, held_out))
+    try:
+        side = one_pass.real_side(train[:real_count], config.neighbours_k, of_real)
+        return CachedReference(side, memorization.features_to_statistics(train, held_out))
+    except ValueError as error:
+        problem = f"Samples cannot be scored against the real images: {error}."
+        raise ArtifactError(problem, "Use another evaluate.extractor.") from error
 
 
 def _read(file: Path) -> CachedReference | None:

@@ -24,7 +24,7 @@ from components.evaluate.metrics.memorization import worst_pairs
 from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.provenance import program, provenance
 from components.evaluate.real_statistics import load_real_statistics, probabilities_of, real_statistics_of
-from components.evaluate.reference_cache import CachedReference, cached_reference
+from components.evaluate.reference_cache import cached_reference
 from components.evaluate.scores import (
     SAMPLE_FEATURES_FILE,
     EvaluateSummary,
@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
         images = drawing.result()
     samples = _samples(images, extractor)
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    cached = _cached_reference(reference, config, work_dir)
+    cached = cached_reference(*reference, config, work_dir)
     baselines = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, cached.side)
     real = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
     summary, nearest, distances = measure(reference, samples, config, origin, real=real, baselines=baselines, cached=cached)
@@ -114,14 +114,6 @@ def rescore(evaluation: Path, model: Path) -> Rescored:
 def _samples(images: Images, extractor: AnyExtractor) -> Samples:
     features = extractor.features(images)
     return Samples(features, images, probabilities_of(extractor, features))
-
-
-def _cached_reference(reference: Reference, config: EvaluateConfig, work_dir: Path) -> CachedReference:
-    try:
-        return cached_reference(*reference, config, work_dir)
-    except ValueError as error:
-        problem = f"Samples cannot be scored against the real images: {error}."
-        raise ArtifactError(problem, "Use another evaluate.extractor.") from error
 
 
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:

@@ -160,7 +160,7 @@ def critic_step(state: State, config: TrainConfig, examples: Examples, round_ind
     gradients = summed(gradients)
     state.critic_optimizer.apply(gradients, state.critic.trainable_variables)
     if config.lipschitz == "clip":
-        _assign_each(state.critic.variables, _clipped, config.clip_value)
+        _assign_each(state.critic.variables, _clipped, [(config.clip_value,)] * len(state.critic.variables))
     return tf.stack([*metrics, tf.linalg.global_norm(gradients)])
 
 
@@ -235,20 +235,19 @@ def ema_decay(config: TrainConfig, round_index: tf.Tensor) -> tf.Tensor:
 
 
 def _update_ema(state: State, config: TrainConfig, round_index: tf.Tensor) -> None:
-    values = [variable.value for variable in state.generator.variables]
-    _assign_each(state.ema_generator.variables, _move_towards, ema_decay(config, round_index), beside=values)
+    decay = ema_decay(config, round_index)
+    _assign_each(state.ema_generator.variables, _move_towards, [(each.value, decay) for each in state.generator.variables])
 
 
-def _assign_each(variables: Sequence[keras.Variable], update: Any, argument: Any, beside: Sequence[Any] | None = None) -> None:
-    """Call update(variable, argument), or update(variable, element of beside, argument), for each variable on every replica."""
+def _assign_each(variables: Sequence[keras.Variable], update: Any, arguments: list[tuple[Any, ...]]) -> None:
+    """Call update(variable, *arguments) for each variable and its arguments, on all replicas."""
     targets = [variable.value for variable in variables]
 
-    def on_all(strategy: tf.distribute.Strategy, targets: list[Any], beside: list[Any], argument: Any) -> None:
-        for target, extra in zip(targets, beside or [()] * len(targets), strict=True):
-            arguments = (extra, argument) if beside else (argument,)
-            strategy.extended.update(target, update, args=arguments, group=False)
+    def on_all(strategy: tf.distribute.Strategy, targets: list[Any], arguments: list[tuple[Any, ...]]) -> None:
+        for target, each in zip(targets, arguments, strict=True):
+            strategy.extended.update(target, update, args=each, group=False)
 
-    tf.distribute.get_replica_context().merge_call(on_all, args=(targets, list(beside or []), argument))
+    tf.distribute.get_replica_context().merge_call(on_all, args=(targets, arguments))
 
 
 def _move_towards(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> tf.Operation:

@@ -29,7 +29,7 @@ def statistics_to_metric(real: Floats, fake: Floats) -> float:
 
 
 def distance_in_deviations(real: Floats, fake: Floats) -> float:
-    """Return the 1-Wasserstein distance in standard deviations of the real numbers, or as it is if those are all equal."""
+    """Return the 1-Wasserstein distance in standard deviations of the real numbers, or unscaled if those are all equal."""
     from scipy.stats import wasserstein_distance  # imported here because it takes a third of a second
 
     return float(wasserstein_distance(real, fake)) / (float(real.std()) or 1.0)

@@ -21,7 +21,7 @@ class Inputs:
     real [N, D] and fake [M, D] are features, pairs the result of one pass over them, kid_error the standard error of KID.
     held_out_distances [H] and fake_distances [M] are distances to the nearest training image. samples are images uint8
     [M, H, W, C], real_sharpness [N] and real_colours [N, S] statistics of the real images. real_class_shares [K] are the shares
-    of the labels, probabilities [M, K] those that the classifier gives to samples.
+    of the labels, probabilities [M, K] the class probabilities of samples from the classifier.
     """
 
     real: Features

@@ -28,7 +28,7 @@ from components.evaluate.metrics.tiles import (
     slack_of,
 )
 
-SPARE_NEIGHBOURS = 3  # more than k neighbours are kept, because rounding may change their order
+SPARE_NEIGHBOURS = 3  # neighbours that are found in addition to k, because rounding may change their order
 
 
 class Prdc(NamedTuple):

@@ -1,1 +1,1 @@
-"""What differs between a CPU, a GPU and a TPU (and data/on_device.py, which holds the images on TPU chips)."""
+"""What differs between a CPU, a GPU and a TPU. The images on TPU chips are in data/on_device.py."""

@@ -16,15 +16,13 @@ from components.train import loop
 from components.train import run as train_run
 from components.train.config import TrainConfig
 from components.train.monitor import Monitor
-from components.train.networks import ImageShape, make_critic, make_generator
+from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, ScoreLine
 from components.train.saving import checkpoint
 from tests.support.training_data import write_digits
+from tests.unit.train.test_run import TINY
 
-TINY: dict[str, Any] = {
-    "rounds": 8, "rounds_per_call": 2, "log_every_rounds": 4, "checkpoint_every_rounds": 4, "sample_every_rounds": 8,
-    "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
-}  # fmt: skip
+CONFIG: dict[str, Any] = {**TINY, "rounds": 8, "sample_every_rounds": 8, "score_every_images": 0}
 FAMILIES: dict[str, dict[str, Any]] = {
     "residual": {"networks": "residual"},
     "conditional": {"conditional": True},
@@ -41,13 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def train(data: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
-    config = TrainConfig(**{**TINY, "score_every_images": 0, **changes})
+    config = TrainConfig(**{**CONFIG, **changes})
     return train_run.run(config, dataset=data[0], validation=data[1], work_dir=folder / "work", out=folder / "model")
 
 
 def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
     (training,) = (folder / "work" / "checkpoints").iterdir()
-    config = TrainConfig(**{**TINY, "score_every_images": 0, **changes})
+    config = TrainConfig(**{**CONFIG, **changes})
     found = checkpoint.load_latest(training, config, ImageShape(8, 1, 10 if config.conditional else 0))
     assert found is not None
     return found
@@ -162,17 +160,3 @@ def test_patience_stops_the_training(data: tuple[Path, Path], tmp_path: Path, mo
     assert (summary.rounds, summary.exported_round) == (6, 2)
     again = train(data, tmp_path, score_every_images=32, patience=2)
     assert (again.resumed_from_round, again.rounds) == (6, 6), "a training that stopped early does not continue"
-
-
-@pytest.mark.parametrize("size", [8, 16, 28, 64])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("classes", [0, 5])
-def test_shapes_of_residual_networks(size: int, channels: int, classes: int) -> None:
-    config = TrainConfig(latents=4, generator_channels=2, critic_channels=2, networks="residual")
-    shape = ImageShape(size, channels, classes)
-    labels = [tf.zeros([2], tf.int32)] if classes else []
-    generator, critic = make_generator(shape, config), make_critic(shape, config)
-    images = generator([tf.zeros([2, 4]), *labels] if classes else tf.zeros([2, 4]))
-    assert images.shape == (2, size, size, channels)
-    scores = critic([images, *labels] if classes else images)
-    assert scores.shape == (2,)

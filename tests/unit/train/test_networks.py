@@ -15,14 +15,17 @@ SMALL = TrainConfig(latents=4, generator_channels=4, critic_channels=4)
 
 @pytest.mark.parametrize("size", [8, 16, 28, 32, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shapes(size: int, channels: int) -> None:
-    shape = ImageShape(size, channels)
-    images = make_generator(shape, SMALL)(tf.zeros([2, 4]))
-    assert images.shape == (2, size, size, channels)
-    assert images.dtype == tf.float32
-    scores = make_critic(shape, SMALL)(images)
-    assert scores.shape == (2,)
-    assert scores.dtype == tf.float32
+@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize("networks", ["plain", "residual"])
+def test_shapes(size: int, channels: int, classes: int, networks: str) -> None:
+    config = TrainConfig(latents=4, generator_channels=2, critic_channels=2, networks=networks)
+    shape = ImageShape(size, channels, classes)
+    labels = [tf.zeros([2], tf.int32)] if classes else []
+    generator, critic = make_generator(shape, config), make_critic(shape, config)
+    images = generator([tf.zeros([2, 4]), *labels] if classes else tf.zeros([2, 4]))
+    assert (images.shape, images.dtype) == ((2, size, size, channels), tf.float32)
+    scores = critic([images, *labels] if classes else images)
+    assert (scores.shape, scores.dtype) == ((2,), tf.float32)
 
 
 def test_bfloat16_layers_keep_float32_weights_and_scores() -> None:

@@ -35,7 +35,7 @@ from components.dataset.records import Record, encode_example, shard_name, write
 from components.ingest.config import IngestConfig
 from components.train import loop, progress, step
 from components.train.config import TrainConfig
-from components.train.data.batches import Batch
+from components.train.data.batches import RoundBatches
 from components.train.data.source import Source, open_source
 from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
@@ -60,7 +60,7 @@ class ConstantBatch:
         """Return only the number of rounds, as the length of a tensor."""
         return (tf.zeros([rounds], tf.int32),)
 
-    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:  # noqa: ARG002
+    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:  # noqa: ARG002
         """Return the batch."""
         return self.one
 

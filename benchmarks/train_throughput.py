@@ -26,7 +26,7 @@ import tensorflow as tf
 from components.dataset.records import NO_LABEL
 from components.train import loop, noise, step
 from components.train.config import TrainConfig
-from components.train.data.batches import Batch
+from components.train.data.batches import RoundBatches
 from components.train.data.resident import Resident
 from components.train.devices import host_call
 from components.train.layers import Leaky, UpConv
@@ -60,7 +60,7 @@ def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
 
     @tf.function
     def one_round() -> tuple[tf.Tensor, tf.Tensor]:
-        batch = Batch(tf.zeros([*rows, shape.size, shape.size, shape.channels], tf.uint8), tf.zeros(rows, tf.int32))
+        batch = RoundBatches(tf.zeros([*rows, shape.size, shape.size, shape.channels], tf.uint8), tf.zeros(rows, tf.int32))
         with tf.name_scope("round"):
             return step.train_round(state, config, batch, noise.round_seed(0, 0), tf.constant(0))
 

@@ -10,6 +10,6 @@ if __name__ == "__main__":
     inputs = {
         "dataset": "dataset artifact that the model was trained on",
         "model": "model artifact to score",
-        "work_dir": "folder where extractors are kept between runs",
+        "work_dir": "folder that caches extractors between runs",
     }
     sys.exit(main("evaluate", EvaluateConfig, run, inputs))

@@ -1,4 +1,4 @@
-"""What a score is compared with: the same score of real images (the floor) and of noise (the ceiling)."""
+"""Baselines of the scores: the same scores of held-out real images (the floor) and of noise (the ceiling)."""
 
 from __future__ import annotations
 
@@ -26,32 +26,31 @@ def floor_and_ceiling(
     work_dir: Path,
     side: RealSide | None = None,
 ) -> Baselines:
-    """Return `floor` and `ceiling`, each FID, KID, precision, recall, density, coverage and the number of images.
+    """Return `floor` and `ceiling`, each with FID, KID, precision, recall, density, coverage and the number of images.
 
-    The floor is of held-out images against the training images that samples are scored against, None where there are too few of
-    them for neighbours_k; FID and coverage are worse the fewer images there are, so its number of images stands beside it.
-    The ceiling is of images of uniform noise. `side` is what `one_pass.real_side` returned of the reference. Kept under
-    `work_dir` by digest. Raises ArtifactError.
+    The floor scores held-out images against the same training images as samples; it is None if there are not enough for
+    neighbours_k. FID and coverage get worse with fewer images, so the number of images is included. The ceiling scores uniform
+    noise. `side` is the result of `one_pass.real_side` for the reference. Cached in `work_dir` by digest. Raises ArtifactError.
     """
-    made = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
-    key = digest_of([data_digest, extractor.digest, made, code_digest("evaluate")])
+    settings = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
+    key = digest_of([data_digest, extractor.digest, settings, code_digest("evaluate")])
     file = work_dir / FOLDER / f"{key[:24]}.json"
     cached = _read(file)
     if cached is None:
-        say("scoring real images and noise the same way, for comparison")
-        cached = _measured(config, reference, extractor, side)
+        say("scoring real images and noise for comparison")
+        cached = _measure(config, reference, extractor, side)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, cached)
     return cached
 
 
-def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Baselines:
+def _measure(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Baselines:
     held_out = reference.held_out[: config.samples]
     settings = extractor.settings
     shape = (config.samples, settings.image_size, settings.image_size, settings.channels)
     noise = extractor.features(np.random.default_rng(config.seed).integers(0, 256, shape, np.uint8))
-    enough = len(held_out) > config.neighbours_k
     k = config.neighbours_k
+    enough = len(held_out) > k
     return {
         "floor": measure_features(reference.real, held_out, k, side) | {"images": len(held_out)} if enough else None,
         "ceiling": measure_features(reference.real, noise, k, side) | {"images": len(noise)},
@@ -60,7 +59,7 @@ def _measured(config: EvaluateConfig, reference: Reference, extractor: AnyExtrac
 
 def _read(file: Path) -> Baselines | None:
     try:
-        found: Any = json.loads(file.read_bytes())
+        cached: Any = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return dict(found) if isinstance(found, dict) and set(found) == {"floor", "ceiling"} else None
+    return dict(cached) if isinstance(cached, dict) and set(cached) == {"floor", "ceiling"} else None

@@ -1,4 +1,4 @@
-"""Where a score comes from: scores of different provenance are never compared."""
+"""The provenance of scores: scores of different provenance are never compared."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from components.common.artifacts import code_digest
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import AnyExtractor
 
-NOT_COMPARED = ("extractor.accuracy",)  # follows from the digest of the weights
+NOT_COMPARED = ("extractor.accuracy",)  # determined by the digest of the weights
 
 
 def provenance(
     config: EvaluateConfig, extractor: AnyExtractor, dataset_digest: str, real_count: int, held_out_count: int
 ) -> dict[str, Any]:
-    """Return everything that the scores of one model depend on, the model itself aside; plain JSON."""
+    """Return what the scores of a model depend on besides the model, as plain JSON."""
     settings = extractor.settings
     return {
         "extractor": {
@@ -36,14 +36,14 @@ def provenance(
 
 
 def program() -> dict[str, str]:
-    """Return the part of a provenance that says what computed the scores."""
+    """Return the part of the provenance about the program that computed the scores."""
     import tensorflow as tf
 
     return {"code": code_digest("evaluate"), "tensorflow": str(tf.__version__)}
 
 
 def comparable(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Return the names of what differs between two provenances, dotted and sorted; scores compare when it is empty."""
+    """Return the dotted keys in which two provenances differ, sorted; scores are comparable if there are none."""
     flat_ours, flat_theirs = _flatten(ours), _flatten(theirs)
     names = sorted(flat_ours.keys() | flat_theirs.keys())
     missing = object()

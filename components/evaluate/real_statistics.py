@@ -1,4 +1,4 @@
-"""What metrics of pixels and classes need of the real images: computed once, and kept in the evaluation."""
+"""Statistics of real images for the metrics of pixels and classes; computed once and saved in the evaluation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from components.common.artifacts import write_bytes
 from components.common.errors import ArtifactError, first_line
 from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images
 from components.evaluate.metrics import classes, colours, sharpness
-from components.evaluate.metrics.products import Floats
+from components.evaluate.metrics.checks import Floats
 
 FILE = "real_statistics.npz"
 AT_ONCE = 1000  # images in memory
 
 
 class RealStatistics(NamedTuple):
-    """Of real images: sharpness [N], colour numbers [N, S], and class shares [K], empty without labels."""
+    """Statistics of real images: sharpness [N], colour numbers [N, S], and class shares [K] (empty without labels)."""
 
     sharpness: Floats
     colours: Floats
@@ -39,12 +39,12 @@ def load_real_statistics(folder: Path) -> RealStatistics:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return RealStatistics(*(arrays[name] for name in RealStatistics._fields))
     except (OSError, ValueError, KeyError) as error:
-        problem = f"{folder} has no readable statistics of real images: {first_line(error)}."
+        problem = f"The statistics of real images in {folder} cannot be read: {first_line(error)}."
         raise ArtifactError(problem, "Run evaluate again.") from error
 
 
 def real_statistics_of(images: Images, count: int, labels: npt.NDArray[np.int64], class_count: int) -> RealStatistics:
-    """Return the statistics of the first `count` images uint8 [N, H, W, C] and of all labels [N]; below 0: no label."""
+    """Return the statistics of the first `count` images uint8 [N, H, W, C] and of all labels [N] (negative: no label)."""
     known = labels[labels >= 0]
     shares = classes.class_shares(known, class_count) if class_count and len(known) else np.empty(0)
     large = min(images.shape[1:3]) >= sharpness.SMALLEST
@@ -57,7 +57,7 @@ def real_statistics_of(images: Images, count: int, labels: npt.NDArray[np.int64]
 
 
 def probabilities_of(extractor: AnyExtractor, features: Floats32) -> Floats | None:
-    """Return the class probabilities of rows of features, float64 [N, K]; None where the extractor is not a classifier."""
+    """Return the class probabilities of features, float64 [N, K], or None if the extractor is not a classifier."""
     if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
         return None
     kernel, bias = (array.astype(np.float64) for array in extractor.weights[-2:])

@@ -1,4 +1,4 @@
-"""What the scores need of the real images alone, cached under the work directory by digest."""
+"""A cache in the work directory, by digest, of what the scores need from the real images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import code_digest, digest_of, write_bytes
+from components.common.errors import ArtifactError
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import memorization, one_pass
 from components.evaluate.metrics.bootstrap import both_weights
+from components.evaluate.metrics.checks import Floats
 from components.evaluate.metrics.fid import Statistics
 from components.evaluate.metrics.one_pass import RealSide
-from components.evaluate.metrics.products import Floats
 
 FOLDER = "real_side"
 
 
 class CachedReference(NamedTuple):
-    """The real side of the one pass, and the distance of each held-out image to its nearest training image [H]."""
+    """The real side of the pass, and the distance of each held-out image to its nearest training image [H]."""
 
     side: RealSide
     held_out_distances: Floats
@@ -36,37 +37,37 @@ def cached_reference(
     config: EvaluateConfig,
     work_dir: Path | None = None,
 ) -> CachedReference:
-    """Return what follows from training [N, D] and held-out [H, D] features, computed once for the same features and config.
+    """Return what depends only on training [N, D] and held-out [H, D] features and the config.
 
     Samples are scored against the first `real_count` training images. Without a work directory nothing is cached.
-    Raises ValueError for features that cannot be scored, ArtifactError when the file cannot be written.
+    Raises ArtifactError for features that cannot be scored, or if the file cannot be written.
     """
     if work_dir is None:
-        return _computed(train, held_out, real_count, config)
+        return _compute(train, held_out, real_count, config)
     arrays = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in (train, held_out)]
     key = digest_of([arrays, list(train.shape), real_count, config.neighbours_k, config.seed, code_digest("evaluate")])
     file = work_dir / FOLDER / f"{key[:24]}.npz"
     cached = _read(file)
     if cached is None:
-        cached = _computed(train, held_out, real_count, config)
+        cached = _compute(train, held_out, real_count, config)
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
-        np.savez(stream, *_flat(cached))
+        statistics, *rest = cached.side
+        np.savez(stream, *statistics, *rest, cached.held_out_distances)
         write_bytes(file, stream.getvalue())
     return cached
 
 
-def _computed(
+def _compute(
     train: npt.NDArray[np.float32], held_out: npt.NDArray[np.float32], real_count: int, config: EvaluateConfig
 ) -> CachedReference:
     of_real, _ = both_weights(real_count, 2, config.seed)
-    side = one_pass.real_side(train[:real_count], config.neighbours_k, of_real)
-    return CachedReference(side, memorization.features_to_statistics(train, held_out))
-
-
-def _flat(cached: CachedReference) -> list[Floats]:
-    statistics, *rest = cached.side
-    return [*statistics, *rest, cached.held_out_distances]
+    try:
+        side = one_pass.real_side(train[:real_count], config.neighbours_k, of_real)
+        return CachedReference(side, memorization.features_to_statistics(train, held_out))
+    except ValueError as error:
+        problem = f"Samples cannot be scored against the real images: {error}."
+        raise ArtifactError(problem, "Use another evaluate.extractor.") from error
 
 
 def _read(file: Path) -> CachedReference | None:

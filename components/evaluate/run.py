@@ -1,4 +1,4 @@
-"""Scores a generator against real images; and scores another one by the very same measure."""
+"""The evaluate step: score a generator against real images, and score another model in exactly the same way."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from components.dataset.stored_images import StoredImages, StoredSet, open_split
 from components.evaluate.baselines import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
-from components.evaluate.features.extractor import AnyExtractor, Floats32
+from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32
 from components.evaluate.features.extractor_training import extractor_for
 from components.evaluate.metrics import table
 from components.evaluate.metrics.memorization import worst_pairs
 from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.provenance import program, provenance
 from components.evaluate.real_statistics import load_real_statistics, probabilities_of, real_statistics_of
-from components.evaluate.reference_cache import CachedReference, cached_reference
+from components.evaluate.reference_cache import cached_reference
 from components.evaluate.scores import (
     SAMPLE_FEATURES_FILE,
     EvaluateSummary,
@@ -48,18 +48,18 @@ Images = npt.NDArray[np.uint8]
 
 
 def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, out: Path) -> EvaluateSummary:
-    """Score `model` against `dataset` and write the evaluation artifact `out`; extractors are kept under `work_dir`.
+    """Score `model` against `dataset` and write the evaluation artifact `out`; extractors are cached in `work_dir`.
 
-    Samples come from the SavedModel in a fresh process, as anyone else would draw them. Raises ArtifactError when model
-    and dataset differ in size, DataRejectedError or ConfigError when there are too few images.
+    Samples are drawn from the SavedModel in a fresh process, as a user would do. Raises ArtifactError if the image sizes of
+    model and dataset differ, DataRejectedError or ConfigError if there are too few images.
     """
-    data, made = read_manifest(dataset, "dataset"), read_manifest(model, "model")
-    _check_sizes(data, made)
+    data = read_manifest(dataset, "dataset")
+    _check_shape("The model", _shape(read_manifest(model, "model")), _shape(data))
     check_counts(config, data.counts["train"], data.counts["eval"])
     train, held_out = open_split(dataset, "train"), open_split(dataset, "eval")
     say(f"drawing {config.samples:,} samples in a fresh process")
     with ThreadPoolExecutor(1) as background:
-        # Starting TensorFlow takes seconds, in that process and in this one: let them overlap.
+        # TensorFlow takes seconds to start, in that process and in this one, so they start at the same time.
         drawing = background.submit(_draw, model, config, train.images.shape[1:])
         extractor = extractor_for(config, dataset, data.digest, train, held_out, work_dir)
         real_count = min(len(train.images), config.real_images)
@@ -67,7 +67,7 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
         images = drawing.result()
     samples = _samples(images, extractor)
     origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    cached = _cached_reference(reference, config, work_dir)
+    cached = cached_reference(*reference, config, work_dir)
     baselines = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, cached.side)
     real = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
     summary, nearest, distances = measure(reference, samples, config, origin, real=real, baselines=baselines, cached=cached)
@@ -87,16 +87,16 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
 
 
 class Rescored(NamedTuple):
-    """The scores of another model by the measure of an evaluation, and its samples' features [M, D]."""
+    """The scores of another model, and the features of its samples [M, D]."""
 
     summary: EvaluateSummary
     features: Floats32
 
 
 def rescore(evaluation: Path, model: Path) -> Rescored:
-    """Score another model exactly as the evaluation artifact's own was: same extractor, real features, counts, seeds.
+    """Score another model exactly like the model of an evaluation: same extractor, real features, counts and seeds.
 
-    `model` is anything that holds a SavedModel: a model artifact or a version of a registry. Raises ArtifactError.
+    `model` is a model artifact or a version of a registry. Raises ArtifactError.
     """
     manifest = read_manifest(evaluation, "evaluation")
     config = EvaluateConfig.model_validate(manifest.config)
@@ -116,32 +116,20 @@ def _samples(images: Images, extractor: AnyExtractor) -> Samples:
     return Samples(features, images, probabilities_of(extractor, features))
 
 
-def _cached_reference(reference: Reference, config: EvaluateConfig, work_dir: Path) -> CachedReference:
-    try:
-        return cached_reference(*reference, config, work_dir)
-    except ValueError as error:
-        problem = f"Samples cannot be scored against the real images: {error}."
-        raise ArtifactError(problem, "Use another evaluate.extractor.") from error
-
-
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
     samples = sample_in_fresh_process(model, config.samples, config.seed)
     if (samples == samples[:1]).all():
         say(f"all {len(samples):,} samples of {model} are the same image: the generator has collapsed")
-    if samples.shape[1:] != shape:
-        raise ArtifactError(
-            f"{model} makes images of {_times(samples.shape[1:])}, the data has {_times(shape)}.",
-            "Train on this dataset, or evaluate on the one it was trained on.",
-        )
+    _check_shape(str(model), samples.shape[1:], shape)
     return samples
 
 
-def _check_sizes(data: Manifest, made: Manifest) -> None:
-    size, channels = data.details["image_size"], data.details["channels"]
-    if (made.details["image_size"], made.details["channels"]) != (size, channels):
+def _check_shape(name: str, made: tuple[int, ...], needed: tuple[int, ...]) -> None:
+    if made != needed:
+        sizes = ["×".join(map(str, shape)) for shape in (made, needed)]
         raise ArtifactError(
-            f"The model makes images of {_times(_shape(made))}, the dataset has {_times(_shape(data))}.",
-            "Train on this dataset, or evaluate on the one it was trained on.",
+            f"{name} generates images of {sizes[0]}, the dataset has {sizes[1]}.",
+            "Train on this dataset, or evaluate on the one that the model was trained on.",
         )
 
 
@@ -150,12 +138,8 @@ def _shape(manifest: Manifest) -> tuple[int, ...]:
     return size, size, channels
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(str(length) for length in shape)
-
-
 def _modes(extractor: AnyExtractor, train: StoredSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
-    if extractor.settings.kind != "classifier":
+    if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
         return {"modes": None}
     names = [str(name) for name in data.details.get("label_names", [])]
     return {"modes": modes(train.labels[train.labels >= 0], extractor.classes_of(fake_features), names)}

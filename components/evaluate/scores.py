@@ -1,4 +1,4 @@
-"""All scores of a set of fake features against one reference, and what the reference is kept in."""
+"""All scores of samples against a reference, and the files of the reference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from components.common.section import Summary
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import Floats32
 from components.evaluate.metrics import bootstrap, classes, kid, one_pass, table
+from components.evaluate.metrics.checks import Floats
 from components.evaluate.metrics.inputs import Images, Inputs
 from components.evaluate.metrics.one_pass import RealSide
-from components.evaluate.metrics.products import Floats
 from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.real_statistics import RealStatistics
 from components.evaluate.reference_cache import CachedReference, cached_reference
@@ -28,15 +28,15 @@ Baselines = dict[str, dict[str, float] | None]
 TRAIN_FILE = "train_features.npy"
 HELD_OUT_FILE = "held_out_features.npy"
 SAMPLE_FEATURES_FILE = "sample_features.npy"
-MIN_TRAIN_IMAGES = 20  # two subsets of kid_subset_size's minimum
+MIN_TRAIN_IMAGES = 20  # two subsets of the smallest kid_subset_size
 MIN_HELD_OUT_IMAGES = 10
 
 
 class EvaluateSummary(Summary):
-    """The scores of a generator: a key for each metric of METRICS that could be measured, and what they were measured with.
+    """The scores of a generator: a key for each metric of METRICS that could be measured, and their provenance.
 
-    `intervals` are 95 % bootstrap intervals of FID and KID over real images and samples; `floor` and `ceiling` are the
-    scores of real images and of noise. docs/scores.md says how each is computed.
+    `intervals` are 95 % bootstrap intervals of FID and KID over real images and samples. `floor` and `ceiling` are the scores
+    of held-out real images and of noise. See docs/scores.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -48,12 +48,12 @@ class EvaluateSummary(Summary):
 
     @property
     def scores(self) -> dict[str, float]:
-        """The metrics' values, standard errors and p-values by key."""
+        """The values of the metrics, their standard errors and p-values, by key."""
         return dict(self.__pydantic_extra__)
 
 
 class Reference(NamedTuple):
-    """Features of all training and all held-out images, [N, D]; the first `real_count` of training are `real`."""
+    """Features [N, D] of all training and all held-out images; samples are scored against the first `real_count`."""
 
     train: Floats32
     held_out: Floats32
@@ -61,7 +61,7 @@ class Reference(NamedTuple):
 
     @property
     def real(self) -> Floats32:
-        """What fake features are scored against, except for memorization, which looks at all training images."""
+        """The features that samples are scored against, except for memorization, which uses all training images."""
         return self.train[: self.real_count]
 
     def save(self, folder: Path) -> None:
@@ -82,12 +82,12 @@ def load_reference(folder: Path, real_count: int) -> Reference:
     try:
         train, held_out = (np.load(folder / name, allow_pickle=False) for name in (TRAIN_FILE, HELD_OUT_FILE))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} holds no features: {first_line(error)}.", "Run evaluate again.") from error
+        raise ArtifactError(f"The features in {folder} cannot be read: {first_line(error)}.", "Run evaluate again.") from error
     return Reference(train, held_out, real_count)
 
 
 class Measurement(NamedTuple):
-    """The scores, and for each sample its nearest training image and the distance to it [M]."""
+    """The scores, and the nearest training image of each sample with its distance [M]."""
 
     summary: EvaluateSummary
     nearest: npt.NDArray[np.intp]
@@ -95,7 +95,7 @@ class Measurement(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Features of samples [M, D]; the images uint8 [M, H, W, C] and class probabilities [M, K], where they are known."""
+    """Features of samples [M, D]; their images uint8 [M, H, W, C] and class probabilities [M, K], if they are known."""
 
     features: Floats32
     images: Images | None = None
@@ -112,11 +112,11 @@ def measure(
     baselines: Baselines | None = None,
     cached: CachedReference | None = None,
 ) -> Measurement:
-    """Return all scores of samples against the reference, and the training image that each lies nearest to.
+    """Return all scores of samples against the reference, and the nearest training image of each sample.
 
-    `real` are the statistics of the real images for metrics of pixels and classes, `baselines` the scores of real images and
-    noise, `cached` is what `cached_reference` returned for the same reference. Raises ArtifactError for features that cannot
-    be scored.
+    `real` are statistics of the real images for metrics of pixels and classes, `baselines` the scores of real images and
+    noise. `cached` is the result of `cached_reference` for the same reference. Raises ArtifactError for features that cannot be
+    scored.
     """
     fake = samples.features
     try:
@@ -164,7 +164,7 @@ def measure(
 def measure_features(
     real_features: Floats32, fake_features: Floats32, k: int, side: RealSide | None = None
 ) -> dict[str, float]:
-    """Return the metrics that need nothing but features [N, D] and [M, D]: FID, KID, precision, recall, density, coverage."""
+    """Return the metrics that need only features [N, D] and [M, D]: FID, KID, precision, recall, density, coverage."""
     pairs = one_pass.compare(real_features, fake_features, k, side)
     return table.measure_all(Inputs(real=real_features, fake=fake_features, pairs=pairs))
 
@@ -172,21 +172,21 @@ def measure_features(
 def _over_all_training_images(
     reference: Reference, fake_features: Floats32, pairs: one_pass.Pairs
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    # The pass compares samples with the real images alone; memorization is of any training image.
+    # The pass compares samples with the first real_count training images only; memorization considers all of them.
     rest = reference.train[reference.real_count :]
     if not len(rest):
         return pairs.nearest, pairs.nearest_distances
     nearest, distances = (array[:, 0] for array in nearest_images(fake_features, rest))
     nearer = distances < pairs.nearest_distances
-    who = np.where(nearer, nearest + reference.real_count, pairs.nearest)
-    return who, np.where(nearer, distances, pairs.nearest_distances)
+    indices = np.where(nearer, nearest + reference.real_count, pairs.nearest)
+    return indices, np.where(nearer, distances, pairs.nearest_distances)
 
 
 def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int) -> None:
-    """Refuse sets too small to be scored. Raises DataRejectedError and ConfigError, with the number to use."""
+    """Raise DataRejectedError if the sets are too small to be scored, ConfigError if neighbours_k is too large for them."""
     if train_images < MIN_TRAIN_IMAGES:
         raise DataRejectedError(
-            f"The dataset has {train_images} training images; the scores need at least {MIN_TRAIN_IMAGES}.",
+            f"The dataset has {train_images} training images; scores need at least {MIN_TRAIN_IMAGES}.",
             "Ingest more images.",
         )
     if held_out_images < MIN_HELD_OUT_IMAGES:
@@ -198,19 +198,20 @@ def check_counts(config: EvaluateConfig, train_images: int, held_out_images: int
     smaller = min(real, config.samples)
     if config.neighbours_k >= smaller:
         raise ConfigError(
-            f"evaluate.neighbours_k = {config.neighbours_k} needs more images of each kind than that; there are {real} "
-            f"real images and {config.samples} samples.",
+            f"evaluate.neighbours_k = {config.neighbours_k} must be smaller than the number of images of each kind; there are "
+            f"{real} real images and {config.samples} samples.",
             f"Use evaluate.neighbours_k = {smaller - 1} or less.",
         )
 
 
 def modes(real_classes: npt.NDArray[np.int64], fake_classes: npt.NDArray[np.int64], label_names: list[str]) -> dict[str, Any]:
-    """Return which classes the samples reach: `covered` `of` how many, and the share of samples in each (metrics/classes.py).
+    """Return how many classes the samples cover (`covered` `of` all) and the share of samples in each; see metrics/classes.py.
 
-    Classes [N] are labels of real images and what the classifier sees in samples.
+    `real_classes` [N] are labels of real images, `fake_classes` [M] those that the classifier predicts for samples.
     """
     count = 1 + int(max(real_classes.max(initial=0), fake_classes.max(initial=0)))
-    found = classes.coverage(classes.class_shares(real_classes, count), classes.class_shares(fake_classes, count))
-    shares = {int(index): float((fake_classes == index).mean()) for index in np.unique(real_classes)}
-    names = {index: label_names[index] if index < len(label_names) else str(index) for index in shares}
-    return {"covered": found.covered, "of": found.of, "shares": {names[index]: shares[index] for index in shares}}
+    fake_shares = classes.class_shares(fake_classes, count)
+    coverage = classes.coverage(classes.class_shares(real_classes, count), fake_shares)
+    names = [*label_names, *map(str, range(len(label_names), count))]
+    shares = {names[index]: float(fake_shares[index]) for index in np.unique(real_classes)}
+    return {"covered": coverage.covered, "of": coverage.of, "shares": shares}

@@ -1,1 +1,1 @@
-"""Train a WGAN-GP, the same on any number of replicas."""
+"""Train a WGAN-GP; the result does not depend on the number of replicas."""

@@ -1,4 +1,4 @@
-"""Train by hand: python -m components.train --config FILE --dataset DIR --validation DIR --work-dir DIR --out DIR."""
+"""`python -m components.train`: train by hand."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from components.train.devices.tpu_runtime import prepare
 
 
 def run(config: TrainConfig, **directories: Path) -> Summary:
-    """Train, once the process is ready for its devices: TensorFlow looks for a TPU when it is imported.
+    """Prepare the process for its devices, then train. TensorFlow looks for a TPU as soon as it is imported.
 
-    Without a pipeline there is no registry: train.start_from names the model or the version itself.
+    There is no registry without a pipeline, so train.start_from is the folder of a model or a version.
     """
     prepare(config.devices)
     from components.train.run import run as train
@@ -20,5 +20,5 @@ def run(config: TrainConfig, **directories: Path) -> Summary:
 
 
 if __name__ == "__main__":
-    inputs = {"dataset": "dataset artifact", "validation": "validation artifact", "work_dir": "where checkpoints live"}
+    inputs = {"dataset": "dataset artifact", "validation": "validation artifact", "work_dir": "folder of the checkpoints"}
     raise SystemExit(main("train", TrainConfig, run, inputs))

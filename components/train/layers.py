@@ -1,4 +1,4 @@
-"""Layers that Keras lacks, or that cost less in another form."""
+"""Layers that Keras lacks, or that are faster than those of Keras."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Along one axis, which taps of a 3-tap kernel fall on the same pixel of the small image when the large one repeats each of
-# its pixels twice: their sums are the 4 taps of a transposed convolution of stride 2.
+# The large image repeats each pixel of the small one twice, so several of the 3 taps of a kernel meet the same pixel. Each row
+# selects the taps (along one axis) that are summed to one of the 4 taps of a transposed convolution with stride 2.
 REPEATED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
 
 class UpConv(keras.layers.Layer):  # type: ignore[misc]
-    """Nearest-neighbour up-sampling by 2, then a 3×3 convolution: [B, H, W, I] to [B, 2H, 2W, O], as one convolution.
+    """Nearest-neighbour up-sampling by 2 and a 3×3 convolution in one: [B, H, W, I] to [B, 2H, 2W, O].
 
-    The same as UpSampling2D(2) and Conv2D(O, 3, padding="same"), with their weights. A pixel of the small image is met up to
-    nine times there; here those taps are summed first, so that a pixel costs 16 products a pair of channels and not 36,
-    and no up-sampled image is ever written.
+    Computes the same as UpSampling2D(2) and Conv2D(O, 3, padding="same") with the same weights. Taps that meet the same pixel
+    of the small image are summed first, which takes 16 products per pixel and pair of channels instead of 36. The up-sampled
+    image is never stored.
     """
 
     def __init__(self, channels: int, kernel_initializer: Any, **settings: Any) -> None:
@@ -26,7 +26,7 @@ class UpConv(keras.layers.Layer):  # type: ignore[misc]
         self.channels, self.kernel_initializer = channels, kernel_initializer
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make a 3×3 kernel and a bias."""
+        """Create a 3×3 kernel and a bias."""
         self.kernel = self.add_weight(
             shape=(3, 3, input_shape[-1], self.channels), initializer=self.kernel_initializer, name="kernel"
         )
@@ -48,10 +48,10 @@ class UpConv(keras.layers.Layer):  # type: ignore[misc]
 
 
 class Leaky(keras.layers.Layer):  # type: ignore[misc]
-    """LeakyReLU (Maas et al. 2013), x where x > 0 and slope·x elsewhere, whose second derivative is left out, being zero.
+    """LeakyReLU (Maas et al. 2013), x where x > 0 and slope·x elsewhere, without a second derivative, which is zero.
 
-    TensorFlow gives that of its own as zeros, and the penalty's gradient then carries them back through every layer before:
-    a tenth of a round's convolutions. Values, gradients and the penalty's gradients are the same.
+    TensorFlow's own returns zeros, which the gradient of the penalty then propagates through all earlier layers: a tenth of
+    a round's convolutions. Values, gradients and the gradients of the penalty are the same.
     """
 
     def __init__(self, slope: float, **settings: Any) -> None:
@@ -64,11 +64,11 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def leaky(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
             y = tf.nn.leaky_relu(x, self.slope)
-            return y, lambda upstream: scaled(upstream, y)  # y has the signs of x, and x need not be kept
+            return y, lambda upstream: scaled(upstream, y)  # y has the same signs as x, so x need not stay in memory
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def scaled(upstream: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            """Multiply by 1 or slope, linear in `upstream` and flat in `y`."""
+            """Multiply by 1 or slope: linear in `upstream`, constant in `y`."""
             product = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=y, alpha=self.slope)
             return product, lambda second: (scaled(second, y), None)
 
@@ -80,9 +80,9 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
 
 
 class LabelRows(keras.layers.Layer):  # type: ignore[misc]
-    """A vector of its own for each label: labels int32 [B] to [B, D].
+    """One vector per label: labels int32 [B] to [B, D].
 
-    A product with the one-hot labels and not a look-up: its gradient is dense, so it is summed over replicas like any other.
+    It multiplies with the one-hot labels instead of a lookup, so its gradient is dense and is summed over replicas like others.
     """
 
     def __init__(self, classes: int, length: int, initializer: str, **settings: Any) -> None:
@@ -90,7 +90,7 @@ class LabelRows(keras.layers.Layer):  # type: ignore[misc]
         self.classes, self.length, self.initializer = classes, length, initializer
 
     def build(self, _: tuple[int | None, ...]) -> None:
-        """Make the rows."""
+        """Create the rows."""
         self.rows = self.add_weight(shape=(self.classes, self.length), initializer=self.initializer, name="rows")
 
     def call(self, labels: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: a host call, its numbers, a score, samples, a checkpoint, a stop."""
+"""The training loop, top to bottom: a host call, its metrics, a score, samples, a checkpoint, a stop."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from components.train.saving.folder import TrainingFolder
 from components.train.saving.signals import StopRequest, long_call_text
 from components.train.saving.variables import averages, state_arrays
 
-GRID, GRID_COLUMNS = 64, 8  # images of a sample grid
+GRID, GRID_COLUMNS = 64, 8  # images and columns of a sample grid
 
 
 @dataclass
 class Training:
-    """What the loop works with; run.py puts it together.
+    """What the loop needs; run.py creates it.
 
-    `call` runs the rounds of a host call on the devices, `broken_weights` names the variables that are not finite, `generator`
-    draws samples with the moving average, `monitor` scores them (None: no scores), `folder` takes all that is written.
+    `call` runs the rounds of a host call on the devices, `broken_weights` lists the variables that are not finite, `generator`
+    draws samples with the moving average, `monitor` scores them (None: no scores), `folder` writes the files.
     """
 
     config: TrainConfig
@@ -54,51 +54,54 @@ class Training:
 
 
 def train(training: Training, stop: StopRequest) -> None:
-    """Train from `training.progress` to the last round, or until the scores have not improved for too long.
+    """Train from `training.progress` to the last round, or until `patience` scores have brought no improvement.
 
-    Raises InterruptedStepError after a stop request (a checkpoint is saved), TrainingDivergedError, ArtifactError.
+    Raises InterruptedStepError after a stop request (and a checkpoint), TrainingDivergedError, ArtifactError.
     """
     config, folder, progress = training.config, training.folder, training.progress
-    folder.open_events()
     if progress.round == 0:
         folder.begin_samples(grid(training.source.first(GRID), GRID_COLUMNS))
         draw_samples(training)
     calls = 0
     while not progress.finished(config):
-        # 1. A host call: many rounds on the devices. Their metrics are read back, so that times and errors are real.
+        # 1. A host call: many rounds on the devices. Reading the metrics back waits for their end, so that times are real.
         line = call_and_check(training)
-        # 2. Log. A line of metrics.jsonl is kept in memory until the next checkpoint, which writes them all.
+        # 2. Log. The lines of metrics.jsonl stay in memory; each checkpoint writes them all.
         if progress.round % config.log_every_rounds == 0 or progress.round == config.rounds:
             progress.log.append(line)
-            folder.write_scalars(progress.round, {name: getattr(line, name) for name in step.METRICS})
+            folder.events.scalars(progress.round, {name: getattr(line, name) for name in step.METRICS})
         # 3. Score the moving average on held-out images, and keep it if it is the best so far.
         if training.monitor and is_due(config, progress.round):
             score_average(training, training.monitor)
         # 4. Draw the fixed latents.
         if progress.round % config.sample_every_rounds == 0 or progress.finished(config):
             draw_samples(training)
-        # 5. Save. A stop request is obeyed here, after the checkpoint.
+        # 5. Save. A stop request takes effect here, after the checkpoint.
         if progress.round % config.checkpoint_every_rounds == 0 or progress.finished(config) or stop:
             save(training)
         if stop and not progress.finished(config):
             raise InterruptedStepError(
                 f"Training stopped by {stop.by} after round {progress.round} of {config.rounds}.", "Run again to go on."
             )
-        # 6. Tell the user.
+        # 6. Report.
         report_progress(training, line)
         calls += 1
         if calls == 2 and config.devices.startswith("tpu") and (text := long_call_text(line.seconds)):
-            say(text)  # the time of the second call: the first one compiles
+            say(text)  # the second call is timed because the first one compiles
     if progress.round < config.rounds:
         best = progress.best_score()
-        say(f"Stopped at round {progress.round}: {config.patience} scores since the best, KID {best.kid:.4f} at {best.round}")
-    folder.close_events()
+        say(
+            f"Stopped at round {progress.round}: no improvement in {config.patience} scores; the best KID is {best.kid:.4f} at "
+            f"round {best.round}"
+        )
+    folder.events.close()
 
 
 def call_and_check(training: Training) -> MetricsLine:
-    """Do the rounds of one host call and return their metrics; stop at the first number that is not finite.
+    """Run one host call and return its metrics.
 
-    Raises TrainingDivergedError, which names the rounds, the last good checkpoint and the file with these metrics.
+    Raises TrainingDivergedError if a metric or weight is not finite; it names the rounds, the last good checkpoint and the file
+    with the metrics.
     """
     progress = training.progress
     try:
@@ -117,10 +120,7 @@ def call_and_check(training: Training) -> MetricsLine:
 
 
 def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) -> MetricsLine:
-    """Do the rounds of one host call, from `first_round` on; read the metrics back, so that time and errors are real.
-
-    Raises TrainingDivergedError, naming the round, when a metric is not finite.
-    """
+    """Run one host call from `first_round` on and return its metrics. Raises TrainingDivergedError if one is not finite."""
     started = time.monotonic()
     rounds = min(config.rounds_a_call, config.rounds - first_round)
     taken = source.take(first_round, rounds)
@@ -133,7 +133,7 @@ def run_call(call: Call, config: TrainConfig, source: Source, first_round: int) 
 
 
 def check_finite(values: npt.NDArray[np.float64], first_round: int) -> None:
-    """Refuse metrics [R, 6] that are not finite. Raises TrainingDivergedError with rounds, name and value."""
+    """Raise TrainingDivergedError, with round, name and value, if one of the metrics [R, 6] is not finite."""
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         offset, column = (int(index) for index in broken[0])
@@ -148,16 +148,16 @@ def check_finite(values: npt.NDArray[np.float64], first_round: int) -> None:
 
 
 def diverged(what: str, between: tuple[int, int], evidence: Sequence[Mapping[str, Any]]) -> TrainingDivergedError:
-    """Return the error of a training that was sound after the first of two rounds and broken after the second."""
+    """Return the error of a training that was finite after the first of two rounds, and not after the second."""
     return TrainingDivergedError(
-        f"Training broke between round {between[0]} and round {between[1]}: {what}.",
+        f"Training diverged between round {between[0]} and round {between[1]}: {what}.",
         "Lower train.critic_learning_rate and train.generator_learning_rate, or raise train.penalty_weight.",
         evidence,
     )
 
 
 def score_average(training: Training, monitor: Monitor) -> None:
-    """Score the moving average, and keep it if it is the best so far."""
+    """Score the moving average on held-out images, and keep it if it is the best so far."""
     config, progress, weights = training.config, training.progress, averages(training.state)
     training.generator.set_weights(weights)
     samples = training.generator.draw(config.seed, SAMPLES)
@@ -165,11 +165,11 @@ def score_average(training: Training, monitor: Monitor) -> None:
     progress.scores.append(score)
     if progress.best_score() is score:
         progress.best = weights
-    training.folder.write_scalars(progress.round, {"kid_while_training": score.kid})
+    training.folder.events.scalars(progress.round, {"kid_while_training": score.kid})
 
 
 def draw_samples(training: Training) -> None:
-    """Write the grid of the fixed latents; in a conditional model a column is a label."""
+    """Write the grid of the fixed latents; with a conditional model, each column shows one label."""
     generator, config = training.generator, training.config
     generator.set_weights(averages(training.state))
     latents = noise.fixed_latents(config.seed, GRID, config.latents)
@@ -183,16 +183,16 @@ def save(training: Training) -> None:
 
 
 def report_progress(training: Training, line: MetricsLine) -> None:
-    """Show the user how far the training is. Raises InterruptedStepError, after a checkpoint, when nobody reads it."""
+    """Print the progress. If the run that started this process has died, save a checkpoint and raise InterruptedStepError."""
     try:
         tick(training.progress.round, training.config.rounds, progress_text(line, training.config))
-    except InterruptedStepError:  # nobody reads any more: the run was killed, and this process is an orphan
+    except InterruptedStepError:
         save(training)
         raise
 
 
 def progress_text(line: MetricsLine, config: TrainConfig) -> str:
-    """Return what the user sees of a host call."""
+    """Return the progress line after a host call."""
     speed = line.rounds_per_second(config)
     left = str(datetime.timedelta(seconds=round((config.rounds - line.round) / speed)))
     return (
@@ -202,7 +202,7 @@ def progress_text(line: MetricsLine, config: TrainConfig) -> str:
 
 
 def resident_bytes() -> int:
-    """Return the memory that this process holds; its highest so far where the system does not tell the present one."""
+    """Return the resident memory of this process; without /proc, its maximum so far."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     except OSError:

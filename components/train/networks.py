@@ -1,8 +1,8 @@
-"""Generator and critic, made from the image size: 4·2^k pixels, or 28 = 7·2².
+"""Generator and critic for images of 4·2^k or 7·2^k pixels.
 
-Two families. Plain: one convolution a resolution (Radford et al. 2016, arXiv:1511.06434, without BatchNorm). Residual: blocks
-of two convolutions (Gulrajani et al. 2017, arXiv:1704.00028, appendix C). Nothing in either looks across the batch, so an
-example does not depend on which others share its replica, and the penalty's slopes are those of each example alone.
+Two families. Plain: one convolution per resolution (Radford et al. 2016, arXiv:1511.06434, without BatchNorm). Residual: blocks
+of two convolutions (Gulrajani et al. 2017, arXiv:1704.00028, appendix C). No layer mixes examples, so an example does not
+depend on the others on its replica, and each slope of the penalty belongs to one example.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ImageShape(NamedTuple):
 
 
 def base_size(size: int) -> int:
-    """Return the height of the smallest feature map: 7 for 28, else 4. Raises ValueError for a size that cannot be made."""
+    """Return the height of the smallest feature map: 7 or 4. Raises ValueError for an unsupported image size."""
     base = 7 if size % 7 == 0 else 4
     doublings, rest = divmod(size, base)
     if rest or doublings & (doublings - 1) or doublings < 2:
@@ -40,7 +40,7 @@ def base_size(size: int) -> int:
 
 
 def layer_channels(size: int, last: int) -> list[int]:
-    """Return the channels at each resolution from the base upwards; they halve at each doubling and end at `last`."""
+    """Return the channels at each resolution from the smallest on; they halve at each doubling and end at `last`."""
     doublings = (size // base_size(size)).bit_length() - 1
     return [min(MAX_CHANNELS, last * 2**power) for power in range(doublings, -1, -1)]
 
@@ -48,7 +48,7 @@ def layer_channels(size: int, last: int) -> list[int]:
 def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32") -> keras.Model:
     """Return the generator: latents [B, L], and labels int32 [B] if it has classes, to images [B, H, W, C] in [-1, 1], float32.
 
-    LayerNorm over channels; a label chooses its gain and offset (Miyato and Koyama 2018, arXiv:1802.05637, section 5).
+    LayerNorm over channels; the label determines its gain and offset (Miyato and Koyama 2018, arXiv:1802.05637, section 5).
     """
     make = _Maker(shape, config.seed, dtype)
     latents = keras.Input([config.latents], name="latents")
@@ -74,7 +74,7 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
     """Return the critic: images [B, H, W, C] in [-1, 1], and labels int32 [B] if it has classes, to scores [B], float32.
 
     No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
-    (Miyato and Koyama 2018, equation 3): the score gains the inner product of features and the label's own vector.
+    (Miyato and Koyama 2018, equation 3): the inner product of the features and a vector of the label is added to the score.
     """
     make = _Maker(shape, config.seed + 1, dtype)
     images = keras.Input([shape.size, shape.size, shape.channels], name="images")
@@ -99,18 +99,18 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
 
 
 def generate(generator: keras.Model, latents: object, labels: object) -> object:
-    """Return the images [B, H, W, C] of latents [B, L]; labels [B] count when the generator sees them."""
+    """Return the images [B, H, W, C] of latents [B, L]; labels [B] are used by conditional generators only."""
     return generator([latents, labels] if len(generator.inputs) == 2 else latents, training=True)
 
 
 def score(critic: keras.Model, images: object, labels: object) -> object:
-    """Return the scores [B] of images [B, H, W, C]; labels [B] count when the critic sees them."""
+    """Return the scores [B] of images [B, H, W, C]; labels [B] are used by conditional critics only."""
     return critic([images, labels] if len(critic.inputs) == 2 else images, training=True)
 
 
 def _block_upwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int) -> keras.KerasTensor:
-    """Return the sum of a 1×1 convolution and of two 3×3 ones, both behind an up-sampling: [B, H, W, I] to [B, 2H, 2W, O]."""
-    # A 1×1 convolution and a repetition of pixels may change places: on the small image it costs a quarter.
+    """Return the sum of a 1×1 convolution and of two 3×3 ones, both with up-sampling: [B, H, W, I] to [B, 2H, 2W, O]."""
+    # The 1×1 convolution comes before the up-sampling: the result is the same at a quarter of the cost.
     shortcut = keras.layers.UpSampling2D(2, dtype=make.dtype)(make.conv(channels, 1, f"shortcut_{index}")(x))
     x = make.up_conv(channels, f"first_{index}")(make.normalised(x, f"first_{index}"))
     x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}"))
@@ -118,9 +118,9 @@ def _block_upwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int
 
 
 def _block_downwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int) -> keras.KerasTensor:
-    """Return the sum of a 1×1 convolution and of two 3×3 ones, both with 2×2 means: [B, H, W, I] to [B, H/2, W/2, O]."""
+    """Return the sum of a 1×1 convolution and of two 3×3 ones, both with average pooling: [B, H, W, I] to [B, H/2, W/2, O]."""
     shortcut = make.conv(channels, 1, f"shortcut_{index}")(make.halved(x, f"shortcut_{index}"))
-    if index:  # the first block begins with the image itself
+    if index:  # the first block starts with the image, which needs no activation
         x = make.leaky(x, f"first_{index}")
     x = make.leaky(make.conv(channels, 3, f"first_{index}")(x), f"second_{index}")
     x = make.halved(make.conv(channels, 3, f"second_{index}")(x), f"block_{index}")
@@ -128,7 +128,7 @@ def _block_downwards(make: _Maker, x: keras.KerasTensor, channels: int, index: i
 
 
 class _Maker:
-    """Makes the layers of one network, each with a seed of its own, so that weights depend on the seed alone."""
+    """Creates the layers of one network, each with a different seed, so that weights depend only on the seed."""
 
     def __init__(self, shape: ImageShape, seed: int, dtype: str) -> None:
         self.dtype, self.next_seed, self.classes = dtype, seed * 1000, shape.classes

@@ -1,4 +1,4 @@
-"""How far a training is: what its checkpoints hold beside the variables."""
+"""The progress of a training: what a checkpoint holds besides the variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Weights = Sequence[npt.NDArray[Any]]
 
 
 class MetricsLine(BaseModel):
-    """A line of metrics.jsonl, written at the end of a host call: the metrics are means over the rounds of the call."""
+    """A line of metrics.jsonl. The metrics are means over the rounds of one host call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     round: int
@@ -30,12 +30,12 @@ class MetricsLine(BaseModel):
     seconds: float
 
     def rounds_per_second(self, config: TrainConfig) -> float:
-        """Return the speed of this call."""
+        """Return the speed of the host call."""
         return rounds_in_call(config, self.round) / self.seconds
 
 
 class ScoreLine(BaseModel):
-    """A line of scores.jsonl: KID (lower is better) and its standard error over the samples."""
+    """A line of scores.jsonl: KID (lower is better) and its standard error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     round: int
@@ -46,7 +46,7 @@ class ScoreLine(BaseModel):
 
 @dataclass
 class Progress:
-    """Rounds done, the lines of metrics.jsonl and scores.jsonl, and the moving average that scored best."""
+    """Completed rounds, the lines of metrics.jsonl and scores.jsonl, and the weights of the best-scored moving average."""
 
     round: int = 0
     log: list[MetricsLine] = field(default_factory=list)
@@ -54,30 +54,30 @@ class Progress:
     best: Weights = ()
 
     def best_score(self) -> ScoreLine:
-        """Return the score with the lowest KID, the earliest of equals."""
+        """Return the score with the lowest KID; of equal ones, the earliest."""
         return min(self.scores, key=lambda score: score.kid)
 
     def got_worse(self) -> bool:
-        """Return whether the last score is worse than the best by more than two standard errors, that is by more than noise."""
+        """Return whether the last score is worse than the best by more than two standard errors of their difference."""
         if not self.scores:
             return False
         best, last = self.best_score(), self.scores[-1]
         return last.kid - best.kid > 2.0 * float(np.hypot(best.kid_std, last.kid_std))
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the last `patience` scores brought no new best; never when patience is 0."""
+        """Return whether the best score is older than the last `patience` scores; False if patience is 0."""
         return 0 < patience < len(self.scores) and self.best_score() not in self.scores[-patience:]
 
     def finished(self, config: TrainConfig) -> bool:
-        """Return whether the last round is done, or the scores have not improved for too long."""
+        """Return whether the last round is done, or the patience is exhausted."""
         return self.round >= config.rounds or self.out_of_patience(config.patience)
 
 
 def rounds_in_call(config: TrainConfig, last_round: int) -> int:
-    """Return how many rounds the call had that ended with `last_round`: the last call of a training may be short."""
+    """Return the number of rounds in the host call that ended with `last_round`; the last call of a training may be shorter."""
     return (last_round - 1) % config.rounds_a_call + 1
 
 
 def images_seen(config: TrainConfig, rounds: int) -> int:
-    """Return how many real images the critic has seen after `rounds`, repeats counted."""
+    """Return the number of real images that the critic has seen after `rounds`, including repetitions."""
     return rounds * config.n_critic * config.global_batch_size

@@ -1,4 +1,4 @@
-"""The train step: find the checkpoint, train to the last round, export."""
+"""The train step: load the newest checkpoint, train to the last round, export the model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from components.common.section import Summary
 from components.dataset.records import read_split
 from components.train import loop, step
 from components.train.config import TrainConfig
-from components.train.data.source import Source, open_source
+from components.train.data.source import Source, open_source, rounds_that_fit
 from components.train.devices import precision
-from components.train.devices.host_call import make_call, make_weights_check, rounds_a_call
+from components.train.devices.host_call import make_call, make_weights_check, rounds_within
 from components.train.devices.strategy import make_strategy
 from components.train.loop import Training
 from components.train.monitor import make_monitor
@@ -38,7 +38,7 @@ LOCK_SECONDS = 60
 
 
 class TrainSummary(Summary):
-    """What training did; the metrics are means over the rounds of the last host call."""
+    """The result of training; the metrics are means over the rounds of the last host call."""
 
     rounds: int
     images_seen: int
@@ -55,15 +55,15 @@ class TrainSummary(Summary):
 def run(
     config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path, out: Path, start: Path | None = None
 ) -> TrainSummary:
-    """Train on `dataset` and write the model artifact `out`; checkpoints lie in `work_dir`, keyed by data and config.
+    """Train on `dataset` and write the model artifact `out`. Checkpoints are in `work_dir`, keyed by data and config.
 
-    `start` is the model or version to start from. It is used if this training has no checkpoint yet and the model fits;
-    otherwise the log says why training starts from scratch.
+    `start` is the model or version to start from. It is used if this training has no checkpoint yet and the model is
+    compatible; otherwise the log states why training starts from scratch.
 
     Raises DeviceError, TrainingDivergedError, ArtifactError, and InterruptedStepError after SIGTERM or Ctrl-C.
     """
     strategy = make_strategy(config)
-    # Grappler's remapper stumbles over graphs with second derivatives, changes nothing, and logs an error for it.
+    # Grappler's remapper fails on graphs with second derivatives: it changes nothing and logs an error.
     tf.config.optimizer.set_experimental_options({"remapping": False})
     manifest = read_manifest(dataset, "dataset")
     read_manifest(validation, "validation")
@@ -114,11 +114,12 @@ def make_training(
     held_out: npt.NDArray[np.uint8],
     folder: Path,
 ) -> Training:
-    """Put together what the loop works with, at round 0. Raises ConfigError where the networks need labels and have none."""
+    """Return a training at round 0. Raises ConfigError if it is conditional and the images have no labels."""
     shape = ImageShape(source.shape[0], source.shape[2], _classes(config, source))
-    resolved = precision.resolved(config, folder)
+    resolved = precision.resolve(config, folder)
     generator = Generator(shape, resolved, source.label_counts if shape.classes else ())
-    resolved = resolved.model_copy(update={"rounds_per_call": rounds_a_call(resolved, source)})
+    rounds_per_call = rounds_within(resolved, rounds_that_fit(source.bytes_per_round))
+    resolved = resolved.model_copy(update={"rounds_per_call": rounds_per_call})
     state = step.make_state(shape, resolved, strategy)
     return Training(
         config=resolved,
@@ -135,7 +136,7 @@ def make_training(
 
 
 def resume_or_start(training: Training, config: TrainConfig, start: Path | None) -> tuple[int | None, warm_start.Origin]:
-    """Load the newest checkpoint, or else `start` if it fits; return the round resumed from (None: none) and the origin."""
+    """Load the newest checkpoint, else `start` if it is compatible; return the checkpoint's round (or None) and the origin."""
     folder = training.folder.path
     last = training.folder.load(state_arrays(training.state))
     if last is not None:
@@ -143,13 +144,14 @@ def resume_or_start(training: Training, config: TrainConfig, start: Path | None)
         training.progress = last.progress
         say(f"Resuming from round {last.progress.round} of {training.config.rounds}")
         return last.progress.round, warm_start.read_origin(folder)
-    found = "" if start is None else warm_start.start_of(start, config, training.shape, state_arrays(training.state))
     origin = warm_start.Origin()
-    if isinstance(found, warm_start.Start):
-        load_arrays(training.state, found.arrays)
-        origin = warm_start.Origin(started_from=found.name)
+    if start is not None:
+        origin, arrays = warm_start.load_start(start, config, training.shape, state_arrays(training.state))
+        if origin.started_from:
+            load_arrays(training.state, arrays)
     elif config.start_from:
-        origin = warm_start.Origin(why_from_scratch=found or "there is no champion yet")
+        origin = warm_start.Origin(why_from_scratch="there is no champion yet")
+    if origin.why_from_scratch:
         say(f"Not started from the champion: {origin.why_from_scratch}")
     warm_start.write_origin(folder, origin)
     say(f"Training {training.config.rounds} rounds from {origin.started_from or 'scratch'} on {config.devices}")
@@ -157,19 +159,19 @@ def resume_or_start(training: Training, config: TrainConfig, start: Path | None)
 
 
 def export(training: Training, folder: Path) -> int:
-    """Write SavedModel, metrics, scores, sample grids and TensorBoard events into `folder`; return the model's round.
+    """Write SavedModel, metrics, scores, sample grids and TensorBoard events to `folder`; return the round of the model.
 
-    The model is the last moving average, or the best-scored one if the last is worse by more than noise.
+    The model is the last moving average, or the best-scored one if the last one is worse by more than noise.
     """
     progress, weights, exported = training.progress, averages(training.state), training.progress.round
     if progress.got_worse():
         best = progress.best_score()
         weights, exported = progress.best, best.round
-        say(f"KID got worse ({progress.scores[-1].kid:.4f}): the model is that of round {best.round} (KID {best.kid:.4f})")
+        say(f"KID got worse ({progress.scores[-1].kid:.4f}), so the model is from round {best.round} (KID {best.kid:.4f})")
     training.generator.set_weights(weights)
     with written_by_tensorflow(folder):
         training.generator.save(folder / "saved_model")
-    if exported == progress.round:  # otherwise the networks have got worse since: nothing to continue from
+    if exported == progress.round:  # otherwise the networks got worse, and no training should start from them
         warm_start.save_state(folder, state_arrays(training.state))
     checkpoint.write_lines(folder / "metrics.jsonl", progress.log)
     checkpoint.write_lines(folder / "scores.jsonl", progress.scores)
@@ -178,19 +180,19 @@ def export(training: Training, folder: Path) -> int:
 
 
 def _classes(config: TrainConfig, source: Source) -> int:
-    """Return how many labels the networks see. Raises ConfigError when they should see some and there are none."""
+    """Return the number of labels that the networks see. Raises ConfigError if they need labels and the images have none."""
     if not config.conditional:
         return 0
     if len(source.label_counts) < 2:
         raise ConfigError(
-            "train.conditional = true, but the training images do not all have labels of at least 2 kinds.",
+            "train.conditional = true, but not all training images have a label, or there are fewer than 2 labels.",
             "Use --set train.conditional=false, or ingest with labels (ingest.labels_from_folders = true).",
         )
     return len(source.label_counts)
 
 
 def _locked(training: Path) -> AbstractContextManager[None]:
-    """Hold the lock of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
+    """Return the lock of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
     return locked(
         training / ".lock",
         holder="Another process that trains this configuration",

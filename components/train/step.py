@@ -1,6 +1,6 @@
 """One round of WGAN-GP (Gulrajani et al. 2017, Algorithm 1): n_critic critic steps and one generator step.
 
-Every function runs in replica context: it sees this replica's rows, its gradients are summed over replicas.
+Every function runs in replica context: it sees the rows of one replica, and gradients are summed over replicas.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import tensorflow as tf
 
 from components.train import losses, noise
 from components.train.config import TrainConfig
-from components.train.data.batches import Batch
+from components.train.data.batches import RoundBatches
 from components.train.networks import ImageShape, generate, make_critic, make_generator, score
 
-PART_METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss")  # parts of a sum over replicas
-WHOLE_METRICS = ("critic_grad_norm", "generator_grad_norm")  # the same on every replica
+PART_METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss")  # each replica has a part of the sum
+WHOLE_METRICS = ("critic_grad_norm", "generator_grad_norm")  # equal on all replicas
 METRICS = PART_METRICS + WHOLE_METRICS
 
 
 class State(NamedTuple):
-    """All that training changes."""
+    """Everything that training changes."""
 
     generator: keras.Model
     critic: keras.Model
@@ -32,11 +32,11 @@ class State(NamedTuple):
 
 
 def make_state(shape: ImageShape, config: TrainConfig, strategy: tf.distribute.Strategy) -> State:
-    """Build networks and optimizers for `strategy`; the weights depend on the seed alone."""
+    """Build networks and optimizers for `strategy`; the initial weights depend only on the seed."""
     dtype = layer_dtype(config)
     with strategy.scope():
         generator = make_generator(shape, config, dtype)
-        ema_generator = make_generator(shape, config, dtype)  # the same seed: it starts as a copy
+        ema_generator = make_generator(shape, config, dtype)  # with the same seed, so it starts as a copy
         ema_generator.trainable = False
         critic = make_critic(shape, config, dtype)
         generator_optimizer = _make_optimizer(config, config.generator_learning_rate)
@@ -53,9 +53,9 @@ def layer_dtype(config: TrainConfig) -> str:
 
 
 class _GradientsAreSummed:
-    """Keras optimizers sum gradients over replicas; ours come summed, since their global norm is reported.
+    """Keeps Keras from summing gradients over replicas a second time: they are summed before, for their global norm.
 
-    Overrides a private method of Keras 3.15; tests/parity fails if it stops being called.
+    Overrides a private method of Keras 3.15; tests/parity fails if Keras stops calling it.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
@@ -72,17 +72,17 @@ class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
 
 def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
-        return _SGD(learning_rate, name="sgd")  # Keras would name it after the class, and "_sgd" is no name of a graph's scope
+        return _SGD(learning_rate, name="sgd")  # the default would be "_sgd", which is not a valid name of a scope
     return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
 
 
 def train_round(
-    state: State, config: TrainConfig, batch: Batch, seed: tf.Tensor, round_index: tf.Tensor
+    state: State, config: TrainConfig, batch: RoundBatches, seed: tf.Tensor, round_index: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Do one round; return PART_METRICS and WHOLE_METRICS as float32 vectors, the critic's as means over its steps.
+    """Run one round; return PART_METRICS and WHOLE_METRICS as float32 vectors, those of the critic as means over its steps.
 
-    `batch` holds the global images and labels of the round, `seed` is its round_seed. The fakes of all critic steps are made
-    at once, before the first of them: the generator does not change until they are done.
+    `batch` holds the global images and labels of the round, `seed` is its round_seed. The fake images of all critic steps
+    are generated at once before the first step: the generator does not change during the critic steps.
     """
     replica_id, replicas = _replica()
 
@@ -108,10 +108,10 @@ def train_round(
 
 
 def _in_turn(one: Callable[..., tf.Tensor], config: TrainConfig, *by_step: list[tf.Tensor]) -> tf.Tensor:
-    """Return one(index, *by_step) of each critic step, stacked.
+    """Run one(index, *by_step) for each critic step, in order, and return the results, stacked.
 
-    On a TPU they are a loop of the program, which is compiled in half the time and takes half the memory (docs/tpu.md); the
-    all_reduce of MirroredStrategy cannot be in a loop.
+    On a TPU this is a loop in the program, which then compiles in half the time and needs half the memory (docs/tpu.md). The
+    all_reduce of MirroredStrategy is not possible in a loop.
     """
     if not config.devices.startswith("tpu") or config.n_critic == 1:
         return tf.stack([one(index, *by_step) for index in range(config.n_critic)])
@@ -126,9 +126,9 @@ def _in_turn(one: Callable[..., tf.Tensor], config: TrainConfig, *by_step: list[
 
 
 class Examples(NamedTuple):
-    """What a critic step sees, this replica's rows: images [b, H, W, C] float32, alpha [b], labels int32 [b].
+    """This replica's rows of a critic step: images [b, H, W, C] float32, alpha [b], labels int32 [b].
 
-    A fake has the label of the real image beside it, so that a mixed image has one label too.
+    A fake image has the label of the real image that it is mixed with, so a mixed image has one label too.
     """
 
     real_images: tf.Tensor
@@ -140,8 +140,9 @@ class Examples(NamedTuple):
 def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tf.Tensor:
     """Update the critic; return critic_loss, wasserstein_gap, penalty and critic_grad_norm.
 
-    With `penalty_every_rounds` = k the penalty is in every k-th round only, k times as heavy (Karras et al. 2020,
-    arXiv:1912.04958, section 3.1); its metric is k times as large there and 0 between, so that means over k rounds are right.
+    With `penalty_every_rounds` = k, only every k-th round has the penalty, with k times its weight (Karras et al. 2020,
+    arXiv:1912.04958, section 3.1). Its metric is k times as large in those rounds and 0 in others, so the mean over k rounds is
+    right.
     """
     every = config.penalty_every_rounds
 
@@ -159,17 +160,17 @@ def critic_step(state: State, config: TrainConfig, examples: Examples, round_ind
     gradients = summed(gradients)
     state.critic_optimizer.apply(gradients, state.critic.trainable_variables)
     if config.lipschitz == "clip":
-        _assign_each(state.critic.variables, _clipped, config.clip_value)
+        _assign_each(state.critic.variables, _clipped, [(config.clip_value,)] * len(state.critic.variables))
     return tf.stack([*metrics, tf.linalg.global_norm(gradients)])
 
 
 def critic_gradients(
     state: State, config: TrainConfig, examples: Examples, penalty_weight: float
 ) -> tuple[list[tf.Tensor], tuple[tf.Tensor, ...]]:
-    """Return this replica's parts of the critic's gradients, and of loss, gap and penalty; without weight, no penalty.
+    """Return this replica's parts of the critic's gradients, and of loss, gap and penalty (none if its weight is 0).
 
-    Two passes, one of the mixed images under the inner tape and one of real and fake together, are 2.5 times faster than one
-    pass with the input gradient of everything (docs/decisions/0002).
+    Two passes (the mixed images under the inner tape, then real and fake images together) are 2.5 times as fast as one pass
+    with the input gradient of all images (docs/decisions/0002).
     """
     real_images, fake_images, alpha, labels = examples
     batch = config.global_batch_size
@@ -208,7 +209,7 @@ def generator_gradients(
 
 
 def summed(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Return the gradients summed over replicas: of parts of a global mean, those of the mean."""
+    """Return the gradients summed over replicas: the gradients of the global mean, if each replica has those of its part."""
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
 
 
@@ -228,26 +229,25 @@ def _replica() -> tuple[tf.Tensor, int]:
 
 
 def ema_decay(config: TrainConfig, round_index: tf.Tensor) -> tf.Tensor:
-    """Return the share of the average that a round keeps; smaller in the first rounds, which should be forgotten soon."""
+    """Return the share of the average that a round keeps; smaller in the first rounds, so that they are forgotten soon."""
     done = tf.cast(round_index, tf.float32)
     return tf.minimum(0.5 ** (1.0 / config.ema_halflife_rounds), (1.0 + done) / (10.0 + done))
 
 
 def _update_ema(state: State, config: TrainConfig, round_index: tf.Tensor) -> None:
-    values = [variable.value for variable in state.generator.variables]
-    _assign_each(state.ema_generator.variables, _move_towards, ema_decay(config, round_index), beside=values)
+    decay = ema_decay(config, round_index)
+    _assign_each(state.ema_generator.variables, _move_towards, [(each.value, decay) for each in state.generator.variables])
 
 
-def _assign_each(variables: Sequence[keras.Variable], update: Any, argument: Any, beside: Sequence[Any] | None = None) -> None:
-    """Call update(variable, argument) or update(variable, value beside it, argument) for each variable, on every replica."""
+def _assign_each(variables: Sequence[keras.Variable], update: Any, arguments: list[tuple[Any, ...]]) -> None:
+    """Call update(variable, *arguments) for each variable and its arguments, on all replicas."""
     targets = [variable.value for variable in variables]
 
-    def on_all(strategy: tf.distribute.Strategy, targets: list[Any], beside: list[Any], argument: Any) -> None:
-        for target, extra in zip(targets, beside or [()] * len(targets), strict=True):
-            arguments = (extra, argument) if beside else (argument,)
-            strategy.extended.update(target, update, args=arguments, group=False)
+    def on_all(strategy: tf.distribute.Strategy, targets: list[Any], arguments: list[tuple[Any, ...]]) -> None:
+        for target, each in zip(targets, arguments, strict=True):
+            strategy.extended.update(target, update, args=each, group=False)
 
-    tf.distribute.get_replica_context().merge_call(on_all, args=(targets, list(beside or []), argument))
+    tf.distribute.get_replica_context().merge_call(on_all, args=(targets, arguments))
 
 
 def _move_towards(average: tf.Variable, value: tf.Tensor, decay: tf.Tensor) -> tf.Operation:

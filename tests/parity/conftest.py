@@ -1,4 +1,4 @@
-"""The results of one replica, which the tests compare with those of several."""
+"""Results on one replica, with which all others are compared."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Common mistakes in training on replicas, made on purpose: the comparison of test_replicas.py must detect each.
+"""Common mistakes in training on replicas, made on purpose: the comparison of test_replicas.py must detect them.
 
-They are described in docs/decisions/0004.
+See docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ REPLICAS = 2
 
 
 def mean_of_means(per_example: tf.Tensor, _: int) -> tf.Tensor:
-    """Average over the rows of a replica, then over replicas: correct only if all have the same number of rows."""
+    """Average over the rows of the replica, then over replicas: correct only if all have equally many rows."""
     return tf.reduce_mean(per_example) / REPLICAS
 
 
 def uneven_rows(whole: tf.Tensor, replica_id: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Give replica 0 five eighths of the rows and replica 1 three eighths, as in the last batch of a dataset."""
+    """Give five eighths of the rows to replica 0 and three to replica 1, like an uneven last batch."""
     assert replicas == REPLICAS
     first = whole.shape[0] * 5 // 8
     start, rows = tf.unstack(tf.where(replica_id == 0, [0, first], [first, whole.shape[0] - first]))
@@ -37,7 +37,7 @@ class TestScale:
             pytest.param(lambda per_example, _: tf.reduce_mean(per_example), id="mean of the replica's rows"),
         ],
     )
-    def test_wrong_share_of_the_loss(
+    def test_wrong_division_of_the_loss(
         self, share: Callable[[tf.Tensor, int], tf.Tensor], monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays
     ) -> None:
         monkeypatch.setattr(losses, "replica_mean", share)
@@ -46,16 +46,16 @@ class TestScale:
             assert_parity(one_first_step, wrong)
 
     def test_gradients_summed_twice(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
-        """Also fails if Keras no longer calls the private method that step.py overrides, and so sums a second time."""
+        """Also fails if Keras stops calling the private method that step.py overrides."""
         monkeypatch.delattr(step._GradientsAreSummed, "_all_reduce_sum_gradients")
         arrays, _ = trained(REPLICAS)
         with pytest.raises(AssertionError, match="generator/000/kernel"):
             assert_parity(one_trained[0], arrays)
 
-    def test_reported_parts_averaged_instead_of_summed(
+    def test_metrics_averaged_instead_of_summed(
         self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]
     ) -> None:
-        """The training is correct; the reported metrics are not."""
+        """The training is correct, but not its metrics."""
         real = tf.distribute.MirroredStrategy.reduce
         monkeypatch.setattr(
             tf.distribute.MirroredStrategy, "reduce", lambda self, _, value, axis: real(self, "MEAN", value, axis=axis)
@@ -67,27 +67,29 @@ class TestScale:
 
 
 class TestUnevenBatch:
-    """With 5/8 and 3/8 of the rows, only shares of the global batch add up to the global mean."""
+    """With uneven rows, only division by the global batch size gives the global mean."""
 
-    def test_shares_of_the_global_batch_are_correct(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+    def test_division_by_the_global_batch_size_is_correct(
+        self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays
+    ) -> None:
         monkeypatch.setattr(noise, "replica_rows", uneven_rows)
         assert_parity(one_first_step, first_step(REPLICAS))
 
-    def test_a_mean_of_means_is_wrong(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+    def test_a_mean_of_means_is_detected(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
         monkeypatch.setattr(noise, "replica_rows", uneven_rows)
         monkeypatch.setattr(losses, "replica_mean", mean_of_means)
         wrong = first_step(REPLICAS)
         with pytest.raises(AssertionError, match=r"arrays differ: gradient/00.* generator_loss"):
             assert_parity(one_first_step, wrong)
 
-    def test_an_even_batch_does_not_show_it(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
+    def test_an_even_batch_hides_a_mean_of_means(self, monkeypatch: pytest.MonkeyPatch, one_first_step: Arrays) -> None:
         monkeypatch.setattr(losses, "replica_mean", mean_of_means)
         assert_parity(one_first_step, first_step(REPLICAS))
 
 
 class TestNoise:
-    def test_equal_on_every_replica(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
-        """The effect of equal seeds: each replica has its own real images, but the latents and alpha of the first."""
+    def test_equal_noise_on_all_replicas(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
+        """The effect of equal seeds: all replicas have the latents and alpha of the first, but different real images."""
         critic_noise, generator_latents = noise.critic_noise, noise.generator_latents
         monkeypatch.setattr(
             noise, "critic_noise", lambda *args: noise.CriticNoise(*(repeated(part) for part in critic_noise(*args)))

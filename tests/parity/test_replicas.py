@@ -1,4 +1,4 @@
-"""N replicas train like one: same raw gradients, losses, penalty, weights and reported metrics."""
+"""N replicas train like one: gradients, losses, penalty, weights and metrics are those of one replica."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ADAM: dict[str, Any] = {"optimizer": "adam", "critic_learning_rate": 5e-4, "gene
 
 
 @on_replicas
-def test_raw_gradients_losses_and_penalty_are_those_of_one_replica(replicas: int, one_first_step: Arrays) -> None:
+def test_gradients_losses_and_penalty_equal_those_of_one_replica(replicas: int, one_first_step: Arrays) -> None:
     assert_parity(one_first_step, first_step(replicas))
 
 
 @on_most_replicas_if_heavy
-def test_weights_and_metrics_after_sgd_are_those_of_one_replica(replicas: int, one_trained: tuple[Arrays, Arrays]) -> None:
-    """SGD depends on the scale of a gradient, Adam does not."""
+def test_weights_and_metrics_with_sgd_equal_those_of_one_replica(replicas: int, one_trained: tuple[Arrays, Arrays]) -> None:
+    """Unlike Adam, SGD depends on the scale of gradients."""
     arrays, metrics = trained(replicas)
     assert_parity(one_trained[0], arrays)
     assert_parity(one_trained[1], metrics)
@@ -45,7 +45,7 @@ def one_adam() -> Arrays:
 
 
 @on_most_replicas_if_heavy
-def test_metrics_reported_with_adam_are_those_of_one_replica(replicas: int, one_adam: Arrays) -> None:
+def test_metrics_with_adam_equal_those_of_one_replica(replicas: int, one_adam: Arrays) -> None:
     assert_parity(one_adam, trained(replicas, **ADAM)[1], tolerance=1e-3)
 
 
@@ -58,16 +58,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_families_train_as_on_one_replica(family: str) -> None:
+def test_other_families_train_like_on_one_replica(family: str) -> None:
     one, other = (trained(replicas, **FAMILIES[family]) for replicas in (1, 2))
     assert_parity(one[0], other[0])
     assert_parity(one[1], other[1])
 
 
-def test_the_comparison_is_not_vacuous(one_first_step: Arrays, one_trained: tuple[Arrays, Arrays]) -> None:
-    """Gradients are not zero, weights moved by a thousand tolerances, and every round has its own metrics."""
+def test_the_comparison_is_not_trivial(one_first_step: Arrays, one_trained: tuple[Arrays, Arrays]) -> None:
+    """Gradients are not zero, weights moved by a thousand tolerances, and each round has metrics."""
     still = [name for name, array in one_first_step.items() if not np.abs(array).max() > 1e-3]
-    assert still == ["gradient/05/score/bias"]  # the same constant on real and fake
+    assert still == ["gradient/05/score/bias"]  # it adds the same constant to real and fake scores
     config = config_for(1)
     start = variables.state_arrays(smooth_state(config, make_strategy(config)))
     moved = {name for name, array in start.items() if difference(array, one_trained[0][name]) > 1000 * TOLERANCE}
@@ -81,7 +81,7 @@ def test_the_comparison_is_not_vacuous(one_first_step: Arrays, one_trained: tupl
 class TestComparison:
     one = {"weights": np.array([1.0, -2.0]), "bias": np.array([0.0])}  # noqa: RUF012
 
-    def test_accepts_rounding_errors(self) -> None:
+    def test_accepts_rounding(self) -> None:
         assert_parity(self.one, {"weights": np.array([1.0, -2.0 + 1e-5]), "bias": np.array([0.0])})
 
     @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ class TestComparison:
             {"weights": np.array([1.0, -2.0]), "bias": np.array([1e-7])},
             {"weights": np.array([1.0, -2.0])},
         ],
-        ids=["more than the tolerance", "not finite", "another shape", "something beside nothing", "one missing"],
+        ids=["more than the tolerance", "not finite", "another shape", "not zero", "a missing array"],
     )
-    def test_refuses(self, other: Arrays) -> None:
+    def test_detects_differences(self, other: Arrays) -> None:
         with pytest.raises(AssertionError):
             assert_parity(self.one, other)

@@ -1,6 +1,6 @@
 """A training small enough for eight replicas on two cores, and the comparison of two trainings.
 
-Only this file depends on the signatures of components.train.
+Of the parity tests, only this file depends on the signatures of components.train.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BATCH = 16
 ROUNDS = 20
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 8, 8, 1)).astype(np.uint8)
 LABELS = np.arange(100) % CLASSES
-TOLERANCE = 1e-5  # float32 sums in a different order
-SMALL = 1e-3  # weights are around 0.1: the limit for a single bias that passes through zero is 1e-8 instead of 0
+TOLERANCE = 1e-5  # for float32 sums in another order
+SMALL = 1e-3  # weights are around 0.1; near zero, the absolute tolerance is SMALL · TOLERANCE
 
 
 def config_for(replicas: int, **changes: Any) -> TrainConfig:
@@ -48,10 +48,11 @@ def shape_for(config: TrainConfig) -> ImageShape:
 
 
 def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.State:
-    """Return the initial state, with SiLU, which is smooth, in place of the leaky ReLU.
+    """Return the initial state, with a smooth function (SiLU) instead of the leaky ReLU.
 
-    The derivative of the leaky ReLU jumps at zero. Summing in a different order moves an input by 1e-8, sometimes across the
-    jump, which changed a bias by 2e-3 in 1 of 16 trainings of this size: docs/decisions/0004.
+    The derivative of the leaky ReLU jumps at zero. Sums in another order move an input by 1e-8, sometimes across the jump,
+    which no tolerance can allow for: it happened in 1 of 16 trainings of this size, and moved a bias by 2e-3. See
+    docs/decisions/0004.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "Leaky", lambda _, **settings: keras.layers.Activation("silu", **settings))
@@ -63,7 +64,7 @@ def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.
 
 
 def trained(replicas: int, **changes: Any) -> tuple[Arrays, Arrays]:
-    """Return every variable after ROUNDS rounds, and every reported metric, [ROUNDS] each."""
+    """Return all variables after ROUNDS rounds, and all metrics, [ROUNDS] each."""
     config = config_for(replicas, **changes)
     strategy = make_strategy(config)
     state = smooth_state(config, strategy)
@@ -74,9 +75,9 @@ def trained(replicas: int, **changes: Any) -> tuple[Arrays, Arrays]:
 
 
 def first_step(replicas: int, **changes: Any) -> Arrays:
-    """Return raw gradients, losses, gap and penalty of the first step, before any update, with the leaky ReLU.
+    """Return the gradients, losses, gap and penalty of the first step, before any update, with the original networks.
 
-    Gradients are summed over replicas; the losses are sums of the replicas' parts, as the loop reports them.
+    Gradients are summed over replicas; losses are the sums of the replicas' parts, like in the loop.
     """
     config = config_for(replicas, **changes)
     strategy = make_strategy(config)
@@ -108,9 +109,9 @@ def _replica_step(state: step.State, config: TrainConfig) -> tuple[list[tf.Tenso
 
 
 def assert_parity(one: Arrays, other: Arrays, tolerance: float = TOLERANCE) -> None:
-    """Raise AssertionError, with the arrays and their differences, unless all differ by less than `tolerance`.
+    """Raise AssertionError, with the names and differences, unless all arrays differ by less than `tolerance`.
 
-    A difference is relative to the largest entry of the array, because entries whose terms cancel have no relative accuracy.
+    Differences are relative to the largest entry of an array, because small entries may be the result of cancellation.
     """
     assert one.keys() == other.keys()
     differences = {name: difference(one[name], other[name]) for name in one}

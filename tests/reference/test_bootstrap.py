@@ -1,4 +1,4 @@
-"""The intervals of FID and KID contain the score of the distributions themselves as often as they claim."""
+"""The intervals of FID and KID contain the score of the distributions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_most_intervals_contain_the_kid_of_the_distributions(shift: float) -> No
         low, high = bootstrap.kid_interval(real, fake, seed=trial)
         assert low < high
         hits += low <= truth <= high
-    assert hits >= 0.85 * TRIALS  # the intervals claim 95 %; then 40 trials have 34 hits or more with probability 0.999
+    assert hits >= 0.85 * TRIALS  # with a coverage of 95 %, 34 or more of 40 are hits in 999 of 1,000 cases
 
 
 def test_intervals_contain_the_score_and_shrink_with_more_images() -> None:
@@ -33,10 +33,10 @@ def test_intervals_contain_the_score_and_shrink_with_more_images() -> None:
     for count in (100, 1600):
         real, fake = drawn(generator, count, 0.0), drawn(generator, count, 0.7)
         for metric, interval in ((kid.compute, bootstrap.kid_interval), (fid.compute, bootstrap.fid_interval)):
-            found = interval(real, fake, 0)
-            assert found is not None
-            assert found[0] < metric(real, fake) < found[1]
-            widths.append(found[1] - found[0])
+            ends = interval(real, fake, 0)
+            assert ends is not None
+            assert ends[0] < metric(real, fake) < ends[1]
+            widths.append(ends[1] - ends[0])
     assert widths[2] < widths[0] / 2.5
     assert widths[3] < widths[1] / 2.5
 
@@ -55,7 +55,7 @@ def test_fid_of_many_features_has_no_interval() -> None:
     assert bootstrap.fid_interval(wide, wide, 0) is None
 
 
-def test_without_resampling_the_sums_equal_kid() -> None:
+def test_without_resampling_the_sums_are_kid() -> None:
     generator = np.random.default_rng(5)
     real, fake = drawn(generator, 70, 0.0), drawn(generator, 60, 0.4)
     ones_real, ones_fake = np.ones((1, 70)), np.ones((1, 60))

@@ -1,4 +1,4 @@
-"""The metrics match independent programs and closed forms, and have the properties that follow from their definitions."""
+"""The metrics compared with independent programs, closed forms, and properties of their definitions."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ def features(seed: int, shift: float = 0.0, scale: float = 1.0, count: int = 200
 
 REAL = features(1)
 FAKE = features(2, 0.1, 1.1)
-REAL64, FAKE64 = REAL.astype(np.float64), FAKE.astype(np.float64)  # in float64 the same functions compute in float64
+REAL64, FAKE64 = REAL.astype(np.float64), FAKE.astype(np.float64)  # for these, the functions compute in float64
 
 
 class TestValuesOfIndependentPrograms:
-    def test_fid_matches_scipys_matrix_square_root(self) -> None:
+    def test_fid_equals_that_of_scipys_matrix_root(self) -> None:
         assert fid.compute(REAL, FAKE) == pytest.approx(1.521861031477826, rel=1e-10)
 
-    def test_fid_matches_torch_fidelity(self) -> None:
+    def test_fid_equals_that_of_torch_fidelity(self) -> None:
         assert fid.compute(REAL, FAKE) == pytest.approx(1.5218610591741637, rel=1e-7)
 
-    def test_kid_matches_the_direct_formula(self) -> None:
+    def test_kid_equals_the_direct_formula(self) -> None:
         assert kid.compute(REAL64, FAKE64) == pytest.approx(0.06306816431574136, rel=1e-10)
         assert kid.compute(REAL, FAKE) == pytest.approx(0.06306816431574136, rel=1e-6)
 
-    def test_kid_of_subsets_has_the_deviation_of_torch_fidelity(self) -> None:
+    def test_kid_of_subsets_scatters_like_that_of_torch_fidelity(self) -> None:
         generator = np.random.default_rng(0)
         pairs = [(generator.choice(2000, 1000, replace=False) for _ in range(2)) for _ in range(30)]
         estimates = [kid.compute(REAL[real_rows], FAKE[fake_rows]) for real_rows, fake_rows in pairs]
         assert np.mean(estimates) == pytest.approx(0.06319, abs=4 * 0.00576 / np.sqrt(30))
         assert np.std(estimates) == pytest.approx(0.00576, rel=0.3)
 
-    def test_precision_and_recall_match_torch_fidelity(self) -> None:
+    def test_precision_and_recall_equal_those_of_torch_fidelity(self) -> None:
         shares = prdc.compute(REAL, FAKE, k=3)
         assert (shares.precision, shares.recall) == pytest.approx((0.605, 0.922), abs=1e-9)
 
-    def test_all_four_shares_match_naeem_et_al(self) -> None:
+    def test_all_four_shares_equal_those_of_naeem_et_al(self) -> None:
         assert prdc.compute(REAL, FAKE, k=5) == pytest.approx((0.7215, 0.967, 0.5112, 0.829), abs=1e-9)
 
-    def test_kid_matches_scikit_learns_polynomial_kernel(self) -> None:
+    def test_kid_equals_that_of_scikit_learns_polynomial_kernel(self) -> None:
         real, fake = REAL[:500].astype(float), FAKE[:400].astype(float)
         of_real, of_fake, mixed = (
             polynomial_kernel(x, y, degree=3, gamma=1 / 64, coef0=1) for x, y in ((real, real), (fake, fake), (real, fake))
@@ -63,18 +63,18 @@ class TestValuesOfIndependentPrograms:
         within = [(of.sum() - np.trace(of)) / (len(of) * (len(of) - 1)) for of in (of_real, of_fake)]
         assert kid.compute(real, fake) == pytest.approx(sum(within) - 2 * mixed.mean(), rel=1e-9)
 
-    def test_radii_match_scikit_learns_neighbours(self) -> None:
+    def test_radii_equal_those_of_scikit_learns_neighbours(self) -> None:
         distances, _ = NearestNeighbors(n_neighbors=5).fit(REAL).kneighbors()
         assert np.sqrt(prdc.squared_radii(REAL, 5)) == pytest.approx(distances[:, 4], rel=1e-6)
 
 
 class TestFid:
-    def test_closed_form_for_gaussians_with_commuting_covariances(self) -> None:
+    def test_closed_form_for_commuting_covariances(self) -> None:
         real = fid.Statistics(np.array([1.0, 2.0, 3.0]), np.diag([1.0, 4.0, 9.0]))
         fake = fid.Statistics(np.array([1.0, 0.0, 3.0]), np.diag([16.0, 1.0, 0.0]))
         assert fid.statistics_to_metric(real, fake) == pytest.approx(4.0 + 9.0 + 1.0 + 9.0, rel=1e-12)
 
-    def test_gaussians_with_covariances_that_do_not_commute(self) -> None:
+    def test_scipys_matrix_root_for_other_covariances(self) -> None:
         generator = np.random.default_rng(5)
         first, second = (m @ m.T for m in generator.standard_normal((2, 6, 6)))
         expected = np.trace(first + second - 2 * sqrtm(first @ second).real)
@@ -82,16 +82,16 @@ class TestFid:
         found = fid.statistics_to_metric(fid.Statistics(zero, first), fid.Statistics(zero, second))
         assert found == pytest.approx(expected, rel=1e-9)
 
-    def test_a_sample_is_close_to_the_closed_form(self) -> None:
+    def test_samples_are_near_the_closed_form(self) -> None:
         real = np.random.default_rng(1).normal(0.0, 1.0, (20_000, 8))
         fake = np.random.default_rng(2).normal(0.5, 2.0, (20_000, 8))
         assert fid.compute(real, fake) == pytest.approx(8 * (0.5**2 + 1.0), rel=0.03)
 
-    def test_it_is_symmetric_and_zero_for_equal_sets(self) -> None:
+    def test_it_is_symmetric_and_zero_for_equal_features(self) -> None:
         assert fid.compute(REAL, REAL) == pytest.approx(0.0, abs=1e-9)
         assert fid.compute(FAKE, REAL) == pytest.approx(fid.compute(REAL, FAKE), rel=1e-9)
 
-    def test_constant_features_have_a_finite_value(self) -> None:
+    def test_closed_form_for_constant_features(self) -> None:
         constant = np.ones((100, 64))
         real = REAL.astype(np.float64)
         expected = np.square(real.mean(axis=0) - 1).sum() + real.var(axis=0, ddof=1).sum()
@@ -104,32 +104,32 @@ def standard_error(real: Floats, fake: Floats, *, size: int, subsets: int = 20, 
 
 class TestKid:
     def test_it_is_unbiased(self) -> None:
-        """For many pairs of sets from one distribution, the mean is zero within its standard error."""
+        """Over many pairs of sets from one distribution, the mean is zero within its standard error."""
         estimates = [kid.compute(features(s, count=60), features(s + 1000, count=90)) for s in range(100)]
         assert abs(np.mean(estimates)) < 3 * np.std(estimates) / np.sqrt(len(estimates))
 
     @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.02, 1.0), (0.3, 1.2)])
-    def test_the_standard_error_matches_the_deviation_of_kid(self, shift: float, scale: float) -> None:
-        """The deviation is measured over 80 independent sets of samples of a perfect, a good and a bad generator."""
+    def test_the_standard_error_is_the_scatter_of_kid(self, shift: float, scale: float) -> None:
+        """Compared with the scatter over 80 independent sets of samples of a perfect, a good and a bad generator."""
         real = features(1, count=500)
         fakes = [features(s, shift, scale, count=400) for s in range(1000, 1080)]
         scatter = np.std([kid.compute(real, fake) for fake in fakes], ddof=1)
         errors = [standard_error(real, fake, size=size) for fake in fakes[:10] for size in (40, 100)]
         assert 0.8 * scatter < np.mean(errors) < 1.5 * scatter
 
-    def test_leaving_images_out_equals_computing_without_them(self) -> None:
-        """The shortcut that uses sums of rows matches the definition."""
+    def test_leaving_out_equals_computing_without(self) -> None:
+        """Row sums give the same result as the definition."""
         real, fake, generator = REAL64[:90], FAKE64[:70], np.random.default_rng(4)
         left = [np.delete(fake, generator.choice(70, 20, replace=False), axis=0) for _ in range(6)]
         expected = np.std([kid.compute(real, rest) for rest in left], ddof=1) * np.sqrt(50 / 20)
         assert standard_error(real, fake, size=20, subsets=6, seed=4) == pytest.approx(expected, rel=1e-9)
 
-    def test_subsets_have_at_most_half_of_the_set(self) -> None:
+    def test_subsets_are_limited_to_half_of_the_samples(self) -> None:
         capped = standard_error(REAL[:100], FAKE[:80], size=500)
         assert capped == standard_error(REAL[:100], FAKE[:80], size=40)
         assert 0 < capped < 1
 
-    def test_the_seed_determines_the_subsets(self) -> None:
+    def test_subsets_depend_only_on_the_seed(self) -> None:
         first, again, other = (standard_error(REAL[:200], FAKE[:200], size=50, seed=seed) for seed in (1, 1, 2))
         assert first == again != other
 
@@ -139,7 +139,7 @@ class TestKid:
 
 
 class TestPrdc:
-    def test_it_matches_the_definitions_pair_by_pair(self) -> None:
+    def test_it_equals_the_definitions(self) -> None:
         real, fake, k = REAL[:150].astype(float), FAKE[:110].astype(float), 4
         real_radii = np.sort(cdist(real, real), axis=1)[:, k]
         fake_radii = np.sort(cdist(fake, fake), axis=1)[:, k]
@@ -168,7 +168,7 @@ class TestPrdc:
 
 
 class TestMemorization:
-    def test_an_honest_generator_scores_about_one_percent(self) -> None:
+    def test_unseen_images_score_about_one_percent(self) -> None:
         found = memorization.compute(REAL, features(3), features(4))
         assert found.share == pytest.approx(0.01, abs=0.008)
         assert found.nearer == pytest.approx(0.5, abs=0.04)
@@ -193,7 +193,7 @@ class TestMemorization:
         assert found.nearer == pytest.approx(0.5, abs=1e-12)
 
     @pytest.mark.parametrize("decimals", [12, 1])
-    def test_the_test_matches_scipy_with_and_without_ties(self, decimals: int) -> None:
+    def test_p_value_with_and_without_ties(self, decimals: int) -> None:
         generator = np.random.default_rng(0)
         lower, upper = generator.normal(0, 1, 130).round(decimals), generator.normal(0.15, 1, 90).round(decimals)
         expected = mannwhitneyu(lower, upper, alternative="less", method="asymptotic")
@@ -201,27 +201,27 @@ class TestMemorization:
         assert p_value == pytest.approx(expected.pvalue, rel=1e-9)
         assert nearer == pytest.approx(1 - expected.statistic / (130 * 90), rel=1e-12)
 
-    def test_its_p_value_is_uniform_for_honest_generators(self) -> None:
+    def test_p_values_of_unseen_images_are_uniform(self) -> None:
         generator = np.random.default_rng(0)
         found = [memorization.mann_whitney(*generator.standard_normal((2, 60)))[1] for _ in range(400)]
         assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
 
-    def test_equal_distances_are_not_significant(self) -> None:
+    def test_equal_distances_are_no_evidence(self) -> None:
         assert memorization.mann_whitney(np.ones(20), np.ones(30)) == (0.5, 1.0)
 
-    def test_the_worst_pairs_are_the_nearest_with_each_training_image_once(self) -> None:
+    def test_worst_pairs_are_the_closest_with_each_training_image_once(self) -> None:
         distances, nearest = np.array([0.3, 0.1, 0.2, 0.1, 0.5]), np.array([7, 4, 4, 9, 7])
         assert memorization.worst_pairs(distances, nearest, 3) == [(1, 4), (3, 9), (0, 7)]
         assert memorization.worst_pairs(distances, nearest, 9) == [(1, 4), (3, 9), (0, 7)]
 
-    def test_too_few_held_out_images_are_refused_with_their_number(self) -> None:
+    def test_too_few_held_out_images_are_refused(self) -> None:
         with pytest.raises(ValueError, match="memorization needs at least 10 held-out images; got 9"):
             memorization.features_to_statistics(REAL, FAKE[:9])
 
 
 class TestTiles:
     @pytest.mark.parametrize(("dtype", "rel"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-    def test_no_score_depends_on_the_size_of_a_tile(
+    def test_scores_do_not_depend_on_the_size_of_tiles(
         self, monkeypatch: pytest.MonkeyPatch, dtype: npt.DTypeLike, rel: float
     ) -> None:
         real, fake, held_out = (each.astype(dtype) for each in (REAL[:400], FAKE[:311], features(3, count=99)))
@@ -234,7 +234,7 @@ class TestTiles:
         monkeypatch.setattr(tiles, "TILE", 37)
         assert scores() == pytest.approx(whole, rel=rel)
 
-    def test_nearest_images_match_scipy_nearest_first(self) -> None:
+    def test_nearest_images_equal_those_of_scipy(self) -> None:
         distances = cdist(FAKE64[:20], REAL64)
         for fake, real in ((FAKE, REAL), (FAKE64, REAL64)):
             indices, found = tiles.nearest_images(fake[:20], real, 5)

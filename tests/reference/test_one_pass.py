@@ -1,4 +1,4 @@
-"""The pass that shares inner products, in float32, matches each metric computed separately in float64; and its errors."""
+"""The pass with shared inner products in float32, compared with each metric in float64; and its errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ K = 5
 def kernel_rows(
     left: npt.NDArray[np.float64], right: npt.NDArray[np.float64], diagonal: bool = True
 ) -> npt.NDArray[np.float64]:
-    """Return the sums of the kernel's rows, without tiles."""
+    """Return the row sums of the kernel, computed directly."""
     kernel = (left @ right.T / left.shape[1] + 1) ** 3
     sums: npt.NDArray[np.float64] = kernel.sum(axis=1) - (0 if diagonal else np.diag(kernel))
     return sums
 
 
-def same_as_one_by_one(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating]) -> None:
+def assert_same_as_single_metrics(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating]) -> None:
     found = one_pass.compare(real, fake, K)
     wide_real, wide_fake = real.astype(np.float64), fake.astype(np.float64)
     fake_rows, mixed_rows = kernel_rows(wide_fake, wide_fake, diagonal=False), kernel_rows(wide_fake, wide_real)
@@ -40,8 +40,8 @@ def same_as_one_by_one(real: npt.NDArray[np.floating], fake: npt.NDArray[np.floa
     np.testing.assert_array_equal(found.nearest, nearest[:, 0])
 
 
-class TestAgainstOneByOne:
-    def test_values_of_torch_fidelity_and_naeem_et_al(self) -> None:
+class TestAgainstSingleMetrics:
+    def test_reference_values_of_torch_fidelity_and_naeem_et_al(self) -> None:
         found = one_pass.compare(REAL, FAKE, K)
         assert found.fid == pytest.approx(1.5218610591741637, rel=1e-6)
         assert kid.statistics_to_metric(found.sums) == pytest.approx(0.06306816431574136, rel=1e-6)
@@ -50,26 +50,28 @@ class TestAgainstOneByOne:
         assert (three.precision, three.recall) == pytest.approx((0.605, 0.922), abs=1e-9)
 
     def test_one_tile(self) -> None:
-        same_as_one_by_one(REAL[:300], FAKE[:211])
+        assert_same_as_single_metrics(REAL[:300], FAKE[:211])
 
     def test_many_tiles_of_unequal_height(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tiles, "TILE", 64)
         monkeypatch.setattr(tiles, "PAIRS_AT_ONCE", 100)
-        same_as_one_by_one(REAL[:300], FAKE[:211])
+        assert_same_as_single_metrics(REAL[:300], FAKE[:211])
 
     def test_tiles_narrower_than_the_number_of_neighbours(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(tiles, "TILE", 6)
-        same_as_one_by_one(REAL[:50], FAKE[:45])
+        assert_same_as_single_metrics(REAL[:50], FAKE[:45])
 
     def test_features_far_from_zero_and_of_float64(self) -> None:
-        """The kernel is computed from the features before they are centred."""
-        same_as_one_by_one(REAL[:300].astype(np.float64) * 0.1 + 8.0, FAKE[:211].astype(np.float64) * 0.1 + 8.0)
+        """The terms of the kernel undo the centring."""
+        assert_same_as_single_metrics(REAL[:300].astype(np.float64) * 0.1 + 8.0, FAKE[:211].astype(np.float64) * 0.1 + 8.0)
 
     @pytest.mark.heavy
     def test_many_wide_features(self) -> None:
-        same_as_one_by_one(features(1, count=2500, dimensions=2048), features(2, 0.1, 1.1, count=2200, dimensions=2048))
+        assert_same_as_single_metrics(
+            features(1, count=2500, dimensions=2048), features(2, 0.1, 1.1, count=2200, dimensions=2048)
+        )
 
-    def test_the_float32_error_is_below_the_limit_for_recomputing(self) -> None:
+    def test_rounding_errors_are_below_the_bound(self) -> None:
         for dimensions in (16, 512):
             real, fake = features(1, count=300, dimensions=dimensions), features(2, 0.1, count=300, dimensions=dimensions)
             left, right = (tiles.centre(each, real.mean(axis=0, dtype=np.float64)) for each in (real, fake))
@@ -80,15 +82,15 @@ class TestAgainstOneByOne:
 
 
 class TestTies:
-    """If a distance equals a radius, the strict inequality decides, not rounding."""
+    """Distances equal to a radius are compared exactly."""
 
     def test_copies_of_real_images(self) -> None:
         real = REAL[:200]
-        same_as_one_by_one(real, real[::-1].copy())
+        assert_same_as_single_metrics(real, real[::-1].copy())
         found = one_pass.compare(real, real[::-1].copy(), K)
         assert (found.nearest_distances == 0.0).all()
         assert found.shares.precision == found.shares.recall == found.shares.coverage == 1.0
-        # Of K neighbours, the K-th lies on the boundary and so outside; the image itself lies in its own ball.
+        # The K-th neighbour is on the surface of a ball, so outside; an image is inside its own ball.
         assert found.shares.density == pytest.approx(1.0, abs=1e-12)
 
     def test_many_equal_images(self) -> None:
@@ -99,7 +101,7 @@ class TestTies:
 
 
 class TestWeights:
-    def test_interval_and_standard_error_match_the_separate_metrics(self) -> None:
+    def test_interval_and_standard_error_equal_those_of_single_metrics(self) -> None:
         real, fake = REAL[:220], FAKE[:180]
         of_real, of_fake = bootstrap.both_weights(len(real), len(fake), 3)
         rows = kid.rows_left_out(len(fake), subsets=7, subset_size=50, seed=3)
@@ -127,17 +129,17 @@ class TestErrors:
                 "3 of 50 fake images have features that are not",
             ),
             (np.full((50, 64), np.inf), FAKE[:50], "50 of 50 real images have features that are not finite"),
-            (np.full((50, 64), 0.3), FAKE[:50], "all 50 real images have the same features, so no score means anything"),
+            (np.full((50, 64), 0.3), FAKE[:50], "all 50 real images have the same features, so scores would be meaningless"),
             (REAL[:50] * 1e7, FAKE[:50], "features reach .*; scale them to below 1e.06"),
             (REAL[:50, 0], FAKE[:50], r"real features must be \[N, D\]"),
         ],
     )
-    def test_each_has_its_message(self, real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], sentence: str) -> None:
+    def test_invalid_features(self, real: npt.NDArray[np.floating], fake: npt.NDArray[np.floating], sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             one_pass.compare(real, fake, K)
 
     @pytest.mark.parametrize("metric", [fid.compute, kid.compute, lambda real, fake: prdc.compute(real, fake, K)])
-    def test_unequal_widths_are_refused_by_each_metric(self, metric: object) -> None:
+    def test_each_metric_refuses_unequal_widths(self, metric: object) -> None:
         assert callable(metric)
         with pytest.raises(ValueError, match="real images have 64 features, fake ones 63"):
             metric(REAL[:50], FAKE[:50, :63])

@@ -1,4 +1,4 @@
-"""Sharpness, colours, class entropy and class coverage match SciPy, Pillow, closed forms and their definitions."""
+"""Sharpness, colours, class score and class coverage compared with SciPy, Pillow, closed forms and their definitions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.ndimage import convolve, gaussian_filter
 from scipy.stats import entropy
 
 from components.evaluate.metrics import classes, colours, sharpness
-from components.evaluate.metrics.pixels import in_deviations
+from components.evaluate.metrics.colours import distance_in_deviations
 
 Images = npt.NDArray[np.uint8]
 
@@ -19,19 +19,19 @@ def pictures(seed: int, channels: int = 3, count: int = 60) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, 12, 10, channels)).astype(np.uint8)
 
 
-class TestInDeviations:
-    def test_the_distance_of_a_shift_is_the_shift(self) -> None:
+class TestDistanceInDeviations:
+    def test_distance_of_a_shift(self) -> None:
         values = np.random.default_rng(0).normal(size=50)
-        assert in_deviations(values, values + 0.25) == pytest.approx(0.25 / values.std())
-        assert in_deviations(values, values) == 0.0
+        assert distance_in_deviations(values, values + 0.25) == pytest.approx(0.25 / values.std())
+        assert distance_in_deviations(values, values) == 0.0
 
-    def test_equal_numbers_are_scaled_by_one(self) -> None:
-        assert in_deviations(np.full(9, 2.0), np.full(4, 5.0)) == pytest.approx(3.0)
+    def test_equal_numbers_have_a_deviation_of_one(self) -> None:
+        assert distance_in_deviations(np.full(9, 2.0), np.full(4, 5.0)) == pytest.approx(3.0)
 
 
 class TestSharpness:
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_it_matches_the_variance_of_scipys_convolution(self, channels: int) -> None:
+    def test_it_equals_the_variance_of_scipys_convolution(self, channels: int) -> None:
         images = pictures(1, channels)
         laplacian = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
         grey = images[..., 0].astype(float) if channels == 1 else images @ np.array([0.299, 0.587, 0.114])
@@ -51,7 +51,7 @@ class TestSharpness:
 
 
 class TestColours:
-    def test_the_numbers_match_numpy_and_pillow(self) -> None:
+    def test_the_numbers_equal_those_of_numpy_and_pillow(self) -> None:
         images = pictures(1)
         found = colours.features_to_statistics(images)
         assert found.shape == (60, 7)
@@ -90,20 +90,20 @@ class TestColours:
             sharpness.compute(pictures(1)[:, :2], pictures(1)[:, :2])
 
 
-class TestClassEntropy:
-    def test_it_matches_scipys_divergence(self) -> None:
+class TestClassScore:
+    def test_it_equals_scipys_divergence(self) -> None:
         probabilities = np.random.default_rng(0).dirichlet(np.ones(7) * 0.4, 200)
         expected = np.exp(np.mean([entropy(row, probabilities.mean(axis=0)) for row in probabilities]))
         assert classes.class_score(probabilities) == pytest.approx(expected, rel=1e-9)
 
-    def test_its_limits_are_one_and_the_number_of_classes(self) -> None:
+    def test_it_is_between_one_and_the_number_of_classes(self) -> None:
         assert classes.class_score(np.eye(5).repeat(4, axis=0)) == pytest.approx(5.0)
         assert classes.class_score(np.eye(5)[[2] * 9]) == pytest.approx(1.0)
         assert classes.class_score(np.full((9, 5), 0.2)) == pytest.approx(1.0)
 
     @pytest.mark.parametrize("bad", [np.ones((3, 2)), np.array([[1.5, -0.5]]), np.ones(3), np.full((2, 2), np.nan)])
     def test_invalid_probabilities_are_refused(self, bad: npt.NDArray[np.float64]) -> None:
-        with pytest.raises(ValueError, match=r"probabilities must be \[N, K\], not below 0, with rows that add up to 1"):
+        with pytest.raises(ValueError, match=r"probabilities must be \[N, K\] and at least 0, and rows must add up to 1"):
             classes.class_score(bad)
 
 
@@ -120,10 +120,10 @@ class TestClassCoverage:
         assert found.imbalance == pytest.approx(0.5 * (1 / 6 + 0.49 - 1 / 3 + 1 / 3 - 0.01))
         assert coverage(real, real) == (3, 3, 0.0)
 
-    def test_a_class_without_real_images_counts_only_as_imbalance(self) -> None:
+    def test_a_class_without_real_images_only_counts_as_imbalance(self) -> None:
         found = coverage(np.array([0, 1]), np.array([0, 1, 2, 2]))
         assert (found.covered, found.of, found.imbalance) == (2, 2, 0.5)
 
-    def test_invalid_class_numbers_are_refused(self) -> None:
+    def test_invalid_classes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="classes must be N ≥ 1 numbers from 0 to 2"):
             classes.class_shares(np.array([0, 3]), 3)

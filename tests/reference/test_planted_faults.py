@@ -1,7 +1,7 @@
-"""The scores of the real evaluate step must detect faults that are planted into generators.
+"""Generators with known faults in the evaluate step: the scores must detect the faults.
 
-The faults are copies of training images, missing classes and blur. All other images are real digits that are not in the
-dataset. An honest generator shows that nothing is detected where nothing is wrong.
+The honest generator returns real digits that are not in the dataset, and must pass. The others return copies of training
+images, lack classes, or blur the images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import EvaluateSummary
 from components.push.config import PushConfig
-from components.push.gate.gate import decide
 from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
@@ -28,7 +27,7 @@ Images = npt.NDArray[np.uint8]
 
 
 class Scores:
-    """The scores of all generators, with the same extractor and the same real images."""
+    """The scores of all generators."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +45,7 @@ class Scores:
 
 
 def blurred(images: Images) -> Images:
-    """Return images blurred by a Gaussian with a radius of one pixel."""
+    """Return the images, blurred by a Gaussian of one pixel."""
     softened = [Image.fromarray(image[..., 0]).filter(ImageFilter.GaussianBlur(1.0)) for image in images]
     return np.stack([np.asarray(image)[..., None] for image in softened])
 
@@ -60,11 +59,11 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def passed(summary: EvaluateSummary) -> dict[str, bool]:
     """Return which conditions of the gate a first model passes."""
-    found: Any = decide(PushConfig(), summary.model_dump(), None, [])
-    return {check.name: check.passed for check in found.checks}
+    verdict: Any = decide(PushConfig(), summary.model_dump(), None, [])
+    return {check.name: check.passed for check in verdict.checks}
 
 
-def test_no_fault_is_detected_in_an_honest_generator(scores: Scores) -> None:
+def test_an_honest_generator_passes(scores: Scores) -> None:
     honest = scores.honest
     assert honest.floor is not None
     assert honest.ceiling is not None
@@ -77,9 +76,9 @@ def test_no_fault_is_detected_in_an_honest_generator(scores: Scores) -> None:
     assert all(passed(honest).values())
 
 
-def test_copies_of_training_images_are_detected_though_their_kid_is_good(scores: Scores) -> None:
+def test_copied_training_images_are_detected_although_kid_is_good(scores: Scores) -> None:
     copies = scores.copies
-    assert copies.kid <= scores.honest.kid + 3 * scores.honest.kid_std  # by KID it is a good model
+    assert copies.kid <= scores.honest.kid + 3 * scores.honest.kid_std  # according to KID it is a good model
     assert copies.memorization > 0.95
     assert copies.memorization_nearer is not None
     assert copies.memorization_nearer > 0.99
@@ -88,12 +87,12 @@ def test_copies_of_training_images_are_detected_though_their_kid_is_good(scores:
     assert not passed(copies)["memorization"]
 
 
-def test_copies_with_noise_are_nearer_than_chance(scores: Scores) -> None:
+def test_copies_with_noise_are_detected(scores: Scores) -> None:
     assert (scores.noisy_copies.memorization_nearer or 0) > 0.7
     assert (scores.noisy_copies.memorization_p or 1) < 1e-9
 
 
-def test_the_nearest_pairs_of_copies_are_the_same_image_twice(scores: Scores) -> None:
+def test_the_worst_pairs_of_copies_show_equal_images(scores: Scores) -> None:
     pairs = np.asarray(Image.open(scores.folder / "copies/worst_pairs.png").convert("L"))
     honest = np.asarray(Image.open(scores.folder / "honest/worst_pairs.png").convert("L"))
     assert differences(pairs) < 1.0
@@ -101,16 +100,16 @@ def test_the_nearest_pairs_of_copies_are_the_same_image_twice(scores: Scores) ->
 
 
 def differences(grid: npt.NDArray[np.uint8]) -> float:
-    """Return the mean difference in grey levels between the images of each pair, in a grid of eight columns."""
+    """Return the mean difference in grey levels between the two images of all pairs in a grid with eight columns."""
     scale = grid.shape[1] // (8 * 8)
     width = grid.shape[1] // 8
     columns = [grid[:, at * width : at * width + 8 * scale].astype(float) for at in range(8)]
     return float(np.mean([np.abs(columns[at] - columns[at + 1]).mean() for at in range(0, 8, 2)]))
 
 
-def test_three_missing_classes_are_detected(scores: Scores) -> None:
+def test_three_dropped_classes_are_detected(scores: Scores) -> None:
     dropped, honest = scores.dropped, scores.honest
-    assert dropped.classes_covered in (7, 8)  # the classifier errs in 2 % of the images, and takes some 9 for an 8
+    assert dropped.classes_covered in (7, 8)  # the classifier is wrong for 2 % of images, and sees an 8 in some
     assert (dropped.class_imbalance or 0) > 0.2 > (honest.class_imbalance or 0)
     assert (dropped.class_score or 0) < (honest.class_score or 0) - 1.0
     assert dropped.coverage < honest.coverage - 0.1

@@ -1,6 +1,6 @@
-"""The objective of WGAN-GP against mathematics from outside this repository: closed forms, finite differences, W1.
+"""The objective of WGAN-GP compared with closed forms, finite differences and the Wasserstein-1 distance.
 
-No tensor is made at import: tests that come later in the same process still set up virtual devices.
+No tensor is created at import, because later tests in the same process set up virtual devices.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ FLAT = IMAGES.reshape(BATCH, PIXELS)
 
 
 def mean_penalty(critic: Critic, images: tf.Tensor) -> tf.Tensor:
-    """Return the global mean as the training computes it."""
+    """Return the global mean, like in training."""
     return losses.replica_mean(losses.penalty(losses.slopes(critic, images)), int(images.shape[0]))
 
 
 def penalty_gradients(critic: Critic, weights: Sequence[tf.Variable], images: tf.Tensor) -> list[Doubles]:
-    """Return the derivative of the mean penalty with respect to each weight; zeros where TensorFlow sees no path."""
+    """Return the derivative of the mean penalty with respect to each weight; zeros for unconnected weights."""
     with tf.GradientTape() as tape:
         penalty = mean_penalty(critic, images)
     gradients = tape.gradient(penalty, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -67,7 +67,7 @@ class TestLinearCritic:
         np.testing.assert_allclose(by_w, 2 * (self.norm - 1) * self.w / self.norm, rtol=1e-10)
         assert by_c == 0.0
 
-    def test_at_slope_one_penalty_and_gradient_vanish(self) -> None:
+    def test_penalty_and_gradient_are_zero_at_slope_one(self) -> None:
         w = tf.Variable(self.w / self.norm)
         (gradient,) = penalty_gradients(self.critic(w), [w], tf.constant(IMAGES))
         np.testing.assert_allclose(mean_penalty(self.critic(w), tf.constant(IMAGES)), 0.0, atol=1e-20)
@@ -77,8 +77,8 @@ class TestLinearCritic:
 class TestQuadraticCritic:
     """D(x) = x'Ax/2 + b'x with symmetric A: gradient g = Ax + b, slope |g|.
 
-    With u = 2 (|g| - 1) g/|g|, the derivative of (|g| - 1)² is u by b, and (ux' + xu')/2 by A, because TensorFlow moves A_ij
-    without A_ji and the gradient of x'Ax/2 sees their mean.
+    With u = 2 (|g| - 1) g/|g|, the derivative of (|g| - 1)² is u with respect to b, and (ux' + xu')/2 with respect to A:
+    TensorFlow varies A_ij without A_ji, and the gradient of x'Ax/2 depends on their mean.
     """
 
     b = draw(5, PIXELS) / 10
@@ -94,7 +94,7 @@ class TestQuadraticCritic:
         return scores
 
     def test_slopes_and_penalty(self) -> None:
-        assert self.slopes.min() < 0.7 < 1.4 < self.slopes.max()  # the penalty has two sides
+        assert self.slopes.min() < 0.7 < 1.4 < self.slopes.max()  # both sides of the penalty are tested
         critic = self.critic(self.A, self.b)
         np.testing.assert_allclose(losses.slopes(critic, tf.constant(IMAGES)), self.slopes[:, 0], rtol=1e-10)
         np.testing.assert_allclose(mean_penalty(critic, tf.constant(IMAGES)), np.mean((self.slopes - 1) ** 2), rtol=1e-10)
@@ -117,7 +117,7 @@ def _float64() -> Iterator[None]:
 
 
 def real_critic(dtype: str) -> keras.Model:
-    """Return a small version of the real critic, with biases that are not zero."""
+    """Return the critic of a training, but small and with nonzero biases."""
     critic = make_critic(ImageShape(8, 2), TrainConfig(critic_channels=3), dtype)
     for index, variable in enumerate(critic.trainable_variables):
         if variable.path.endswith("bias"):
@@ -131,14 +131,14 @@ def values(critic: keras.Model) -> list[tf.Variable]:
 
 @pytest.mark.usefixtures("_float64")
 class TestRealCritic:
-    """Derivatives of a derivative, through every trained layer, match central differences in float64."""
+    """Second derivatives through all layers, compared with central differences in float64."""
 
     images = draw(6, BATCH, 8, 8, 2)
-    step = 1e-6  # error: curvature 1e-12, rounding 1e-16/1e-6
+    step = 1e-6  # the error is 1e-12 from the curvature and 1e-16/1e-6 from rounding
 
     def test_slopes(self) -> None:
         critic = real_critic("float64")
-        # The last layer returns float32, which is too coarse for differences of scores.
+        # The last layer returns float32, which is not precise enough for differences of scores.
         in_full = keras.Model(critic.inputs, critic.get_layer("score").output)
         slopes = losses.slopes(critic, tf.constant(self.images))
         moves = self.step * np.eye(8 * 8 * 2).reshape(-1, 8, 8, 2)  # one pixel each
@@ -156,23 +156,23 @@ class TestRealCritic:
             assert along == pytest.approx(self.difference(critic, weights, directions), rel=1e-6)
 
     def test_penalty_gradient_of_single_weights(self) -> None:
-        """Each layer's kernel is checked alone, because in a sum a large gradient could hide a wrong one."""
+        """Each kernel is tested separately, because the error of one may be small in a sum."""
         critic = real_critic("float64")
         weights = values(critic)
         gradients = penalty_gradients(critic, weights, tf.constant(self.images))
         generator = np.random.default_rng(8)
         for layer, gradient in enumerate(gradients):
             assert gradient.dtype == np.float64
-            for place in generator.choice(gradient.size, min(4, gradient.size), replace=False):
+            for index in generator.choice(gradient.size, min(4, gradient.size), replace=False):
                 directions = [np.zeros(weight.shape) for weight in weights]
-                directions[layer].flat[place] = 1.0
+                directions[layer].flat[index] = 1.0
                 difference = self.difference(critic, weights, directions)
-                assert gradient.flat[place] == pytest.approx(difference, rel=1e-6, abs=1e-8)
+                assert gradient.flat[index] == pytest.approx(difference, rel=1e-6, abs=1e-8)
 
     def difference(self, critic: keras.Model, weights: Sequence[tf.Variable], directions: Sequence[Doubles]) -> float:
         """Return the central difference of the mean penalty along a direction in the space of the weights."""
         ends = []
-        for sign in (1.0, -2.0, 1.0):  # to one side, to the other side, and back
+        for sign in (1.0, -2.0, 1.0):  # forward, to the other side, and back
             for weight, direction in zip(weights, directions, strict=True):
                 weight.assign_add(sign * self.step * direction)
             ends.append(float(mean_penalty(critic, tf.constant(self.images))))
@@ -180,13 +180,13 @@ class TestRealCritic:
 
 
 class TestFlatCritic:
-    """Where the critic is constant, the slope is 0 and the penalty 1; the derivative of the root would be infinite."""
+    """For a constant critic, the slope is 0, the penalty 1, and the derivative of the root would be infinite."""
 
     images = draw(9, BATCH, 8, 8, 2).astype(np.float32)
     zeroed = pytest.mark.parametrize("zeroed", ["everything", "the last layer"])
 
     @zeroed
-    def test_penalty_is_finite_and_its_gradient_exactly_zero(self, zeroed: str) -> None:
+    def test_penalty_is_finite_and_its_gradient_is_zero(self, zeroed: str) -> None:
         critic = flat_critic(zeroed)
         np.testing.assert_allclose(mean_penalty(critic, tf.constant(self.images)), 1.0, rtol=1e-5)
         for gradient in penalty_gradients(critic, values(critic), tf.constant(self.images)):
@@ -202,7 +202,7 @@ class TestFlatCritic:
         np.testing.assert_array_equal(gradient, np.zeros(images.shape))
         assert np.isfinite(slopes).all()
 
-    def test_the_critic_loss_leads_away_from_it(self) -> None:
+    def test_the_critic_loss_has_a_gradient(self) -> None:
         critic, images = flat_critic("the last layer"), tf.constant(self.images)
         fakes = tf.constant(draw(10, BATCH, 8, 8, 2), tf.float32)
         with tf.GradientTape() as tape:
@@ -212,7 +212,7 @@ class TestFlatCritic:
         assert all(np.isfinite(gradient).all() for gradient in gradients.values())
         assert np.abs(gradients["score/kernel"]).max() > 1e-3
 
-    def test_without_the_epsilon_it_would_be_nan(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_epsilon_the_gradient_is_nan(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(losses, "SLOPE_EPSILON", 0.0)
         critic = flat_critic("the last layer")
         gradients = penalty_gradients(critic, values(critic), tf.constant(self.images))
@@ -233,7 +233,7 @@ class Line(NamedTuple):
     deviation: float
 
     def quantiles(self, count: int = 20_000) -> Doubles:
-        """Return evenly spaced quantiles: a sample without noise."""
+        """Return evenly spaced quantiles, as a sample without noise."""
         return norm.ppf((np.arange(count) + 0.5) / count, self.mean, self.deviation)
 
 
@@ -245,21 +245,21 @@ PAIRS = {  # real, fake, and the distance where it has a closed form
 
 
 class TestOptimalCritic:
-    """A critic that is trained to convergence measures the Wasserstein-1 distance of two one-dimensional Gaussians.
+    """A critic trained to convergence measures the Wasserstein-1 distance of two Gaussians in one dimension.
 
-    The objective's own optimum is 1 to 3 % above it here: where the distribution functions F and G differ, the penalty lets the
-    slope be 1 + |F - G| / (2λp), p being the density of mixed images (0.5 becomes 0.5137 for the shifted pair).
+    The optimum of the objective is 1 to 3 % larger: where the distribution functions F and G differ, the penalty allows a slope
+    of 1 + |F - G| / (2λp), where p is the density of mixed images (0.5 becomes 0.5137 for the shifted pair).
     """
 
     @pytest.mark.parametrize("pair", PAIRS)
-    def test_gap_is_the_distance(self, pair: str) -> None:
+    def test_the_gap_is_the_distance(self, pair: str) -> None:
         real, fake, closed_form = PAIRS[pair]
         distance = wasserstein_distance(real.quantiles(), fake.quantiles())
         if closed_form is not None:
             assert distance == pytest.approx(closed_form, rel=1e-3)
         assert gap(trained_critic(real, fake), real, fake) == pytest.approx(distance, rel=0.05)
 
-    def test_without_the_penalty_it_is_not(self) -> None:
+    def test_without_the_penalty_the_gap_is_larger(self) -> None:
         real, fake, distance = PAIRS["shifted"]
         assert gap(trained_critic(real, fake, penalty_weight=0.0, steps=100), real, fake) > 2 * distance
 
@@ -271,10 +271,10 @@ def gap(critic: keras.Model, real: Line, fake: Line) -> float:
 
 
 def trained_critic(real: Line, fake: Line, penalty_weight: float = 10.0, steps: int = 600, batch: int = 256) -> keras.Model:
-    """Return a critic of images [B, 1, 1, 1], trained on critic_loss + λ·penalty with a fresh sample at each step.
+    """Return a critic of images [B, 1, 1, 1], trained on critic_loss + λ·penalty with a new sample in each step.
 
-    It starts flat. On the line the penalty is a wall between slopes of either sign, and a critic that starts on the wrong side
-    of it stays there; in more dimensions there is a way round.
+    It starts with zero slope: in one dimension, the penalty separates positive from negative slopes, so a critic that starts
+    with the wrong sign keeps it.
     """
     dense = [keras.layers.Dense(32, "leaky_relu", kernel_initializer=keras.initializers.GlorotUniform(seed)) for seed in (1, 2)]
     last = [keras.layers.Dense(1, kernel_initializer="zeros"), keras.layers.Reshape([])]

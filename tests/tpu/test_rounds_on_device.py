@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from components.train import step
-from components.train.data.on_device import OnDevice, Sent, placed
+from components.train.data.on_device import OnDevice, Sent, load_on_device
 from components.train.data.resident import Resident
 from components.train.devices import host_call
 from components.train.saving import variables
@@ -47,12 +47,12 @@ def test_the_loop_on_the_device_equals_the_loop_on_the_host(kind: str, condition
 
 def _taken(kind: str, source: Resident, settings: dict[str, int]) -> tuple[tuple[tf.Tensor, ...], OnDevice]:
     if kind == "resident":
-        return source.take(0, ROUNDS), placed(source, STRATEGY)
+        return source.take(0, ROUNDS), load_on_device(source, STRATEGY)
     return Streaming(IMAGES, LABELS, **settings).take(0, ROUNDS), Sent(source.shape)
 
 
-def test_resident_images_are_rows_on_the_device() -> None:
-    on_device = placed(Resident(IMAGES, LABELS, seed=0, n_critic=1, batch_size=16), STRATEGY)
+def test_a_resident_source_lies_on_the_device_as_rows() -> None:
+    on_device = load_on_device(Resident(IMAGES, LABELS, seed=0, n_critic=1, batch_size=16), STRATEGY)
     assert tuple(on_device.pixels.shape) == (100, 64)
     assert on_device.pixels.dtype == tf.uint8
     assert step.METRICS == step.PART_METRICS + step.WHOLE_METRICS, "make_device_call concatenates them in this order"

@@ -1,1 +1,1 @@
-"""The networks that turn images into features."""
+"""The networks that compute features of images."""

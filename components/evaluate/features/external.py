@@ -1,17 +1,18 @@
-"""Extractors that were made elsewhere: Keras' InceptionV3, and any SavedModel that turns images into features.
+"""External extractors: Keras' InceptionV3, and any SavedModel that turns images into features.
 
-Published FIDs are of the 2015 Inception graph and its resize; with a SavedModel of that graph ours are comparable with them
-as far as the resize is. Images are made as large as the extractor wants by bilinear interpolation, antialiased, as Parmar
-et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", ask for.
+Published FIDs use the 2015 Inception graph and its resize; with a SavedModel of that graph, ours are comparable with them
+except for the resize. Images are resized by bilinear interpolation with antialiasing, as recommended by Parmar et al. 2022,
+"On Aliased Resizing and Surprising Subtleties in GAN Evaluation".
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +20,26 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.artifacts import digest_of, write_text
 from components.common.errors import ArtifactError, ConfigError, first_line
-from components.common.progress import say
 from components.dataset.stored_images import StoredImages
 
-SETTINGS_FILE = "given_extractor.json"
+SETTINGS_FILE = "external_extractor.json"
 BATCH_SIZE = 64
-INCEPTION_SIZE, INCEPTION_FEATURES = 299, 2048
-RANGES = {"0..255": (1.0, 0.0), "0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0)}
+INCEPTION_SIZE = 299
+RANGES = {"0..255": (1.0, 0.0), "0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0)}  # factor and offset of pixel values
 
 Floats32 = npt.NDArray[np.float32]
 Range = Literal["0..255", "0..1", "-1..1"]
 
 
-class GivenSettings(BaseModel):
-    """What a given extractor is. `place` is a file or folder, empty for weights that Keras has downloaded.
+class ExternalSettings(BaseModel):
+    """The settings of an external extractor. `location` is a file or folder, empty for weights that Keras downloads.
 
-    `image_size` and `channels` are those of the images; `size` is what they are resized to, 0 for as they are.
+    `image_size` and `channels` are those of the images; `size` is the size that they are resized to, 0 for no resize.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["inception", "savedmodel"]
-    place: str
+    location: str
     range: Range
     digest: str = ""
     image_size: int
@@ -50,35 +50,33 @@ class GivenSettings(BaseModel):
     held_out_accuracy: float | None = None
 
 
-class GivenExtractor:
-    """An extractor whose weights stay where they are: what is kept of it is its place and the digest of its weights."""
+class Network(NamedTuple):
+    """Float images [N, H, W, 3] to features [N, D]; the digest of the weights; the size of the images (0: any)."""
 
-    def __init__(self, settings: GivenSettings) -> None:
-        self._asked = settings
+    compute: Callable[[Any], Floats32]
+    digest: str
+    size: int
 
-    @cached_property
-    def _network(self) -> tuple[Any, str, int]:
-        """The function of float images to features, the digest of its weights, and the size it wants."""
-        if self._asked.kind == "inception":
-            return _inception(self._asked.place)
-        return _saved_model(self._asked.place)
 
-    @cached_property
-    def settings(self) -> GivenSettings:
-        """What it is. Raises ArtifactError when the weights are not those that `digest` names."""
-        _, digest, size = self._network
-        if self._asked.digest not in ("", digest):
+class ExternalExtractor:
+    """An extractor whose weights stay where they are; only their location and digest are saved."""
+
+    def __init__(self, settings: ExternalSettings) -> None:
+        """Load the network. Raises ConfigError, and ArtifactError if the weights do not have the digest of the settings."""
+        network = (_inception if settings.kind == "inception" else _saved_model)(settings.location)
+        if settings.digest not in ("", network.digest):
             raise ArtifactError(
-                f"The extractor at {self._asked.place or 'Keras'} has digest {digest[:12]}, not {self._asked.digest[:12]}: "
-                "it has changed.",
-                "Put the former weights back, or evaluate again with another evaluate.extractor_digest.",
+                f"The extractor at {settings.location or 'Keras'} has digest {network.digest[:12]}, not "
+                f"{settings.digest[:12]}: it has changed.",
+                "Restore the former weights, or evaluate again with another evaluate.extractor_digest.",
             )
-        return self._asked.model_copy(update={"digest": digest, "size": size})
+        self._compute = network.compute
+        self.settings = settings.model_copy(update={"digest": network.digest, "size": network.size})
 
     @property
     def digest(self) -> str:
-        """The hex SHA-256 of weights, range and sizes; not of the place."""
-        return digest_of(self.settings.model_dump(exclude={"place"}))
+        """The hex SHA-256 of weights, range and sizes; the location is not included."""
+        return digest_of(self.settings.model_dump(exclude={"location"}))
 
     @cached_property
     def width(self) -> int:
@@ -88,7 +86,7 @@ class GivenExtractor:
 
     @property
     def resize(self) -> str:
-        """How images are made what the extractor wants, in words."""
+        """A description of how images are resized and scaled."""
         settings = self.settings
         native = f"{settings.image_size}×{settings.image_size}"
         size = f"{settings.size}×{settings.size}"
@@ -96,21 +94,19 @@ class GivenExtractor:
         return f"{how}, values {settings.range.replace('..', ' to ')}"
 
     def features(self, images: npt.NDArray[np.uint8] | StoredImages) -> Floats32:
-        """Return the features of uint8 images [N, H, W, C]: float32 [N, D]. Raises ArtifactError when they are none."""
-        settings, (network, _, _) = self.settings, self._network
-        found = [network(self._input(images[at : at + BATCH_SIZE])) for at in range(0, len(images), BATCH_SIZE)]
-        widths = {part.shape[1:] for part in found}
-        if len(widths) > 1 or not all(np.isfinite(part).all() for part in found):
-            problem = "of unequal width" if len(widths) > 1 else "that are not finite"
-            raise ArtifactError(
-                f"The extractor {settings.place or settings.kind} makes features {problem}.", "Use another one."
-            )
-        features: Floats32 = np.concatenate(found)
-        if len(features) > 1 and not (features != features[0]).any():
-            raise ArtifactError(
-                f"The extractor {settings.place or settings.kind} gives the same features to all images.", "Use another one."
-            )
-        return features
+        """Return the features of uint8 images [N, H, W, C]: float32 [N, D]. Raises ArtifactError if they are unusable."""
+        parts = [self._compute(self._input(images[start : start + BATCH_SIZE])) for start in range(0, len(images), BATCH_SIZE)]
+        problem = ""
+        if len({part.shape[1:] for part in parts}) > 1:
+            problem = "features of unequal width"
+        elif not all(np.isfinite(part).all() for part in parts):
+            problem = "features that are not finite"
+        elif len(images) > 1 and all((part == parts[0][0]).all() for part in parts):
+            problem = "the same features for all images"
+        if problem:
+            name = self.settings.location or self.settings.kind
+            raise ArtifactError(f"The extractor {name} returns {problem}.", "Use another one.")
+        return np.concatenate(parts)
 
     def _input(self, images: npt.NDArray[np.uint8]) -> Any:
         import tensorflow as tf
@@ -124,109 +120,103 @@ class GivenExtractor:
         factor, offset = RANGES[settings.range]
         return pixels * factor + offset
 
-    def classes_of(self, features: Floats32) -> npt.NDArray[np.int64]:
-        """A given extractor tells no classes of the dataset."""
-        raise NotImplementedError(f"{self._asked.kind} has no classes of this dataset for {len(features)} images")
-
     def save(self, folder: Path) -> None:
-        """Write where it is and what its digest is, not the weights themselves. Raises ArtifactError."""
+        """Write location and digest, but not the weights. Raises ArtifactError."""
         write_text(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=1))
 
 
-def load_given(folder: Path) -> GivenExtractor:
-    """Read what `save` wrote. Raises ArtifactError; weights that are gone or have changed are found when it is used."""
+def load_external(folder: Path) -> ExternalExtractor:
+    """Read what `save` wrote and load the network. Raises ArtifactError and ConfigError."""
     try:
-        return GivenExtractor(GivenSettings.model_validate_json((folder / SETTINGS_FILE).read_bytes()))
+        settings = ExternalSettings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{folder} holds no extractor: {first_line(error)}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} does not contain an extractor: {first_line(error)}.", "Run evaluate again.") from error
+    return ExternalExtractor(settings)
 
 
-def _inception(place: str) -> tuple[Any, str, int]:
+def _inception(location: str) -> Network:
     import keras
 
     shape = (INCEPTION_SIZE, INCEPTION_SIZE, 3)
     try:
         model = keras.applications.InceptionV3(
-            include_top=False, pooling="avg", weights=None if place else "imagenet", input_shape=shape
+            include_top=False, pooling="avg", weights=None if location else "imagenet", input_shape=shape
         )
-        if place:
-            _must_be_there(Path(place), "evaluate.extractor_weights")
+        if location:
+            _check_exists(Path(location), "evaluate.extractor_weights")
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it found no weights for
-                model.load_weights(place)
+                warnings.simplefilter("error", UserWarning)  # Keras only warns about layers without weights in the file
+                model.load_weights(location)
     except (OSError, ValueError, TypeError, KeyError, UserWarning) as error:
-        what = f"evaluate.extractor_weights = {place} holds no weights of InceptionV3" if place else "no weights came"
+        what = f"{location} does not contain weights of InceptionV3" if location else "the weights cannot be downloaded"
         raise ConfigError(
             f'evaluate.extractor = "inception": {what}: {first_line(error)}.',
-            "Name the file inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5 of Keras.",
+            "Set evaluate.extractor_weights to Keras' file inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5.",
         ) from error
     hashed = hashlib.sha256()
     for array in model.get_weights():
         hashed.update(repr(array.shape).encode() + np.ascontiguousarray(array, np.float32).tobytes())
-    return (lambda images: model(images, training=False).numpy()), hashed.hexdigest(), INCEPTION_SIZE
+    return Network(lambda images: model(images, training=False).numpy(), hashed.hexdigest(), INCEPTION_SIZE)
 
 
-def _saved_model(place: str) -> tuple[Any, str, int]:
+def _saved_model(location: str) -> Network:
     import tensorflow as tf
 
-    folder = Path(place)
-    _must_be_there(folder / "saved_model.pb", "evaluate.extractor")
+    folder = Path(location)
+    _check_exists(folder / "saved_model.pb", "evaluate.extractor")
     try:
-        model = tf.saved_model.load(place)
+        model = tf.saved_model.load(location)
     except (OSError, ValueError, tf.errors.OpError) as error:
-        problem = first_line(error)
-        raise ConfigError(f"evaluate.extractor: {place} cannot be loaded: {problem}.", "Name a SavedModel.") from error
-    name, function = _only(dict(model.signatures), "serving_default", f"{place} has", "signature")
-    wanted, spec = _only(function.structured_input_signature[1], "images", f"Signature {name} of {place} takes", "input")
-    given, _ = _only(function.structured_outputs, "features", f"Signature {name} of {place} gives", "output")
+        problem = f"evaluate.extractor: {location} cannot be loaded: {first_line(error)}."
+        raise ConfigError(problem, "Name a SavedModel.") from error
+    name, function = _only(dict(model.signatures), "serving_default", f"{location} has", "signature")
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    argument, spec = _only(inputs, "images", f"signature {name} of {location} takes", "input")
+    output, _ = _only(outputs, "features", f"signature {name} of {location} returns", "output")
     shape = spec.shape.as_list() if spec.shape.rank is not None else []
     if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        raise ConfigError(
-            f"evaluate.extractor: {place} takes {spec.dtype.name} {shape}, not square images [N, H, W, 3].", "Use another one."
-        )
+        problem = f"evaluate.extractor: {location} takes {spec.dtype.name} {shape}, not square images [N, H, W, 3]."
+        raise ConfigError(problem, "Use another one.")
 
-    def network(images: Any) -> Floats32:
+    def compute(images: Any) -> Floats32:
         cast = tf.cast(tf.round(images), spec.dtype) if spec.dtype.is_integer else tf.cast(images, spec.dtype)
         try:
-            found = function(**{wanted: cast})[given].numpy()
+            features = function(**{argument: cast})[output].numpy()
         except (ValueError, tf.errors.OpError) as error:
-            problem = first_line(error)
-            raise ArtifactError(
-                f"The extractor {place} failed on {list(images.shape)}: {problem}.", "Use another one."
-            ) from error
-        if found.ndim not in (2, 4) or (found.ndim == 4 and found.shape[1:3] != (1, 1)) or len(found) != len(images):
-            raise ArtifactError(f"The extractor {place} gives {list(found.shape)}, not [N, D].", "Use another one.")
-        return np.asarray(found.reshape(len(found), -1), np.float32)
+            problem = f"The extractor {location} failed on {list(images.shape)}: {first_line(error)}."
+            raise ArtifactError(problem, "Use another one.") from error
+        if (
+            features.ndim not in (2, 4)
+            or (features.ndim == 4 and features.shape[1:3] != (1, 1))
+            or len(features) != len(images)
+        ):
+            raise ArtifactError(f"The extractor {location} returns {list(features.shape)}, not [N, D].", "Use another one.")
+        return np.asarray(features.reshape(len(features), -1), np.float32)
 
-    return network, _digest_of_files(folder), int(shape[1] or 0)
+    return Network(compute, _digest_of_files(folder), int(shape[1] or 0))
 
 
-def _only(found: Any, preferred: str, where: str, what: str) -> tuple[str, Any]:
-    """Return the one thing of its kind, or that of the preferred name among several. Raises ConfigError."""
-    if preferred in found:
-        return preferred, found[preferred]
-    if len(found) == 1:
-        ((name, value),) = found.items()
+def _only(choices: Any, preferred: str, where: str, what: str) -> tuple[str, Any]:
+    """Return the choice with the preferred name, or the only one. Raises ConfigError."""
+    if preferred in choices:
+        return preferred, choices[preferred]
+    if len(choices) == 1:
+        ((name, value),) = choices.items()
         return str(name), value
-    names = ", ".join(sorted(map(str, found))) or "none"
-    raise ConfigError(f"evaluate.extractor: {where} {len(found)} {what}s ({names}).", f"Name one of them `{preferred}`.")
+    names = ", ".join(sorted(map(str, choices))) or "none"
+    raise ConfigError(f"evaluate.extractor: {where} {len(choices)} {what}s ({names}).", f"Name one of them `{preferred}`.")
 
 
-def _must_be_there(path: Path, key: str) -> None:
+def _check_exists(path: Path, key: str) -> None:
     if not path.is_file():
-        raise ConfigError(f"{key}: {path} is not there.", "Name one that exists on the machine of this step.")
+        raise ConfigError(f"{key}: {path} does not exist.", "Name a path that exists on the machine of this step.")
 
 
 def _digest_of_files(folder: Path) -> str:
-    """Return the SHA-256 of the graph and the variables; the fingerprint file that some writers add changes nothing."""
+    """Return the SHA-256 of graph, variables and assets; fingerprint.pb, which not all writers add, is left out."""
     hashed = hashlib.sha256()
     for file in sorted([folder / "saved_model.pb", *folder.glob("variables/*"), *folder.glob("assets/*")]):
         hashed.update(file.relative_to(folder).as_posix().encode())
         with file.open("rb") as stream:
             hashed.update(hashlib.file_digest(stream, "sha256").digest())
     return hashed.hexdigest()
-
-
-def say_what(made: GivenExtractor) -> None:
-    """Tell what features are made by."""
-    say(f"features of {made.settings.kind}, {made.width} an image, weights {made.settings.digest[:12]}; resize {made.resize}")

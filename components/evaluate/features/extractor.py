@@ -1,11 +1,10 @@
-"""What turns images into features: a small convolutional network, trained on the labels or with fixed random weights.
+"""The extractor: a small convolutional network that computes features of images.
 
-Both kinds have the same form, so the rest of the component does not know which one it holds:
+There are two kinds with the same interface, which external extractors (external.py) have too:
 - `classifier`: trained on the labelled training images; the features are the 64 activations before its last layer.
-- `random`: weights drawn once and for all from a fixed seed, for images without labels. Its scores tell which of two
-  generators is nearer to the data, but are comparable with no other extractor's, and say less about what people see.
-Extractors made elsewhere are in given.py and have the same form.
-Scores of any are comparable only with scores of the very same weights, which is what `digest` is for.
+- `random`: random weights from a fixed seed, for images without labels. Its scores show which of two generators is closer to
+  the data, but they say less about what people see.
+Scores are comparable only if they are from an extractor with the same `digest`.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.common.artifacts import digest_of, write_bytes, write_text
 from components.common.errors import ArtifactError, first_line
 from components.dataset.stored_images import StoredImages
-from components.evaluate.features.external import SETTINGS_FILE as GIVEN_FILE
-from components.evaluate.features.external import GivenExtractor, load_given
+from components.evaluate.features.external import SETTINGS_FILE as EXTERNAL_FILE
+from components.evaluate.features.external import ExternalExtractor, load_external
 
 FEATURES = 64
-CHANNELS = (32, 64)  # of the first convolution and of all others
+CHANNELS = (32, 64)  # of the first convolution, and of the others
 WEIGHTS_FILE = "weights.npz"
 SETTINGS_FILE = "extractor.json"
 BATCH_SIZE = 1000
 
 Floats32 = npt.NDArray[np.float32]
-Images = npt.NDArray[np.uint8] | StoredImages  # uint8 [N, H, W, C]; a batch of it is in memory at a time
+Images = npt.NDArray[np.uint8] | StoredImages  # uint8 [N, H, W, C]; of StoredImages, one batch at a time is in memory
 
 
 class Settings(BaseModel):
-    """What an extractor is, but for its weights. `scale` brings the mean squared feature of training images to 1."""
+    """The settings of an extractor. `scale` makes the mean squared feature of training images 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["classifier", "random"]
@@ -49,7 +48,7 @@ class Settings(BaseModel):
 
 
 class Extractor(NamedTuple):
-    """Settings and weights, in the order of `network`."""
+    """Settings and weights; the weights have the order of `network`."""
 
     settings: Settings
     weights: tuple[Floats32, ...]
@@ -67,11 +66,11 @@ class Extractor(NamedTuple):
 
     @property
     def resize(self) -> str:
-        """How images are made what the extractor wants, in words."""
+        """A description of how images are resized."""
         return f"none: native {self.settings.image_size}×{self.settings.image_size}"
 
     def features(self, images: Images) -> Floats32:
-        """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], non-negative, about 1 in size."""
+        """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], non-negative, with a mean square near 1."""
         settings = self.settings
         model = network(settings.image_size, settings.channels, settings.classes)
         model.set_weights(self.weights)
@@ -80,13 +79,13 @@ class Extractor(NamedTuple):
         return features
 
     def classes_of(self, features: Floats32) -> npt.NDArray[np.int64]:
-        """Return the class a classifier sees in each row of features: int64 [N]."""
+        """Return the class that a classifier predicts for each row of features: int64 [N]."""
         kernel, bias = self.weights[-2:]
         scores = (features / np.float32(self.settings.scale)) @ kernel + bias
         return np.asarray(scores.argmax(axis=1), np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write weights.npz (plain arrays, no pickle) and extractor.json into `folder`. Raises ArtifactError."""
+        """Write weights.npz and extractor.json to `folder`. Raises ArtifactError."""
         stream = io.BytesIO()
         arrays: dict[str, Any] = {f"w{index:02d}": array for index, array in enumerate(self.weights)}
         np.savez(stream, **arrays)
@@ -94,27 +93,27 @@ class Extractor(NamedTuple):
         write_text(folder / SETTINGS_FILE, self.settings.model_dump_json(indent=1))
 
 
-AnyExtractor = Extractor | GivenExtractor
+AnyExtractor = Extractor | ExternalExtractor
 
 
 def load(folder: Path) -> AnyExtractor:
-    """Read what `save` wrote. Raises ArtifactError when it is missing or damaged."""
-    if (folder / GIVEN_FILE).is_file():
-        return load_given(folder)
+    """Read what `save` wrote. Raises ArtifactError if it is missing or damaged."""
+    if (folder / EXTERNAL_FILE).is_file():
+        return load_external(folder)
     try:
         settings = Settings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
         with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as arrays:
             weights = tuple(arrays[name] for name in sorted(arrays.files))
     except (OSError, ValueError, ValidationError) as error:
-        raise ArtifactError(f"{folder} holds no extractor: {first_line(error)}.", "Run evaluate again.") from error
+        raise ArtifactError(f"{folder} does not contain an extractor: {first_line(error)}.", "Run evaluate again.") from error
     return Extractor(settings, weights)
 
 
 def network(image_size: int, channels: int, classes: int) -> Any:
     """Return the Keras model: uint8 [B, H, W, C] to `features` before scaling [B, 64] and `scores` [B, classes].
 
-    Convolutions 3×3 with stride 2 bring the image to 4×4 or less; the first has stride 1 for images of 16 pixels or
-    less. The native size is used: nothing is resized. Without classes there are no `scores`.
+    3×3 convolutions with stride 2 reduce the image to 4×4 or less; the first has stride 1 for images of 16 pixels or less.
+    Images are not resized. Without classes there are no `scores`.
     """
     import keras
 
@@ -134,7 +133,7 @@ def network(image_size: int, channels: int, classes: int) -> Any:
 
 
 def initial_weights(model: Any, seed: int) -> list[Floats32]:
-    """Return He-normal kernels (He et al. 2015, equation 10) and zero biases, drawn by NumPy: the same anywhere."""
+    """Return He-normal kernels (He et al. 2015, equation 10) and zero biases, drawn by NumPy: the same on all devices."""
     generator = np.random.default_rng(seed)
     weights = []
     for variable in model.weights:

@@ -1,4 +1,4 @@
-"""Makes an extractor for a dataset, once: trains the classifier or draws the random weights, and keeps the result."""
+"""Creates the extractor of a dataset, once: trains the classifier or draws random weights, and caches the result."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from components.dataset.records import NO_LABEL, ImageSet
 from components.dataset.stored_images import StoredSet
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor
-from components.evaluate.features.external import GivenExtractor, GivenSettings, say_what
+from components.evaluate.features.external import ExternalExtractor, ExternalSettings
 from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images, Settings
 
-SEED = 0  # of initial weights and order: fixed, so that runs that differ in evaluate.seed share an extractor
+SEED = 0  # of initial weights and data order; fixed, so that runs with different evaluate.seed share an extractor
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-3
-# About 30 s on 2 cores whatever the size of the dataset: 200,000 images of 28×28, fewer of larger ones.
+# This limits training to about 30 s on 2 cores for any dataset: 200,000 images of 28×28, fewer of larger images.
 MAX_PIXELS_SEEN = 200_000 * 28 * 28
 SCALE_IMAGES = 5000
-MOST_BYTES = 2**29  # of images that the classifier is trained on, or tested on: 43,690 of 64×64×3, 684,784 of 28×28
+MOST_BYTES = 2**29  # of the images for training or testing the classifier: 43,690 of 64×64×3, 684,784 of 28×28
 
 Kind = Literal["classifier", "random"]
 Labelled = ImageSet | StoredSet
 
 
 def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
-    """Return the kind that `config.extractor` asks for; `auto` takes the classifier when there are two labels or more.
+    """Return the kind for `config.extractor`; `auto` is the classifier if there are at least two labels.
 
-    Raises ConfigError when a classifier is asked for and there are not.
+    Raises ConfigError if the classifier is configured and there are fewer.
     """
     labels = len(np.unique(train.labels[train.labels != NO_LABEL]))
     if config.extractor == "classifier" and labels < 2:
@@ -43,61 +43,59 @@ def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
             f'evaluate.extractor = "classifier" needs images of at least 2 labels; the dataset has {labels}.',
             'Use evaluate.extractor = "random" or "auto".',
         )
-    if config.extractor == "auto":
-        return "classifier" if labels >= 2 else "random"
-    return "classifier" if config.extractor == "classifier" else "random"
+    return "random" if config.extractor == "random" or labels < 2 else "classifier"
 
 
 def extractor_for(
     config: EvaluateConfig, dataset: Path, data_digest: str, train: Labelled, held_out: Labelled, work_dir: Path
 ) -> AnyExtractor:
-    """Return the dataset's extractor: from work_dir/extractors when it has been made before, else made and kept there.
+    """Return the extractor of the dataset, cached in work_dir/extractors by a digest of data, settings and code.
 
-    The key is a digest of data, settings and code. One that was made elsewhere stays where it is. Raises ArtifactError and
-    ConfigError.
+    External extractors are not cached. Raises ArtifactError and ConfigError.
     """
     if config.extractor == "inception" or config.extractor.startswith("savedmodel:"):
-        return given_extractor(config, train.images.shape[1], train.images.shape[3])
+        return external_extractor(config, train.images.shape[1], train.images.shape[3])
     kind = kind_for(config, train)
     epochs = config.extractor_epochs if kind == "classifier" else 0
     key = digest_of([data_digest, kind, epochs, SEED, code_digest("evaluate")])
     folder = work_dir / "extractors" / key[:24]
     if not (folder / MANIFEST).is_file():
-        made = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
+        created = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
         with new_artifact(folder, "extractor", config=config, inputs={"dataset": dataset}) as writer:
-            made.save(writer.path)
-            writer.details = {**made.settings.model_dump(), "digest": made.digest}
+            created.save(writer.path)
+            writer.details = {**created.settings.model_dump(), "digest": created.digest}
     return extractor.load(folder)
 
 
-def given_extractor(config: EvaluateConfig, image_size: int, channels: int) -> GivenExtractor:
-    """Return the extractor that the config names. Raises ConfigError, and ArtifactError when its digest is another."""
-    kind, _, place = config.extractor.partition(":")
-    made = GivenExtractor(
-        GivenSettings(
-            kind="inception" if kind == "inception" else "savedmodel",
-            place=str(Path(place or config.extractor_weights).expanduser()) if place or config.extractor_weights else "",
-            range="-1..1" if kind == "inception" else config.extractor_range,
-            digest=config.extractor_digest,
-            image_size=image_size,
-            channels=channels,
-        )
+def external_extractor(config: EvaluateConfig, image_size: int, channels: int) -> ExternalExtractor:
+    """Return the external extractor of the config. Raises ConfigError, and ArtifactError if its digest is another."""
+    kind, _, path = config.extractor.partition(":")
+    location = path or config.extractor_weights
+    settings = ExternalSettings(
+        kind="inception" if kind == "inception" else "savedmodel",
+        location=str(Path(location).expanduser()) if location else "",
+        range="-1..1" if kind == "inception" else config.extractor_range,
+        digest=config.extractor_digest,
+        image_size=image_size,
+        channels=channels,
     )
-    say_what(made)
-    return made
+    loaded = ExternalExtractor(settings)
+    digest = loaded.settings.digest[:12]
+    say(f"features of {settings.kind}, {loaded.width} per image, weights {digest}; resize {loaded.resize}")
+    return loaded
 
 
 def random_extractor(images: Images) -> Extractor:
-    """Return the extractor of fixed random weights for images [N, H, W, C]; only its scale depends on them."""
+    """Return the extractor with fixed random weights for images [N, H, W, C]; only its scale depends on the images."""
     _, size, _, channels = images.shape
     weights = extractor.initial_weights(extractor.network(size, channels, 0), SEED)
-    return _scaled("random", images, weights, classes=0, accuracy=None)
+    return _scaled("random", images, weights, classes=0)
 
 
 def train_classifier(train: Labelled, held_out: Labelled, epochs: int) -> Extractor:
     """Return the extractor trained on the labelled training images, with its accuracy on the labelled held-out ones.
 
-    Adam with decoupled weight decay on the cross-entropy, the rate falling to zero along a cosine.
+    The optimizer is AdamW on the cross-entropy, with a learning rate that decays to zero along a cosine.
     """
     images, labels = _labelled(train)
     _, size, _, channels = images.shape
@@ -107,11 +105,13 @@ def train_classifier(train: Labelled, held_out: Labelled, epochs: int) -> Extrac
     epochs = max(1, min(epochs, MAX_PIXELS_SEEN // (len(images) * size * size)))
     say(f"training the classifier for the features: {epochs} epochs of {len(images):,} images")
     _fit(model, images, labels, epochs)
-    made = _scaled("classifier", images, model.get_weights(), classes=classes, accuracy=None)
-    accuracy = _accuracy(made, held_out)
-    if accuracy is not None:
-        say(f"the classifier tells {accuracy:.1%} of the held-out images right")
-    return made._replace(settings=made.settings.model_copy(update={"held_out_accuracy": accuracy}))
+    classifier = _scaled("classifier", images, model.get_weights(), classes)
+    images, labels = _labelled(held_out)
+    if not len(images):
+        return classifier
+    accuracy = float((classifier.classes_of(classifier.features(images)) == labels).mean())
+    say(f"the classifier labels {accuracy:.1%} of the held-out images correctly")
+    return classifier._replace(settings=classifier.settings.model_copy(update={"held_out_accuracy": accuracy}))
 
 
 def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
@@ -143,21 +143,16 @@ def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64
         tick(epoch + 1, epochs, "epochs of the classifier")
 
 
-def _scaled(kind: Kind, images: Images, weights: list[Floats32], *, classes: int, accuracy: float | None) -> Extractor:
+def _scaled(kind: Kind, images: Images, weights: list[Floats32], classes: int) -> Extractor:
     _, size, _, channels = images.shape
-    settings = Settings(kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=accuracy)
+    settings = Settings(kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=None)
     unscaled = Extractor(settings, tuple(weights))
     mean_square = float(np.square(unscaled.features(images[:SCALE_IMAGES]), dtype=np.float64).mean())
     scale = 1.0 / math.sqrt(max(mean_square, 1e-12))
     return unscaled._replace(settings=settings.model_copy(update={"scale": scale}))
 
 
-def _accuracy(made: Extractor, held_out: Labelled) -> float | None:
-    images, labels = _labelled(held_out)
-    return float((made.classes_of(made.features(images)) == labels).mean()) if len(images) else None
-
-
 def _labelled(images: Labelled) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return the first labelled images that fit into MOST_BYTES."""
+    """Return the first labelled images, up to MOST_BYTES."""
     rows = np.flatnonzero(images.labels != NO_LABEL)[: max(1, MOST_BYTES // math.prod(images.images.shape[1:]))]
     return images.images[rows], images.labels[rows]

@@ -1,1 +1,1 @@
-"""The scores: pure functions of features or images."""
+"""The metrics: pure functions of features or images."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.products import Floats, check_features, check_widths
+from components.evaluate.metrics.checks import Floats, check_features, check_widths
 
-ROWS_AT_ONCE = 2048  # so that float64 is never needed of all features at once
+ROWS_AT_ONCE = 2048  # rows converted to float64 at once
 
 
 class Statistics(NamedTuple):
@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
 
 def features_to_statistics(features: npt.ArrayLike) -> Statistics:
     """Return mean and unbiased covariance of features [N, D] with N ≥ 2; sums are float64. Raises ValueError."""
-    array = check_features(features, "given")
+    array = check_features(features, "image")
     if len(array) < 2:
         raise ValueError(f"a covariance needs at least 2 images; got {len(array)}")
     mean = array.mean(axis=0, dtype=np.float64)
@@ -39,9 +39,9 @@ def features_to_statistics(features: npt.ArrayLike) -> Statistics:
 def statistics_to_metric(real: Statistics, fake: Statistics, real_root: Floats | None = None) -> float:
     """Return |μ_r − μ_f|² + tr(C_r) + tr(C_f) − 2 tr((C_r C_f)^½), in squared units of the features; never below zero.
 
-    With C_r = R Rᵀ the eigenvalues of C_r C_f are those of the symmetric matrix Rᵀ C_f R, so the trace is a sum of roots
-    of real, non-negative eigenvalues: no square root of a nonsymmetric matrix, no imaginary part to drop, and no offset
-    where a covariance is singular. `real_root` is R, for callers that have kept it.
+    With C_r = R Rᵀ, C_r C_f has the eigenvalues of the symmetric matrix Rᵀ C_f R, so the last trace is the sum of the roots of
+    real, non-negative eigenvalues. No root of a nonsymmetric matrix is needed, there is no imaginary part to drop, and no
+    offset for singular covariances. `real_root` is R, if the caller has cached it.
     """
     factor = root(real.covariance) if real_root is None else real_root
     eigenvalues = np.linalg.eigvalsh(factor.T @ fake.covariance @ factor)
@@ -58,7 +58,7 @@ def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float
 
 
 def root(covariance: Floats) -> Floats:
-    """Return some R with R Rᵀ = C of a covariance [D, D]: Cholesky's, or C^½ by eigenvalues where C is singular."""
+    """Return R with R Rᵀ = C for a covariance C [D, D]: Cholesky's, or C^½ by eigenvalues if C is singular."""
     try:
         factor: Floats = np.linalg.cholesky(covariance).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:

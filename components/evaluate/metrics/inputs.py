@@ -1,4 +1,4 @@
-"""What a metric may be computed from: one set of samples beside one set of real images."""
+"""The inputs of all metrics: samples and real images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from components.evaluate.metrics.checks import Floats
 from components.evaluate.metrics.one_pass import Pairs
-from components.evaluate.metrics.products import Floats
 from components.evaluate.metrics.tiles import Features
 
 Images = npt.NDArray[np.uint8]
@@ -16,12 +16,12 @@ Images = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything known of N real images and M samples; what is None is not known, and metrics that need it are left out.
+    """What is known about N real images and M samples. If a field is None, the metrics that need it are left out.
 
-    real [N, D], fake [M, D]: features; pairs: what one pass over them finds; kid_error: standard error of KID;
-    held_out_distances [H], fake_distances [M]: to the nearest training image; samples: uint8 [M, H, W, C];
-    real_sharpness [N], real_colours [N, S]: statistics of the pixels of real images; real_class_shares [K] and probabilities
-    [M, K]: of the classes of a classifier.
+    real [N, D] and fake [M, D] are features, pairs the result of one pass over them, kid_error the standard error of KID.
+    held_out_distances [H] and fake_distances [M] are distances to the nearest training image. samples are images uint8
+    [M, H, W, C], real_sharpness [N] and real_colours [N, S] statistics of the real images. real_class_shares [K] are the shares
+    of the labels, probabilities [M, K] the class probabilities of samples from the classifier.
     """
 
     real: Features

@@ -1,4 +1,4 @@
-"""What the program knows of a metric: one row of METRICS (table.py)."""
+"""The description of a metric: one row of METRICS (table.py)."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ Page = Literal["report", "scale", "card", "vertex", "console"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, as every page shows it.
+    """A metric.
 
-    `name` is its key in scores.json and summary.json, `better` which way is better ("target": near `best`),
-    `best` the best value (None: it depends on the data), `reading` and `meaning` say how to read it, `shown` names the
-    pages that show it, `measure` computes it with its error by key (nothing, where the inputs lack what it needs),
-    `gate` says whether publishing depends on it. `error` and `p_value` are the keys of its standard error
-    and of its p-value, where it has one; `decimals` is how many digits a page shows.
+    `name` is its key in scores.json and summary.json. `better` is the direction of improvement ("target": towards `best`).
+    `best` is the best value (None: it depends on the data). `reading` and `meaning` explain it to the reader. `shown` are the
+    pages that show it. `measure` returns its value, and its standard error and p-value if it has them, by key; it returns
+    nothing if an input is missing. `gate`: publishing depends on it. `error` and `p_value` are the keys of its standard error
+    and p-value. `decimals` is the number of digits that pages show.
     """
 
     name: str
     title: str
     better: Literal["lower", "higher", "target"]
-    best: float | None
     range: str
     reading: str
     meaning: str
-    source: str
     shown: frozenset[Page]
     measure: Callable[[Inputs], Mapping[str, float]]
+    best: float | None = None
+    source: str = ""
     gate: bool = False
     error: str = ""
     p_value: str = ""
     decimals: int = 3
 
     def text(self, scores: Mapping[str, Any], decimals: int | None = None) -> str:
-        """Return the value of this metric, with its standard error where `scores` has one; empty where there is no value."""
+        """Return the value of this metric, with its standard error if `scores` has one; "" if there is no value."""
         value = scores.get(self.name)
         if value is None:
             return ""
@@ -50,7 +50,7 @@ class Metric:
         return shown if error is None else f"{shown} ± {error:.{digits}f}"
 
     def gain(self, a: float, b: float) -> float:
-        """Return how much better `a` is than `b`: above 0 where it is, 0 where they are equal."""
+        """Return how much better `a` is than `b`: positive if it is, negative if it is worse, NaN if undefined."""
         if self.better == "target" and self.best is not None:
             return abs(b - self.best) - abs(a - self.best)
         return a - b if self.better == "higher" else b - a if self.better == "lower" else math.nan

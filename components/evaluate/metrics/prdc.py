@@ -1,9 +1,9 @@
 """Precision, recall, density and coverage of fake features against real ones.
 
 Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models".
-Density and coverage: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". Around every
-image lies a ball whose radius is the distance to its k-th nearest neighbour of its own kind, itself not counted; an
-image is in a ball when it is nearer to the centre than the radius, strictly.
+Density and coverage: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for Generative Models". Each image has a
+ball, whose radius is the distance to its k-th nearest neighbour among the other images of its kind (real or fake). An image is
+in a ball if its distance to the centre is strictly smaller than the radius.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.products import Floats, check_enough, check_features, check_pair
+from components.evaluate.metrics.checks import Floats, check_enough, check_features, check_pair
 from components.evaluate.metrics.tiles import (
     Booleans,
     Centred,
@@ -28,11 +28,11 @@ from components.evaluate.metrics.tiles import (
     slack_of,
 )
 
-SPARE_NEIGHBOURS = 3  # beyond the k-th as rounded: the exact k-th is among them
+SPARE_NEIGHBOURS = 3  # neighbours that are found in addition to k, because rounding may change their order
 
 
 class Prdc(NamedTuple):
-    """Four shares: 1 is best for each but density, which exceeds 1 where fake images crowd in dense real regions."""
+    """Four shares; 1 is best, but density exceeds 1 if fake images crowd in dense real regions."""
 
     precision: float
     recall: float
@@ -41,29 +41,29 @@ class Prdc(NamedTuple):
 
 
 def neighbours_of(features: Centred, k: int) -> Nearest:
-    """Return the accumulator for a scan of a set with itself that `radii` needs."""
+    """Return the accumulator that `radii` needs, for a scan of a set with itself."""
     size = len(features.values)
     return Nearest(size, min(size - 1, k + SPARE_NEIGHBOURS), "left")
 
 
 def radii(features: Centred, nearest: Nearest, k: int) -> Floats:
-    """Return the squared radius of each image's ball, float64 [N], exactly."""
+    """Return the exact squared radius of each image's ball, float64 [N]."""
     order = np.argsort(nearest.distances, axis=1)
-    found = np.take_along_axis(nearest.distances, order, axis=1)
-    who = np.take_along_axis(nearest.indices, order, axis=1)
-    rows = np.arange(len(who))
-    squared = exact_distances(features, features, rows, who[:, k - 1])
-    # Where another neighbour is as near as rounding can tell, the k-th is found among all of them.
+    rounded = np.take_along_axis(nearest.distances, order, axis=1)
+    neighbours = np.take_along_axis(nearest.indices, order, axis=1)
+    rows = np.arange(len(neighbours))
+    squared = exact_distances(features, features, rows, neighbours[:, k - 1])
+    # If another neighbour is as near as the k-th within rounding, all of them are compared exactly.
     slack = slack_of(features.norms, features.norms)
-    close = (np.abs(found - found[:, k - 1 : k]) <= slack).sum(axis=1) > 1
-    again, count = rows[close], who.shape[1]
-    distances = exact_distances(features, features, np.repeat(again, count), who[again].ravel()).reshape(-1, count)
+    close = (np.abs(rounded - rounded[:, k - 1 : k]) <= slack).sum(axis=1) > 1
+    again, count = rows[close], neighbours.shape[1]
+    distances = exact_distances(features, features, np.repeat(again, count), neighbours[again].ravel()).reshape(-1, count)
     squared[again] = np.partition(distances, k - 1, axis=1)[:, k - 1]
     return squared
 
 
 class Balls:
-    """Accumulates which images of either kind lie in a ball of the other, real on the left and fake on the right."""
+    """Counts which real (left) and fake (right) images lie in balls of the other kind."""
 
     uses: Uses = "distances"
 
@@ -73,7 +73,7 @@ class Balls:
         self._covered, self._recalled = np.zeros((2, len(real_radii)), np.bool_)
 
     def add(self, tile: Tile) -> None:
-        """Take a tile into account."""
+        """Add a tile."""
         in_real_ball = _inside(tile, self._real_radii[tile.rows, None])
         self._balls_around_fake[tile.columns] += in_real_ball.sum(axis=0)
         self._covered[tile.rows] |= in_real_ball.any(axis=1)
@@ -82,8 +82,8 @@ class Balls:
     def shares(self, k: int) -> Prdc:
         """Return the four shares.
 
-        precision: of fake images in some real ball; recall: of real images in some fake ball; density: real balls around a
-        fake image, divided by k; coverage: of real balls with some fake image.
+        precision: of fake images in some real ball; recall: of real images in some fake ball; density: mean number of real
+        balls around a fake image, divided by k; coverage: of real balls with some fake image.
         """
         return Prdc(
             precision=float((self._balls_around_fake > 0).mean()),
@@ -104,9 +104,9 @@ def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, k: int) 
 
 
 def squared_radii(features: npt.ArrayLike, k: int) -> Floats:
-    """Return the squared radius of each image's ball: float64 [N] for features [N, D]. Raises ValueError when N ≤ k."""
-    array: Features = check_features(features, "given")
-    return _radii_of(centre(array, array.mean(axis=0, dtype=np.float64)), k, "given")
+    """Return the squared radius of each image's ball: float64 [N] for features [N, D]. Raises ValueError if N ≤ k."""
+    array: Features = check_features(features, "image")
+    return _radii_of(centre(array, array.mean(axis=0, dtype=np.float64)), k, "image")
 
 
 def _radii_of(features: Centred, k: int, kind: str) -> Floats:
@@ -118,7 +118,7 @@ def _radii_of(features: Centred, k: int, kind: str) -> Floats:
 
 def _inside(tile: Tile, squared: Floats) -> Booleans:
     slack = slack_of(tile.left.norms[tile.rows], tile.right.norms[tile.columns])
-    found, rows, columns = inside(tile.distances, squared, slack)
-    again = exact_distances(tile.left, tile.right, rows + tile.rows.start, columns + tile.columns.start)
-    found[rows, columns] = again < np.broadcast_to(squared, tile.distances.shape)[rows, columns]
-    return found
+    result, rows, columns = inside(tile.distances, squared, slack)
+    exact = exact_distances(tile.left, tile.right, rows + tile.rows.start, columns + tile.columns.start)
+    result[rows, columns] = exact < np.broadcast_to(squared, tile.distances.shape)[rows, columns]
+    return result

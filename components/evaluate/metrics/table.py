@@ -1,4 +1,4 @@
-"""METRICS: one row a metric. Report, scale, model card, summary, Vertex evaluation, comparison and docs/scores.md read it."""
+"""METRICS: one row per metric. Report, scale, model card, summary, Vertex evaluation, comparison and docs/scores.md read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ EVERYWHERE: frozenset[Page] = frozenset({"report", "scale", "card", "vertex", "c
 
 
 def measure_kid(inputs: Inputs) -> dict[str, float]:
-    """Return `kid`, and its standard error where it is known."""
+    """Return `kid`, and its standard error if it is known."""
     error = {} if inputs.kid_error is None else {"kid_std": inputs.kid_error}
     return {"kid": kid.statistics_to_metric(inputs.pairs.sums), **error}
 
@@ -50,7 +50,7 @@ METRICS: tuple[Metric, ...] = (
         best=1.0,
         range="0 to 1",
         reading="1 is best",
-        meaning="Share of samples that lie among real images: do they look real?",
+        meaning="Share of samples that lie in the neighbourhood of a real image: do they look real?",
         source="Kynkäänniemi et al. 2019",
         shown=EVERYWHERE - {"console"},
         measure=lambda inputs: {"precision": inputs.pairs.shares.precision},
@@ -62,7 +62,7 @@ METRICS: tuple[Metric, ...] = (
         best=1.0,
         range="0 to 1",
         reading="1 is best",
-        meaning="Share of real images that lie among samples: is everything covered?",
+        meaning="Share of real images that lie in the neighbourhood of a sample: is all variety covered?",
         source="Kynkäänniemi et al. 2019",
         shown=EVERYWHERE - {"console"},
         measure=lambda inputs: {"recall": inputs.pairs.shares.recall},
@@ -71,10 +71,9 @@ METRICS: tuple[Metric, ...] = (
         name="density",
         title="Density",
         better="target",
-        best=None,
         range="0 and up",
         reading="1 or more",
-        meaning="How many neighbourhoods of real images a sample lies in, on average; above 1 samples crowd together.",
+        meaning="Mean number of real neighbourhoods that a sample lies in, divided by k; above 1, samples crowd together.",
         source="Naeem et al. 2020",
         shown=EVERYWHERE - {"console"},
         measure=lambda inputs: {"density": inputs.pairs.shares.density},
@@ -86,7 +85,7 @@ METRICS: tuple[Metric, ...] = (
         best=1.0,
         range="0 to 1",
         reading="1 is best",
-        meaning="Share of real images with a sample in their neighbourhood.",
+        meaning="Share of real images that have a sample in their neighbourhood.",
         source="Naeem et al. 2020",
         shown=EVERYWHERE,
         measure=lambda inputs: {"coverage": inputs.pairs.shares.coverage},
@@ -96,11 +95,9 @@ METRICS: tuple[Metric, ...] = (
         name="memorization",
         title="Memorization",
         better="target",
-        best=None,
         range="0 to 1",
-        reading="0.01 is expected",
-        meaning="Share of samples nearer to a training image than 99 % of held-out images are.",
-        source="",
+        reading="about 0.01 without copying",
+        meaning="Share of samples that are closer to a training image than 99 % of held-out images are.",
         shown=EVERYWHERE - {"scale", "console"},
         measure=memorization.measure_share,
         gate=True,
@@ -109,10 +106,9 @@ METRICS: tuple[Metric, ...] = (
         name="memorization_nearer",
         title="Nearer than held-out",
         better="target",
-        best=None,
         range="0 to 1",
-        reading="0.5 is expected, above 0.9 means copied",
-        meaning="How often a sample is nearer to the training images than a held-out image is (Mann-Whitney).",
+        reading="about 0.5 without copying, above 0.9 copied",
+        meaning="How often a sample is closer to the training images than a held-out image is (Mann-Whitney).",
         source="Meehan et al. 2020",
         shown=frozenset({"report", "card"}),
         measure=memorization.measure_nearer,
@@ -123,10 +119,9 @@ METRICS: tuple[Metric, ...] = (
         name="class_score",
         title="Class score",
         better="higher",
-        best=None,
         range="1 to the number of classes",
-        reading="more is better",
-        meaning="Number of classes that the classifier sees clearly in samples (the Inception Score with this classifier).",
+        reading="higher is better",
+        meaning="Number of classes that the classifier clearly recognizes in samples (Inception Score with this classifier).",
         source="Salimans et al. 2016",
         shown=frozenset({"report", "card"}),
         measure=classes.measure_score,
@@ -135,10 +130,9 @@ METRICS: tuple[Metric, ...] = (
         name="classes_covered",
         title="Classes reached",
         better="higher",
-        best=None,
         range="0 to the number of classes",
-        reading="all is best",
-        meaning="Classes whose share of the samples is at least a tenth of their share of the real images.",
+        reading="all classes is best",
+        meaning="Number of classes whose share of the samples is at least a tenth of their share of the real images.",
         source="Srivastava et al. 2017",
         shown=frozenset({"report"}),
         measure=classes.measure_covered,
@@ -151,8 +145,7 @@ METRICS: tuple[Metric, ...] = (
         best=0.0,
         range="0 to 1",
         reading="0 is best",
-        meaning="Share of samples that should be of another class for the shares of the classes to be those of real images.",
-        source="",
+        meaning="Share of samples that should have another class, so that class shares would equal those of real images.",
         shown=frozenset({"report"}),
         measure=classes.measure_imbalance,
     ),
@@ -163,7 +156,7 @@ METRICS: tuple[Metric, ...] = (
         best=1.0,
         range="0 and up",
         reading="1 is best",
-        meaning="Variance of the Laplacian divided by that of real images; below 1 samples are blurred.",
+        meaning="Variance of the Laplacian divided by that of real images; below 1, samples are blurred.",
         source="Pech-Pacheco et al. 2000",
         shown=frozenset({"report", "card"}),
         measure=sharpness.measure,
@@ -175,8 +168,7 @@ METRICS: tuple[Metric, ...] = (
         best=0.0,
         range="0 and up",
         reading="0 is best",
-        meaning="Largest distance of brightness, contrast and saturation to real images, in their standard deviations.",
-        source="",
+        meaning="Largest distance of brightness, contrast or saturation from real images, in their standard deviations.",
         shown=frozenset({"report", "card"}),
         measure=colours.measure,
     ),
@@ -184,17 +176,17 @@ METRICS: tuple[Metric, ...] = (
 
 
 def measure_all(inputs: Inputs) -> dict[str, float]:
-    """Return the value of every metric that the inputs suffice for, with standard errors and p-values, by key."""
+    """Return the values of all metrics that can be measured, with standard errors and p-values, by key."""
     return {key: value for metric in METRICS for key, value in metric.measure(inputs).items()}
 
 
 def metrics_on(page: Page) -> tuple[Metric, ...]:
-    """Return the metrics that a page shows, in their order."""
+    """Return the metrics that a page shows, in the order of METRICS."""
     return tuple(metric for metric in METRICS if page in metric.shown)
 
 
 def as_markdown() -> str:
-    """Return the table of docs/scores.md: `python -m components.evaluate.metrics.table` prints it."""
+    """Return the table of docs/scores.md; `python -m components.evaluate.metrics.table` prints it."""
     rows = [
         f"| `{metric.name}` | {metric.title} | {metric.range} | {metric.reading} | {metric.meaning} | {metric.source} |"
         for metric in METRICS

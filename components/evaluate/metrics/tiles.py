@@ -1,9 +1,9 @@
-"""Pairs of features a tile at a time: each inner product is computed once, for every metric that needs it.
+"""Tiles of inner products between features: each is computed once for all metrics that need it.
 
-`scan` computes tiles of inner products in the precision of the features (float32 or float64) and hands them to
-accumulators; sums are float64. Features are centred first, so that a distance is not a small difference of large numbers; the
-kernel gets the inner product of the features themselves back by a term for each row and each column. What rounding leaves
-open, a distance next to a radius, is computed again in float64 from the features.
+`scan` computes the tiles in the precision of the features (float32 or float64) and passes them to accumulators, whose sums are
+float64. Features are centred first, so that a distance is not a small difference of large numbers. A term for each row and each
+column turns inner products of centred features into those of the original ones, for the kernel. Distances that rounding
+cannot tell from a radius are computed again in float64.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.metrics.products import Floats
+from components.evaluate.metrics.checks import Floats
 
 Features = npt.NDArray[np.floating]
 Floats32 = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 Booleans = npt.NDArray[np.bool_]
-Uses = Literal["kernel", "distances"]  # what an accumulator reads of a tile
+Uses = Literal["kernel", "distances"]  # the part of a tile that an accumulator reads
 
-TILE = 2048  # rows and columns: 16 MiB of float32; a product of this size runs at the peak
-PAIRS_AT_ONCE = 4096  # pairs whose distances are computed in float64 at once
-ROUNDING = 16  # machine epsilons: a squared distance is off by less than this share of the sum of the two squared norms
-LARGEST = 1e6  # the cube of the kernel of larger features overflows float32
+TILE = 2048  # rows and columns: 16 MiB of float32, large enough for the full speed of matrix products
+PAIRS_AT_ONCE = 4096  # pairs whose exact distances are computed at once
+ROUNDING = 16  # bound for the error of a squared distance, in machine epsilons times the sum of the two squared norms
+LARGEST = 1e6  # for larger features, the cube in the kernel overflows float32
 
 
 class Centred(NamedTuple):
-    """Features [N, D] as given, less the centre [N, D], their squared norms [N] and the kernel's terms [N]."""
+    """Features [N, D]; the same minus the centre [N, D]; their squared norms [N]; the terms of the kernel [N]."""
 
     features: Features
     values: Features
@@ -37,9 +37,9 @@ class Centred(NamedTuple):
 
 
 def centre(features: Features, at: Floats) -> Centred:
-    """Return features [N, D] less `at` [D]; two sets centred at the same point can be scanned together.
+    """Return features [N, D] minus `at` [D]; two sets must have the same centre to be scanned together.
 
-    x·y / D + 1 is (x − c)·(y − c) / D plus a term of x and one of y. Raises ValueError for features above 1e6 in size.
+    x·y / D + 1 is (x − c)·(y − c) / D plus a term for x and one for y. Raises ValueError if a feature exceeds 1e6.
     """
     if (largest := float(np.abs(features).max())) > LARGEST:
         raise ValueError(f"features reach {largest:.3g}; scale them to below {LARGEST:g}")
@@ -53,10 +53,10 @@ def centre(features: Features, at: Floats) -> Centred:
 
 
 class Tile:
-    """A block of pairs: `kernel` (x·y / D + 1)³ and squared `distances`, [rows, columns], as far as they are wanted.
+    """A block of pairs: `kernel` (x·y / D + 1)³ and squared `distances`, both [rows, columns], if they are needed.
 
-    In a scan of a set with itself only the upper tiles are computed (`mirrored`: the tile stands for its transpose too); a pair
-    of an image with itself has kernel 0 and distance infinity.
+    A scan of a set with itself computes only the upper tiles; `mirrored` means that a tile also represents its transpose. A
+    pair of an image with itself has kernel 0 and distance infinity.
     """
 
     def __init__(self, left: Centred, right: Centred, rows: slice, columns: slice, *, kernel: bool, distances: bool) -> None:
@@ -68,23 +68,23 @@ class Tile:
             self.kernel = _kernel(products, left.terms[rows], right.terms[columns], left.values.shape[1])
         if distances:
             self.distances = squared_distances(products, left.norms[rows], right.norms[columns])
-        if on_diagonal:
-            for array, value in ((kernel and self.kernel, 0.0), (distances and self.distances, np.inf)):
-                if array is not False:
-                    np.fill_diagonal(array, value)
+        if on_diagonal and kernel:
+            np.fill_diagonal(self.kernel, 0.0)
+        if on_diagonal and distances:
+            np.fill_diagonal(self.distances, np.inf)
 
 
 class Accumulator(Protocol):
-    """Takes the tiles of a scan, one after the other; `uses` is what it reads of a tile."""
+    """Receives the tiles of a scan one by one; `uses` is the part of a tile that it reads."""
 
     uses: Uses
 
     def add(self, tile: Tile) -> None:
-        """Take a tile into account."""
+        """Add a tile."""
 
 
 def scan(left: Centred, right: Centred, *accumulators: Accumulator) -> None:
-    """Hand every tile of pairs of `left` [N, D] and `right` [M, D] to the accumulators; of a set with itself the upper ones."""
+    """Pass all tiles of `left` [N, D] and `right` [M, D] to the accumulators; only the upper ones if both are the same set."""
     wanted = {accumulator.uses for accumulator in accumulators}
     for rows in _slices(len(left.values)):
         for columns in _slices(len(right.values)):
@@ -95,7 +95,7 @@ def scan(left: Centred, right: Centred, *accumulators: Accumulator) -> None:
 
 
 class Nearest:
-    """The `count` nearest images of the other side, of each of `size` images on one side of a scan."""
+    """Finds, for each of the `size` images on one side of a scan, the `count` nearest images on the other side."""
 
     uses: Uses = "distances"
 
@@ -105,7 +105,7 @@ class Nearest:
         self._side = side
 
     def add(self, tile: Tile) -> None:
-        """Take a tile into account."""
+        """Add a tile."""
         if self._side == "left":
             self._merge(tile.rows, tile.columns, tile.distances)
         if self._side == "right" or tile.mirrored:
@@ -122,9 +122,9 @@ class Nearest:
 
 
 def nearest_images(from_features: Features, to_features: Features, count: int = 1) -> tuple[Indices, Floats]:
-    """Return for each row [N, D] the `count` nearest rows of `to_features` [M, D], nearest first, and their distances.
+    """Return the `count` nearest rows of `to_features` [M, D] for each row [N, D], nearest first, and their distances.
 
-    Both are [N, count]; distances are Euclidean, in float64.
+    Both results are [N, count]; distances are Euclidean, in float64.
     """
     middle = to_features.mean(axis=0, dtype=np.float64)
     left, right = centre(from_features, middle), centre(to_features, middle)
@@ -137,30 +137,30 @@ def nearest_images(from_features: Features, to_features: Features, count: int = 
 
 
 def exact_distances(left: Centred, right: Centred, rows: Indices, columns: Indices) -> Floats:
-    """Return the squared distance of each pair (rows[i], columns[i]) in float64; exactly 0 of equal features."""
-    found = np.empty(len(rows))
+    """Return the squared distance of each pair (rows[i], columns[i]) in float64; exactly 0 for equal features."""
+    squared = np.empty(len(rows))
     for start in range(0, len(rows), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
         difference = np.subtract(left.features[rows[part]], right.features[columns[part]], dtype=np.float64)
-        found[part] = np.einsum("nd,nd->n", difference, difference)
-    return found
+        squared[part] = np.einsum("nd,nd->n", difference, difference)
+    return squared
 
 
 def inside(distances: Features, radii: Floats, slack: float) -> tuple[Booleans, Indices, Indices]:
-    """Return which squared distances are below the squared radii, and the rows and columns of those too near to tell."""
+    """Return which squared distances are below the squared radii, and the rows and columns of those within `slack` of them."""
     below = distances < radii
     near = np.abs(distances - radii.astype(distances.dtype)) <= slack
-    places = np.flatnonzero(near)  # in one dimension, where it is ten times faster than nonzero in two
-    return below, *np.divmod(places, distances.shape[1])
+    positions = np.flatnonzero(near)  # ten times as fast as nonzero in two dimensions
+    return below, *np.divmod(positions, distances.shape[1])
 
 
 def slack_of(left_norms: Features, right_norms: Features) -> float:
-    """Return how far a squared distance of a tile may be off by rounding."""
+    """Return a bound for the rounding error of squared distances in a tile."""
     return float(ROUNDING * np.finfo(left_norms.dtype).eps) * float(left_norms.max() + right_norms.max())
 
 
 def squared_distances(products: Features, left_norms: Features, right_norms: Features) -> Features:
-    """Return |x|² + |y|² − 2 x·y of inner products [rows, columns], which are overwritten."""
+    """Return |x|² + |y|² − 2 x·y for inner products [rows, columns], which are overwritten."""
     products *= -2.0
     products += left_norms[:, None]
     products += right_norms[None, :]

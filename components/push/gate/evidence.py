@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.metrics.bootstrap import mean_over_pairs, pairs_between, weights
-from components.evaluate.metrics.products import Floats, as_features
+from components.evaluate.metrics.checks import Floats, as_features
 
 
 class Evidence(NamedTuple):

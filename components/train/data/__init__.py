@@ -1,1 +1,1 @@
-"""The training images, batch by batch."""
+"""The training images, in batches."""

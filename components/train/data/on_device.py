@@ -1,7 +1,7 @@
-"""Training images in the memory of a TPU's chips: rows of bytes, turned into batches by the program that trains on them.
+"""Training images in the memory of TPU chips, as rows of bytes that the training program reshapes to images.
 
-A chip pads the two last dimensions of an array to its tiles, so [N, 64, 64, 3] would take 42 times its bytes. Rows
-[N, H·W·C] are padded hardly at all; they become images after the gather.
+A chip pads the last two dimensions of an array to its tile size, so [N, 64, 64, 3] would take 42 times its bytes. Rows
+[N, H·W·C] need almost no padding. They are reshaped to images after the gather.
 """
 
 from __future__ import annotations
@@ -10,52 +10,52 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from components.train.data.batches import Batch, Shape
+from components.train.data.batches import RoundBatches, Shape
 from components.train.data.resident import Resident
 from components.train.data.source import Source
 
 
 class Gathered(NamedTuple):
-    """A whole split on each chip: pixels uint8 [N, H·W·C] and labels int32 [N]; a call takes the images' numbers along."""
+    """A whole split on each chip: pixels uint8 [N, H·W·C] and labels int32 [N]. A call sends the indices of its images."""
 
     pixels: tf.Tensor
     labels: tf.Tensor
     shape: Shape
 
     def arguments(self, taken: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        """Return what goes to the chips for a call: numbers int32 [R, n_critic, B]."""
+        """Return what a call sends to the chips: indices int32 [R, n_critic, B]."""
         return taken
 
-    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:
-        """Gather the images of a round."""
-        numbers = arguments[0][offset]
-        return Batch(_images(tf.gather(self.pixels, numbers), self.shape), tf.gather(self.labels, numbers))
+    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
+        """Return the images of a round, gathered by index."""
+        indices = arguments[0][offset]
+        return RoundBatches(_images(tf.gather(self.pixels, indices), self.shape), tf.gather(self.labels, indices))
 
 
 class Sent(NamedTuple):
-    """Images that a call takes along, all of them before its first round."""
+    """Images that a call sends to the chips, all of them before its first round."""
 
     shape: Shape
 
     def arguments(self, taken: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        """Return what goes to the chips for a call: pixels uint8 [R, n_critic, B, H·W·C] and labels int32 [R, n_critic, B]."""
+        """Return what a call sends to the chips: pixels uint8 [R, n_critic, B, H·W·C] and labels int32 [R, n_critic, B]."""
         images, labels = taken
         return tf.reshape(images, [*images.shape[:3], _length(self.shape)]), labels
 
-    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:
-        """Slice out the images of a round."""
+    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
+        """Return the images of a round."""
         pixels, labels = arguments
-        return Batch(_images(pixels[offset], self.shape), labels[offset])
+        return RoundBatches(_images(pixels[offset], self.shape), labels[offset])
 
 
 OnDevice = Gathered | Sent
 
 
-def placed(source: Source, strategy: tf.distribute.Strategy) -> OnDevice:
-    """Put a resident source into the memory of every chip; of a streamed one, each call's images go there."""
+def load_on_device(source: Source, strategy: tf.distribute.Strategy) -> OnDevice:
+    """Return `source` for use on the chips: a resident one is copied to every chip, a streamed one sends images per call."""
     if not isinstance(source, Resident):
         return Sent(source.shape)
-    images, labels = source.everything
+    images, labels = source.tensors
     with strategy.scope():
         pixels = tf.Variable(tf.reshape(images, [-1, _length(source.shape)]), trainable=False, name="pixels")
         return Gathered(pixels, tf.Variable(labels, trainable=False, name="labels"), source.shape)

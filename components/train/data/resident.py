@@ -1,4 +1,4 @@
-"""A whole split in memory: a host call takes the images' numbers along, and the graph gathers the images."""
+"""A whole split in memory: a host call takes the indices of its images, and the graph gathers the images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.train.data.batches import Batch, Order, count_labels, counts_by_class, shared_tensor
+from components.train.data.batches import Order, RoundBatches, count_labels, counts_by_class, shared_tensor
 
 
 class Resident:
-    """A whole split in memory: a call takes the indices along, the images are gathered in the graph."""
+    """A whole split in memory; a Source."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Resident:
         batch_size: int,
         classes: int = 0,
     ) -> None:
-        """Keep images [N, H, W, C] and labels [N]; without a copy where their memory is aligned, so leave them alone then.
+        """Keep images [N, H, W, C] and labels [N]. Aligned arrays are not copied: do not write to them afterwards.
 
         `classes` is the number of classes that have a name; some of them may have no image.
         """
@@ -36,12 +36,12 @@ class Resident:
 
     @cached_property
     def label_counts(self) -> list[int]:
-        """Images by class."""
+        """Number of images of each class."""
         return counts_by_class(count_labels(self._labels.numpy()), self._classes)
 
     @property
-    def everything(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The images uint8 [N, H, W, C] and labels int32 [N], which a TPU takes into its own memory."""
+    def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """All images uint8 [N, H, W, C] and labels int32 [N]; a TPU copies them to its own memory."""
         return self._images, self._labels
 
     def first(self, count: int) -> npt.NDArray[np.uint8]:
@@ -49,14 +49,14 @@ class Resident:
         return np.array(self._images[:count])
 
     def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:
-        """Return the numbers of the images, int32 [rounds, n_critic, B]."""
+        """Return the indices of the images, int32 [rounds, n_critic, B]."""
         return (tf.constant(self._order.indices(first_round, rounds)),)
 
-    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:
-        """Gather the images of a round."""
+    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
+        """Return the images of a round, gathered by index."""
         indices = tf.ensure_shape(taken[0][offset], [self._order.n_critic, self._order.batch_size])
-        with tf.device(self._images.device):  # where the data is; elsewhere each call would copy all of it there
-            return Batch(tf.gather(self._images, indices), tf.gather(self._labels, indices))
+        with tf.device(self._images.device):  # on another device, each call would first copy the whole dataset there
+            return RoundBatches(tf.gather(self._images, indices), tf.gather(self._labels, indices))
 
     def close(self) -> None:
-        """Do nothing: nothing runs beside the training."""
+        """Do nothing: there is no thread to stop."""

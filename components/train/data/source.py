@@ -1,4 +1,4 @@
-"""The training images of a dataset: resident in memory, or streamed from its TFRecords; the same batches either way."""
+"""The training images of a dataset, resident in memory or streamed from its TFRecords; the batches are the same."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import tensorflow as tf
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError
 from components.dataset.records import SplitIndex
-from components.train.data.batches import Batch, Shape
+from components.train.data.batches import RoundBatches, Shape
 from components.train.data.reader import ImageReader
 from components.train.data.resident import Resident
 from components.train.data.streamed import Streamed
 
-RESIDENT_LIMIT_BYTES = 2**30  # of pixels; "auto" streams what is larger
-CALL_BUDGET_BYTES = 2**28  # of the images that one host call takes along
+RESIDENT_LIMIT_BYTES = 2**30  # of pixels; with "auto", larger datasets are streamed
+CALL_BUDGET_BYTES = 2**28  # for the images of one host call
 
 
 class Source(Protocol):
-    """The training images in an order that is a function of (seed, round), whatever was asked for before.
+    """The training images, in an order that depends only on seed and round, not on earlier calls.
 
-    `shape` is height, width and channels, `count` the number of images, `label_counts` theirs by class, empty where an image
-    has no label, `bytes_per_round` what `take` returns for a round.
+    `shape` is (height, width, channels), `count` the number of images, `bytes_per_round` the size of what `take` returns
+    for one round.
     """
 
     shape: Shape
@@ -34,19 +34,19 @@ class Source(Protocol):
 
     @property
     def label_counts(self) -> list[int]:
-        """Images by class. Raises ArtifactError when the labels cannot be classes."""
+        """Number of images of each class; empty if some image has no label. Raises ArtifactError for too many classes."""
 
     def first(self, count: int) -> npt.NDArray[np.uint8]:
-        """Return the first `count` images of the dataset (all, where there are fewer), to look at."""
+        """Return the first `count` images of the dataset, or all if there are fewer."""
 
     def take(self, first_round: int, rounds: int) -> tuple[tf.Tensor, ...]:
-        """Return what a host call needs for `rounds` rounds from `first_round` on; each tensor has the rounds first."""
+        """Return what a host call needs for `rounds` rounds from `first_round` on; rounds are the first axis of each tensor."""
 
-    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:
-        """Return the batches of round `offset` of what was taken; runs in the graph."""
+    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
+        """Return the batches of one round; `taken` is from `take`, `offset` counts from its first round. Runs in the graph."""
 
     def close(self) -> None:
-        """End what runs beside the training; nothing can be taken any more."""
+        """Stop reading; `take` cannot be called any more."""
 
 
 def open_source(
@@ -58,15 +58,15 @@ def open_source(
     mode: Literal["auto", "resident", "stream"] = "auto",
     resident_limit_bytes: int = RESIDENT_LIMIT_BYTES,
 ) -> Source:
-    """Return the training images of a dataset artifact; "auto" keeps up to `resident_limit_bytes` of pixels in memory.
+    """Return the training images of a dataset artifact; "auto" loads up to `resident_limit_bytes` of pixels into memory.
 
-    Raises ArtifactError when the dataset is damaged or has no image to train on.
+    Raises ArtifactError if the dataset is damaged or has no training images.
     """
     manifest = read_manifest(dataset, "dataset", verify=False)
     size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
     reader = ImageReader(SplitIndex(dataset, "train"), (size, size, channels))
     if not len(reader.index):
-        raise ArtifactError(f"{dataset} has no training images.", "Run ingest on a source that has some.")
+        raise ArtifactError(f"{dataset} has no training images.", "Run ingest on a source with more images.")
     small = len(reader.index) * reader.image_bytes <= resident_limit_bytes
     if mode == "resident" or (mode == "auto" and small):
         examples = reader.read(np.arange(len(reader.index)))
@@ -76,8 +76,8 @@ def open_source(
 
 
 def rounds_that_fit(bytes_per_round: int, budget: int = CALL_BUDGET_BYTES) -> int:
-    """Return how many rounds a host call may have so that `Source.take` returns at most `budget` bytes; at least 1.
+    """Return the number of rounds for which `Source.take` returns at most `budget` bytes; at least 1.
 
-    A Streamed source holds two calls, the one that is computed and the one that is read: twice `budget`.
+    A Streamed source holds two calls in memory (one computed, one read ahead), that is twice `budget`.
     """
     return max(1, budget // bytes_per_round)

@@ -1,4 +1,8 @@
-"""A split that stays in its TFRecords: each host call takes its images along, read while the call before is computed."""
+"""A split that is read from its TFRecords: the images of a host call are read while the previous call is computed.
+
+The reading thread is written here because it must not delay the end of the process: the threads of concurrent.futures are
+joined at exit (test_a_process_that_ends_without_close_ends_at_once).
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,16 @@ import tensorflow as tf
 
 from components.common.artifacts import Manifest
 from components.dataset.records import NO_LABEL
-from components.train.data.batches import Batch, Order, counts_by_class, shared_tensor
-from components.train.data.reader import Examples, ImageReader
+from components.train.data.batches import Order, RoundBatches, counts_by_class, shared_tensor
+from components.train.data.reader import ImageReader, LabelledImages
 
 
 class Streamed:
-    """A split that stays in its TFRecords: a call takes its images along, while a thread reads those of the next.
+    """A split that is read from its TFRecords; a Source.
 
-    Two calls are in memory, each of rounds · n_critic · B · H · W · C bytes. The next call is guessed: it goes on where this
-    one ends and has as many rounds, or fewer. Any other is read when it is asked for.
+    While a call is computed, a thread reads the images of the next one, so two calls are in memory, each of rounds · n_critic
+    · B · H · W · C bytes. The next call is expected to start where this one ends, with at most as many rounds. Any other
+    call is read when `take` is called.
     """
 
     def __init__(self, reader: ImageReader, manifest: Manifest, *, seed: int, n_critic: int, batch_size: int) -> None:
@@ -30,12 +35,12 @@ class Streamed:
         self._reader, self._manifest = reader, manifest
         self._order = Order(seed, self.count, n_critic, batch_size)
         self._ahead: list[_Reading] = []  # at most one
-        # At the interpreter's exit too: a thread that is then still inside TensorFlow would abort the process.
+        # Also runs when the interpreter exits: a thread that is inside TensorFlow at that time aborts the process.
         self._end = weakref.finalize(self, _cancel, self._ahead)
 
     @cached_property
     def label_counts(self) -> list[int]:
-        """Images by class: as the manifest counts them, where it counts each image once, else counted in all records."""
+        """Number of images of each class, from the manifest if it counts each image once, else from all records."""
         names = [str(name) for name in self._manifest.details.get("label_names", [])]
         histogram = self._manifest.details.get("label_histogram", {}).get("train", {})
         counts = counts_by_label(histogram, names)
@@ -63,40 +68,40 @@ class Streamed:
         images = examples.images.reshape(*by_round, *self.shape)
         return shared_tensor(images[:rounds]), shared_tensor(examples.labels.reshape(by_round)[:rounds])
 
-    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> Batch:
-        """Slice out the images of a round."""
+    def batch(self, taken: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
+        """Return the images of a round."""
         rows = [self._order.n_critic, self._order.batch_size]
         images, labels = taken
-        return Batch(tf.ensure_shape(images[offset], [*rows, *self.shape]), tf.ensure_shape(labels[offset], rows))
+        return RoundBatches(tf.ensure_shape(images[offset], [*rows, *self.shape]), tf.ensure_shape(labels[offset], rows))
 
     def close(self) -> None:
-        """End the thread, drop what it has read, and wait for it: as long as a chunk takes."""
+        """Stop the thread after its current chunk, and wait for it."""
         self._end()
 
 
 class _Reading:
-    """The images of a call while a thread reads them."""
+    """A thread that reads the images of a call."""
 
     def __init__(self, reader: ImageReader, order: Order, first_round: int, rounds: int) -> None:
         self._first_round, self._rounds = first_round, rounds
         self._stop = threading.Event()
-        self._outcome: Examples | BaseException = RuntimeError("not read yet")
+        self._outcome: LabelledImages | BaseException = RuntimeError("not read yet")
 
         def read() -> None:
             try:
                 self._outcome = reader.read(order.indices(first_round, rounds).ravel(), self._stop)
-            except BaseException as error:  # noqa: BLE001 - result() raises it where somebody hears it
+            except BaseException as error:  # noqa: BLE001 - result() raises it in the calling thread
                 self._outcome = error
 
-        # A daemon: whoever dies without close() does not wait for a disk.
+        # A daemon, so that a process that ends without close() does not wait for the disk.
         self._thread = threading.Thread(target=read, name=f"images of round {first_round}", daemon=True)
         self._thread.start()
 
     def covers(self, first_round: int, rounds: int) -> bool:
-        """Return whether these rounds begin where the reading begins, and are no more."""
+        """Return whether these rounds start where the reading starts, and are not more."""
         return self._first_round == first_round and self._rounds >= rounds
 
-    def result(self) -> Examples:
+    def result(self) -> LabelledImages:
         """Wait for the images and return them; raises what reading raised."""
         self._thread.join()
         if isinstance(self._outcome, BaseException):
@@ -104,9 +109,9 @@ class _Reading:
         return self._outcome
 
     def cancel(self) -> None:
-        """End the reading after its chunk and wait for that."""
+        """Stop the thread after its current chunk, and wait for it."""
         self._stop.set()
-        if self._thread is not threading.current_thread():  # garbage may be collected in any thread
+        if self._thread is not threading.current_thread():  # garbage collection may run in any thread, this one included
             self._thread.join()
 
 
@@ -116,7 +121,7 @@ def _cancel(readings: list[_Reading]) -> None:
 
 
 def counts_by_label(histogram: Mapping[str, int], names: list[str]) -> dict[int, int] | None:
-    """Return ingest's histogram, which is by name where labels have names, by label; None where a name may be two labels."""
+    """Return ingest's histogram with labels as keys, in place of their names; None if a name could mean two labels."""
     numbers = {text: int(text) for text in [*histogram, *names] if text.isdecimal()}
     plain = len(set(names)) == len(names) and "unlabelled" not in names
     if not plain or any(numbers.get(name, 0) >= len(names) for name in names):

@@ -1,6 +1,6 @@
-"""A host call: many rounds on the devices, with their metrics read back once.
+"""A host call runs many rounds on the devices and reads their metrics back once.
 
-On a TPU the loop over the rounds is part of the program on the chips; elsewhere it is a loop of the graph.
+On a TPU the loop over the rounds is part of the program on the chips. On other devices it is a loop in the graph.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import tensorflow as tf
 
 from components.train import noise, step
 from components.train.config import TrainConfig
-from components.train.data.on_device import OnDevice, placed
-from components.train.data.source import Source, rounds_that_fit
+from components.train.data.on_device import OnDevice, load_on_device
+from components.train.data.source import Source
 from components.train.devices.host_code import Call, without_host_code
 from components.train.saving.variables import named_variables
 
 
 def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: Source) -> Call:
-    """Return the function of a host call: what `source.take` gives for R rounds, and the first round, to METRICS [R, 6].
+    """Return the function that runs a host call: it maps `source.take` of R rounds, and the first round, to METRICS [R, 6].
 
-    On a TPU it refuses host operations before its first run. Raises DeviceError then.
+    On a TPU its first call raises DeviceError if the graph contains host operations.
     """
     if isinstance(strategy, tf.distribute.TPUStrategy):
-        return without_host_code(make_device_call(state, config, strategy, placed(source, strategy)))
+        return without_host_code(make_device_call(state, config, strategy, load_on_device(source, strategy)))
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
@@ -35,36 +35,38 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
             batch = source.batch(taken, offset)
             seed = noise.round_seed(config.seed, round_index)
             parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, seed, round_index))
-            row = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
-            metrics = metrics.write(offset, tf.concat(row, axis=0))
+            metrics = metrics.write(offset, _reduced(strategy, parts, whole))
         return metrics.stack()
 
     return call  # type: ignore[no-any-return]
 
 
 def make_device_call(state: step.State, config: TrainConfig, strategy: tf.distribute.Strategy, source: OnDevice) -> Call:
-    """Return the same function with its loop on the devices: the host gets nothing between the first round and the last.
+    """Return the same function with the loop on the devices, so that nothing returns to the host between two rounds.
 
-    MirroredStrategy cannot do this: its all_reduce leaves the replica, which a loop must not do.
+    MirroredStrategy cannot do this: its all_reduce needs merge_call, which is not allowed in a loop.
     """
 
     @tf.function  # type: ignore[untyped-decorator]
     def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
         arguments = source.arguments(taken)
         run = lambda *args: rounds_on_device(state, config, source, *args)  # noqa: E731
-        parts, whole = strategy.run(run, args=(arguments, first_round))
-        columns = [strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)]
-        return tf.concat(columns, axis=1)
+        return _reduced(strategy, *strategy.run(run, args=(arguments, first_round)))
 
     return call  # type: ignore[no-any-return]
+
+
+def _reduced(strategy: tf.distribute.Strategy, parts: Any, whole: Any) -> tf.Tensor:
+    """Return METRICS from the replicas' PART_METRICS, which are summed, and WHOLE_METRICS, which are equal."""
+    return tf.concat([strategy.reduce("SUM", parts, axis=None), strategy.reduce("MEAN", whole, axis=None)], axis=-1)
 
 
 def rounds_on_device(
     state: step.State, config: TrainConfig, source: OnDevice, arguments: tuple[tf.Tensor, ...], first_round: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Do the R rounds of a host call in replica context; return this replica's PART_METRICS [R, 4] and WHOLE_METRICS [R, 2].
+    """Run the R rounds of a host call in replica context; return this replica's PART_METRICS [R, 4] and WHOLE_METRICS [R, 2].
 
-    `arguments` have static shapes: a TPU compiles for one R, and again for the last call of a training if that is shorter.
+    `arguments` have static shapes: a TPU compiles for one R, and once more if the last call of a training is shorter.
     """
     rounds = int(arguments[0].shape[0])
 
@@ -81,15 +83,15 @@ def rounds_on_device(
 
 
 def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> Callable[[], list[str]]:
-    """Return a function that names the variables, optimizers' included, that are not finite on some replica.
+    """Return a function that lists the variables, including those of the optimizers, that are not finite on some replica.
 
-    The devices check the values; one number a variable is read back.
+    The devices check the values; one number per variable is read back.
     """
     named = [(name, variable) for name, variable in named_variables(state) if "float" in str(variable.dtype)]
 
     def on_a_replica() -> tf.Tensor:
-        sound = [tf.reduce_all(tf.math.is_finite(variable.value)) for _, variable in named]
-        return 1 - tf.cast(tf.stack(sound), tf.int32)
+        finite = [tf.reduce_all(tf.math.is_finite(variable.value)) for _, variable in named]
+        return 1 - tf.cast(tf.stack(finite), tf.int32)
 
     @tf.function  # type: ignore[untyped-decorator]
     def broken_replicas() -> tf.Tensor:
@@ -98,13 +100,11 @@ def make_weights_check(state: step.State, strategy: tf.distribute.Strategy) -> C
     return lambda: [name for (name, _), replicas in zip(named, broken_replicas().numpy(), strict=True) if replicas]
 
 
-def rounds_a_call(config: TrainConfig, source: Source) -> int:
-    """Return the rounds of a host call: as configured, else those between two log lines, or fewer if their images are many."""
-    return rounds_within(config, rounds_that_fit(source.bytes_per_round))
-
-
 def rounds_within(config: TrainConfig, fitting: int) -> int:
-    """Return the rounds of a host call where `fitting` is the largest number of rounds whose images fit."""
+    """Return the number of rounds in a host call if the images of at most `fitting` rounds fit into memory.
+
+    It is rounds_per_call if that is set, else log_every_rounds or a divisor of it.
+    """
     if config.rounds_per_call or fitting >= config.log_every_rounds:
         return config.rounds_a_call
     between_lines, multiple = config.log_every_rounds, config.penalty_every_rounds

@@ -1,4 +1,4 @@
-"""Whether the layers compute in bfloat16: where the device has it and is faster for it."""
+"""Resolves train.precision = "auto": bfloat16 if the device supports it and is faster with it."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from components.common.progress import say
 from components.train.config import TrainConfig
 
 FLAGS = {"avx512_bf16", "amx_bf16"}
-# The flag alone says little: of two machines that had avx512_bf16, one convolved twice as fast in bfloat16, one at 0.6 times
-# the speed (docs/scaling.md). So a CPU that has it is asked.
+# The flag is not enough: of two machines with avx512_bf16, one was twice as fast in bfloat16, the other 0.6 times as fast
+# (docs/scaling.md). So the gain is measured.
 NEEDED_GAIN = 1.2
 
 
-def resolved(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Return `config` with "auto" decided: as this training began, if it has begun, else by the device."""
+def resolve(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return `config` with "auto" replaced: by the precision that this training started with, or else by the device's."""
     if config.precision != "auto":
         return config
     file = folder / "precision"
     precision = file.read_text().strip() if file.is_file() else ""
     if precision not in ("float32", "bfloat16"):
         precision = "bfloat16" if bfloat16_is_faster(config.devices) else "float32"
-        write_text(file, f"{precision}\n")  # another machine that goes on with this training computes the same
+        write_text(file, f"{precision}\n")  # so that another machine resumes this training in the same precision
         say(f"Layers compute in {precision}")
     return config.model_copy(update={"precision": precision})
 
 
 def bfloat16_is_faster(devices: str) -> bool:
-    """Return True on a TPU, and on a CPU that has bfloat16 and convolves NEEDED_GAIN times faster with it."""
+    """Return whether to use bfloat16: on a TPU, and on a CPU whose convolutions are NEEDED_GAIN times faster with it."""
     kind = devices.partition(":")[0]
     return kind == "tpu" or (kind == "cpu" and cpu_has_bfloat16() and convolution_gain() >= NEEDED_GAIN)
 
 
 def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether the processor's flags name bfloat16 (Linux on x86; elsewhere False)."""
+    """Return whether the flags of the processor include bfloat16 (Linux on x86; False elsewhere)."""
     if not cpuinfo.is_file():
         return False
     flags = [line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")]
@@ -45,7 +45,7 @@ def cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def convolution_gain(repeats: int = 7) -> float:
-    """Return the time of a convolution in float32 over that in bfloat16, the fastest of `repeats` each; under a second."""
+    """Return the time of a convolution in float32 divided by its time in bfloat16, each the fastest of `repeats`."""
     fastest = {}
     for dtype in (tf.float32, tf.bfloat16):
         images, kernel = tf.ones([32, 32, 32, 64], dtype), tf.ones([3, 3, 64, 64], dtype)

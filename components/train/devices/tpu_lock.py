@@ -1,4 +1,4 @@
-"""Which process holds the TPU of this machine: a TPU serves one, and libtpu ends the second with an abort."""
+"""Finds the process that uses the TPU of this machine. A TPU serves one process at a time; libtpu aborts a second one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOCK = "@hhqqi4x"  # struct flock of Linux on x86-64: type, whence, start, leng
 
 
 class Machine(NamedTuple):
-    """Where the kernel shows devices and processes, and the file that libtpu locks."""
+    """The folders of devices and processes, and the file that libtpu locks."""
 
     dev: Path = Path("/dev")
     proc: Path = Path("/proc")
@@ -31,21 +31,21 @@ def tpu_devices(machine: Machine = HERE) -> list[Path]:
 
 
 def check_free(environment: Mapping[str, str], machine: Machine = HERE) -> None:
-    """Refuse a TPU that another process holds, naming it where it can be seen. Raises DeviceError."""
+    """Raise DeviceError if another process uses the TPU; the message names the process if it is visible."""
     if environment.get("ALLOW_MULTIPLE_LIBTPU_LOAD") or environment.get("TPU_CHIPS_PER_PROCESS_BOUNDS"):
-        return  # several processes, each with chips of its own: libtpu takes no lock then
+        return  # several processes share the chips, and libtpu takes no lock
     pid = lock_holder(machine.lock)
     if pid is None:
         pid = device_holder(tpu_devices(machine), machine.proc)
     if pid is not None:
         who = f"process {pid}{_command(pid, machine.proc)}" if pid else f"a process that holds {machine.lock}"
-        raise DeviceError(f"The TPU is in use by {who}.", "Wait for it, or end it: a TPU serves one process at a time.")
+        raise DeviceError(f"The TPU is in use by {who}.", "Wait until it ends, or end it: a TPU serves one process at a time.")
 
 
 def lock_holder(file: Path) -> int | None:
-    """Return who holds the lock that libtpu takes: a process id, 0 where it is out of sight, None where nobody does.
+    """Return the id of the process that holds libtpu's lock: 0 if it is in another container, None if the lock is free.
 
-    Not once libtpu is loaded: closing the file drops the locks that this process has on it. Raises DeviceError.
+    Do not call this after libtpu is loaded: closing the file releases this process's own lock. Raises DeviceError.
     """
     try:
         handle = os.open(file, os.O_RDWR)
@@ -53,18 +53,18 @@ def lock_holder(file: Path) -> int | None:
         return None
     except PermissionError:
         raise DeviceError(
-            f"{file} belongs to another user, so that libtpu cannot take the TPU.", f"Remove {file} when nobody uses the TPU."
+            f"{file} belongs to another user, so libtpu cannot lock the TPU.", f"Remove {file} when nobody uses the TPU."
         ) from None
     try:
-        asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(handle, fcntl.F_GETLK, asked))
+        request = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(FLOCK, fcntl.fcntl(handle, fcntl.F_GETLK, request))
     finally:
         os.close(handle)
     return None if kind == fcntl.F_UNLCK else max(0, pid)
 
 
 def device_holder(devices: list[Path], proc: Path) -> int | None:
-    """Return a process that has one of the device files open, among those that this user may look at."""
+    """Return the id of a process that has one of the device files open; processes of other users are not visible."""
     names = {str(device) for device in devices}
     for folder in proc.glob("[0-9]*"):
         if folder.name == str(os.getpid()):
@@ -72,7 +72,7 @@ def device_holder(devices: list[Path], proc: Path) -> int | None:
         try:
             if any(str(link.readlink()) in names for link in (folder / "fd").iterdir()):
                 return int(folder.name)
-        except OSError:  # it has ended, or is another user's
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return None
 

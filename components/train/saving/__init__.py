@@ -1,1 +1,1 @@
-"""Everything that training writes: checkpoints, the exported model, TensorBoard events."""
+"""What training writes: checkpoints, the exported model, sample grids and TensorBoard events."""

@@ -20,8 +20,8 @@ from components.train.networks import ImageShape, make_generator
 class Generator(tf.Module):  # type: ignore[misc]
     """The moving average of the generator, in float32, on one device; its signatures return uint8 images.
 
-    `label_counts` are the training images by class when the networks see labels: `generate` draws labels in these shares,
-    so its images are distributed as the data; `generate_labels` makes the ones that are asked for.
+    `label_counts` are the numbers of training images by class if the networks see labels. `generate` draws labels in the same
+    proportions, `generate_labels` takes the labels as an argument.
     """
 
     def __init__(self, shape: ImageShape, config: TrainConfig, label_counts: Sequence[int] = ()) -> None:
@@ -30,7 +30,8 @@ class Generator(tf.Module):  # type: ignore[misc]
         self.latents = config.latents
         self.classes = shape.classes
         self.label_logits = tf.constant([[float("-inf") if not count else math.log(count) for count in label_counts]])
-        self.label_counts = tf.Variable(list(label_counts), trainable=False, dtype=tf.int64)  # saved: tells which labels exist
+        # A variable, so that it is part of the SavedModel, whose readers check that a label exists.
+        self.label_counts = tf.Variable(list(label_counts), trainable=False, dtype=tf.int64)
         latents = tf.TensorSpec([None, config.latents], tf.float32, "latents")
         labels = tf.TensorSpec([None], tf.int32, "labels")
         seed, count = tf.TensorSpec([], tf.int64, "seed"), tf.TensorSpec([], tf.int32, "count")
@@ -48,12 +49,12 @@ class Generator(tf.Module):  # type: ignore[misc]
             mine.assign(average)
 
     def images(self, latents: tf.Tensor, labels: tf.Tensor) -> npt.NDArray[np.uint8]:
-        """Return the images [n, H, W, C] of latents [n, L], of labels [n] where the network sees them."""
-        given = (latents, labels) if "generate_labels" in self.functions else (latents,)
-        return self.functions["generate_from_latents"](*given)["images"].numpy()  # type: ignore[no-any-return]
+        """Return the images [n, H, W, C] of latents [n, L]; labels [n] are used by conditional generators only."""
+        arguments = (latents, labels) if self.classes else (latents,)
+        return self.functions["generate_from_latents"](*arguments)["images"].numpy()  # type: ignore[no-any-return]
 
     def draw(self, seed: int, count: int, batch_size: int = 100) -> npt.NDArray[np.uint8]:
-        """Return `count` images, the same for the same seed."""
+        """Return `count` images; equal seeds give equal images."""
         seeds = [seed_of_batch(seed, index) for index in range(-(-count // batch_size))]
         batches = [self.generate(tf.constant(each, tf.int64), tf.constant(batch_size))["images"].numpy() for each in seeds]
         drawn: npt.NDArray[np.uint8] = np.concatenate(batches)[:count]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ SAMPLES, TENSORBOARD = "samples", "tensorboard"
 
 
 class TrainingFolder:
-    """Where a training of `config` (as the user gave it) on images of `shape` is kept while it is under way.
+    """The files of a training that is running, with `config` as the user set it, on images of `shape`.
 
     `last_good` is the checkpoint that this process read or wrote last.
     """
@@ -30,50 +31,39 @@ class TrainingFolder:
     def __init__(self, path: Path, config: TrainConfig, shape: ImageShape) -> None:
         self.path, self._config, self._shape = path, config, shape
         self.last_good: Path | None = None
-        self._events: Events | None = None
+
+    @cached_property
+    def events(self) -> Events:
+        """TensorBoard events, written here and to the folder that Vertex AI's TensorBoard reads."""
+        return Events(self.path / TENSORBOARD, *vertex_folders(os.environ))
 
     def load(self, variables: Mapping[str, npt.NDArray[Any]]) -> checkpoint.Checkpoint | None:
-        """Return the newest whole checkpoint or None; it must have the same `variables`. Raises ArtifactError."""
-        found = checkpoint.load_latest(self.path, self._config, self._shape)
-        if found is not None:
-            self.last_good = checkpoint.path_of(self.path, found.progress.round)
-            checkpoint.check_variables(self.last_good, found.arrays, variables)
-        return found
+        """Return the newest intact checkpoint or None. Raises ArtifactError if its variables differ from `variables`."""
+        latest = checkpoint.load_latest(self.path, self._config, self._shape)
+        if latest is not None:
+            self.last_good = checkpoint.path_of(self.path, latest.progress.round)
+            checkpoint.check_variables(self.last_good, latest.arrays, variables)
+        return latest
 
     def save(self, arrays: dict[str, npt.NDArray[Any]], progress: Progress) -> None:
         """Write a checkpoint. Raises TrainingDivergedError, ArtifactError."""
         self.last_good = checkpoint.save(self.path, self._config, self._shape, checkpoint.Checkpoint(arrays, progress))
 
     def write_evidence(self, lines: Iterable[Mapping[str, Any]]) -> Path:
-        """Write the metrics of the rounds in which the training broke; return the file."""
+        """Write the metrics of the rounds in which the training diverged; return the file."""
         return checkpoint.write_evidence(self.path, lines)
 
-    def open_events(self) -> None:
-        """Begin to write TensorBoard events, here and where Vertex AI's TensorBoard reads them."""
-        self._events = Events(self.path / TENSORBOARD, *vertex_folders(os.environ))
-
-    def close_events(self) -> None:
-        """Write the events that are still in memory."""
-        if self._events:
-            self._events.close()
-
-    def write_scalars(self, rounds: int, values: Mapping[str, float]) -> None:
-        """Write numbers by name as TensorBoard events."""
-        if self._events:
-            self._events.scalars(rounds, values)
-
     def begin_samples(self, real: npt.NDArray[np.uint8]) -> None:
-        """Write a grid of real images, and remove the samples of an earlier try that got to no checkpoint."""
+        """Write a grid of real images, and remove the samples of an earlier attempt that has no checkpoint."""
         shutil.rmtree(self.path / SAMPLES, ignore_errors=True)
         write_png(self.path / SAMPLES / "real.png", real)
 
     def write_samples(self, rounds: int, picture: npt.NDArray[np.uint8]) -> None:
         """Write a sample grid, uint8 [H, W, C]."""
         write_png(self.path / SAMPLES / f"round-{rounds:08d}.png", picture)
-        if self._events:
-            self._events.picture(rounds, SAMPLES, picture)
+        self.events.picture(rounds, SAMPLES, picture)
 
     def copy_into(self, folder: Path) -> None:
-        """Copy sample grids and TensorBoard events into the folder of a model."""
+        """Copy sample grids and TensorBoard events to the folder of a model."""
         for name in (SAMPLES, TENSORBOARD):
             shutil.copytree(self.path / name, folder / name)

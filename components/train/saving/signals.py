@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request that the loop obeys after the current host call, when it has saved."""
+"""SIGTERM and Ctrl-C: a request to stop, which the loop follows after the current host call and a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-SPOT_NOTICE_SECONDS = 30  # from SIGTERM to the end: Google's spot machines, and Kubernetes by default
+SPOT_NOTICE_SECONDS = 30  # from SIGTERM to SIGKILL on Google's spot machines, and on Kubernetes by default
 
 
 class StopRequest:
-    """Whether somebody asked to stop, and how."""
+    """Whether a stop was requested; `by` is the name of the signal."""
 
     def __init__(self) -> None:
         self.by = ""
@@ -23,7 +23,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requested_by_signal() -> Iterator[StopRequest]:
-    """Yield a request that SIGTERM (a preempted machine) or SIGINT (Ctrl-C) sets; the handlers of before come back."""
+    """Yield a request that SIGTERM (a preempted machine) or SIGINT (Ctrl-C) sets; restore the old handlers afterwards."""
     request = StopRequest()
 
     def note(number: int, _: FrameType | None) -> None:
@@ -41,10 +41,10 @@ def stop_requested_by_signal() -> Iterator[StopRequest]:
 
 
 def long_call_text(call_seconds: float) -> str:
-    """Return a warning where a stop may come too late: it is obeyed after the host call, then the checkpoint is written."""
+    """Return a warning if host calls are so long that a preempted machine may be gone before the checkpoint; else ""."""
     if call_seconds <= SPOT_NOTICE_SECONDS / 2:
         return ""
     return (
-        f"A host call takes {call_seconds:.0f} s, and a machine that is taken away gives {SPOT_NOTICE_SECONDS} s to save: lower"
-        " train.rounds_per_call"
+        f"A host call takes {call_seconds:.0f} s, but a preempted machine stops after {SPOT_NOTICE_SECONDS} s: lower"
+        " train.rounds_per_call so that a checkpoint can be saved in time"
     )

@@ -1,4 +1,4 @@
-"""What TensorFlow writes itself: its refusals become errors of ours, and TensorBoard's events."""
+"""TensorBoard events, and the errors that TensorFlow raises when it cannot write a file."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from components.common.errors import ArtifactError
 
 @contextlib.contextmanager
 def written_by_tensorflow(path: Path) -> Iterator[None]:
-    """Turn TensorFlow's error for a full or read-only disk into ArtifactError. For code that only writes `path`."""
+    """Raise ArtifactError when TensorFlow cannot write `path` (a full or read-only disk). Wrap only code that writes it."""
     try:
         yield
     except tf.errors.OpError as error:  # "{{node …}} FILE; No space left on device [Op:SaveV2]\n\tFailed to flush 6 events …"
-        why = error.message.splitlines()[0].rsplit("; ", 1)[-1].split(" [Op:")[0]
-        raise ArtifactError(
-            f"Cannot write {path}: {why}.", "Free space or name a writable folder, for instance --set run.dir=DIR."
-        ) from error
+        reason = error.message.splitlines()[0].rsplit("; ", 1)[-1].split(" [Op:")[0]
+        cure = "Free space or name a writable folder, for instance --set run.dir=DIR."
+        raise ArtifactError(f"Cannot write {path}: {reason}.", cure) from error
 
 
 def vertex_folders(environment: Mapping[str, str]) -> list[Path]:
-    """Return where Vertex AI's TensorBoard reads events, if the job has one: its bucket is mounted under /gcs."""
-    place = environment.get("AIP_TENSORBOARD_LOG_DIR", "")
-    return [Path("/gcs") / place.removeprefix("gs://")] if place.startswith("gs://") else []
+    """Return the folder from which Vertex AI's TensorBoard reads events, if the job has one; buckets are mounted at /gcs."""
+    url = environment.get("AIP_TENSORBOARD_LOG_DIR", "")
+    return [Path("/gcs") / url.removeprefix("gs://")] if url.startswith("gs://") else []
 
 
 class Events:
-    """TensorBoard's events of a training, in each of `folders`. Every method raises ArtifactError when it cannot write one."""
+    """Writes the TensorBoard events of a training to each of `folders`. All methods raise ArtifactError if that fails."""
 
     def __init__(self, *folders: Path) -> None:
         self._writers = []
@@ -41,7 +40,7 @@ class Events:
                 self._writers.append((folder, tf.summary.create_file_writer(str(folder))))
 
     def scalars(self, rounds: int, values: Mapping[str, float]) -> None:
-        """Write numbers by name."""
+        """Write named numbers."""
         for folder, writer in self._writers:
             with written_by_tensorflow(folder), writer.as_default(step=rounds):
                 for name, value in values.items():
@@ -50,14 +49,14 @@ class Events:
     def picture(self, rounds: int, name: str, image: npt.NDArray[np.uint8]) -> None:
         """Write an image, uint8 [H, W, C].
 
-        TensorFlow says nothing when the disk refuses one of more than 4 KiB: the next numbers then fail.
+        TensorFlow reports no error if an image over 4 KiB does not fit on the disk; writing the next numbers then fails.
         """
         for folder, writer in self._writers:
             with written_by_tensorflow(folder), writer.as_default(step=rounds):
                 tf.summary.image(name, image[None])
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events."""
         for folder, writer in self._writers:
             with written_by_tensorflow(folder):
                 writer.close()

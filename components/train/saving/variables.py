@@ -1,4 +1,4 @@
-"""Every variable of a training as an array by name."""
+"""The variables of a training as named arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.train.step import State
 
 
 def named_variables(state: State) -> list[tuple[str, Any]]:
-    """Return every variable of the state by name: networks, moving average and both optimizers."""
+    """Return all variables of the state with their names: networks, moving average and both optimizers."""
     named = []
     for part in state._fields:
         owner = getattr(state, part)
@@ -21,7 +21,7 @@ def named_variables(state: State) -> list[tuple[str, Any]]:
 
 
 def state_arrays(state: State) -> dict[str, npt.NDArray[Any]]:
-    """Return the value of every variable by name."""
+    """Return the values of all variables by name."""
     return {name: variable.numpy() for name, variable in named_variables(state)}
 
 
@@ -31,6 +31,6 @@ def averages(state: State) -> Weights:
 
 
 def load_arrays(state: State, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Set every variable from `arrays`, which must have the same names and shapes. Raises KeyError, ValueError."""
+    """Set all variables from `arrays`, which must have the same names and shapes. Raises KeyError, ValueError."""
     for name, variable in named_variables(state):
         variable.assign(arrays[name])

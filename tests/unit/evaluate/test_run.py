@@ -1,4 +1,4 @@
-"""Scores of generators whose faults are known; their provenance; and every input that is refused."""
+"""Scores of generators with known faults, their provenance, and invalid inputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
 
 
 class Evaluated:
-    """One real evaluation of an honest generator, and the folders around it."""
+    """An evaluation of a generator that returns unseen real digits, and its folders."""
 
     def __init__(self, root: Path) -> None:
         self.work_dir = root / "work"
@@ -40,7 +40,7 @@ class Evaluated:
         self.reference = load_reference(self.out, TRAIN)
 
     def score(self, images: Images) -> EvaluateSummary:
-        """Score images as `run` does, without the detour through a SavedModel."""
+        """Score images like `run`, but without a SavedModel."""
         return measure(self.reference, Samples(self.extractor.features(images)), CONFIG, {}).summary
 
 
@@ -50,7 +50,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
 
 
 class TestArtifact:
-    def test_an_honest_generator_gets_good_scores(self, evaluated: Evaluated) -> None:
+    def test_unseen_real_digits_have_good_scores(self, evaluated: Evaluated) -> None:
         summary = evaluated.summary
         assert abs(summary.kid) < 0.01
         assert 0 < summary.kid_std < 0.01
@@ -59,7 +59,7 @@ class TestArtifact:
         assert summary.coverage > 0.6
         assert summary.memorization < 0.03
 
-    def test_the_artifact_holds_scores_and_manifest(self, evaluated: Evaluated) -> None:
+    def test_scores_and_manifest_of_the_artifact(self, evaluated: Evaluated) -> None:
         manifest = read_manifest(evaluated.out, "evaluation")
         assert manifest.inputs == {
             "dataset": read_manifest(evaluated.dataset).digest,
@@ -69,7 +69,7 @@ class TestArtifact:
         assert manifest.details["scores"] == evaluated.scores
         assert {**evaluated.summary.model_dump(mode="json"), "modes": evaluated.scores["modes"]} == evaluated.scores
 
-    def test_all_classes_are_reached(self, evaluated: Evaluated) -> None:
+    def test_all_classes_are_covered(self, evaluated: Evaluated) -> None:
         assert evaluated.scores["modes"]["covered"] == evaluated.scores["modes"]["of"] == 10
         assert sum(evaluated.scores["modes"]["shares"].values()) == pytest.approx(1.0)
 
@@ -82,7 +82,7 @@ class TestArtifact:
         nearest = neighbours[1:49:6, 50:98:6]
         assert (part("train").images[..., 0] == nearest).all(axis=(1, 2)).any()
 
-    def test_the_provenance_says_it_all(self, evaluated: Evaluated) -> None:
+    def test_provenance(self, evaluated: Evaluated) -> None:
         found = evaluated.summary.provenance
         assert found["extractor"]["kind"] == "classifier"
         assert found["extractor"]["accuracy"] > 0.95
@@ -92,14 +92,14 @@ class TestArtifact:
         assert (found["samples"], found["seed"], found["weights"]) == (600, 0, "ema")
         assert found["resize"] == "none: native 8×8"
 
-    def test_no_file_of_it_needs_pickle(self, evaluated: Evaluated) -> None:
+    def test_no_file_needs_pickle(self, evaluated: Evaluated) -> None:
         assert evaluated.reference.train.shape == (TRAIN, 64)
         assert evaluated.reference.held_out.shape == (HELD_OUT, 64)
         assert not list(evaluated.out.rglob("*.pkl"))
 
 
 class TestPlantedFaults:
-    def test_a_copying_generator_is_caught(self, evaluated: Evaluated) -> None:
+    def test_copies_have_high_memorization(self, evaluated: Evaluated) -> None:
         copies = part("train").images[:600]
         assert evaluated.score(copies).memorization > 0.99
         grey_levels = np.random.default_rng(0).integers(-8, 9, copies.shape)
@@ -113,7 +113,7 @@ class TestPlantedFaults:
         assert dropped.precision > 0.9
         assert dropped.kid > evaluated.summary.kid + 3 * dropped.kid_std
 
-    def test_noise_raises_the_distances_step_by_step(self, evaluated: Evaluated) -> None:
+    def test_more_noise_raises_fid_and_kid(self, evaluated: Evaluated) -> None:
         images, generator = part("rest").images, np.random.default_rng(0)
         scores = []
         for level in (0, 60, 120, 240):
@@ -123,7 +123,7 @@ class TestPlantedFaults:
             assert better.kid < worse.kid
             assert better.fid < worse.fid
 
-    def test_a_score_stands_between_its_floor_and_its_ceiling(self, evaluated: Evaluated) -> None:
+    def test_scores_are_between_floor_and_ceiling(self, evaluated: Evaluated) -> None:
         summary = evaluated.summary
         floor, ceiling, intervals = summary.floor, summary.ceiling, summary.intervals
         assert floor is not None
@@ -137,21 +137,21 @@ class TestPlantedFaults:
         assert ceiling["precision"] == ceiling["coverage"] == 0.0
         assert min(floor["precision"], floor["recall"]) > 0.9
         for name, value in (("fid", summary.fid), ("kid", summary.kid)):
-            found = intervals[name]
-            assert found is not None
-            assert found[0] <= value <= found[1]
-            assert found[1] - found[0] < 0.1 * (ceiling[name] - floor[name])
+            interval = intervals[name]
+            assert interval is not None
+            assert interval[0] <= value <= interval[1]
+            assert interval[1] - interval[0] < 0.1 * (ceiling[name] - floor[name])
         assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
 
-    def test_floor_and_ceiling_are_kept_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_floor_and_ceiling_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
         digest = read_manifest(evaluated.dataset).digest
-        kept = baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
-        assert kept == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
+        cached = baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
+        assert cached == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
         with pytest.raises(pytest.fail.Exception, match="measured again"):
             baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, "other data", evaluated.work_dir)
 
-    def test_a_constant_generator_is_scored_not_refused(self, evaluated: Evaluated) -> None:
+    def test_a_constant_generator_is_scored(self, evaluated: Evaluated) -> None:
         constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))
         assert constant.recall == constant.coverage == 0.0
         assert constant.kid > 0.3
@@ -164,26 +164,26 @@ class TestPlantedFaults:
 
 
 class TestRescore:
-    def test_the_same_model_gets_the_same_scores(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_same_model_has_the_same_scores(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
         again = evaluate.rescore(evaluated.out, evaluated.model)
         assert again.summary == evaluated.summary
         np.testing.assert_array_equal(again.features, np.load(evaluated.out / "sample_features.npy"))
 
-    def test_a_model_of_other_images_is_refused(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_model_with_other_image_sizes_is_refused(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(evaluate, "sample_in_fresh_process", lambda *_: np.zeros((600, 16, 16, 1), np.uint8))
-        with pytest.raises(ArtifactError, match="makes images of 16×16×1, the data has 8×8×1"):
+        with pytest.raises(ArtifactError, match="generates images of 16×16×1, the dataset has 8×8×1"):
             evaluate.rescore(evaluated.out, evaluated.model)
 
     def test_a_damaged_evaluation_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(ArtifactError, match="holds no features"):
+        with pytest.raises(ArtifactError, match=r"The features in .* cannot be read"):
             load_reference(tmp_path, 10)
-        with pytest.raises(ArtifactError, match="holds no extractor"):
+        with pytest.raises(ArtifactError, match="does not contain an extractor"):
             extractor.load(tmp_path)
 
 
 class TestExtractor:
-    def test_it_is_made_once_for_a_dataset(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_trained_once_per_dataset(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         def again(*_: Any) -> Extractor:
             raise AssertionError("trained again")
 
@@ -196,17 +196,17 @@ class TestExtractor:
         with pytest.raises(AssertionError, match="trained again"):
             extractor_training.extractor_for(other, *arguments)
 
-    def test_training_again_gives_the_same_weights(self, evaluated: Evaluated) -> None:
+    def test_training_is_deterministic(self, evaluated: Evaluated) -> None:
         assert extractor_training.train_classifier(part("train"), part("eval"), 12).digest == evaluated.extractor.digest
 
-    def test_what_is_saved_is_what_is_loaded(self, evaluated: Evaluated, tmp_path: Path) -> None:
+    def test_save_and_load(self, evaluated: Evaluated, tmp_path: Path) -> None:
         evaluated.extractor.save(tmp_path)
         loaded = extractor.load(tmp_path)
         assert loaded.digest == evaluated.extractor.digest
         images = part("eval").images
         assert np.array_equal(loaded.features(images), evaluated.extractor.features(images))
 
-    def test_features_are_about_one_in_size(self, evaluated: Evaluated) -> None:
+    def test_features_have_a_mean_square_of_one(self, evaluated: Evaluated) -> None:
         assert np.square(evaluated.reference.train).mean() == pytest.approx(1.0, rel=1e-3)
 
     def test_one_changed_weight_changes_the_digest(self, evaluated: Evaluated) -> None:
@@ -215,13 +215,13 @@ class TestExtractor:
         assert evaluated.extractor._replace(weights=tuple(weights)).digest != evaluated.extractor.digest
 
     @pytest.mark.parametrize(("size", "channels"), [(8, 1), (16, 3), (28, 1), (32, 3), (64, 3), (128, 3)])
-    def test_the_random_one_serves_every_size(self, size: int, channels: int) -> None:
+    def test_the_random_extractor_supports_all_sizes(self, size: int, channels: int) -> None:
         images = np.random.default_rng(0).integers(0, 256, (6, size, size, channels)).astype(np.uint8)
         made = extractor_training.random_extractor(images)
         assert made.features(images).shape == (6, 64)
         assert made.digest == extractor_training.random_extractor(images).digest
 
-    def test_the_random_one_tells_good_from_bad(self) -> None:
+    def test_the_random_extractor_distinguishes_good_from_bad(self) -> None:
         train, held_out, rest = (part(name).images for name in ("train", "eval", "rest"))
         made = extractor_training.random_extractor(train)
         reference = Reference(made.features(train), made.features(held_out), TRAIN)
@@ -232,7 +232,7 @@ class TestExtractor:
         )
         assert good.kid + 5 * good.kid_std < bad.kid
 
-    def test_auto_goes_by_labels(self) -> None:
+    def test_auto_depends_on_labels(self) -> None:
         train = part("train")
         unlabelled = ImageSet(train.images, np.full(TRAIN, -1), train.ids)
         assert extractor_training.kind_for(EvaluateConfig(), train) == "classifier"
@@ -243,7 +243,7 @@ class TestExtractor:
 
 
 class TestProvenance:
-    def test_equal_ones_compare_and_different_ones_say_in_what(self, evaluated: Evaluated) -> None:
+    def test_differences_are_named(self, evaluated: Evaluated) -> None:
         ours = evaluated.summary.provenance
         assert comparable(ours, json.loads(json.dumps(ours))) == []
         other = json.loads(json.dumps(ours)) | {"seed": 1, "resize": "bicubic"}
@@ -253,16 +253,16 @@ class TestProvenance:
         assert comparable(other, ours) == comparable(ours, other)
 
     @pytest.mark.parametrize("key", ["samples", "seed", "neighbours_k", "kid_subsets", "kid_subset_size"])
-    def test_every_setting_that_moves_a_score_is_in_it(self, evaluated: Evaluated, key: str) -> None:
+    def test_it_contains_each_setting_that_affects_scores(self, evaluated: Evaluated, key: str) -> None:
         other = CONFIG.model_copy(update={key: getattr(CONFIG, key) + 1})
         ours, theirs = (provenance(config, evaluated.extractor, "d", 10, 5) for config in (CONFIG, other))
         assert comparable(ours, theirs) == [key]
 
 
 class TestRefusals:
-    def test_a_model_of_another_size_is_refused_before_any_work(self, evaluated: Evaluated, tmp_path: Path) -> None:
+    def test_a_model_with_another_size_is_refused_first(self, evaluated: Evaluated, tmp_path: Path) -> None:
         model = write_model(tmp_path / "model", np.zeros((4, 16, 16, 3), np.uint8))
-        with pytest.raises(ArtifactError, match="model makes images of 16×16×3, the dataset has 8×8×1"):
+        with pytest.raises(ArtifactError, match="model generates images of 16×16×3, the dataset has 8×8×1"):
             evaluate.run(CONFIG, dataset=evaluated.dataset, model=model, work_dir=tmp_path / "work", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "work").exists()
@@ -270,20 +270,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("train", "held_out", "config", "error", "sentence"),
         [
-            (19, 50, {}, DataRejectedError, "The dataset has 19 training images; the scores need at least 20."),
+            (19, 50, {}, DataRejectedError, "The dataset has 19 training images; scores need at least 20."),
             (500, 9, {}, DataRejectedError, "The dataset has 9 held-out images; memorization needs at least 10."),
             (30, 10, {"neighbours_k": 30}, ConfigError, "Use evaluate.neighbours_k = 29 or less."),
             (900, 99, {"neighbours_k": 100, "samples": 100}, ConfigError, "Use evaluate.neighbours_k = 99 or less."),
         ],
     )
-    def test_too_few_images_are_refused_with_the_number(
+    def test_too_few_images_are_refused(
         self, train: int, held_out: int, config: dict[str, int], error: type[Exception], sentence: str
     ) -> None:
         with pytest.raises(error) as caught:
             check_counts(EvaluateConfig(**config), train, held_out)
         assert sentence in str(caught.value)
 
-    def test_the_smallest_sets_that_are_taken_can_be_scored(self) -> None:
+    def test_the_smallest_accepted_sets_can_be_scored(self) -> None:
         check_counts(EvaluateConfig(samples=100), 20, 10)
         features = np.random.default_rng(0).standard_normal((130, 64)).astype(np.float32)
         reference = Reference(features[:20], features[20:30], 20)

@@ -1,4 +1,4 @@
-"""METRICS: one row a metric is enough for it to be measured and shown."""
+"""METRICS: a metric needs only one row to be measured and shown."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ NEW = Metric(
     range="0 and up",
     reading="lower is better",
     meaning="Distance between the mean features of samples and of real images.",
-    source="",
     shown=frozenset({"report", "scale", "card", "vertex", "console"}),
     measure=mean_distance,
 )
 
 
-def test_one_row_is_enough_for_a_metric_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_with_a_row_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "METRICS", (*table.METRICS, NEW))
     features = np.random.default_rng(0).standard_normal((230, 16)).astype(np.float32)
     reference = Reference(features[:100], features[100:130], 100)
@@ -44,7 +43,7 @@ def test_one_row_is_enough_for_a_metric_to_be_measured(monkeypatch: pytest.Monke
     assert measure_features(features[:100], features[130:] + 1.0, 5)["mean_distance"] == summary.scores["mean_distance"]
 
 
-def test_names_are_unique_and_the_gate_uses_known_ones() -> None:
+def test_names_are_unique_and_the_gate_uses_four_metrics() -> None:
     names = [metric.name for metric in table.METRICS]
     assert len(names) == len(set(names))
     assert {metric.name for metric in table.METRICS if metric.gate} == {
@@ -59,7 +58,7 @@ def test_names_are_unique_and_the_gate_uses_known_ones() -> None:
     ("name", "a", "b", "sign"),
     [("kid", 0.1, 0.2, 1), ("coverage", 0.1, 0.2, -1), ("sharpness_ratio", 1.1, 0.8, 1), ("fid", 3.0, 3.0, 0)],
 )
-def test_gain_says_which_value_is_better(name: str, a: float, b: float, sign: int) -> None:
+def test_gain_is_positive_for_the_better_value(name: str, a: float, b: float, sign: int) -> None:
     metric = next(each for each in table.METRICS if each.name == name)
     assert np.sign(metric.gain(a, b)) == sign
     assert np.sign(metric.gain(b, a)) == -sign

@@ -1,4 +1,4 @@
-"""Families of networks, labels, clipping, lazy penalty, streaming, scores: each trains, resumes bit for bit, and is used."""
+"""Networks, labels, clipping, lazy penalty, streaming and scores: each family trains, and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from components.train import loop
 from components.train import run as train_run
 from components.train.config import TrainConfig
 from components.train.monitor import Monitor
-from components.train.networks import ImageShape, make_critic, make_generator
+from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, ScoreLine
 from components.train.saving import checkpoint
 from tests.support.training_data import write_digits
+from tests.unit.train.test_run import TINY
 
-TINY: dict[str, Any] = {
-    "rounds": 8, "rounds_per_call": 2, "log_every_rounds": 4, "checkpoint_every_rounds": 4, "sample_every_rounds": 8,
-    "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
-}  # fmt: skip
+CONFIG: dict[str, Any] = {**TINY, "rounds": 8, "sample_every_rounds": 8, "score_every_images": 0}
 FAMILIES: dict[str, dict[str, Any]] = {
     "residual": {"networks": "residual"},
     "conditional": {"conditional": True},
@@ -40,14 +38,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_digits(tmp_path_factory.mktemp("data"), train=120, held_out=110)
 
 
-def train(places: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
-    config = TrainConfig(**{**TINY, "score_every_images": 0, **changes})
-    return train_run.run(config, dataset=places[0], validation=places[1], work_dir=folder / "work", out=folder / "model")
+def train(data: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
+    config = TrainConfig(**{**CONFIG, **changes})
+    return train_run.run(config, dataset=data[0], validation=data[1], work_dir=folder / "work", out=folder / "model")
 
 
 def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
     (training,) = (folder / "work" / "checkpoints").iterdir()
-    config = TrainConfig(**{**TINY, "score_every_images": 0, **changes})
+    config = TrainConfig(**{**CONFIG, **changes})
     found = checkpoint.load_latest(training, config, ImageShape(8, 1, 10 if config.conditional else 0))
     assert found is not None
     return found
@@ -56,20 +54,20 @@ def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=() if name == "scored" else pytest.mark.heavy) for name in FAMILIES]
 )
-def test_a_stopped_training_ends_as_if_it_had_not_been(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     family: str, data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = FAMILIES[family]
     train(data, tmp_path / "one", **changes)
     real, done = loop.run_call, []
 
-    def stops(*args: Any) -> MetricsLine:
+    def stop(*args: Any) -> MetricsLine:
         done.append(real(*args))
         if len(done) == 3:
             raise InterruptedStepError("killed", "")
         return done[-1]
 
-    monkeypatch.setattr(loop, "run_call", stops)
+    monkeypatch.setattr(loop, "run_call", stop)
     with pytest.raises(InterruptedStepError):
         train(data, tmp_path / "other", **changes)
     monkeypatch.setattr(loop, "run_call", real)
@@ -87,7 +85,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
     assert len(moved) > 8
 
 
-def test_clipping_bounds_every_weight_of_the_critic(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_clipping_bounds_all_weights_of_the_critic(data: tuple[Path, Path], tmp_path: Path) -> None:
     train(data, tmp_path, lipschitz="clip", clip_value=0.02)
     arrays = last_checkpoint(tmp_path, lipschitz="clip", clip_value=0.02).arrays
     largest = {
@@ -96,7 +94,7 @@ def test_clipping_bounds_every_weight_of_the_critic(data: tuple[Path, Path], tmp
     assert largest["critic"] <= 0.02 < largest["generator"]
 
 
-def test_the_lazy_penaltys_metric_is_a_mean_over_penalised_rounds(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_metric_of_the_lazy_penalty_is_a_mean_over_its_rounds(data: tuple[Path, Path], tmp_path: Path) -> None:
     lazy = {"penalty_every_rounds": 2, "critic_learning_rate": 1e-9, "generator_learning_rate": 1e-9}
     slow = {**lazy, "penalty_every_rounds": 1}
     train(data, tmp_path / "lazy", **lazy)
@@ -107,7 +105,7 @@ def test_the_lazy_penaltys_metric_is_a_mean_over_penalised_rounds(data: tuple[Pa
     assert one != other
 
 
-def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_conditional_model_generates_the_requested_label(data: tuple[Path, Path], tmp_path: Path) -> None:
     train(data, tmp_path, conditional=True)
     model = tf.saved_model.load(str(tmp_path / "model" / "saved_model"))
     seed = tf.constant(3, tf.int64)
@@ -122,27 +120,27 @@ def test_the_conditional_model_makes_the_label_that_is_asked_for(data: tuple[Pat
     assert np.any(generator.sample(loaded, 3, seed=0, label=1) != generator.sample(loaded, 3, seed=0, label=7))
 
 
-def test_labels_that_are_not_there_are_one_sentence(tmp_path: Path) -> None:
+def test_a_conditional_training_without_labels_is_refused(tmp_path: Path) -> None:
     data = write_digits(tmp_path / "data", labelled=False)
-    with pytest.raises(ConfigError, match=r"train.conditional = true, but the training images.*labels_from_folders"):
+    with pytest.raises(ConfigError, match=r"train.conditional = true, but not all training images.*labels_from_folders"):
         train(data, tmp_path, conditional=True)
 
 
-def judged_by(kids: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting = list(kids)
+def set_scores(kids: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    remaining = list(kids)
 
     def score(self: Monitor, samples: Any, round_done: int, images_seen: int) -> ScoreLine:
-        return ScoreLine(round=round_done, images_seen=images_seen, kid=waiting.pop(0), kid_std=0.001)
+        return ScoreLine(round=round_done, images_seen=images_seen, kid=remaining.pop(0), kid_std=0.001)
 
     monkeypatch.setattr(Monitor, "score", score)
 
 
-def test_a_run_that_gets_worse_still_delivers_its_best(
+def test_a_training_that_got_worse_exports_its_best_model(
     data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judged_by([0.5, 0.1, 0.4, 0.6], monkeypatch)
+    set_scores([0.5, 0.1, 0.4, 0.6], monkeypatch)
     assert train(data, tmp_path / "worse", score_every_images=32).exported_round == 4
-    judged_by([0.5, 0.4, 0.2, 0.1], monkeypatch)
+    set_scores([0.5, 0.4, 0.2, 0.1], monkeypatch)
     assert train(data, tmp_path / "better", score_every_images=32).exported_round == 8
     assert train(data, tmp_path / "short", score_every_images=0, rounds=4).exported_round == 4
 
@@ -150,27 +148,13 @@ def test_a_run_that_gets_worse_still_delivers_its_best(
         model = tf.saved_model.load(str(tmp_path / name / "model" / "saved_model"))
         return model.signatures["generate"](seed=tf.constant(1, tf.int64), count=tf.constant(4))["images"].numpy()
 
-    np.testing.assert_array_equal(drawn("worse"), drawn("short"), "the best round's average, not the last")
+    np.testing.assert_array_equal(drawn("worse"), drawn("short"), "the moving average of the best round")
     assert np.any(drawn("worse") != drawn("better"))
 
 
-def test_early_stop_by_patience(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged_by([0.2, 0.3, 0.4, 0.1], monkeypatch)
+def test_patience_stops_the_training(data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_scores([0.2, 0.3, 0.4, 0.1], monkeypatch)
     summary = train(data, tmp_path, score_every_images=32, patience=2)
     assert (summary.rounds, summary.exported_round) == (6, 2)
     again = train(data, tmp_path, score_every_images=32, patience=2)
-    assert (again.resumed_from_round, again.rounds) == (6, 6), "a training that stopped early is finished"
-
-
-@pytest.mark.parametrize("size", [8, 16, 28, 64])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("classes", [0, 5])
-def test_shapes_of_residual_networks(size: int, channels: int, classes: int) -> None:
-    config = TrainConfig(latents=4, generator_channels=2, critic_channels=2, networks="residual")
-    shape = ImageShape(size, channels, classes)
-    labels = [tf.zeros([2], tf.int32)] if classes else []
-    generator, critic = make_generator(shape, config), make_critic(shape, config)
-    images = generator([tf.zeros([2, 4]), *labels] if classes else tf.zeros([2, 4]))
-    assert images.shape == (2, size, size, channels)
-    scores = critic([images, *labels] if classes else images)
-    assert scores.shape == (2,)
+    assert (again.resumed_from_round, again.rounds) == (6, 6), "a training that stopped early does not continue"

@@ -1,4 +1,4 @@
-"""The same functions as Keras' own layers, gradients included."""
+"""The layers compute the same values and gradients as those of Keras."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_up_conv_is_up_sampling_and_a_convolution(size: int) -> None:
 
 
 def penalty_gradients(activation: keras.layers.Layer, images: tf.Tensor) -> tuple[list[tf.Tensor], int]:
-    """Return the gradients of a penalty in the weights of a critic of two convolutions, and how many convolutions they take."""
+    """Return the gradients of the penalty of a critic with two convolutions, and how many convolutions they need."""
     first, second = (keras.initializers.GlorotUniform(seed) for seed in (1, 2))
     layers = [keras.layers.Conv2D(4, 3, 2, kernel_initializer=initializer) for initializer in (first, second)]
     score = keras.layers.Dense(1, kernel_initializer=first)
@@ -68,7 +68,7 @@ def penalty_gradients(activation: keras.layers.Layer, images: tf.Tensor) -> tupl
 
 
 def live_convolutions(graph: Any) -> int:
-    """Return how many convolutions the outputs of a graph depend on."""
+    """Return the number of convolutions that the outputs of a graph depend on."""
     wanted, reached = [output.op for output in graph.outputs], {}
     while wanted:
         operation = wanted.pop()
@@ -85,10 +85,10 @@ def test_leaky_is_leaky_relu_in_values_gradients_and_the_penaltys_gradients() ->
     mine, my_convolutions = penalty_gradients(ours, images)
     others, their_convolutions = penalty_gradients(theirs, images)
     assert_same(mine, others)
-    assert my_convolutions < their_convolutions  # what it is for: no zeros are convolved
+    assert my_convolutions < their_convolutions  # the purpose of Leaky: zeros are not convolved
 
 
-def test_label_rows_are_a_look_up() -> None:
+def test_label_rows_are_a_lookup() -> None:
     layer = LabelRows(4, 3, "zeros")
     layer.build((None,))
     rows = drawn(4, 3).numpy()

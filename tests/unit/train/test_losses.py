@@ -1,4 +1,4 @@
-"""The losses: their types, signs and shares. Their mathematics is in tests/reference/test_wgan_mathematics.py."""
+"""Types, signs and division of the losses. tests/reference/test_wgan_mathematics.py tests their mathematics."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_replica_mean_sums_to_the_global_mean_over_uneven_parts() -> None:
     np.testing.assert_allclose(parts, 4.0, rtol=1e-6)
 
 
-def test_signs_critic_wants_real_above_fake_and_generator_wants_fake_up() -> None:
+def test_signs_of_the_losses() -> None:
     real_scores, fake_scores = tf.constant([3.0, 1.0]), tf.constant([1.0, 2.0])
     np.testing.assert_array_equal(losses.critic_loss(real_scores, fake_scores), [-2.0, 1.0])
     np.testing.assert_array_equal(losses.generator_loss(fake_scores), [-1.0, -2.0])
 
 
-def test_mixed_images_lie_between_with_one_alpha_an_example() -> None:
+def test_mixed_images_have_one_alpha_per_example() -> None:
     real, fake = tf.ones([2, 2, 2, 1]), tf.zeros([2, 2, 2, 1])
     mixed = losses.mixed_images(real, fake, tf.constant([0.25, 1.0]))
     np.testing.assert_array_equal(mixed[0], np.full((2, 2, 1), 0.25))

@@ -1,4 +1,4 @@
-"""The score while training: which moment is kept, and when it is time to stop."""
+"""The score during training: which round is exported, and when training stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def scored(*kids: float, std: float = 0.01) -> Progress:
     return Progress(scores=lines)
 
 
-def test_real_digits_score_better_than_noise_and_than_a_dropped_mode() -> None:
+def test_real_digits_score_better_than_noise_and_than_one_class() -> None:
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
     monitor = Monitor(images[:600])
@@ -24,14 +24,14 @@ def test_real_digits_score_better_than_noise_and_than_a_dropped_mode() -> None:
     ones = monitor.score(images[digits.target == 1], 1, 1)
     assert abs(real.kid) < 4 * real.kid_std + 0.01
     assert real.kid < ones.kid < noise.kid
-    assert monitor.score(images[600:1200], 1, 1) == real, "the same images, the same score"
+    assert monitor.score(images[600:1200], 1, 1) == real, "equal images have equal scores"
 
 
-def test_the_lowest_is_best_and_the_earliest_of_equals() -> None:
+def test_the_best_score_is_the_lowest_and_earliest() -> None:
     assert scored(0.5, 0.2, 0.3, 0.2).best_score().round == 2
 
 
-def test_only_worse_beyond_noise_is_worse() -> None:
+def test_got_worse_means_by_more_than_noise() -> None:
     assert scored(0.1, 0.2, std=0.01).got_worse()
     assert not scored(0.1, 0.12, std=0.01).got_worse(), "two standard errors of the difference are 0.028"
     assert not scored(0.3, 0.2).got_worse()
@@ -44,7 +44,7 @@ def test_patience() -> None:
     assert not scored(0.2, 0.3, 0.1).out_of_patience(2)
 
 
-def test_due_when_a_multiple_was_passed_and_at_the_end() -> None:
+def test_a_score_is_due_after_each_multiple_and_at_the_end() -> None:
     def due(every: int, rounds: int) -> bool:
         config = TrainConfig(
             rounds=30, rounds_per_call=10, log_every_rounds=10, checkpoint_every_rounds=10, sample_every_rounds=10,
@@ -56,5 +56,5 @@ def test_due_when_a_multiple_was_passed_and_at_the_end() -> None:
     assert not due(150, 10)
     assert due(150, 20)
     assert not due(500, 20)
-    assert due(500, 30), "the last call"
+    assert due(500, 30), "it is the last call"
     assert not due(0, 30)

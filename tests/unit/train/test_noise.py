@@ -1,4 +1,4 @@
-"""Noise and data order: functions of (seed, round) and of nothing else."""
+"""Noise and data order depend only on seed and round."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from components.train import noise
 
 
-def test_any_batch_can_be_named_without_the_ones_before() -> None:
+def test_a_batch_does_not_depend_on_earlier_calls() -> None:
     whole = noise.batch_indices(7, 50, 0, 20, 8)
     np.testing.assert_array_equal(noise.batch_indices(7, 50, 13, 3, 8), whole[13:16])
 
 
-def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_contains_every_image_once_in_another_order() -> None:
     order = noise.batch_indices(0, 30, 0, 9, 10).reshape(3, 30)
     for epoch in order:
         assert sorted(epoch) == list(range(30))
@@ -24,7 +24,7 @@ def test_a_batch_larger_than_the_dataset_repeats_it_evenly() -> None:
     np.testing.assert_array_equal(counts, [3] * 5)
 
 
-def test_seed_round_and_critic_step_each_change_the_noise() -> None:
+def test_noise_depends_on_seed_round_and_critic_step() -> None:
     def latents(seed: int, round_index: int, critic_index: int) -> bytes:
         drawn = noise.critic_noise(noise.round_seed(seed, round_index), critic_index, 4, 8)
         return drawn.latents.numpy().tobytes() + drawn.alpha.numpy().tobytes()
@@ -34,14 +34,14 @@ def test_seed_round_and_critic_step_each_change_the_noise() -> None:
     assert latents(1, 1, 1) == latents(1, 1, 1)
 
 
-def test_the_generator_does_not_get_the_latents_of_a_critic_step() -> None:
+def test_the_generator_step_has_other_latents_than_the_critic_steps() -> None:
     seed = noise.round_seed(0, 0)
     own = noise.generator_latents(seed, 3, 4, 8).numpy()
     for index in range(3):
         assert (own != noise.critic_noise(seed, index, 4, 8).latents.numpy()).any()
 
 
-def test_replica_rows_together_are_the_whole() -> None:
+def test_the_rows_of_all_replicas_are_the_global_batch() -> None:
     whole = noise.fixed_latents(0, 12, 3)
     parts = [noise.replica_rows(whole, np.int32(index), 4).numpy() for index in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts), whole.numpy())

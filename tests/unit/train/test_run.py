@@ -1,4 +1,4 @@
-"""The train step on real digits: what it writes, how it resumes, how it fails."""
+"""The train step on real digits: its files, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def assert_same_training(one: Path, other: Path) -> None:
         assert (other / "model" / "samples" / name).read_bytes() == (one / "model" / "samples" / name).read_bytes()
 
 
-def test_what_it_writes(uninterrupted: Path) -> None:
+def test_files_of_the_model(uninterrupted: Path) -> None:
     manifest = read_manifest(uninterrupted / "model", "model")
     assert manifest.counts == {"rounds": 12, "images_seen": 12 * 2 * 8}
     assert manifest.details == {
@@ -88,7 +87,7 @@ def test_what_it_writes(uninterrupted: Path) -> None:
     assert any((uninterrupted / "model" / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_the_saved_model_draws_the_moving_average(uninterrupted: Path) -> None:
+def test_signatures_of_the_saved_model(uninterrupted: Path) -> None:
     model = tf.saved_model.load(str(uninterrupted / "model" / "saved_model"))
     generate = model.signatures["generate"]
     images = generate(seed=tf.constant(3, tf.int64), count=tf.constant(5))["images"]
@@ -102,39 +101,38 @@ def test_the_saved_model_draws_the_moving_average(uninterrupted: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_next_run_is_the_run_that_was_not_interrupted(
+def test_a_signal_saves_a_checkpoint_from_which_the_next_run_resumes(
     number: signal.Signals, data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, ends = loop.run_call, []
+    real, lines = loop.run_call, []
 
     def signalled(*args: Any) -> MetricsLine:
-        if len(ends) == 2:
+        if len(lines) == 2:
             os.kill(os.getpid(), number)
-        logged = real(*args)
-        ends.append(time.monotonic())
-        return logged
+        lines.append(real(*args))
+        return lines[-1]
 
     monkeypatch.setattr(loop, "run_call", signalled)
     with pytest.raises(InterruptedStepError, match=f"stopped by {number.name} after round 6 of 12"):
         train(data, tmp_path)
-    assert time.monotonic() - ends[-1] < 5.0, "seconds from the end of the call to the end of the save"
+    assert len(lines) == 3, "the loop stops after the call during which the signal came"
     assert not (tmp_path / "model").exists()
     monkeypatch.setattr(loop, "run_call", real)
     assert train(data, tmp_path).resumed_from_round == 6
     assert_same_training(uninterrupted, tmp_path)
 
 
-def test_a_death_between_checkpoints_costs_only_the_rounds_since(
+def test_a_killed_training_resumes_from_the_last_checkpoint(
     data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = loop.run_call
 
-    def dies(*args: Any) -> MetricsLine:
+    def fail(*args: Any) -> MetricsLine:
         if args[-1] == 10:
             raise MemoryError
         return real(*args)
 
-    monkeypatch.setattr(loop, "run_call", dies)
+    monkeypatch.setattr(loop, "run_call", fail)
     with pytest.raises(MemoryError):
         train(data, tmp_path)
     monkeypatch.setattr(loop, "run_call", real)
@@ -142,7 +140,7 @@ def test_a_death_between_checkpoints_costs_only_the_rounds_since(
     assert_same_training(uninterrupted, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(
     data: Any, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(data, tmp_path)
@@ -152,7 +150,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
     assert train(data, tmp_path).resumed_from_round == 8
-    warning = "» Checkpoint round-00000012 is damaged (state.npz does not match its digest); round-00000008 is taken instead\n"
+    warning = "» Checkpoint round-00000012 is damaged (state.npz does not match its digest); loading round-00000008 instead\n"
     assert warning in capsys.readouterr().out
     assert_same_training(uninterrupted, tmp_path)
 
@@ -165,7 +163,7 @@ def test_a_finished_training_is_not_repeated(data: Any, uninterrupted: Path, tmp
     assert summary.images_seen == 192
 
 
-def test_other_data_or_config_is_another_training() -> None:
+def test_the_key_of_a_training_depends_on_data_and_config() -> None:
     config = TrainConfig(**TINY)
     key = checkpoint.training_key(config, "a")
     assert key != checkpoint.training_key(config, "b")
@@ -173,7 +171,7 @@ def test_other_data_or_config_is_another_training() -> None:
     assert key == checkpoint.training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
 
 
-def test_two_replicas_resume_what_one_began(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+def test_two_replicas_resume_a_training_of_one(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
     config = TrainConfig(**{**TINY, "devices": "cpu:2"})
     places = {"dataset": data[0], "validation": data[1], "work_dir": uninterrupted / "work"}
     assert train_run.run(config, **places, out=tmp_path / "model").replicas == 2
@@ -188,7 +186,7 @@ def broken_lines(folder: Path, message: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (training / "broken.jsonl").read_text().splitlines()]
 
 
-def test_a_training_that_diverges_stops_names_the_rounds_and_keeps_the_good_checkpoint(data: Any, tmp_path: Path) -> None:
+def test_a_diverging_training_stops_and_keeps_the_good_checkpoint(data: Any, tmp_path: Path) -> None:
     diverges = {"optimizer": "sgd", "critic_learning_rate": 0.1, "rounds": 40, "checkpoint_every_rounds": 2}
     with pytest.raises(TrainingDivergedError) as caught:
         train(data, tmp_path, **diverges)
@@ -196,25 +194,25 @@ def test_a_training_that_diverges_stops_names_the_rounds_and_keeps_the_good_chec
     kept = max(training.glob("round-*"))
     read_manifest(kept, "checkpoint")
     good, message = int(kept.name.removeprefix("round-")), str(caught.value)
-    named = re.search(r"broke between round (\d+) and round (\d+): (\w+) is (nan|inf|-inf) in round (\d+)\.", message)
+    named = re.search(r"diverged between round (\d+) and round (\d+): (\w+) is (nan|inf|-inf) in round (\d+)\.", message)
     assert named is not None, message
     assert (int(named[1]), int(named[2])) == (good, good + 2)
     assert f"The last good checkpoint is {kept}." in message
     *lines, variables = broken_lines(tmp_path, message)
     assert [line["round"] for line in lines] == [good + 1, good + 2]
-    assert lines[int(named[5]) - good - 1][named[3]] == named[4], "the line of the round that was named says it too"
+    assert lines[int(named[5]) - good - 1][named[3]] == named[4], "the line of this round has the value"
     assert variables["variables_not_finite"]
     assert not (tmp_path / "model").exists()
     assert caught.value.exit_code == 1
 
 
-def test_a_weight_that_breaks_while_every_metric_is_finite_stops_the_training(data: Any, tmp_path: Path) -> None:
-    # A critic without penalty and large steps has large slopes, so that the generator's last step ends beyond float32.
+def test_an_infinite_weight_stops_the_training_although_metrics_are_finite(data: Any, tmp_path: Path) -> None:
+    # Without penalty and with large steps, the critic has large slopes, so the generator's step overflows float32.
     diverges = {"optimizer": "sgd", "critic_learning_rate": 3.0, "penalty_weight": 0.0, "generator_learning_rate": 3e38}
     with pytest.raises(TrainingDivergedError) as caught:
         train(data, tmp_path, **diverges, rounds_per_call=1)
     message = str(caught.value)
-    assert re.search(r"broke between round 0 and round 1: generator/\S+ is not finite \(first of \d+", message), message
+    assert re.search(r"diverged between round 0 and round 1: generator/\S+ is not finite \(first of \d+", message), message
     assert "There is no checkpoint yet." in message
     metrics, variables = broken_lines(tmp_path, message)
     assert all(np.isfinite(metrics[name]) for name in step.METRICS)
@@ -222,7 +220,7 @@ def test_a_weight_that_breaks_while_every_metric_is_finite_stops_the_training(da
 
 
 @pytest.mark.parametrize("devices", ["cpu:1", "cpu:2"])
-def test_one_weight_that_is_not_finite_is_found_by_name(devices: str) -> None:
+def test_a_weight_that_is_not_finite_is_named(devices: str) -> None:
     config = TrainConfig(**{**TINY, "devices": devices})
     replicas = strategy.make_strategy(config)
     state = step.make_state(ImageShape(8, 1), config, replicas)
@@ -237,7 +235,7 @@ def test_one_weight_that_is_not_finite_is_found_by_name(devices: str) -> None:
     assert name.endswith(f"/{slot.name}")
 
 
-def test_no_checkpoint_with_a_weight_that_is_not_finite(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     broken = checkpoint.Checkpoint({"critic/bias": np.array([1.0, np.inf])}, Progress(3))
     with pytest.raises(TrainingDivergedError, match="critic/bias is not finite"):
         checkpoint.save(tmp_path, TrainConfig(), ImageShape(8, 1), broken)
@@ -246,16 +244,16 @@ def test_no_checkpoint_with_a_weight_that_is_not_finite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"seed": 2}, "train.seed = 0, this run has 2"), ({"latents": 9}, "train.latents = 8, this run has 9")],
+    [({"seed": 2}, "train.seed = 0, not 2"), ({"latents": 9}, "train.latents = 8, not 9")],
 )
-def test_a_checkpoint_copied_from_another_training_is_refused_by_name(
+def test_a_checkpoint_copied_from_another_training_is_refused(
     changes: dict[str, Any], named: str, data: Any, uninterrupted: Path, tmp_path: Path
 ) -> None:
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
     key = checkpoint.training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
     shutil.copytree(theirs / "round-00000012", tmp_path / "work" / "checkpoints" / key / "round-00000012")
     with pytest.raises(
-        ArtifactError, match=f"round-00000012 is another training's: it was made with {named}. Remove"
+        ArtifactError, match=f"round-00000012 belongs to another training: it was made with {named}. Remove"
     ) as caught:
         train(data, tmp_path, **changes)
     assert caught.value.exit_code == 1
@@ -263,7 +261,7 @@ def test_a_checkpoint_copied_from_another_training_is_refused_by_name(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_checkpoint_with_other_variables_is_refused_by_name(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_variables_is_refused(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
     training = tmp_path / "work" / "checkpoints" / theirs.name
     config, shape = TrainConfig(**TINY), ImageShape(8, 1)
@@ -272,11 +270,13 @@ def test_a_checkpoint_with_other_variables_is_refused_by_name(data: Any, uninter
     name = min(last.arrays)
     last.arrays[name] = last.arrays[name][..., :2]
     checkpoint.save(training, config, shape, last)
-    with pytest.raises(checkpoint.ForeignCheckpointError, match=f"round-00000012 is another training's: it has {name} as"):
+    with pytest.raises(
+        checkpoint.ForeignCheckpointError, match=f"round-00000012 belongs to another training: it has {name} as"
+    ):
         train(data, tmp_path)
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_but_not_while_it_lives(
+def test_unfinished_files_are_removed_by_the_holder_of_the_lock(
     data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(uninterrupted / "work", tmp_path / "work")
@@ -298,27 +298,25 @@ def test_what_a_killed_process_left_is_removed_by_the_next_but_not_while_it_live
     assert all(path.exists() for path in left)
     assert train(data, tmp_path).resumed_from_round == 12
     assert not any(path.exists() for path in left)
-    assert (tmp_path / ".other.89abcdef.tmp").exists(), "who writes this is not known"
+    assert (tmp_path / ".other.89abcdef.tmp").exists(), "it may belong to another process"
     assert_same_training(uninterrupted, tmp_path)
 
 
-def test_a_second_process_on_the_same_training_waits_then_says_so(
-    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_process_waits_for_the_lock_then_fails(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = tmp_path / "training"
     training.mkdir()
     monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
-    said = r"Another process that trains this configuration holds .*\.lock and did not release it within 0 s"
-    with train_run._locked(training), pytest.raises(ArtifactError, match=said), train_run._locked(training):
+    message = r"Another process that trains this configuration holds .*\.lock and did not release it within 0 s"
+    with train_run._locked(training), pytest.raises(ArtifactError, match=message), train_run._locked(training):
         pass
 
 
-def test_old_checkpoints_go(uninterrupted: Path) -> None:
+def test_old_checkpoints_are_deleted(uninterrupted: Path) -> None:
     (training,) = (uninterrupted / "work" / "checkpoints").iterdir()
     assert sorted(path.name for path in training.glob("round-*")) == ["round-00000008", "round-00000012"]
 
 
-def test_no_tpu_is_one_sentence() -> None:
+def test_error_without_a_tpu() -> None:
     with pytest.raises(DeviceError) as caught:
         strategy.make_strategy(TrainConfig(devices="tpu"))
     assert "there is no TPU on this machine" in str(caught.value)
@@ -326,8 +324,8 @@ def test_no_tpu_is_one_sentence() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_gpu_is_one_sentence() -> None:
+def test_error_without_a_gpu() -> None:
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    with pytest.raises(DeviceError, match="sees no GPU"):
+    with pytest.raises(DeviceError, match="finds no GPU"):
         strategy.make_strategy(TrainConfig(devices="gpu"))

@@ -1,4 +1,4 @@
-"""Extractors made elsewhere: SavedModels of any form and InceptionV3, and every way in which one is not what it should be."""
+"""External extractors: SavedModels of several forms, InceptionV3, and errors for unusable ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from components.common.errors import ArtifactError, ConfigError
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
-from components.evaluate.features.external import GivenExtractor
-from components.evaluate.features.extractor_training import given_extractor
+from components.evaluate.features.external import ExternalExtractor
+from components.evaluate.features.extractor_training import external_extractor
 from components.evaluate.provenance import comparable
 from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
 
@@ -24,7 +24,7 @@ SIZE, WIDTH = 12, 6
 
 
 def save(folder: Path, *, size: int | None = SIZE, seed: int = 0, dtype: Any = tf.float32, form: str = "") -> Path:
-    """Save a tiny extractor: projections of pixels, or one of the forms that are refused."""
+    """Save a tiny extractor that projects pixels; some `form`s are unusable."""
     module: Any = tf.Module()
     side = size or SIZE
     weights = np.random.default_rng(seed).standard_normal((side * side * 3, WIDTH)).astype(np.float32)
@@ -40,7 +40,7 @@ def save(folder: Path, *, size: int | None = SIZE, seed: int = 0, dtype: Any = t
             features = features[:, None, None, :]
         if form == "map":
             features = tf.reshape(features, [-1, 2, 3, 1])
-        return {"a": features, "b": features} if form == "two" else {"found": features}
+        return {"a": features, "b": features} if form == "two" else {"output": features}
 
     shape = [None, side * side * 3] if form == "flat" else [None, size, size, 1 if form == "grey" else 3]
     module.project = tf.function(project, input_signature=[tf.TensorSpec(shape, dtype, "pixels")])
@@ -48,8 +48,8 @@ def save(folder: Path, *, size: int | None = SIZE, seed: int = 0, dtype: Any = t
     return folder
 
 
-def given(folder: Path, channels: int = 1, **changed: Any) -> GivenExtractor:
-    return given_extractor(EvaluateConfig(extractor=f"savedmodel:{folder}", **changed), 8, channels)
+def load(folder: Path, channels: int = 1, **changed: Any) -> ExternalExtractor:
+    return external_extractor(EvaluateConfig(extractor=f"savedmodel:{folder}", **changed), 8, channels)
 
 
 def grey(count: int = 5) -> npt.NDArray[np.uint8]:
@@ -59,10 +59,8 @@ def grey(count: int = 5) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("range_", "factor", "offset"), [("0..255", 1.0, 0.0), ("0..1", 1 / 255, 0.0), ("-1..1", 2 / 255, -1.0)]
 )
-def test_features_are_of_the_antialiased_image_in_the_stated_range(
-    tmp_path: Path, range_: Any, factor: float, offset: float
-) -> None:
-    made = given(save(tmp_path / "x"), extractor_range=range_)
+def test_images_are_resized_with_antialiasing_and_scaled(tmp_path: Path, range_: Any, factor: float, offset: float) -> None:
+    made = load(save(tmp_path / "x"), extractor_range=range_)
     weights = np.random.default_rng(0).standard_normal((SIZE * SIZE * 3, WIDTH)).astype(np.float32)
     larger = tf.image.resize(np.repeat(grey(), 3, axis=3).astype(np.float32), (SIZE, SIZE), antialias=True).numpy()
     expected = (larger * factor + offset).reshape(5, -1) @ weights / 255.0
@@ -71,18 +69,18 @@ def test_features_are_of_the_antialiased_image_in_the_stated_range(
     assert made.resize == f"bilinear, antialiased, to 12×12, values {range_.replace('..', ' to ')}"
 
 
-def test_a_model_of_any_size_gets_the_images_as_they_are(tmp_path: Path) -> None:
+def test_a_model_for_any_size_gets_images_without_resize(tmp_path: Path) -> None:
     module: Any = tf.Module()
     spec = tf.TensorSpec([None, None, None, 3], tf.uint8, "pixels")
     module.mean = tf.function(lambda pixels: {"m": tf.reduce_mean(tf.cast(pixels, tf.float32), [1, 2])}, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path / "x"), signatures=module.mean)
-    made = given(tmp_path / "x")
+    made = load(tmp_path / "x")
     assert made.resize == "none: native 8×8, values 0 to 255"
     np.testing.assert_allclose(made.features(grey())[:, 0], grey().mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
-def test_a_pooled_output_of_rank_four_and_bytes_are_taken(tmp_path: Path) -> None:
-    assert given(save(tmp_path / "x", form="pool", dtype=tf.uint8)).features(grey()).shape == (5, WIDTH)
+def test_uint8_input_and_pooled_output_of_rank_four(tmp_path: Path) -> None:
+    assert load(save(tmp_path / "x", form="pool", dtype=tf.uint8)).features(grey()).shape == (5, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -90,50 +88,50 @@ def test_a_pooled_output_of_rank_four_and_bytes_are_taken(tmp_path: Path) -> Non
     [
         ("flat", r"takes float32 \[None, 432\], not square images"),
         ("grey", r"takes float32 \[None, 12, 12, 1\], not square images"),
-        ("two", r"gives 2 outputs \(a, b\)\. Name one of them `features`"),
-        ("map", r"gives \[1, 2, 3, 1\], not \[N, D\]"),
-        ("nan", "makes features that are not finite"),
+        ("two", r"returns 2 outputs \(a, b\)\. Name one of them `features`"),
+        ("map", r"returns \[1, 2, 3, 1\], not \[N, D\]"),
+        ("nan", "returns features that are not finite"),
     ],
 )
-def test_what_cannot_be_an_extractor_is_one_sentence(tmp_path: Path, form: str, sentence: str) -> None:
+def test_unusable_models_are_refused(tmp_path: Path, form: str, sentence: str) -> None:
     with pytest.raises((ConfigError, ArtifactError), match=sentence):
-        given(save(tmp_path / "x", form=form))
+        load(save(tmp_path / "x", form=form))
 
 
-def test_features_that_are_all_alike_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="gives the same features to all images"):
-        given(save(tmp_path / "x", form="constant")).features(grey())
+def test_equal_features_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="returns the same features for all images"):
+        load(save(tmp_path / "x", form="constant")).features(grey())
 
 
-def test_what_is_not_there_or_no_saved_model(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"saved_model\.pb is not there"):
-        given(tmp_path / "nothing")
+def test_a_missing_or_broken_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"saved_model\.pb does not exist"):
+        load(tmp_path / "nothing")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/saved_model.pb").write_bytes(b"no graph")
     with pytest.raises(ConfigError, match="cannot be loaded"):
-        given(tmp_path / "broken")
+        load(tmp_path / "broken")
 
 
-def test_another_digest_is_refused_before_and_after(tmp_path: Path) -> None:
-    first = given(save(tmp_path / "x"))
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    first = load(save(tmp_path / "x"))
     with pytest.raises(ArtifactError, match=r"has digest .*: it has changed"):
-        given(tmp_path / "x", extractor_digest="0" * 64)
-    assert given(tmp_path / "x", extractor_digest=first.settings.digest).digest == first.digest
-    (tmp_path / "kept").mkdir()
-    first.save(tmp_path / "kept")
-    again = extractors.load(tmp_path / "kept")
+        load(tmp_path / "x", extractor_digest="0" * 64)
+    assert load(tmp_path / "x", extractor_digest=first.settings.digest).digest == first.digest
+    (tmp_path / "saved").mkdir()
+    first.save(tmp_path / "saved")
+    again = extractors.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.features(grey()), first.features(grey()))
     save(tmp_path / "x", seed=1)
     with pytest.raises(ArtifactError, match="it has changed"):
-        extractors.load(tmp_path / "kept").features(grey())
+        extractors.load(tmp_path / "saved").features(grey())
 
 
-def test_the_digest_is_of_weights_range_and_sizes_not_of_the_place(tmp_path: Path) -> None:
-    one = given(save(tmp_path / "x"))
+def test_the_digest_does_not_depend_on_the_location(tmp_path: Path) -> None:
+    one = load(save(tmp_path / "x"))
     (tmp_path / "x").rename(tmp_path / "y")
-    assert given(tmp_path / "y").digest == one.digest
-    assert given(tmp_path / "y", extractor_range="0..1").digest != one.digest
-    assert given(save(tmp_path / "z", seed=1)).digest != one.digest
+    assert load(tmp_path / "y").digest == one.digest
+    assert load(tmp_path / "y", extractor_range="0..1").digest != one.digest
+    assert load(save(tmp_path / "z", seed=1)).digest != one.digest
 
 
 @pytest.mark.parametrize(
@@ -146,19 +144,19 @@ def test_the_digest_is_of_weights_range_and_sizes_not_of_the_place(tmp_path: Pat
         ({"extractor_digest": "00"}, r'extractor_digest needs extractor = "inception" or "savedmodel:PATH", not "auto"'),
     ],
 )
-def test_keys_that_do_not_go_together(keys: dict[str, Any], sentence: str) -> None:
+def test_conflicting_keys(keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         EvaluateConfig(**keys)
 
 
-def test_an_evaluation_with_a_saved_model_is_scored_again_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rescoring_with_a_saved_model_gives_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "sample_in_fresh_process", sample_here)
     dataset, model = write_dataset(tmp_path / "dataset"), write_model(tmp_path / "model", part("rest").images)
     config = EvaluateConfig(
         samples=300, kid_subsets=10, kid_subset_size=100, extractor=f"savedmodel:{save(tmp_path / 'x')}", extractor_range="0..1"
     )
-    places = {"dataset": dataset, "work_dir": tmp_path / "work"}
-    summary = evaluate.run(config, model=model, out=tmp_path / "out", **places)
+    folders = {"dataset": dataset, "work_dir": tmp_path / "work"}
+    summary = evaluate.run(config, model=model, out=tmp_path / "out", **folders)
     origin = summary.provenance
     assert (origin["extractor"]["kind"], origin["extractor"]["features"]) == ("savedmodel", WIDTH)
     assert origin["resize"] == "bilinear, antialiased, to 12×12, values 0 to 1"
@@ -167,7 +165,7 @@ def test_an_evaluation_with_a_saved_model_is_scored_again_the_same(tmp_path: Pat
     assert summary.fid < 0.2 * summary.ceiling["fid"]
     again = evaluate.rescore(tmp_path / "out", model)
     assert again.summary == summary
-    other = evaluate.run(EvaluateConfig(samples=300, extractor="random"), model=model, out=tmp_path / "other", **places)
+    other = evaluate.run(EvaluateConfig(samples=300, extractor="random"), model=model, out=tmp_path / "other", **folders)
     assert {"extractor.digest", "extractor.kind", "resize"} <= set(comparable(origin, other.provenance))
     save(tmp_path / "x", seed=1)
     with pytest.raises(ArtifactError, match="it has changed"):
@@ -175,15 +173,15 @@ def test_an_evaluation_with_a_saved_model_is_scored_again_the_same(tmp_path: Pat
 
 
 @pytest.mark.heavy
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of Keras, when it saves weights
-def test_inception_with_weights_of_a_file(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # from Keras when it saves weights
+def test_inception_with_weights_from_a_file(tmp_path: Path) -> None:
     import keras
 
     keras.utils.set_random_seed(0)
     model = keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None, input_shape=(299, 299, 3))
     model.save_weights(tmp_path / "w.weights.h5")
     config = EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "w.weights.h5"))
-    made = given_extractor(config, 8, 1)
+    made = external_extractor(config, 8, 1)
     assert made.width == 2048
     assert made.resize == "bilinear, antialiased, to 299×299, values -1 to 1"
     larger = tf.image.resize(np.repeat(grey(2), 3, axis=3).astype(np.float32), (299, 299), antialias=True) / 127.5 - 1.0
@@ -191,11 +189,11 @@ def test_inception_with_weights_of_a_file(tmp_path: Path) -> None:
     for content in (b"", b"no weights"):
         (tmp_path / "bad.weights.h5").write_bytes(content)
         bad = EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "bad.weights.h5"))
-        with pytest.raises(ConfigError, match="holds no weights of InceptionV3"):
-            given_extractor(bad, 8, 1)
+        with pytest.raises(ConfigError, match="does not contain weights of InceptionV3"):
+            external_extractor(bad, 8, 1)
     small = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
     small.save_weights(tmp_path / "small.weights.h5")
-    with pytest.raises(ConfigError, match="holds no weights of InceptionV3"):
-        given_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "small.weights.h5")), 8, 1)
-    with pytest.raises(ConfigError, match="is not there"):
-        given_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "gone.h5")), 8, 1)
+    with pytest.raises(ConfigError, match="does not contain weights of InceptionV3"):
+        external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "small.weights.h5")), 8, 1)
+    with pytest.raises(ConfigError, match="does not exist"):
+        external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(tmp_path / "gone.h5")), 8, 1)

@@ -1,4 +1,4 @@
-"""Host code in a training step is found in the traced graph, wherever it hides, and named."""
+"""Host operations are found anywhere in the traced graph of a training step, and named."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Hook = Callable[[tf.Tensor], Any]
 
 
 def traced(config: TrainConfig) -> tuple[loop.Call, tuple[Any, ...]]:
-    """Return the very function that trains, and arguments for it."""
+    """Return the function of a host call, and arguments for it."""
     strategy = make_strategy(config)
     state = step.make_state(shape_for(config), config, strategy)
     source = Resident(IMAGES, LABELS, seed=0, n_critic=config.n_critic, batch_size=config.global_batch_size)
     return host_call.make_call(state, config, strategy, source), (source.take(0, 2), tf.constant(0))
 
 
-def seen_through(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `hook` see a metric inside the step: a debugging line that somebody forgot."""
+def add_to_step(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `hook` with a metric inside the step, like a forgotten debugging line."""
     real = step.generator_step
 
     def with_hook(*args: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -43,19 +43,19 @@ def seen_through(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "generator_step", with_hook)
 
 
-def into_numpy(loss: tf.Tensor) -> None:
+def eager_python(loss: tf.Tensor) -> None:
     tf.py_function(lambda value: np.float32(value), [loss], tf.float32)
 
 
-def stateless(loss: tf.Tensor) -> None:
+def numpy_function(loss: tf.Tensor) -> None:
     tf.numpy_function(lambda value: value, [loss], tf.float32, stateful=True)
 
 
-def in_a_branch(loss: tf.Tensor) -> None:
+def print_in_a_branch(loss: tf.Tensor) -> None:
     tf.cond(loss > 0, lambda: tf.print("high", loss), lambda: tf.no_op())
 
 
-def in_a_function_of_a_function(loss: tf.Tensor) -> None:
+def file_in_a_nested_function(loss: tf.Tensor) -> None:
     @tf.function
     def inner(value: tf.Tensor) -> tf.Tensor:
         tf.io.write_file("loss.txt", tf.strings.as_string(value))
@@ -69,7 +69,7 @@ def in_a_function_of_a_function(loss: tf.Tensor) -> None:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_step_as_it_is_has_none(replicas: int) -> None:
+def test_the_training_step_has_no_host_operations(replicas: int) -> None:
     call, arguments = traced(config_for(replicas))
     assert host_operations(call.get_concrete_function(*arguments).graph) == []  # type: ignore[attr-defined]
 
@@ -77,12 +77,17 @@ def test_the_step_as_it_is_has_none(replicas: int) -> None:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize(
     ("hook", "operation"),
-    [(into_numpy, "EagerPyFunc"), (stateless, "PyFunc"), (in_a_branch, "PrintV2"), (in_a_function_of_a_function, "WriteFile")],
+    [
+        (eager_python, "EagerPyFunc"),
+        (numpy_function, "PyFunc"),
+        (print_in_a_branch, "PrintV2"),
+        (file_in_a_nested_function, "WriteFile"),
+    ],
 )
-def test_host_code_is_refused_by_name_before_the_first_round(
+def test_host_operations_are_named_before_the_first_round(
     hook: Hook, operation: str, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen_through(hook, monkeypatch)
+    add_to_step(hook, monkeypatch)
     call, arguments = traced(config_for(replicas))
     ran: list[int] = []
 
@@ -99,11 +104,11 @@ def test_host_code_is_refused_by_name_before_the_first_round(
         rf"The training step has (an operation|\d operations) that a TPU cannot run: .*\b{operation} \S+", str(caught.value)
     )
     assert "\n" not in str(caught.value)
-    assert caught.value.cure.startswith("Take Python functions")
+    assert caught.value.cure.startswith("Remove Python functions")
     assert not ran
 
 
-def test_a_clean_step_trains_the_same() -> None:
+def test_the_check_does_not_change_the_result() -> None:
     call, arguments = traced(config_for(1))
     again, _ = traced(config_for(1))
     checked = without_host_code(again)
@@ -111,8 +116,8 @@ def test_a_clean_step_trains_the_same() -> None:
         np.testing.assert_array_equal(checked(*arguments).numpy(), call(*arguments).numpy())
 
 
-def test_many_are_counted_and_three_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen_through(lambda loss: [into_numpy(loss) for _ in range(5)], monkeypatch)
+def test_three_of_many_operations_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_to_step(lambda loss: [eager_python(loss) for _ in range(5)], monkeypatch)
     call, arguments = traced(config_for(1))
     with pytest.raises(
         DeviceError, match=r"has 5 operations that a TPU cannot run: (EagerPyFunc \S+, ){2}EagerPyFunc \S+ and 2 more\."
@@ -121,10 +126,11 @@ def test_many_are_counted_and_three_are_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("seconds", "warned"), [(15.0, False), (16.0, True)])
-def test_a_call_too_long_to_save_after_it(seconds: float, warned: bool) -> None:
+def test_warning_about_long_host_calls(seconds: float, warned: bool) -> None:
     text = long_call_text(seconds)
     assert bool(text) == warned
     if warned:
         assert text == (
-            "A host call takes 16 s, and a machine that is taken away gives 30 s to save: lower train.rounds_per_call"
+            "A host call takes 16 s, but a preempted machine stops after 30 s: lower train.rounds_per_call so that a checkpoint"
+            " can be saved in time"
         )

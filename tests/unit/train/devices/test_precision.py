@@ -1,4 +1,4 @@
-"""What "auto" means, and that a training keeps what it began with."""
+"""precision = "auto", which does not change when a training resumes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ def test_flags_of_the_processor(flags: str, expected: bool, tmp_path: Path) -> N
     assert precision.cpu_has_bfloat16(cpuinfo) is expected
 
 
-def test_no_cpuinfo_no_bfloat16(tmp_path: Path) -> None:
+def test_without_cpuinfo_there_is_no_bfloat16(tmp_path: Path) -> None:
     assert not precision.cpu_has_bfloat16(tmp_path / "absent")
 
 
-def test_the_gain_is_measured() -> None:
+def test_convolution_gain_is_a_ratio() -> None:
     assert 0.0 < precision.convolution_gain(repeats=1) < 100.0
 
 
 @pytest.mark.parametrize(("has", "gain", "expected"), [(True, 1.9, True), (True, 0.6, False), (False, 9.0, False)])
-def test_a_cpu_is_asked_only_when_it_has_it(has: bool, gain: float, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_needs_both_the_flag_and_the_gain(
+    has: bool, gain: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
     monkeypatch.setattr(precision, "convolution_gain", lambda: gain)
     assert precision.bfloat16_is_faster("cpu:2") is expected
@@ -37,8 +39,8 @@ def test_a_cpu_is_asked_only_when_it_has_it(has: bool, gain: float, expected: bo
     assert not precision.bfloat16_is_faster("gpu")
 
 
-def test_a_training_keeps_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_keeps_its_first_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_is_faster", lambda devices: devices == "tpu")
-    assert precision.resolved(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
-    assert precision.resolved(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
-    assert precision.resolved(TrainConfig(precision="float32"), tmp_path).precision == "float32"
+    assert precision.resolve(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(precision="float32"), tmp_path).precision == "float32"

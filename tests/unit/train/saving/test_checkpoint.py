@@ -1,4 +1,4 @@
-"""Checkpoints on their own: damage, strangers, a full disk."""
+"""Checkpoints: damaged ones, those of other trainings, and a full disk."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def made(rounds: int) -> checkpoint.Checkpoint:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a training's folder with the checkpoints of rounds 4, 8 and 12."""
+    """Return the folder of a training with the checkpoints of rounds 4, 8 and 12."""
     for rounds in (4, 8, 12):
         checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(rounds))
     return tmp_path / KEY
@@ -76,20 +76,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, r"state\.npz does not match its digest"),
     "bit flipped": (flip_a_bit, r"state\.npz does not match its digest"),
     "empty": (lambda path: (path / "state.npz").write_bytes(b""), r"state\.npz does not match its digest"),
-    "a file gone": (lambda path: (path / "metrics.jsonl").unlink(), r"metrics\.jsonl is missing"),
+    "a missing file": (lambda path: (path / "metrics.jsonl").unlink(), r"metrics\.jsonl is missing"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), r"has no manifest\.json: it is not a finished artifact"),
     "half a manifest": (
         lambda path: (path / "manifest.json").write_text('{"schema_version": 1'),
         r"manifest\.json cannot be read: 1 validation error for Manifest",
     ),
-    "other schema": (lambda path: edit_manifest(path, schema_version=9), r"has schema version 9, this program reads 1"),
-    "other kind": (lambda path: edit_manifest(path, kind="model"), r"is a model, a checkpoint is needed"),
-    "other round": (lambda path: edit_manifest(path, counts={"round": 7}), r"its manifest says round 7"),
+    "another schema": (lambda path: edit_manifest(path, schema_version=9), r"has schema version 9, this program reads 1"),
+    "another kind": (lambda path: edit_manifest(path, kind="model"), r"is a model, a checkpoint is needed"),
+    "another round": (lambda path: edit_manifest(path, counts={"round": 7}), r"its manifest says round 7"),
     "files unlisted": (
         lambda path: (edit_manifest(path, files={}), (path / "state.npz").unlink()),
         r"No such file or directory",
     ),
-    "a file in its place": (
+    "a file instead of a folder": (
         lambda path: (shutil.rmtree(path), path.write_text("x")),
         r"manifest\.json cannot be read: Not a directory",
     ),
@@ -97,106 +97,109 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_and_the_one_taken_instead_are_named(
-    damage: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    harm, reason = DAMAGE[damage]
-    harm(folder / "round-00000012")
-    taken = load(folder)
-    assert taken is not None
-    assert taken.progress.round == 8
-    np.testing.assert_array_equal(taken.arrays["critic/000/kernel"], made(8).arrays["critic/000/kernel"])
-    assert [line.round for line in taken.progress.log] == [8]
-    assert said(capsys, rf"Checkpoint round-00000012 is damaged \({reason}\); round-00000008 is taken instead")
+def test_a_damaged_checkpoint_is_skipped(damage: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage_it, reason = DAMAGE[damage]
+    damage_it(folder / "round-00000012")
+    loaded = load(folder)
+    assert loaded is not None
+    assert loaded.progress.round == 8
+    np.testing.assert_array_equal(loaded.arrays["critic/000/kernel"], made(8).arrays["critic/000/kernel"])
+    assert [line.round for line in loaded.progress.log] == [8]
+    assert printed(capsys, rf"Checkpoint round-00000012 is damaged \({reason}\); loading round-00000008 instead")
 
 
-def said(capsys: pytest.CaptureFixture[str], *patterns: str) -> bool:
-    """Return whether exactly these lines were said, in this order."""
+def printed(capsys: pytest.CaptureFixture[str], *patterns: str) -> bool:
+    """Return whether exactly these lines were printed, in this order."""
     lines = capsys.readouterr().out.splitlines()
     return len(lines) == len(patterns) and all(map(re.fullmatch, [f"» {pattern}" for pattern in patterns], lines))
 
 
-def test_two_damaged_checkpoints_are_both_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_damaged_checkpoints_are_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truncate(folder / "round-00000012")
     flip_a_bit(folder / "round-00000008")
-    taken = load(folder)
-    assert taken is not None
-    assert taken.progress.round == 4
-    because = r"is damaged \(state\.npz does not match its digest\); round-00000004 is taken instead"
-    assert said(capsys, f"Checkpoint round-00000012 {because}", f"Checkpoint round-00000008 {because}")
+    loaded = load(folder)
+    assert loaded is not None
+    assert loaded.progress.round == 4
+    because = (
+        r"is damaged \(state\.npz does not match its digest\); there is no intact one before it, so training starts from"
+        r" scratch"
+    )
+    assert printed(capsys, f"Checkpoint round-00000012 {because}", f"Checkpoint round-00000008 {because}")
 
 
-def test_where_all_are_damaged_it_says_so_and_starts_from_scratch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_starts_from_scratch_if_all_checkpoints_are_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in folder.iterdir():
         truncate(path)
     assert load(folder) is None
     because = (
-        r"is damaged \(state\.npz does not match its digest\); there is no sound one before it, training starts from scratch"
+        r"is damaged \(state\.npz does not match its digest\); "
+        "there is no intact one before it, so training starts from scratch"
     )
-    assert said(capsys, *[f"Checkpoint {name} {because}" for name in reversed(names(folder))])
+    assert printed(capsys, *[f"Checkpoint {name} {because}" for name in reversed(names(folder))])
 
 
-def test_a_sound_checkpoint_is_not_dropped_for_a_damaged_later_one(folder: Path) -> None:
+def test_an_intact_checkpoint_is_not_deleted_for_a_damaged_later_one(folder: Path) -> None:
     truncate(folder / "round-00000012")
     one = CONFIG.model_copy(update={"keep_checkpoints": 1})
     checkpoint.save(folder, one, SHAPE, made(10))
     assert names(folder) == ["round-00000010", "round-00000012"]
-    taken = load(folder)
-    assert taken is not None
-    assert taken.progress.round == 10
+    loaded = load(folder)
+    assert loaded is not None
+    assert loaded.progress.round == 10
     checkpoint.save(folder, one, SHAPE, made(12))
     assert names(folder) == ["round-00000012"]
     read_manifest(folder / "round-00000012", "checkpoint")
 
 
-def test_a_disk_that_refuses_to_read_is_not_a_damaged_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(_: Path) -> str:
+def test_an_unreadable_disk_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(artifacts, "file_sha256", refuses)
-    with pytest.raises(ArtifactError, match=r"round-00000012 cannot be read: Input/output error\. Mend that, or remove it"):
+    monkeypatch.setattr(artifacts, "file_sha256", fails)
+    with pytest.raises(ArtifactError, match=r"round-00000012 cannot be read: Input/output error\. Repair the disk, or remove"):
         load(folder)
 
 
 @pytest.mark.parametrize(
     ("config", "shape", "differences"),
     [
-        ({"seed": 1}, SHAPE, "it was made with train.seed = 0, this run has 1."),
+        ({"seed": 1}, SHAPE, "it was made with train.seed = 0, not 1."),
         (
             {"seed": 1, "precision": "bfloat16"},
             SHAPE,
-            'it was made with train.precision = "auto", this run has "bfloat16"; '
-            "it was made with train.seed = 0, this run has 1.",
+            'it was made with train.precision = "auto", not "bfloat16"; it was made with train.seed = 0, not 1.',
         ),
-        ({}, ImageShape(28, 1), "it has image size 8, the data has 28."),
-        ({}, ImageShape(8, 3), "it has 1 channels, the data has 3."),
+        ({}, ImageShape(28, 1), "it was made with image_size = 8, not 28."),
+        ({}, ImageShape(8, 3), "it was made with channels = 1, not 3."),
     ],
 )
-def test_another_trainings_checkpoint_is_refused_by_name(
+def test_a_checkpoint_of_another_training_is_refused_with_the_differences(
     config: dict[str, Any], shape: ImageShape, differences: str, folder: Path
 ) -> None:
     last = folder / "round-00000012"
     with pytest.raises(checkpoint.ForeignCheckpointError) as caught:
         checkpoint.load_latest(folder, CONFIG.model_copy(update=config), shape)
-    sentence = f"Checkpoint {last} is another training's: {differences} Remove {last}, or run with what it was made with."
-    assert str(caught.value) == sentence
+    assert str(caught.value) == (
+        f"Checkpoint {last} belongs to another training: {differences} Remove {last}, or restore the settings that it was made"
+        " with."
+    )
     assert caught.value.exit_code == 1
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(folder: Path) -> None:
     folder = folder.rename(folder.with_name(checkpoint.training_key(CONFIG, "other data")))
-    with pytest.raises(checkpoint.ForeignCheckpointError, match="it was made from another dataset"):
+    with pytest.raises(checkpoint.ForeignCheckpointError, match="it was made with another dataset"):
         load(folder)
 
 
-def test_a_setting_that_only_one_version_knows_is_a_difference(folder: Path) -> None:
+def test_a_setting_that_exists_in_one_version_only_is_a_difference(folder: Path) -> None:
     path = folder / "round-00000012"
     edit_manifest(path, config={**read_manifest(path).config, "spectral_norm": True})
-    with pytest.raises(checkpoint.ForeignCheckpointError, match=r"train\.spectral_norm = true, this run has nothing"):
+    with pytest.raises(checkpoint.ForeignCheckpointError, match=r"train\.spectral_norm = true, not unset"):
         load(folder)
 
 
-def test_what_may_change_between_two_tries_does_not_make_a_stranger(folder: Path) -> None:
+def test_some_settings_may_change_between_attempts(folder: Path) -> None:
     other = CONFIG.model_copy(update={"devices": "cpu:2", "keep_checkpoints": 1, "checkpoint_every_rounds": 50})
     assert checkpoint.load_latest(folder, other, SHAPE) is not None
 
@@ -205,8 +208,8 @@ def test_what_may_change_between_two_tries_does_not_make_a_stranger(folder: Path
     ("changes", "difference"),
     [
         ({"b": None}, r"it lacks b\."),
-        ({"d": np.zeros(2, np.float32)}, r"it has d, which the networks here lack\."),
-        ({"a": np.zeros([2, 3], np.float32)}, r"it has a as \['float32', 2, 3\], the networks here \['float32', 2, 2\]\."),
+        ({"d": np.zeros(2, np.float32)}, r"it has d, which this training lacks\."),
+        ({"a": np.zeros([2, 3], np.float32)}, r"it has a as \['float32', 2, 3\], not \['float32', 2, 2\]\."),
         ({"a": np.zeros([2, 2], np.float64)}, r"it has a as \['float64', 2, 2\]"),
         (
             {"a": None, "b": None, "c": None, "d": np.zeros(2)},
@@ -214,7 +217,7 @@ def test_what_may_change_between_two_tries_does_not_make_a_stranger(folder: Path
         ),
     ],
 )
-def test_other_variables_are_refused_by_name(changes: dict[str, Any], difference: str, tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_variables_is_refused(changes: dict[str, Any], difference: str, tmp_path: Path) -> None:
     wanted = {name: np.zeros([2, 2], np.float32) for name in "abc"}
     checkpoint.check_variables(tmp_path, wanted, wanted)
     arrays = {name: array for name, array in {**wanted, **changes}.items() if array is not None}
@@ -224,7 +227,7 @@ def test_other_variables_are_refused_by_name(changes: dict[str, Any], difference
 
 @contextlib.contextmanager
 def files_end_at(size_bytes: int) -> Iterator[None]:
-    """Let the system refuse every write beyond `size_bytes` of a file, as a full disk does (EFBIG in place of ENOSPC)."""
+    """Make writes beyond `size_bytes` of a file fail, like a full disk (with EFBIG instead of ENOSPC)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -234,7 +237,7 @@ def files_end_at(size_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 100, 700])
-def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_half_written(size_bytes: int, folder: Path) -> None:
+def test_a_full_disk_leaves_earlier_checkpoints_and_no_partial_files(size_bytes: int, folder: Path) -> None:
     with files_end_at(size_bytes), pytest.raises(ArtifactError) as caught:
         checkpoint.save(folder, CONFIG, SHAPE, made(16))
     assert str(caught.value) == (
@@ -248,7 +251,7 @@ def test_a_full_disk_leaves_the_checkpoints_before_and_nothing_half_written(size
     assert names(folder) == ["round-00000008", "round-00000012", "round-00000016"]
 
 
-def test_events_and_pictures_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> None:
+def test_error_when_events_and_images_cannot_be_written(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, [64, 64, 1], np.uint8)
     events = Events(tmp_path / "tensorboard")
     with files_end_at(1000):
@@ -261,7 +264,7 @@ def test_events_and_pictures_that_cannot_be_written_are_one_sentence(tmp_path: P
     events.close()
 
 
-def test_events_go_to_the_platforms_tensorboard_too(tmp_path: Path) -> None:
+def test_events_are_also_written_for_the_platforms_tensorboard(tmp_path: Path) -> None:
     assert vertex_folders({"AIP_TENSORBOARD_LOG_DIR": "gs://b/root/logs"}) == [Path("/gcs/b/root/logs")]
     assert vertex_folders({}) == vertex_folders({"AIP_TENSORBOARD_LOG_DIR": "/local"}) == []
     events = Events(tmp_path / "ours", tmp_path / "theirs")
@@ -273,7 +276,7 @@ def test_events_go_to_the_platforms_tensorboard_too(tmp_path: Path) -> None:
         assert [value.tag for value in values] == ["critic_loss"]
 
 
-def test_a_model_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_error_when_a_model_cannot_be_written(tmp_path: Path) -> None:
     module = tf.Module()
     module.weights = tf.Variable(tf.zeros([1000]))
     with files_end_at(1000), pytest.raises(ArtifactError) as caught, written_by_tensorflow(tmp_path):
@@ -282,7 +285,7 @@ def test_a_model_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_copy_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+def test_error_when_a_copy_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     for name in "ab":
         (tmp_path / "samples" / name).write_bytes(bytes(5000))
@@ -297,7 +300,7 @@ def test_a_copy_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     assert names(tmp_path) == ["samples"]
 
 
-def test_only_leftovers_of_the_name_that_was_asked_for_are_removed(tmp_path: Path) -> None:
+def test_only_leftovers_of_the_given_name_are_removed(tmp_path: Path) -> None:
     kept = [".a.0123abcd.old", ".a.tmp", ".ab.0123abcd.tmp", "a.0123abcd.tmp", ".a.0123abcd.tmpx"]
     for name in [*kept, ".[a].0123abcd.tmp", ".a.0123abcd.tmp"]:
         (tmp_path / name).mkdir()
@@ -306,7 +309,7 @@ def test_only_leftovers_of_the_name_that_was_asked_for_are_removed(tmp_path: Pat
     assert names(tmp_path) == sorted(kept)
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     real_sync, real_rename = os.fsync, Path.rename
 
@@ -323,11 +326,11 @@ def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, mon
     checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(4))
     renamed = order.index("rename round-00000004")
     assert {"sync state.npz", "sync metrics.jsonl", "sync manifest.json"} < set(order[:renamed])
-    assert order[renamed - 1].startswith("sync .round-00000004."), "the folder itself, last"
-    assert order[renamed + 1 :] == [f"sync {KEY}"], "and that it has its name"
+    assert order[renamed - 1].startswith("sync .round-00000004."), "the folder last"
+    assert order[renamed + 1 :] == [f"sync {KEY}"], "then the rename"
 
 
-def test_broken_rounds_are_named_with_all_their_metrics(tmp_path: Path) -> None:
+def test_evidence_has_the_metrics_of_all_rounds(tmp_path: Path) -> None:
     values = np.ones([3, 6])
     values[1, 2] = np.nan
     values[2] = np.inf

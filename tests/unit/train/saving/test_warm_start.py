@@ -1,4 +1,4 @@
-"""A training that starts from a model: the same networks and optimizers, or from scratch with the reason said."""
+"""Trainings that start from a model, or from scratch with the reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def arrays_of(folder: Path, config: TrainConfig) -> dict[str, Any]:
 
 
 def version_of(model: Path, folder: Path) -> Path:
-    """A version of the registry as push makes it of a model."""
+    """Return a version of the registry, like push creates from a model."""
     manifest = read_manifest(model)
     with new_artifact(folder / "v0007", "version", config=PushConfig()) as writer:
         shutil.copyfile(model / "state.npz", writer.path / "state.npz")
@@ -63,7 +63,7 @@ def version_of(model: Path, folder: Path) -> Path:
     return folder / "v0007"
 
 
-def test_it_begins_where_the_other_ended(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_training_starts_with_the_variables_of_the_model(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
     config = TrainConfig(**TINY, start_from="registry")
     source = open_source(other_data[0], seed=0, n_critic=2, batch_size=8, mode="auto")
     (tmp_path / "training").mkdir()
@@ -78,7 +78,7 @@ def test_it_begins_where_the_other_ended(first: Path, other_data: tuple[Path, Pa
     assert training.progress.round == 0
 
 
-def test_a_version_will_do_and_the_model_says_so(
+def test_training_can_start_from_a_version(
     first: Path, other_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version = version_of(first / "model", tmp_path)
@@ -97,38 +97,40 @@ def test_a_version_will_do_and_the_model_says_so(
         ({}, ImageShape(16, 3), "was made with image_size = 8, not 16; channels = 1, not 3"),
     ],
 )
-def test_what_differs_is_named(first: Path, changes: Any, shape: ImageShape, sentence: str) -> None:
-    found = warm_start.start_of(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
-    assert isinstance(found, str)
-    assert found.endswith(sentence)
+def test_incompatible_models_are_refused_with_the_differences(
+    first: Path, changes: Any, shape: ImageShape, sentence: str
+) -> None:
+    origin, arrays = warm_start.load_start(first / "model", TrainConfig(**{**TINY, **changes}), shape, {})
+    assert origin.why_from_scratch.endswith(sentence)
+    assert not arrays
 
 
-def test_another_training_is_from_scratch_and_says_why(
+def test_training_starts_from_scratch_if_the_model_is_incompatible(
     first: Path, tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sentence = "was made with train.critic_channels = 4, not 8"
     summary = train(
         other_data, tmp_path, first / "model", start_from="registry", rounds=4, sample_every_rounds=4, critic_channels=8
     )
-    said = capsys.readouterr().out
-    assert "Not started from the champion: " in said
-    assert sentence in said
-    assert "from scratch" in said
+    output = capsys.readouterr().out
+    assert "Not started from the champion: " in output
+    assert sentence in output
+    assert "from scratch" in output
     assert summary.started_from == ""
     assert sentence in summary.why_from_scratch
 
 
-def test_without_a_champion_it_is_from_scratch(
+def test_training_starts_from_scratch_without_a_champion(
     tmp_path: Path, other_data: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(other_data, tmp_path, None, start_from="registry", rounds=4, sample_every_rounds=4)
     assert "Not started from the champion: there is no champion yet" in capsys.readouterr().out
 
 
-def test_one_that_was_stopped_goes_on_with_what_it_had(
+def test_a_resumed_training_keeps_its_start(
     first: Path, other_data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the champion is by then; and the end is that of a training that was not stopped."""
+    """The champion may change meanwhile; the result is that of a training that was not interrupted."""
     version = version_of(first / "model", tmp_path / "registry")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(other_data, whole, version, start_from="registry")
@@ -153,16 +155,16 @@ def test_one_that_was_stopped_goes_on_with_what_it_had(
     assert file_entries(whole / "model")["state.npz"] == file_entries(stopped / "model")["state.npz"]
 
 
-def test_a_model_that_got_worse_is_nothing_to_start_from(first: Path, tmp_path: Path) -> None:
+def test_a_model_without_variables_cannot_be_started_from(first: Path, tmp_path: Path) -> None:
     shutil.copytree(first / "model", tmp_path / "old")
     with new_artifact(tmp_path / "worse", "model", config=TrainConfig(**TINY)) as writer:
         writer.details = read_manifest(tmp_path / "old").details
-    found = warm_start.start_of(tmp_path / "worse", TrainConfig(**TINY), SHAPE, {})
-    assert isinstance(found, str)
-    assert found.endswith("holds no training to start from")
+    origin, arrays = warm_start.load_start(tmp_path / "worse", TrainConfig(**TINY), SHAPE, {})
+    assert origin.why_from_scratch.endswith("contains no variables to start from")
+    assert not arrays
 
 
-def test_a_damaged_champion_is_no_silent_scratch(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_damaged_champion_is_an_error(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(first / "model", tmp_path / "old")
     (tmp_path / "old" / "state.npz").write_bytes(b"nonsense")
     with pytest.raises(ArtifactError, match=r"state\.npz does not match its digest"):
@@ -170,12 +172,12 @@ def test_a_damaged_champion_is_no_silent_scratch(first: Path, other_data: tuple[
 
 
 class TestKeys:
-    def test_where_the_registry_is_does_not_matter(self) -> None:
+    def test_the_key_does_not_depend_on_the_location_of_the_registry(self) -> None:
         here, there, scratch = (TrainConfig(**TINY, start_from=place) for place in ("/a", "gs://b/c", ""))
         assert checkpoint.training_key(here, "d") == checkpoint.training_key(there, "d")
         assert checkpoint.training_key(here, "d") != checkpoint.training_key(scratch, "d")
 
-    def test_nor_does_who_is_champion_when_nothing_else_has_changed(self) -> None:
+    def test_the_key_of_the_step_does_not_depend_on_the_champion(self) -> None:
         keys = [
             step_keys(load_config(None, [f"train.start_from={place}"]), "digest")["train"] for place in ("/a", "champion", "")
         ]

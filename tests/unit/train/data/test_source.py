@@ -1,4 +1,4 @@
-"""The sources of images: resident and streamed give the same batches, of any round, from damaged data a sentence."""
+"""The sources of training images: resident and streamed ones return the same batches; errors for damaged data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +26,13 @@ from components.dataset.records import NO_LABEL, Record, SplitIndex, encode_exam
 from components.ingest.config import IngestConfig
 from components.train import noise
 from components.train.data import batches, reader, resident, streamed
-from components.train.data.batches import Batch
+from components.train.data.batches import RoundBatches
 from components.train.data.source import Source, open_source, rounds_that_fit
 from components.train.data.streamed import Streamed
 from tests.support.local_runs import ROOT
 from tests.unit.dataset.test_records import damaged
 
-SHARDS = (13, 0, 21, 3)  # 37 images: no multiple of the batch, so that batches run across epochs; one shard is empty
+SHARDS = (13, 0, 21, 3)  # 37 images, not a multiple of the batch size, so batches cross epochs; one shard is empty
 N_CRITIC, BATCH, SEED = 2, 5, 7
 ROUND = N_CRITIC * BATCH
 IMAGE_BYTES = 4 * 4 * 3
@@ -42,7 +41,7 @@ IMAGE_BYTES = 4 * 4 * 3
 def write_dataset(
     folder: Path, shards: tuple[int, ...] = SHARDS, labels: Any = lambda number: number % 4, size: int = 4, **details: Any
 ) -> Path:
-    """Write a dataset whose image i is random with seed i, and whose ids differ in length."""
+    """Write a dataset whose image i is random with seed i; ids differ in length."""
     with new_artifact(folder, "dataset", config=IngestConfig()) as artifact:
         numbers = iter(range(sum(shards)))
         for shard, length in enumerate(shards):
@@ -65,7 +64,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_remains() -> Iterator[None]:
     yield
     if reading_threads():
         gc.collect()
@@ -81,7 +80,7 @@ def opened(dataset: Path, mode: Literal["auto", "resident", "stream"], **changes
 
 
 def all_batches(source: Source, calls: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels of all rounds of `calls` (first round, rounds), as a host call gets them."""
+    """Return images and labels of all rounds of `calls` (first round, rounds), as a host call reads them."""
 
     @tf.function(reduce_retracing=True)
     def call(taken: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,7 +97,7 @@ def all_batches(source: Source, calls: list[tuple[int, int]]) -> tuple[np.ndarra
 
 
 def expected(dataset: Path, first_round: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same by the plainest means: the whole split and the order of noise.batch_indices."""
+    """Return the same directly from the whole split, in the order of noise.batch_indices."""
     images, labels, _ = read_split(dataset, "train")
     order = noise.batch_indices(SEED, len(images), first_round * N_CRITIC, rounds * N_CRITIC, BATCH)
     order = order.reshape(rounds, N_CRITIC, BATCH)
@@ -106,18 +105,18 @@ def expected(dataset: Path, first_round: int, rounds: int) -> tuple[np.ndarray, 
 
 
 CALLS = {
-    "calls of one length, over three epochs": [(0, 4), (4, 4), (8, 4)],
-    "a last call that is shorter": [(0, 5), (5, 5), (10, 2)],
-    "a call that is longer": [(0, 2), (2, 6)],
+    "calls of equal length, over three epochs": [(0, 4), (4, 4), (8, 4)],
+    "a shorter last call": [(0, 5), (5, 5), (10, 2)],
+    "a longer call": [(0, 2), (2, 6)],
     "resumed": [(9, 3), (12, 1)],
     "back and forth": [(20, 2), (3, 2), (5, 2), (50, 1)],
-    "one round that is far away": [(1_000_000, 1)],
+    "one round far away": [(1_000_000, 1)],
 }
 
 
 @pytest.mark.parametrize("calls", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("mode", ["resident", "stream"])
-def test_every_round_has_the_images_that_seed_and_round_say(mode: Any, calls: list[tuple[int, int]], dataset: Path) -> None:
+def test_the_images_of_a_round_depend_only_on_seed_and_round(mode: Any, calls: list[tuple[int, int]], dataset: Path) -> None:
     source = opened(dataset, mode)
     images, labels = all_batches(source, calls)
     parts = [expected(dataset, first, rounds) for first, rounds in calls]
@@ -128,7 +127,7 @@ def test_every_round_has_the_images_that_seed_and_round_say(mode: Any, calls: li
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6), st.integers(0, 2**31 - 1))
-def test_both_sources_give_the_same_bytes(dataset: Path, calls: list[tuple[int, int]], seed: int) -> None:
+def test_both_sources_return_the_same_bytes(dataset: Path, calls: list[tuple[int, int]], seed: int) -> None:
     resident, streamed = opened(dataset, "resident", seed=seed), opened(dataset, "stream", seed=seed)
     for first_round, rounds in calls:
         one, other = resident.take(first_round, rounds), streamed.take(first_round, rounds)
@@ -145,7 +144,7 @@ def test_a_batch_larger_than_the_dataset(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["resident", "stream"])
-def test_what_a_source_says_of_itself(mode: Any, dataset: Path) -> None:
+def test_properties_of_a_source(mode: Any, dataset: Path) -> None:
     source = opened(dataset, mode)
     assert source.shape == (4, 4, 3)
     assert source.count == 37
@@ -155,7 +154,7 @@ def test_what_a_source_says_of_itself(mode: Any, dataset: Path) -> None:
     source.close()
 
 
-def test_auto_keeps_in_memory_what_fits(dataset: Path) -> None:
+def test_auto_loads_datasets_up_to_the_limit_into_memory(dataset: Path) -> None:
     for limit, kind in ((37 * IMAGE_BYTES, resident.Resident), (37 * IMAGE_BYTES - 1, Streamed)):
         source = opened(dataset, "auto", resident_limit_bytes=limit)
         assert isinstance(source, kind)
@@ -170,54 +169,50 @@ def test_rounds_that_fit() -> None:
 
 
 class Reads:
-    """Counts the records that are read, and can hold the reading up or make it slow."""
+    """Counts the records that are read. After `limit` records, reading blocks until `go_on` is set."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.records, self.delay_seconds, self.without_delay = 0, 0.0, 0
-        self.go_on, original = threading.Event(), SplitIndex.read
-        self.go_on.set()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit: int = 10**9) -> None:
+        self.records, self.go_on, original = 0, threading.Event(), SplitIndex.read
 
         def read(index: SplitIndex, numbers: Any) -> list[bytes]:
-            assert self.go_on.wait(20)
-            time.sleep(self.delay_seconds if self.records >= self.without_delay else 0.0)
+            if self.records >= limit:
+                assert self.go_on.wait(20)
             self.records += len(numbers)
             return original(index, numbers)
 
         monkeypatch.setattr(SplitIndex, "read", read)
 
 
-def wait_for(what: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def read_ahead(source: Source) -> threading.Thread:
+    """Return the thread that reads the next call."""
+    (reading,) = source._ahead  # type: ignore[attr-defined]
+    return reading._thread  # type: ignore[no-any-return]
 
 
-def test_a_resumed_run_reads_nothing_of_what_was_passed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_does_not_read_earlier_rounds(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
     source = opened(dataset, "stream")
     assert reads.records == 0
     source.take(123_456, 2)
-    wait_for(lambda: reads.records == 4 * ROUND)  # this call and the next
+    read_ahead(source).join(20)
+    assert reads.records == 4 * ROUND, "this call and the next"
     source.close()
-    assert reads.records == 4 * ROUND
 
 
-def test_the_next_call_is_read_while_this_one_is_computed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = Reads(monkeypatch)
+def test_the_next_call_is_read_ahead(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch, limit=6 * ROUND)
     source = opened(dataset, "stream")
     source.take(0, 3)
-    wait_for(lambda: not reading_threads())  # nobody has asked for rounds 3 to 5 yet
-    assert reads.records == 6 * ROUND
-    reads.go_on.clear()
-    source.take(3, 3)  # comes although nothing can be read
+    read_ahead(source).join(20)
+    assert reads.records == 6 * ROUND, "rounds 3 to 5 are read ahead"
+    source.take(3, 3)  # returns although reading is blocked
     reads.go_on.set()
-    source.take(6, 1)  # the shorter last call is served from what was read ahead
+    source.take(6, 1)  # a shorter last call uses what was read ahead
     source.close()
     assert reads.records <= 10 * ROUND
 
 
-def test_the_index_reads_headers_alone(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_reads_only_headers(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     pread = os.pread
 
@@ -236,7 +231,7 @@ def test_any_records_can_be_read(dataset: Path, numbers: list[int]) -> None:
     assert SplitIndex(dataset, "train").read(ascending) == [encode_example(record(n, lambda i: i % 4)) for n in ascending]
 
 
-def test_small_chunks_make_no_difference(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_chunks_does_not_change_the_result(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "CHUNK_BYTES", 7 * IMAGE_BYTES)
     np.testing.assert_array_equal(all_batches(opened(dataset, "stream"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
     np.testing.assert_array_equal(all_batches(opened(dataset, "resident"), [(3, 4)])[0], expected(dataset, 3, 4)[0])
@@ -245,7 +240,7 @@ def test_small_chunks_make_no_difference(dataset: Path, monkeypatch: pytest.Monk
 # Memory
 
 
-def test_two_calls_are_in_memory_and_no_third(tmp_path: Path) -> None:
+def test_at_most_two_calls_are_in_memory(tmp_path: Path) -> None:
     rounds = 1500
     source = opened(write_dataset(tmp_path / "dataset"), "stream")
     call_bytes = rounds * source.bytes_per_round
@@ -256,7 +251,7 @@ def test_two_calls_are_in_memory_and_no_third(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     source.close()
-    order_bytes = 4 * 8 * rounds * ROUND  # noise.batch_indices' positions, epochs, places and what NumPy makes in between
+    order_bytes = 4 * 8 * rounds * ROUND  # arrays in noise.batch_indices and NumPy's temporary ones
     assert call_bytes < peak < 2.1 * call_bytes + order_bytes + 2 * reader.CHUNK_BYTES
 
 
@@ -290,7 +285,7 @@ def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
     else:
         array.setflags(write=False)
     tensor = batches.shared_tensor(array)
-    np.testing.assert_array_equal(tf.cast(tensor, tf.float32), array)  # the cast dies where memory is not aligned
+    np.testing.assert_array_equal(tf.cast(tensor, tf.float32), array)  # the cast aborts the process if memory is not aligned
 
 
 # The thread
@@ -298,36 +293,45 @@ def test_other_arrays_are_copied_to_aligned_memory(spoil: str) -> None:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    return Reads(monkeypatch)
+    """Return the reads of a source that reads image by image, and blocks in its first image read ahead of 100 rounds."""
+    monkeypatch.setattr(reader, "CHUNK_RECORDS", 1)
+    return Reads(monkeypatch, limit=100 * ROUND)
 
 
 @pytest.fixture
 def reading(dataset: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """Return a source whose thread reads the next call image by image, for at least 10 seconds."""
-    monkeypatch.setattr(reader, "CHUNK_RECORDS", 1)
+    """Return a source whose thread is blocked in reading ahead, until it is stopped."""
     source = opened(dataset, "stream")
     reads.delay_seconds, reads.without_delay = 0.01, 100 * ROUND
     source.take(0, 100)
+    stop = source._ahead[0]._stop  # type: ignore[attr-defined]
+    original = stop.set
+
+    def set_stop() -> None:
+        original()
+        reads.go_on.set()
+
+    monkeypatch.setattr(stop, "set", set_stop)
     return source
 
 
-def test_close_ends_the_thread_while_it_reads(reads: Reads, reading: Source) -> None:
+def test_close_stops_the_thread_while_it_reads(reading: Source, reads: Reads) -> None:
     assert len(reading_threads()) == 1
     reading.close()
     assert reading_threads() == []
-    assert reads.records < 2 * 100 * ROUND, "the next call was not read to its end"
+    assert reads.records <= 100 * ROUND + 1, "it stops after the current chunk"
     reading.close()
     with pytest.raises(ValueError, match=r"take\(\) after close\(\)"):
         reading.take(0, 1)
 
 
-def test_another_round_than_was_read_ahead_does_not_wait_for_it(reads: Reads, reading: Source) -> None:
+def test_taking_another_round_does_not_wait_for_what_is_read_ahead(reading: Source, reads: Reads) -> None:
     reading.take(70, 1)
-    assert reads.records < 2 * 100 * ROUND, "the next call was not read to its end"
     reading.close()
+    assert reads.records <= 102 * ROUND + 1
 
 
-def test_a_source_that_is_forgotten_ends_its_thread(dataset: Path) -> None:
+def test_garbage_collection_of_a_source_stops_its_thread(dataset: Path) -> None:
     source = opened(dataset, "stream")
     source.take(0, 1)
     ahead = source._ahead  # type: ignore[attr-defined]
@@ -336,38 +340,42 @@ def test_a_source_that_is_forgotten_ends_its_thread(dataset: Path) -> None:
     assert ahead == []
 
 
-DIES = """
-import sys, time
+ENDS_WITHOUT_CLOSE = """
+import sys, threading
 from pathlib import Path
 from components.dataset.records import SplitIndex
 from components.train.data import reader, source as opening
 
-reader.CHUNK_BYTES = 5 * 48
+reader.CHUNK_RECORDS = 1
+original, go_on = SplitIndex.read, threading.Event()
+
+def read(*arguments):
+    if threading.current_thread().name == "images of round 100":
+        go_on.wait()
+    return original(*arguments)
+
+SplitIndex.read = read
 source = opening.open_source(Path(sys.argv[1]), seed=0, n_critic=2, batch_size=5, mode="stream")
-original = SplitIndex.read
-SplitIndex.read = lambda *arguments: time.sleep(delay) or original(*arguments)
-delay = 0
-source.take(0, 1000)
-delay = 0.1
-print("taken", flush=True)
+source.take(0, 100)
+stop = source._ahead[0]._stop
+set_stop = stop.set
+stop.set = lambda: (set_stop(), go_on.set(), print("stopped", flush=True))
 raise SystemExit(3)
 """
 
 
-def test_a_process_that_dies_without_close_ends_at_once(dataset: Path) -> None:
-    command = [sys.executable, "-c", DIES, str(dataset)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "taken\n"
-        process.wait(60)  # the 200 seconds of reading ahead are not waited for
-        assert process.returncode == 3, "TensorFlow aborts when a thread is inside it at the end"
+def test_a_process_that_ends_without_close_ends_at_once(dataset: Path) -> None:
+    """It does not wait for reading ahead, but stops the thread: TensorFlow would abort the process otherwise."""
+    command = [sys.executable, "-c", ENDS_WITHOUT_CLOSE, str(dataset)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "stopped\n")
 
 
 # Damage
 
 
 def rounds_with(number: int, count: int = 37) -> int:
-    """Return the first round that has image `number`."""
+    """Return the first round that contains image `number`."""
     order = noise.batch_indices(SEED, count, 0, 20, BATCH).reshape(-1, ROUND)
     return int(np.flatnonzero((order == number).any(axis=1))[0])
 
@@ -378,7 +386,7 @@ def flip(file: Path, byte: int) -> None:
     file.write_bytes(content)
 
 
-def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -> None:
+def test_damage_is_reported_only_when_its_round_is_taken(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "dataset")
     number = next(number for number in range(37) if rounds_with(number) == 2)
     index = SplitIndex(folder, "train")
@@ -388,7 +396,7 @@ def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -
     source = opened(folder, "stream")
     source.take(0, 1)
     source.take(1, 1)
-    for _ in range(2):  # not only the first time, and not only from the thread that read ahead
+    for _ in range(2):  # from the thread that read ahead, and from a new one
         with pytest.raises(ArtifactError, match=rf"{shard_name('train', shard, 4)} is damaged at byte {start + length}"):
             source.take(2, 1)
     source.close()
@@ -398,7 +406,7 @@ def test_damage_is_told_when_its_round_is_taken_and_not_before(tmp_path: Path) -
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_flipped_bit_and_every_cut_is_noticed(data: st.DataObject) -> None:
+def test_any_flipped_bit_or_truncation_is_detected(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(Path(folder) / "dataset", shards=(2,))
         file = dataset / shard_name("train", 0, 1)
@@ -407,7 +415,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(data: st.DataObject) -> None
             SplitIndex(dataset, "train").read(np.arange(2))
 
 
-def test_a_shard_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_shard(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "dataset")
     source = opened(folder, "stream")
     (folder / shard_name("train", 2, 4)).unlink()
@@ -418,15 +426,15 @@ def test_a_shard_that_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["resident", "stream"])
-def test_records_that_are_no_images_of_this_dataset(mode: Any, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="A record holds 75 bytes, 4×4×3 are expected"):
+def test_invalid_records(mode: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="A record holds 75 bytes instead of 4×4×3"):
         opened(write_dataset(tmp_path / "other size", size=5), mode).take(0, 1)
-    with pytest.raises(ArtifactError, match="A record has the label 1099511627776, which is no class"):
+    with pytest.raises(ArtifactError, match="A record has the invalid label 1099511627776"):
         opened(write_dataset(tmp_path / "label", labels=lambda number: 2**40), mode).take(0, 1)
     folder = write_dataset(tmp_path / "no example")
     for shard, length in enumerate(SHARDS):
         write_tfrecord(folder / shard_name("train", shard, 4), [b"\x0a\x00"] * length)
-    with pytest.raises(ArtifactError, match="A record holds no image with a label"):
+    with pytest.raises(ArtifactError, match="A record does not hold an image with a label"):
         opened(folder, mode).take(0, 1)
 
 
@@ -444,12 +452,12 @@ HISTOGRAM = {"label_histogram": {"train": {"zero": 10, "one": 9, "two": 9, "thre
 
 @pytest.mark.parametrize("mode", ["resident", "stream"])
 @pytest.mark.parametrize("details", [{}, NAMES, NAMES | HISTOGRAM], ids=["no names", "names", "histogram"])
-def test_images_by_class(mode: Any, details: dict[str, Any], tmp_path: Path) -> None:
+def test_number_of_images_of_each_class(mode: Any, details: dict[str, Any], tmp_path: Path) -> None:
     counts = opened(write_dataset(tmp_path / "dataset", **details), mode).label_counts
     assert counts == [10, 9, 9, 9] + [0] * (details != {})
 
 
-def test_a_streamed_source_believes_the_manifest_where_it_is_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_streamed_source_uses_the_manifest_if_it_counts_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
     assert opened(write_dataset(tmp_path / "a", **NAMES, **HISTOGRAM), "stream").label_counts == [10, 9, 9, 9, 0]
     assert reads.records == 0
@@ -467,10 +475,10 @@ def test_a_dataset_without_labels_has_no_classes(mode: Any, histogram: dict[str,
 
 
 @pytest.mark.parametrize("mode", ["resident", "stream"])
-def test_labels_that_cannot_be_classes_hurt_only_who_wants_classes(mode: Any, tmp_path: Path) -> None:
+def test_too_large_labels_are_an_error_only_if_classes_are_needed(mode: Any, tmp_path: Path) -> None:
     source = opened(write_dataset(tmp_path / "dataset", labels=lambda number: 10**6 + number), mode)
     source.take(0, 1)
-    with pytest.raises(ArtifactError, match="The labels go up to 1000036, at most 65536 classes can be told apart"):
+    with pytest.raises(ArtifactError, match="The labels go up to 1000036; at most 65536 classes are supported"):
         _ = source.label_counts
 
 
@@ -481,15 +489,15 @@ def test_labels_that_cannot_be_classes_hurt_only_who_wants_classes(mode: Any, tm
         ({"b": 3, "unlabelled": 1}, ["a", "b"], {1: 3, -1: 1}),
         ({"b": 3, "7": 1}, ["a", "b"], {1: 3, 7: 1}),
         ({"0": 3, "1": 4}, ["1", "0"], {1: 3, 0: 4}),
-        ({"7": 3}, ["7"], None),  # the class of that name, or label 7, which has none
+        ({"7": 3}, ["7"], None),  # either the class with this name, or label 7
         ({"a": 3}, ["a", "a"], None),
         ({"unlabelled": 3}, ["unlabelled"], None),
         ({"c": 3}, ["a", "b"], None),
     ],
 )
-def test_a_histogram_by_name_is_one_by_label_or_nothing(histogram: Any, names: list[str], counts: Any) -> None:
+def test_histogram_by_label(histogram: Any, names: list[str], counts: Any) -> None:
     assert streamed.counts_by_label(histogram, names) == counts
 
 
-def test_batch_has_the_names_that_the_step_uses() -> None:
-    assert Batch._fields == ("images", "labels")
+def test_fields_of_a_batch() -> None:
+    assert RoundBatches._fields == ("images", "labels")

@@ -114,4 +114,4 @@ def _exit(step: str, error: PipelineError) -> NoReturn:
 
 
 def _interrupt(*_: object) -> None:
-    raise InterruptedStepError("Stopped by SIGTERM.", "Run again to go on.")
+    raise InterruptedStepError("Stopped by SIGTERM.", "Run again to resume.")

@@ -81,7 +81,7 @@ def train(training: Training, stop: StopRequest) -> None:
             save(training)
         if stop and not progress.finished(config):
             raise InterruptedStepError(
-                f"Training stopped by {stop.by} after round {progress.round} of {config.rounds}.", "Run again to go on."
+                f"Training stopped by {stop.by} after round {progress.round} of {config.rounds}.", "Run again to resume."
             )
         # 6. Report.
         report_progress(training, line)

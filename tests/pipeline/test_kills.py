@@ -265,7 +265,7 @@ def test_sigterm_saves_within_5_seconds_of_the_end_of_the_call(data: tuple[Path,
         queued_after = max(queued_after, queued_seconds(process))
     seconds, queued = time.monotonic() - sent, queued_after - queued_before
     *_, last = training.printed().splitlines()
-    stopped = re.fullmatch(r"train: Training stopped by SIGTERM after round (\d+) of 400\. Run again to go on\.", last)
+    stopped = re.fullmatch(r"train: Training stopped by SIGTERM after round (\d+) of 400\. Run again to resume\.", last)
     assert stopped, training.printed()
     assert code == 1
     assert training.unfinished() == []

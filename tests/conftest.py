@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fashion_mnist import PackageMissingError, make_manual_dir
+from tests.support.datasets.fashion_mnist import PackageMissingError, make_manual_dir
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does

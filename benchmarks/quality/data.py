@@ -8,7 +8,7 @@ from components.common.artifacts import MANIFEST
 from components.common.command import read_section
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from tests.support.fashion_mnist import make_manual_dir
+from tests.support.datasets.fashion_mnist import make_manual_dir
 
 
 def dataset(folder: Path, config: Path) -> Path:

@@ -19,10 +19,10 @@ import pytest
 from components.common.artifacts import read_manifest
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from tests.support.bucket_server import bucket_served
+from tests.support.datasets.image_folder import write_digit_images
 from tests.support.engines import ENGINES
-from tests.support.image_folder import write_digit_images
 from tests.support.local_runs import wait_for
+from tests.support.servers.bucket_server import bucket_served
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 REPOSITORY = Path(__file__).parents[2]
@@ -94,7 +94,10 @@ def cloud(python: Path, pictures: Path, tmp_path: Path) -> Iterator[Cloud]:
         environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # it would look for an account
         with (tmp_path / "server.log").open("w") as log:
             server = subprocess.Popen(
-                [python, "-m", "tests.support.dataflow_server", tmp_path / "server"], env=environment, stdout=log, stderr=log
+                [python, "-m", "tests.support.servers.dataflow_server", tmp_path / "server"],
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         try:
             wait_for(lambda: (tmp_path / "server/port").exists(), seconds=60)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from components.common.artifacts import read_manifest
-from tests.support.image_folder import write_digit_images
+from tests.support.datasets.image_folder import write_digit_images
 from tests.support.local_runs import ROOT, Outcome, leftovers, run
 
 STEPS = ["ingest", "validate", "train", "evaluate", "push"]

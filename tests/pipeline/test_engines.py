@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from components.common.artifacts import read_manifest
+from tests.support.datasets.image_folder import write_digit_images
 from tests.support.engines import EngineMissingError, engine_options, is_installable
-from tests.support.image_folder import write_digit_images
 from tests.support.local_runs import wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]

@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 
 from components.common.artifacts import read_manifest
+from tests.support.datasets.training_data import write_digits
 from tests.support.local_runs import ROOT, wait_for
-from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from components.common.artifacts import read_manifest
+from tests.support.datasets.training_data import write_digits
 from tests.support.local_runs import ROOT
-from tests.support.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 

@@ -18,9 +18,9 @@ from PIL import Image
 from components.common import requests
 from components.push.registry.registry import complete_versions, read_champion
 from tests.support.command_line import run
-from tests.support.kubeflow_server import Kubeflow, kubeflow_served, tick
+from tests.support.datasets.snapshots import brighter, digits
 from tests.support.local_runs import SHORT, wait_for
-from tests.support.snapshots import brighter, digits
+from tests.support.servers.kubeflow_server import Kubeflow, kubeflow_served, tick
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 ALWAYS = {"snapshot", "push", "report"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.support.datasets.snapshots import brighter, digits
 from tests.support.local_runs import Outcome, run
-from tests.support.snapshots import brighter, digits
 
 
 def write_images(folder: Path, *, drifted: bool) -> None:

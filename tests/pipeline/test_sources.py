@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.image_folder import write_digit_images
+from tests.support.datasets.image_folder import write_digit_images
 from tests.support.local_runs import run
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]

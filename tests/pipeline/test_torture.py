@@ -12,7 +12,7 @@ from components.common.artifacts import read_manifest
 from components.dataset.records import read_split
 from components.ingest.config import IngestConfig
 from components.ingest.run import run
-from tests.support.torture_folder import KEPT, MAX_BYTES, MAX_PIXELS, write_torture_folder
+from tests.support.datasets.torture_folder import KEPT, MAX_BYTES, MAX_PIXELS, write_torture_folder
 
 GOOD = 2000
 

@@ -24,7 +24,7 @@ from components.train import run
 from components.train.config import TrainConfig
 from components.train.devices.tpu_lock import tpu_devices
 from components.train.saving import checkpoint
-from tests.support.training_data import write_digits
+from tests.support.datasets.training_data import write_digits
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 

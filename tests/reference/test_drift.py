@@ -23,7 +23,7 @@ from components.validate.drift.drift import (
     pooled,
 )
 from components.validate.statistics.tally import RecordRef, Tally, tally_records
-from tests.support.snapshots import Images, Labels, brighter, digits, with_blanks, without_label
+from tests.support.datasets.snapshots import Images, Labels, brighter, digits, with_blanks, without_label
 
 DRAWS = 100
 GROUPS = 200

@@ -19,7 +19,7 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import EvaluateSummary
 from components.push.config import PushConfig
 from components.push.gate.gate import decide
-from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
+from tests.support.datasets.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
 DROPPED = (3, 5, 8)

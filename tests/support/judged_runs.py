@@ -8,8 +8,8 @@ from components.common.errors import DataRejectedError
 from components.report.description import RunDescription
 from components.validate.config import ValidateConfig
 from components.validate.run import run as validate
+from tests.support.datasets.snapshots import brighter, digits, write_snapshot
 from tests.support.report_runs import Run
-from tests.support.snapshots import brighter, digits, write_snapshot
 
 
 def judged(root: Path, *, changed: bool, history: bool = True) -> tuple[Run, RunDescription]:

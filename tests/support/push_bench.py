@@ -20,7 +20,7 @@ from components.push.config import PushConfig
 from components.push.registry.location import RegistryLocation
 from components.push.run import PushSummary
 from components.train.config import TrainConfig
-from tests.support.tiny_artifacts import LATENTS, write_dataset, write_validation
+from tests.support.datasets.tiny_artifacts import LATENTS, write_dataset, write_validation
 
 SCORES = {
     "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,

@@ -18,7 +18,7 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
-from tests.support.kubeflow_server import Kubeflow, kubeflow_served
+from tests.support.servers.kubeflow_server import Kubeflow, kubeflow_served
 from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline

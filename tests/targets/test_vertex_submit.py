@@ -21,8 +21,8 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.vertex import client, compiler
 from tests.support.command_line import run
-from tests.support.vertex_runs import VertexRuns, runs_served
-from tests.support.vertex_server import TOKEN, content
+from tests.support.servers.vertex_runs import VertexRuns, runs_served
+from tests.support.servers.vertex_server import TOKEN, content
 from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline

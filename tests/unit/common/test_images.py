@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from components.common.images import grid, png_bytes, viewable_scale, write_png
-from tests.support.tiny_artifacts import part
+from tests.support.datasets.tiny_artifacts import part
 
 
 def test_every_image_is_in_its_cell() -> None:

@@ -16,7 +16,7 @@ from components.dataset.records import Record, encode_example, read_split, shard
 from components.dataset.stored_images import StoredImages, open_split
 from components.evaluate.features.extractor_training import random_extractor
 from components.ingest.config import IngestConfig
-from tests.support.tiny_artifacts import write_dataset, write_model
+from tests.support.datasets.tiny_artifacts import write_dataset, write_model
 
 ROOT = Path(__file__).parents[3]
 

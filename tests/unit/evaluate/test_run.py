@@ -21,7 +21,7 @@ from components.evaluate.features import extractor, extractor_training
 from components.evaluate.features.extractor import Extractor
 from components.evaluate.provenance import comparable, provenance
 from components.evaluate.scores import EvaluateSummary, Reference, Samples, check_counts, load_reference, measure, modes
-from tests.support.tiny_artifacts import HELD_OUT, TRAIN, Images, part, sample_here, write_dataset, write_model
+from tests.support.datasets.tiny_artifacts import HELD_OUT, TRAIN, Images, part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
 

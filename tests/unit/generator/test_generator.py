@@ -20,7 +20,7 @@ from components.generator import generator
 from components.generator.__main__ import main
 from components.generator.latents import interpolated, truncated
 from pipeline.cli import app
-from tests.support.tiny_artifacts import part, sample_here, save_generator, write_model
+from tests.support.datasets.tiny_artifacts import part, sample_here, save_generator, write_model
 
 
 @pytest.fixture(scope="module")

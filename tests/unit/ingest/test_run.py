@@ -28,7 +28,7 @@ from components.ingest.beam.store import writing
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.run import IngestSummary, chunk_folder, run
 from components.ingest.sources.readers import open_source
-from tests.support.image_folder import write_broken_images, write_digit_images
+from tests.support.datasets.image_folder import write_broken_images, write_digit_images
 
 
 def ingest(out: Path, **fields: Any) -> IngestSummary:

@@ -8,8 +8,8 @@ import pytest
 
 from components.push.gate import rescoring
 from components.push.registry import publish
+from tests.support.datasets.tiny_artifacts import part, write_dataset, write_model, write_validation
 from tests.support.push_bench import Bench, rescored, write_shared
-from tests.support.tiny_artifacts import part, write_dataset, write_model, write_validation
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import pytest
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError
 from components.push.candidate import Candidate
+from tests.support.datasets.tiny_artifacts import write_dataset, write_validation
 from tests.support.push_bench import Bench
-from tests.support.tiny_artifacts import write_dataset, write_validation
 
 
 def candidate_with(validation: Path, bench: Bench) -> Candidate:

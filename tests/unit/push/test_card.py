@@ -11,8 +11,8 @@ from components.common.artifacts import read_manifest
 from components.evaluate.metrics import table
 from components.evaluate.metrics.metric import Metric
 from components.push.card import model_cards
+from tests.support.datasets.tiny_artifacts import LATENTS
 from tests.support.push_bench import SCORES, Bench
-from tests.support.tiny_artifacts import LATENTS
 
 
 def cards(bench: Bench, **scores: object) -> tuple[str, str]:

@@ -19,8 +19,8 @@ from components.push.registry import publish, registry
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.saving.export import Generator
+from tests.support.datasets.tiny_artifacts import LATENTS, part, save_generator, write_model
 from tests.support.push_bench import Bench
-from tests.support.tiny_artifacts import LATENTS, part, save_generator, write_model
 
 DOCS = Path(__file__).parents[3] / "docs" / "registry.md"
 

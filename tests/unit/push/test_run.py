@@ -19,8 +19,8 @@ from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError
 from components.push import run as push
 from components.push.registry import location, publish, registry
+from tests.support.datasets.tiny_artifacts import write_model
 from tests.support.push_bench import SCORES, Bench
-from tests.support.tiny_artifacts import write_model
 
 
 class TestDecisions:

@@ -24,7 +24,7 @@ from components.push.vertex_model import evaluation_request
 from pipeline.cli import app
 from pipeline.config import load_config
 from tests.support.push_bench import SCORES, Bench
-from tests.support.vertex_server import NUMBERED, PARENT, TOKEN, Vertex, vertex_served
+from tests.support.servers.vertex_server import NUMBERED, PARENT, TOKEN, Vertex, vertex_served
 
 MODEL = f"{PARENT}/models/digits"
 REGISTRY = "memory://models"  # instead of gs://

@@ -19,7 +19,7 @@ from components.train.monitor import Monitor
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, ScoreLine
 from components.train.saving import checkpoint
-from tests.support.training_data import write_digits
+from tests.support.datasets.training_data import write_digits
 from tests.unit.train.test_run import TINY
 
 CONFIG: dict[str, Any] = {**TINY, "rounds": 8, "sample_every_rounds": 8, "score_every_images": 0}

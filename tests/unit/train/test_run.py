@@ -23,7 +23,7 @@ from components.train.devices import host_call, strategy
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress
 from components.train.saving import checkpoint
-from tests.support.training_data import write_digits
+from tests.support.datasets.training_data import write_digits
 
 TINY: dict[str, Any] = {
     "rounds": 12, "rounds_per_call": 2, "log_every_rounds": 4, "checkpoint_every_rounds": 4, "sample_every_rounds": 6,

@@ -18,7 +18,7 @@ from components.evaluate.features import extractor as extractors
 from components.evaluate.features.external import ExternalExtractor
 from components.evaluate.features.extractor_training import external_extractor
 from components.evaluate.provenance import comparable
-from tests.support.tiny_artifacts import part, sample_here, write_dataset, write_model
+from tests.support.datasets.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 SIZE, WIDTH = 12, 6
 

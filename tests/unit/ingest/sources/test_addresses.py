@@ -26,9 +26,9 @@ from components.ingest.run import run
 from components.ingest.sources import files
 from components.ingest.sources.fingerprint import source_fingerprint
 from pipeline.config import load_config, resolve_paths
-from tests.support.bucket_server import bucket_served
-from tests.support.image_folder import write_digit_images
-from tests.support.source_items import contents, labels, open_images, reasons
+from tests.support.datasets.image_folder import write_digit_images
+from tests.support.datasets.source_items import contents, labels, open_images, reasons
+from tests.support.servers.bucket_server import bucket_served
 from tests.unit.ingest.sources.test_archives import FILES, write_archive
 
 TREE = {"a/1.png": b"one", "a/2.jpg": b"two", "b/deep/3.png": b"three", "root.png": b"root", ".hidden": b"h"}

@@ -27,7 +27,7 @@ from components.ingest.sources.chunks import (
     listed_images,
 )
 from components.ingest.sources.readers import read_chunk
-from tests.support.source_items import contents, items_of, labels, open_images, reasons
+from tests.support.datasets.source_items import contents, items_of, labels, open_images, reasons
 
 
 def test_files_are_read_whole_in_the_order_of_their_paths(tmp_path: Path) -> None:

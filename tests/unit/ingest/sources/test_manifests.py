@@ -15,8 +15,8 @@ from components.ingest.config import IngestConfig
 from components.ingest.run import run
 from components.ingest.sources.chunks import RawImage
 from components.ingest.sources.fingerprint import source_fingerprint
-from tests.support.image_folder import write_digit_images
-from tests.support.source_items import items_of, labels, open_images, reasons
+from tests.support.datasets.image_folder import write_digit_images
+from tests.support.datasets.source_items import items_of, labels, open_images, reasons
 
 ROWS = [
     {"path": "in/a.png", "label": "cat", "split": "train"},

@@ -26,8 +26,8 @@ from components.ingest.run import IngestSummary, run
 from components.ingest.sources import tfds_reader
 from components.ingest.sources.chunks import RawImage, Unread
 from components.ingest.sources.readers import open_source, read_chunk
-from tests.support.fashion_mnist import ORIGINALS
-from tests.support.source_items import items_of
+from tests.support.datasets.fashion_mnist import ORIGINALS
+from tests.support.datasets.source_items import items_of
 
 KINDS = ("dark", "light")
 TAILS = ("", "@1.0.0", ":1.0.0")

@@ -13,8 +13,8 @@ from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.push.gate import rescoring
 from components.push.registry import publish
+from tests.support.datasets.tiny_artifacts import part, sample_here, write_model
 from tests.support.push_bench import SCORES, Bench
-from tests.support.tiny_artifacts import part, sample_here, write_model
 
 
 @pytest.mark.heavy

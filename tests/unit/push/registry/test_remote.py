@@ -20,8 +20,8 @@ from components.push.registry.registry import ConflictError, read_champion
 from components.push.registry.remote import local_copy
 from components.push.run import PushSummary
 from pipeline.cli import app
-from tests.support.bucket_server import bucket_served
 from tests.support.push_bench import Bench
+from tests.support.servers.bucket_server import bucket_served
 
 URL = "gs://bucket/models"
 

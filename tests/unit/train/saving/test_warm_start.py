@@ -22,7 +22,7 @@ from components.train.progress import MetricsLine
 from components.train.saving import checkpoint, variables, warm_start
 from pipeline.config import load_config
 from pipeline.keys import step_keys
-from tests.support.training_data import write_digits
+from tests.support.datasets.training_data import write_digits
 from tests.unit.train.test_run import TINY
 
 SHAPE = ImageShape(8, 1)

@@ -14,7 +14,7 @@ from components.validate.config import ValidateConfig
 from components.validate.drift.features import discrepancy, newest_extractor, sample_images
 from components.validate.findings import SAMPLE_FILE
 from components.validate.run import run
-from tests.support.snapshots import digits, write_snapshot
+from tests.support.datasets.snapshots import digits, write_snapshot
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from components.validate.config import ValidateConfig
 from components.validate.drift import history as history_module
 from components.validate.drift.history import find, read_accepted, snapshot_id, state
 from components.validate.run import ValidateSummary, run
-from tests.support.snapshots import Images, Labels, brighter, digits, with_blanks, without_label, write_snapshot
+from tests.support.datasets.snapshots import Images, Labels, brighter, digits, with_blanks, without_label, write_snapshot
 
 NAMES = tuple("0123456789")
 

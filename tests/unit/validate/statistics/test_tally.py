@@ -26,7 +26,7 @@ from components.validate.statistics.outliers import most_unlike, worst_images
 from components.validate.statistics.scan import tally_dataset
 from components.validate.statistics.statistics import split_statistics
 from components.validate.statistics.tally import IMAGE_BUCKETS, SAMPLED, WORST, RecordRef, Tally, tally_records
-from tests.support.snapshots import Images, digits, with_blanks, write_snapshot
+from tests.support.datasets.snapshots import Images, digits, with_blanks, write_snapshot
 
 
 def tally_of(images: Images, first: int = 0) -> Tally:

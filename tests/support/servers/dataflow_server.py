@@ -2,7 +2,7 @@
 
 Every request is read with the protocol's own messages. The pipeline is taken from where the job says that it was staged, and
 is run by Beam's local runner in a process of its own, as `wgan-beam-worker` would be told to run it; nothing of the objects
-that built it is used. Runs in a Python that has the extra `dataflow`: `python -m tests.support.dataflow_server FOLDER`.
+that built it is used. Runs in a Python that has the extra `dataflow`: `python -m tests.support.servers.dataflow_server FOLDER`.
 """
 
 from __future__ import annotations

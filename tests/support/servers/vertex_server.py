@@ -13,7 +13,7 @@ from typing import Any
 from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 
-from tests.support.json_server import Answer, Json, Service, page_of, served
+from tests.support.servers.json_server import Answer, Json, Service, page_of, served
 
 PARENT = "projects/p/locations/europe-west4"
 NUMBERED = "projects/123456/locations/europe-west4"  # Vertex answers with the project's number

@@ -25,8 +25,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests.support.json_server import Answer, BadRequestError, Json, JsonHandler, Service, page_of, served
-from tests.support.run_compiled import ended_tasks, start_compiled
+from tests.support.servers.json_server import Answer, BadRequestError, Json, JsonHandler, Service, page_of, served
+from tests.support.servers.run_compiled import ended_tasks, start_compiled
 
 API = "/apis/v2beta1"
 PLAIN = {"str": str, "int": int, "bool": bool, "datetime": str, "object": object}

@@ -1,8 +1,8 @@
 """Fashion-MNIST without a network: the original files that TFDS expects, made from the Debian package dataset-fashion-mnist.
 
 The files of the package differ from the originals only in the gzip header, which has no name and another time. With the
-original header their sha256 is the one that TFDS expects. As a program: `python -m tests.support.fashion_mnist DIR`, then set
-ingest.tfds_manual_dir to DIR.
+original header their sha256 is the one that TFDS expects. As a program: `python -m tests.support.datasets.fashion_mnist DIR`,
+then set ingest.tfds_manual_dir to DIR.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from google.cloud import aiplatform_v1
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from tests.support.json_server import Answer, Json, page_of, served
-from tests.support.run_compiled import ended_tasks, start_compiled
-from tests.support.vertex_server import LOCATION, NUMBERED, VertexService, content, read
+from tests.support.servers.json_server import Answer, Json, page_of, served
+from tests.support.servers.run_compiled import ended_tasks, start_compiled
+from tests.support.servers.vertex_server import LOCATION, NUMBERED, VertexService, content, read
 
 State = aiplatform_v1.PipelineState
 

@@ -1,4 +1,4 @@
-"""Run a compiled file with KFP's local orchestrator: python -m tests.support.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
+"""Run a compiled file with KFP's local runner: python -m tests.support.servers.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
 
 FILE is a file that `compile` wrote or `submit` sent; nothing else of the pipeline is known here. The creation time of the job,
 which platforms fill in and KFP's local runner does not, is filled in here. Exits with 0 if the run succeeded.
@@ -18,7 +18,7 @@ import yaml
 
 from components.common.artifacts import now
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAUNCHER = "google_cloud_pipeline_components.container.v1.custom_job.launcher"
 
 
@@ -28,7 +28,7 @@ def start_compiled(file: Path, root: Path, cache: Path, arguments: dict[str, Any
     command = [
         sys.executable,
         "-m",
-        "tests.support.run_compiled",
+        "tests.support.servers.run_compiled",
         str(file),
         str(root),
         json.dumps(arguments or {}),

@@ -36,6 +36,7 @@ SEED = 20240607
 SETTINGS: dict[str, Any] = {
     "rounds": 400, "rounds_per_call": 2, "log_every_rounds": 10, "checkpoint_every_rounds": 4, "sample_every_rounds": 20,
     "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
+    "precision": "float32",  # "auto" measures the machine, and could differ between two trainings that are compared
 }  # fmt: skip
 
 

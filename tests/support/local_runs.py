@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[2]
 SHORT = [
     "train.rounds=40", "train.n_critic=3", "train.rounds_per_call=5", "train.log_every_rounds=10",
-    "train.checkpoint_every_rounds=10",
+    "train.checkpoint_every_rounds=10", "train.precision=float32",
     "train.sample_every_rounds=20", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=16",
     "evaluate.samples=200", "evaluate.extractor_epochs=2", "evaluate.kid_subset_size=100",
     "push.first_share=0.0",  # after such a short training the images are hardly better than noise

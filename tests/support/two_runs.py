@@ -13,6 +13,7 @@ CONFIG = """
 [ingest]
 image_size = 8
 [train]
+precision = "float32"
 rounds = 40
 rounds_per_call = 10
 checkpoint_every_rounds = 10

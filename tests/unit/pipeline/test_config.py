@@ -25,7 +25,7 @@ BAD = [
     ("train.devices=cpu", """train.devices = 'cpu': use "cpu:N" (N virtual devices), "gpu", "tpu" or "tpu:NAME"."""),
     ("train.devices=cpu:3", "global_batch_size = 64 does not divide by 3 replicas; use 63 or 66."),
     ("train.rounds_per_call=30", "log_every_rounds = 50 is not a multiple of rounds_per_call = 30."),
-    ("ingest.source=s3", """ingest.source = 's3': use "digits", "tfds:NAME" or "images:PLACE"."""),
+    ("ingest.source=s3", """ingest.source = 's3': use "digits", "tfds:NAME" or "images:LOCATION"."""),
     ("ingest.source=tfds:", "ingest.source = 'tfds:': use"),
     ("ingest.tfds_manual_dir=/x", """the tfds_* keys need source = "tfds:NAME", not "digits"."""),
     ("ingest.eval_fraction=1.0", "ingest.eval_fraction = 1.0: input should be less than 1."),

@@ -28,6 +28,7 @@ from tests.support.datasets.training_data import write_digits
 TINY: dict[str, Any] = {
     "rounds": 12, "rounds_per_call": 2, "log_every_rounds": 4, "checkpoint_every_rounds": 4, "sample_every_rounds": 6,
     "global_batch_size": 8, "n_critic": 2, "latents": 8, "generator_channels": 4, "critic_channels": 4,
+    "precision": "float32",  # "auto" measures the machine, and could differ between two trainings that a test compares
 }  # fmt: skip
 
 

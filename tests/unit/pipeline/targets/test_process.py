@@ -63,9 +63,9 @@ def test_runs_are_listed_newest_first_with_scores_and_decisions(tmp_path: Path, 
     runs(tmp_path)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        ["run", "status", "rounds", "FID", "KID", "decision", "seconds"],
+        ["run", "status", "rounds", "FID", "KID", "Coverage", "decision", "seconds"],
         ["20260104-000000", "damaged"],
         ["20260103-000000", "running"],
-        ["20260102-000000", "succeeded", "300", "1.250", "0.01250", "kept", "61.2"],
-        ["20260101-000000", "running", "or", "killed"],
+        ["20260102-000000", "succeeded", "300", "1.250", "0.0125", "kept", "61.2"],
+        ["20260101-000000", "running/killed"],
     ]

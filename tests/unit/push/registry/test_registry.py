@@ -154,11 +154,11 @@ class TestRetain:
 class TestListAndShow:
     def test_newest_first_with_scores(self, three: Bench) -> None:
         lines = command(three, "list").splitlines()
-        assert lines[0].split() == ["version", "in", "service", "published", "KID", "FID", "coverage"]
+        assert lines[0].split() == ["version", "in", "service", "published", "FID", "KID", "Coverage"]
         assert [line.split()[0] for line in lines[1:]] == ["v0003", "v0002", "v0001"]
         assert lines[1].split()[1] == "champion"
         assert lines[2].split()[1] == "previous"
-        assert lines[1].split()[-3:] == ["0.02000", "2.000", "0.600"]
+        assert lines[1].split()[-5:] == ["2.000", "0.0200", "±", "0.0060", "0.600"]
 
     def test_damaged_versions_are_listed_with_the_reason(self, three: Bench) -> None:
         (three.registry / "versions/v0001/manifest.json").unlink()

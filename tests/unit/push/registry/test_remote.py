@@ -117,7 +117,7 @@ def test_images_of_the_champion_and_of_a_version(bench: Bench, bucket: dict[str,
     from pipeline.commands import generate
 
     with (
-        pytest.raises(ConfigError, match=r"Nothing was published into gs://bucket/models yet\."),
+        pytest.raises(ConfigError, match=r"Nothing was published to gs://bucket/models yet\."),
         generate.generator_folder(URL),
     ):
         pass

@@ -104,7 +104,7 @@ def test_host_operations_are_named_before_the_first_round(
         rf"The training step has (an operation|\d operations) that a TPU cannot run: .*\b{operation} \S+", str(caught.value)
     )
     assert "\n" not in str(caught.value)
-    assert caught.value.cure.startswith("Remove Python functions")
+    assert caught.value.cure.startswith("Take Python functions, prints, files and summaries out of the step")
     assert not ran
 
 

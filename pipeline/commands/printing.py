@@ -8,5 +8,6 @@ from rich.console import Console
 
 
 def console() -> Console:
-    """Return a console for stdout; pipes and files get lines of any length."""
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """Return a console for stdout; pipes and files get lines of any length, and tables up to 120 columns."""
+    piped = not sys.stdout.isatty()
+    return Console(file=sys.stdout, soft_wrap=piped, highlight=False, width=120 if piped else None)

@@ -58,7 +58,7 @@ def _row_of(folder: Path, metrics: tuple[Metric, ...]) -> list[str]:
     try:
         return _finished_row(json.loads((folder / "summary.json").read_bytes()), metrics)
     except FileNotFoundError:
-        return [folder.name, process.state(folder).replace(" or ", "/")]  # the table fits 80 columns
+        return [folder.name, process.state(folder)]
     except (OSError, ValueError, KeyError):
         return [folder.name, "damaged"]
 

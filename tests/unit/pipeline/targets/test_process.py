@@ -67,5 +67,5 @@ def test_runs_are_listed_newest_first_with_scores_and_decisions(tmp_path: Path, 
         ["20260104-000000", "damaged"],
         ["20260103-000000", "running"],
         ["20260102-000000", "succeeded", "300", "1.250", "0.0125", "kept", "61.2"],
-        ["20260101-000000", "running/killed"],
+        ["20260101-000000", "running", "or", "killed"],
     ]

@@ -25,6 +25,9 @@ from components.train.devices.tpu_runtime import prepare
 from pipeline.config import RunConfig
 from pipeline.keys import step_keys
 
+# The state of a successful run in PipelineTaskFinalStatus: KFP's local runner and Vertex AI say SUCCEEDED, Kubeflow Pipelines
+# 2.17.0 passes on ML Metadata's COMPLETE.
+SUCCESS_STATES = ("SUCCEEDED", "COMPLETE")
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
 
 
@@ -92,7 +95,7 @@ def write_run_report(run: str, job_name: str, created_at: str, state: str, messa
         known = {"run_id": job_name, "started_at": created_at, "keys": snapshot.keys if snapshot else description.keys}
         description = description.model_copy(update=known)
     folder = Path(description.folder) if description.folder else Path(page.path).parent
-    status = "succeeded" if state == "SUCCEEDED" else "failed"
+    status = "succeeded" if state in SUCCESS_STATES else "failed"
     write_report(description, folder=folder, status=status, message=message)
     Path(page.path).write_bytes((folder / "report.html").read_bytes())
 

@@ -82,3 +82,23 @@ def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunCon
     summary = json.loads((tmp_path / "report" / "summary.json").read_bytes())
     assert (summary["status"], summary["nothing_new"]) == ("failed", False)
     assert "the snapshot was killed" in summary["error"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [("SUCCEEDED", "succeeded"), ("COMPLETE", "succeeded"), ("FAILED", "failed"), ("RUNNING", "failed"), ("", "failed")],
+)
+def test_the_report_knows_the_states_of_every_platform(
+    state: str, status: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubeflow Pipelines 2.17.0 calls a success COMPLETE, and a run whose driver failed RUNNING."""
+    seen: list[str] = []
+
+    def write_report(_: object, *, folder: Path, status: str, message: str) -> None:
+        seen.append(status)
+        (folder / "report.html").touch()
+
+    monkeypatch.setattr("components.report.run.run", write_report)
+    page = SimpleNamespace(path=str(tmp_path / "page"))
+    step_runner.write_run_report(described(config), "job-1", "2026-01-01T00:00:00Z", state, "", page)
+    assert seen == [status]

@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_digits(tmp_path_factory.mktemp("data"), train=120, held_out=110)
 
 
-def train(data: tuple[Path, Path], folder: Path, **changes: Any) -> train_run.TrainSummary:
+def train(data: tuple[Path, Path], folder: Path, /, **changes: Any) -> train_run.TrainSummary:
     config = TrainConfig(**{**CONFIG, **changes})
     return train_run.run(config, dataset=data[0], validation=data[1], work_dir=folder / "work", out=folder / "model")
 

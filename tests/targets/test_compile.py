@@ -197,7 +197,7 @@ def test_compiling_imports_no_tensorflow(target: str, tmp_path: Path) -> None:
 
 def test_bodies_of_steps_have_at_most_six_statements() -> None:
     tree = ast.parse((ROOT / "pipeline" / "steps.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
     assert {function.name for function in functions} == {"snapshot", *STEPS, "tpu_check", "report"}
     for function in functions:
         statements = [node for node in ast.walk(function) if isinstance(node, ast.stmt) and node is not function]

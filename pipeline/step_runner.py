@@ -49,7 +49,9 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
         return summary
 
-    signal.signal(signal.SIGTERM, _interrupt)  # train installs its own handler, which saves first
+    signal.signal(
+        signal.SIGTERM, _interrupt
+    )  # without a handler, the first process of a container ignores it; train has its own
     try:
         summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
     except PipelineError as error:
@@ -68,6 +70,7 @@ def find_step_keys(run: str, job_name: str) -> Any:
     description = RunDescription.model_validate_json(run)
     config = RunConfig.model_validate_json(json.dumps(description.config))
     work_dir = Path(description.work_dir)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         snapshot = take_snapshot(config)
     except PipelineError as error:

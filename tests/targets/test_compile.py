@@ -94,6 +94,15 @@ def test_the_report_is_the_exit_handler_and_gets_the_start_time(spec: dict[str, 
     assert created == "{{$.pipeline_job_create_time_utc}}"
 
 
+@pytest.mark.parametrize("device", ["cpu:1", "tpu"])
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_no_shell_stays_between_the_platform_and_a_step(target: str, device: str) -> None:
+    """A shell does not forward SIGTERM, after which train saves."""
+    text = text_of(target, f"train.devices={device}")
+    executors = len(compiled(target, f"train.devices={device}")[0]["deploymentSpec"]["executors"])
+    assert text.count("exec python3 -m kfp.dsl.executor_main ") == text.count("kfp.dsl.executor_main") == executors
+
+
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str) -> None:
     spec, *_ = compiled(target, "deploy.image=registry.example/wgan@sha256:0")

@@ -60,7 +60,7 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Volu
 
 
 def _stop(container: Any) -> None:
-    """Send SIGTERM to a container's first process, which is the step itself (steps.replace_shell), and wait until it has saved."""
+    """Send SIGTERM to the first process of a container, which is the step (steps.replace_shell); wait until it has saved."""
     import docker
     import requests
 

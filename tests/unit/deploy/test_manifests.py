@@ -67,7 +67,7 @@ class TestKubeflow:
         policy = objects["NetworkPolicy"]["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert not policy.get("ingress")
-        kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan"]), tmp_path / "p.yaml")
+        kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan"]), tmp_path / "p.yaml")
         _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
         for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             assert policy["podSelector"]["matchLabels"].items() <= executor["podMetadata"]["labels"].items()

@@ -72,13 +72,16 @@ def find_step_keys(run: str, job_name: str) -> Any:
     work_dir = Path(description.work_dir)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        snapshot = take_snapshot(config)
-    except PipelineError as error:
-        snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
+        try:
+            snapshot = take_snapshot(config)
+        except PipelineError as error:
+            snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
+            save_snapshot(snapshot, work_dir, job_name)
+            record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+            raise
         save_snapshot(snapshot, work_dir, job_name)
-        record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+    except PipelineError as error:
         _exit("snapshot", error)
-    save_snapshot(snapshot, work_dir, job_name)
     print(f"snapshot: the digest of the source is {snapshot.digest[:12]}")
     keys = {"tpu_check": "", **snapshot.keys}
     return namedtuple("Keys", keys)(**keys)

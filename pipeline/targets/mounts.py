@@ -18,7 +18,7 @@ def check_mounts_on_vertex(config: RunConfig) -> None:
     for key, location in _locations(config).items():
         path = _path(location)
         if path and not (path.parts[:2] == ("/", "gcs") and len(path.parts) > 2):
-            raise _refusal(key, location, "is not in /gcs/BUCKET, and Vertex AI mounts nothing else.", "/gcs/BUCKET/wgan")
+            raise _refusal(key, location, "is not in /gcs/BUCKET, and Vertex AI mounts nothing else.", "/gcs/BUCKET/FOLDER")
 
 
 def check_mounts_on_kubeflow(config: RunConfig) -> None:

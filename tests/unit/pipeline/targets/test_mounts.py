@@ -19,21 +19,21 @@ NO_MOUNT_POINT = (
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["run.dir=runs"], f"run.dir = 'runs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/wgan."),
-        (["run.dir=/mnt/wgan"], f"run.dir = '/mnt/wgan' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/wgan."),
-        (["run.dir=/gcs"], f"run.dir = '/gcs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/wgan."),
-        (["run.dir=/gcs/b/../../mnt"], f"run.dir = '/gcs/b/../../mnt' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/wgan."),
-        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_IN_A_BUCKET} Use --set run.work_dir=/gcs/BUCKET/wgan."),
+        (["run.dir=runs"], f"run.dir = 'runs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/mnt/wgan"], f"run.dir = '/mnt/wgan' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/gcs"], f"run.dir = '/gcs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/gcs/b/../../mnt"], f"run.dir = '/gcs/b/../../mnt' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_IN_A_BUCKET} Use --set run.work_dir=/gcs/BUCKET/FOLDER."),
         (
             ["push.registry=/srv/r"],
-            f"push.registry = '/srv/r' {NOT_IN_A_BUCKET} Use --set push.registry=/gcs/BUCKET/wgan, or a URL such as"
+            f"push.registry = '/srv/r' {NOT_IN_A_BUCKET} Use --set push.registry=/gcs/BUCKET/FOLDER, or a URL such as"
             " gs://BUCKET/FOLDER.",
         ),
-        (["validate.history=h"], f"validate.history = 'h' {NOT_IN_A_BUCKET} Use --set validate.history=/gcs/BUCKET/wgan"),
+        (["validate.history=h"], f"validate.history = 'h' {NOT_IN_A_BUCKET} Use --set validate.history=/gcs/BUCKET/FOLDER"),
         (["train.start_from=models/7"], f"train.start_from = 'models/7' {NOT_IN_A_BUCKET} Use --set train.start_from="),
         (
             ["ingest.source=tfds:mnist", "ingest.tfds_manual_dir=~/m"],
-            f"ingest.tfds_manual_dir = '~/m' {NOT_IN_A_BUCKET} Use --set ingest.tfds_manual_dir=/gcs/BUCKET/wgan",
+            f"ingest.tfds_manual_dir = '~/m' {NOT_IN_A_BUCKET} Use --set ingest.tfds_manual_dir=/gcs/BUCKET/FOLDER",
         ),
         (["ingest.source=images:memory://in"], f"ingest.source = 'images:memory://in' {NOT_IN_A_BUCKET} Use"),
         (["ingest.source=images:file:///mnt/in"], f"ingest.source = 'images:file:///mnt/in' {NOT_IN_A_BUCKET} Use"),

@@ -39,7 +39,7 @@ NO_MOUNT_POINT = (
         (["ingest.source=images:file:///mnt/in"], f"ingest.source = 'images:file:///mnt/in' {NOT_IN_A_BUCKET} Use"),
         (
             ["ingest.source=images:in/*.png"],
-            f"ingest.source = 'images:in/*.png' {NOT_IN_A_BUCKET} Use --set ingest.source=images:/gcs/BUCKET/wgan, or a URL"
+            f"ingest.source = 'images:in/*.png' {NOT_IN_A_BUCKET} Use --set ingest.source=images:/gcs/BUCKET/FOLDER, or a URL"
             " such as images:gs://BUCKET/FOLDER.",
         ),
     ],

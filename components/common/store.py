@@ -156,12 +156,12 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Remove a file, if it exists."""
-        with writing(name):
+        with writing(str(self.path / name)):
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self, folder: str = "") -> None:
         """Remove a folder with all its files; without a name, the whole store."""
-        with writing(folder), contextlib.suppress(FileNotFoundError):
+        with writing(str(self.path / folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             shutil.rmtree(self.path / folder)
 
     @contextlib.contextmanager

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.addresses import is_address
-from components.common.artifacts import code_digest, digest_of, new_artifact, remove_directory, remove_leftovers
+from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers
 from components.common.errors import ArtifactError, DataRejectedError
-from components.common.locks import locked
+from components.common.lease import leased
 from components.common.progress import say, tick
 from components.common.section import Summary
+from components.common.store import Folder, Store, writing
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
 from components.ingest.beam.listed_chunks import write_chunks
 from components.ingest.beam.pipeline import CHUNK_SUFFIX, WorkerSettings, build, chunk_name, worker_settings
@@ -61,12 +62,14 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
         location = f"{config.shared_folder.rstrip('/')}/{folder.name}" if config.shared_folder else str(folder)
         settings = worker_settings(config, location, folder.name)
         options = beam_options(config, reader, folder.name)
+        store, chunks = settings.store, len(reader.chunks)
         with pillow_prepared(config.max_pixels), _progress(reader, settings):
-            run_pipeline(options, lambda pipeline: build(pipeline, reader, settings, config.near_duplicates), shared=location)
-        store = settings.store
-        sums: Counts = json.loads(store.read(COUNTS_FILE))
+            write_chunks(store, reader.chunks)
+            run_pipeline(options, lambda pipeline: build(pipeline, chunks, settings, config.near_duplicates), shared=location)
+        sums = read_counts(store, config.shards, reader.total)
+        write_lists(store, config.shards, artifact.path)
         try:
-            refuse_unreadable(config, sums, store.read(QUARANTINE_FILE).decode(), out)
+            refuse_unreadable(config, sums, artifact.path / QUARANTINE_FILE, out)
         except DataRejectedError:
             _remove_shared(settings)
             raise
@@ -95,29 +98,30 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
 
 @contextlib.contextmanager
 def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path | None) -> Iterator[Path]:
-    """Yield the locked folder for chunk files of this config and source, with the chunk files of a run that was killed.
+    """Yield the folder for chunk files of this config and source, with those of a run that was killed; hold its lease.
 
     Its name is a digest of all that chunk files depend on: the listed source, the config and the code. A run that fails
     leaves it for the next one; rejected data does not. Raises ArtifactError when it cannot be written.
     """
-    parent = work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}"
+    store = Folder(work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}")
     listing = [chunk_name(chunk, "") for chunk in reader.chunks]
-    folder = parent / digest_of([config.model_dump(mode="json", exclude=NOT_IN_CHUNKS), listing, code_digest("ingest")])[:16]
-    lock = folder.with_name(f"{folder.name}.lock")
-    with locked(lock, holder="Another ingest of the same source", wait_seconds=0.0):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(out.parent, out.name)  # of a run that was killed: the lock shows that nobody else writes there
-            yield folder
-            remove_directory(folder)
-        except BaseException as error:
-            if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
-                remove_directory(folder)
-            raise
-        finally:
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: used by others
-                parent.rmdir()
+    name = digest_of([config.model_dump(mode="json", exclude=NOT_IN_CHUNKS), listing, code_digest("ingest")])[:16]
+    folder = store.path / name
+    try:
+        with leased(store, f"{name}.lease", holder="Another ingest of the same source", wait_seconds=0.0) as lease:
+            try:
+                folder.mkdir(exist_ok=True)
+                remove_leftovers(folder)
+                yield folder
+                lease.check()
+                store.remove(name)
+            except BaseException as error:
+                if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+    finally:
+        if work_dir is None and not folder.exists():
+            store.remove()
 
 
 def _remove_shared(settings: WorkerSettings) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from components.common.store import Store
 from components.ingest.beam.shards import EVAL, Dropped, ShardIndex
 from components.ingest.beam.sorted_rows import read_rows, write_rows
-from components.common.store import Store
 from components.ingest.pixels.near_duplicates import BLOCK, NEAR_DUPLICATE, NONE, KeptHashes
 
 Row = tuple[bool, str, int, int]  # whether the source does not hold it out, id, perceptual hash, shard

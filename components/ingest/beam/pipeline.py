@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.common.artifacts import digest_of
+from components.common.store import Store, store_at
 from components.dataset.records import SPLITS, encode_pixels, shard_name
 from components.ingest.beam.chunk_files import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
 from components.ingest.beam.hashes import near_duplicates, write_hashes
@@ -28,7 +29,6 @@ from components.ingest.beam.quiet_beam import beam
 from components.ingest.beam.results import LISTS, READ_FILE, note_name, part_name
 from components.ingest.beam.shards import Dropped, ShardIndex, drop_equals, join_parts, write_shard
 from components.ingest.beam.sorted_rows import write_rows
-from components.common.store import Store, store_at
 from components.ingest.config import Decoding, IngestConfig
 from components.ingest.pixels.decode import decode, prepare_pillow
 from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Unread, digest_number
@@ -68,7 +68,7 @@ def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = 
     The store contains the listing with this number of chunks. Images whose perceptual hashes differ in at most `max_bits` bits
     count as duplicates too; -1: off.
     """
-    numbers = pipeline | "Number of chunks" >> beam.Create([chunks]) | "Chunks" >> beam.FlatMap(range)
+    numbers = pipeline | "Number of chunks" >> beam.Create([chunks]) | "Chunks" >> beam.FlatMap(chunk_numbers)
     examine = beam.ParDo(Examine(settings)).with_output_types(tuple[int, Part])
     examined = (
         numbers | "Spread chunks" >> beam.Reshuffle() | "Decode" >> examine.with_outputs("rejected", "read", main="parts")
@@ -84,6 +84,11 @@ def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = 
         shards["near"] = written | "Near duplicates" >> beam.FlatMap(near_duplicates_of, settings, max_bits)
     _ = shards | "Shard" >> beam.CoGroupByKey() | "Write shards" >> beam.Map(write_once, settings)
     _ = examined.read | "Sum" >> beam.CombineGlobally(sum) | "Write sum" >> beam.Map(write_read, settings)
+
+
+def chunk_numbers(chunks: int) -> Iterator[int]:
+    """Yield the numbers of all chunks."""
+    yield from range(chunks)
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types

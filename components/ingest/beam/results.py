@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.errors import PipelineError
+from components.common.store import Store, writing
 from components.dataset.records import SPLITS
 from components.ingest.beam.sorted_rows import read_rows
-from components.common.store import Store, writing
 
 READ_FILE = "read.json"
 QUARANTINE_FILE = "quarantine.jsonl"

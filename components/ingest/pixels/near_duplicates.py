@@ -3,8 +3,8 @@
 Images are compared in the order of preference, and only with images that are kept. Kept hashes differ from one another in more
 than the allowed bits, so 100,000 images that look alike are compared with a few kept ones and not with one another.
 
-Kept hashes are found by parts of their bits (multi-index hashing, Norouzi, Punjani and Fleet 2012): two hashes that differ in at
-most k bits, cut into m bands, differ in at most k // m bits of at least one band. The bands are interleaved, because
+Kept hashes are found by parts of their bits (multi-index hashing, Norouzi, Punjani and Fleet 2012): two hashes that differ in
+at most k bits, cut into m bands, differ in at most k // m bits of at least one band. The bands are interleaved, because
 neighbouring bits come from neighbouring areas, which are often equally dark in many images.
 """
 

@@ -16,7 +16,6 @@ from components.common.store import Folder
 from components.dataset.records import read_tfrecord
 from components.ingest.beam.chunk_files import ENTRY, Item, read_chunk_file, shard_of, write_chunk
 from components.ingest.beam.shards import drop_equals, held_out, join_parts, write_shard
-from components.ingest.pixels.near_duplicates import bands, find_near_duplicates
 
 DIGESTS = st.sampled_from([bytes([number]) * 16 for number in range(5)]) | st.binary(min_size=16, max_size=16)
 ITEMS = st.lists(
@@ -129,30 +128,3 @@ def test_split_and_shard_are_functions_of_the_digest(digest: bytes, fraction: fl
     for split, expected in ((1, False), (2, True)):
         entries["split"] = split
         assert held_out(entries, fraction)[0] == expected
-
-
-def near_by_brute_force(hashes: list[int], bits: int) -> list[tuple[int, int]]:
-    kept: list[int] = []
-    gone = []
-    for at, value in enumerate(hashes):
-        near = [other for other in kept if (hashes[other] ^ value).bit_count() <= bits]
-        gone += [(at, near[0])] if near else []
-        kept += [] if near else [at]
-    return gone
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 16), st.randoms(use_true_random=False))
-def test_near_duplicates_equal_those_of_comparing_all_pairs(hashes: list[int], bits: int, flips: random.Random) -> None:
-    mixed = [*hashes]
-    for value in hashes:  # neighbours at every distance around the limit
-        for _ in range(3):
-            mixed.append(value ^ sum(1 << bit for bit in flips.sample(range(64), flips.randint(0, bits + 2))))
-    flips.shuffle(mixed)
-    found = find_near_duplicates(np.array(mixed, np.uint64), bits)
-    assert list(zip(found.dropped.tolist(), found.kept.tolist(), strict=True)) == near_by_brute_force(mixed, bits)
-
-
-@pytest.mark.parametrize("bits", [0, 1, 3, 7, 16])
-def test_bands_cover_every_bit_once(bits: int) -> None:
-    assert sorted(bit for low, high in bands(bits) for bit in range(low, high)) == list(range(64))
-    assert len(bands(bits)) == bits + 1

@@ -20,22 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.common.artifacts import digest_of
-from components.common.store import Store, store_at
+from components.common.store import Span, Store, store_at
 from components.dataset.records import SPLITS, encode_pixels, shard_name
-from components.ingest.beam.chunk_files import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
-from components.ingest.beam.hashes import near_duplicates, write_hashes
+from components.ingest.beam.chunk_files import ChunkFile, Item, PartSpan, Rejected, read_chunk_file, read_parts, write_chunk
+from components.ingest.beam.hashes import read_near_duplicates, write_hashes, write_near_duplicates
 from components.ingest.beam.listed_chunks import read_listed_chunk
 from components.ingest.beam.quiet_beam import beam
 from components.ingest.beam.results import LISTS, READ_FILE, note_name, part_name
-from components.ingest.beam.shards import Dropped, ShardIndex, drop_equals, join_parts, write_shard
-from components.ingest.beam.sorted_rows import write_rows
+from components.ingest.beam.shards import ShardIndex, drop_equals, join_parts, write_shard
+from components.ingest.beam.sorted_rows import unpacked_rows, write_rows
 from components.ingest.config import Decoding, IngestConfig
 from components.ingest.pixels.decode import decode, prepare_pillow
-from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Unread, digest_number
+from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Unread
 from components.ingest.sources.readers import read_chunk
 
 CHUNK_SUFFIX = ".chunk"
-NO_PART: Part = ("", b"", b"")
+NO_PART: PartSpan = ("", 0, 0, 0, 0)
 
 
 class WorkerSettings(NamedTuple):
@@ -69,14 +69,12 @@ def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = 
     count as duplicates too; -1: off.
     """
     numbers = pipeline | "Number of chunks" >> beam.Create([chunks]) | "Chunks" >> beam.FlatMap(chunk_numbers)
-    examine = beam.ParDo(Examine(settings)).with_output_types(tuple[int, Part])
-    examined = (
-        numbers | "Spread chunks" >> beam.Reshuffle() | "Decode" >> examine.with_outputs("rejected", "read", main="parts")
-    )
+    examine = beam.ParDo(Examine(settings)).with_output_types(tuple[int, PartSpan])
+    examined = numbers | "Spread chunks" >> beam.Reshuffle() | "Decode" >> examine.with_outputs("read", main="parts")
     # Empty shards are written too.
-    no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, Part])
+    no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, PartSpan])
     parts = (examined.parts, pipeline | "All shards" >> no_part) | "Parts and shards" >> beam.Flatten()
-    shards = {"parts": parts, "rejected": examined.rejected}
+    shards = {"parts": parts}
     if max_bits >= 0:
         hashed = parts | "Gather parts" >> beam.GroupByKey() | "Write hashes" >> beam.Map(write_hashes_of, settings)
         # Their number is needed only because it is known when all shards have written their hashes.
@@ -92,7 +90,7 @@ def chunk_numbers(chunks: int) -> Iterator[int]:
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Decode a chunk into its file: yields (shard, Part), (shard, Rejected) to `rejected`, and to `read` how many it read."""
+    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -108,8 +106,6 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         name = f"{chunk_name(chunk, self._settings.key)}{CHUNK_SUFFIX}"
         file = read_chunk_file(store, name) or decode_chunk(chunk, self._settings, name)
         yield from file.parts.items()
-        for row in file.rejected:
-            yield beam.pvalue.TaggedOutput("rejected", (digest_number(row[0].encode()) % self._settings.shards, row))
         yield beam.pvalue.TaggedOutput("read", file.read)
 
 
@@ -139,30 +135,33 @@ def _rejected(id: str, reason: str, detail: str, head: bytes) -> Rejected:
     return id, reason, detail, hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
 
 
-def in_order(parts: Iterable[Part]) -> list[Part]:
+def in_order(spans: Iterable[PartSpan]) -> list[PartSpan]:
     """Return the parts of a shard by the names of their chunk files, without those that a repeated attempt sent again."""
-    return sorted(set(parts) - {NO_PART})
+    return sorted(set(spans) - {NO_PART})
 
 
-def write_hashes_of(grouped: tuple[int, Iterable[Part]], settings: WorkerSettings) -> int:
+def write_hashes_of(grouped: tuple[int, Iterable[PartSpan]], settings: WorkerSettings) -> int:
     """Write the perceptual hashes of a shard, without equal images; return its number."""
-    number, parts = grouped
-    write_hashes(drop_equals(join_parts(in_order(parts)))[0], settings.store, number)
+    number, spans = grouped
+    parts = read_parts(settings.store, in_order(spans))
+    write_hashes(drop_equals(join_parts(parts))[0], settings.store, number)
     return number
 
 
-def near_duplicates_of(shards: int, settings: WorkerSettings, max_bits: int) -> Iterator[tuple[int, Dropped]]:
-    """Yield (shard, Dropped) for each near duplicate of all shards."""
-    yield from near_duplicates(settings.store, shards, max_bits)
+def near_duplicates_of(shards: int, settings: WorkerSettings, max_bits: int) -> Iterator[tuple[int, Span]]:
+    """Write the near duplicates of all shards; yield for each shard where they are."""
+    yield from write_near_duplicates(settings.store, shards, max_bits)
 
 
 def write_once(grouped: tuple[int, dict[str, Iterable[Any]]], settings: WorkerSettings) -> None:
     """Write the files of a shard and then a note with its counts, unless there is a note that matches."""
     number, values = grouped
-    near = sorted(values.get("near", ()))
-    index, dropped = drop_equals(join_parts(in_order(values["parts"])))
+    parts = read_parts(settings.store, in_order(values["parts"]))
+    near = read_near_duplicates(settings.store, sorted(set(values.get("near", ()))))
+    index, dropped = drop_equals(join_parts(parts))
     index = without(index, {id for id, _, _ in near})
-    rows = {"quarantined": sorted(values["rejected"]), "duplicate": sorted([*dropped, *near])}
+    rejected = sorted(row for part in parts for row in unpacked_rows(part.rejected))
+    rows = {"quarantined": rejected, "duplicate": sorted([*dropped, *near])}
     entries = hashlib.sha256(index.entries.tobytes()).hexdigest()
     inputs = digest_of([entries, sorted(set(index.chunks)), rows, settings.key, settings.eval_fraction])
     if not is_written(settings, number, inputs):

@@ -15,6 +15,16 @@ MAX_PARTS = 100  # that are open at once
 Row = tuple[Any, ...]  # of text and numbers
 
 
+def packed_rows(rows: Iterable[Row]) -> bytes:
+    """Return rows as JSON Lines."""
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def unpacked_rows(content: bytes) -> Iterator[Row]:
+    """Yield the rows of JSON Lines."""
+    return map(_row, content.splitlines())
+
+
 def write_rows(store: Store, name: str, rows: Iterable[Row]) -> int:
     """Write a part, whose rows must be sorted; return its size in bytes. Raises ArtifactError."""
     return store.write(name, (json.dumps(row).encode() + b"\n" for row in rows))

@@ -234,7 +234,12 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         if not file.is_file():
             raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
         if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
-            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
+            raise digest_mismatch(path, name)
+
+
+def digest_mismatch(path: Path, name: str) -> ArtifactError:
+    """Return the error for a file that is not as the manifest says."""
+    return ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
 
 
 def file_entries(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:

@@ -18,7 +18,7 @@ from components.common.lease import Lease, leased
 from components.common.progress import say
 from components.common.section import Summary
 from components.common.store import Folder
-from components.dataset.records import read_split
+from components.dataset.records import read_first
 from components.train import loop, step
 from components.train.config import TrainConfig
 from components.train.data.source import Source, open_source, rounds_that_fit
@@ -26,7 +26,7 @@ from components.train.devices import precision
 from components.train.devices.host_call import make_call, make_weights_check, rounds_within
 from components.train.devices.strategy import make_strategy
 from components.train.loop import Training
-from components.train.monitor import make_monitor
+from components.train.monitor import SAMPLES, make_monitor
 from components.train.networks import ImageShape
 from components.train.progress import Progress, images_seen
 from components.train.saving import checkpoint, warm_start
@@ -67,7 +67,7 @@ def run(
     strategy = make_strategy(config)
     # Grappler's remapper fails on graphs with second derivatives: it changes nothing and logs an error.
     tf.config.optimizer.set_experimental_options({"remapping": False})
-    manifest = read_manifest(dataset, "dataset")
+    manifest = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are read
     read_manifest(validation, "validation")
     folder = Path(work_dir) / "checkpoints" / checkpoint.training_key(config, manifest.digest)
     with _leased(folder) as lease, stop_requested_by_signal() as stop:
@@ -76,7 +76,7 @@ def run(
             dataset, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size, mode=config.data
         )
         with contextlib.closing(source):
-            training = make_training(config, strategy, source, read_split(dataset, "eval").images, folder, lease)
+            training = make_training(config, strategy, source, read_first(dataset, "eval", SAMPLES), folder, lease)
             resumed_from_round, origin = resume_or_start(training, config, start)
             loop.train(training, stop)
         with new_artifact(out, "model", config=config, inputs={"dataset": dataset, "validation": validation}) as writer:

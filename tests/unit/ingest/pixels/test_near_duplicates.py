@@ -34,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [1, 3, 120])
 def test_near_duplicates_are_dropped_across_shards(photos: Path, tmp_path: Path, shards: int) -> None:
     config = IngestConfig(source=f"images:{photos}", image_size=64, channels=3, near_duplicates=6, shards=shards)
     summary = run(config, out=tmp_path / "out")

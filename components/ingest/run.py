@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from components.common.addresses import is_address
 from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers
 from components.common.errors import ArtifactError, DataRejectedError
 from components.common.lease import leased
+from components.common.mounts import is_mounted_bucket
 from components.common.progress import say, tick
 from components.common.section import Summary
 from components.common.store import Folder, Store, writing
@@ -53,8 +55,9 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
     """Read images from config.source and write them as the dataset artifact `out`.
 
     Decoded images are stored under `work_dir` (beside `out` when None) until the artifact is complete, so that a run after
-    one that was killed repeats no finished chunk or shard. Raises ConfigError when the source does not exist or Beam's
-    options are invalid, DataRejectedError when too few images can be read, ArtifactError when `out` cannot be written.
+    one that was killed repeats no finished chunk or shard; see chunk_folder for mounted buckets. Raises ConfigError when the
+    source does not exist or Beam's options are invalid, DataRejectedError when too few images can be read, ArtifactError when
+    `out` cannot be written.
     """
     reader = open_source(config)
     say(f"Reading {reader.total:,} images from {config.source}")
@@ -67,7 +70,7 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
             write_chunks(store, reader.chunks)
             run_pipeline(options, lambda pipeline: build(pipeline, chunks, settings, config.near_duplicates), shared=location)
         sums = read_counts(store, config.shards, reader.total)
-        write_lists(store, config.shards, artifact.path)
+        write_lists(store, config.shards, artifact)
         try:
             refuse_unreadable(config, sums, artifact.path / QUARANTINE_FILE, out)
         except DataRejectedError:
@@ -75,7 +78,10 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
             raise
         shards = (shard_name(split, number, config.shards) for split in SPLITS for number in range(config.shards))
         for name in shards:
-            store.fetch(name, artifact.path / name)
+            if isinstance(store, Folder):
+                artifact.take(store.path / name)
+            else:
+                store.fetch(name, artifact.path / name)
         histogram = {split: label_histogram(sums, split, reader.label_names) for split in SPLITS}
         counts = {name: sums[name] for name in ("read", "kept", "duplicate", "quarantined", *SPLITS)}
         artifact.counts |= counts
@@ -101,7 +107,9 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
     """Yield the folder for chunk files of this config and source, with those of a run that was killed; hold its lease.
 
     Its name is a digest of all that chunk files depend on: the listed source, the config and the code. A run that fails
-    leaves it for the next one; rejected data does not. Raises ArtifactError when it cannot be written.
+    leaves it for the next one; rejected data does not. If `work_dir` is on a mounted bucket and all workers are on this
+    machine, the folder is a temporary one on its disk: in the bucket, chunk files would triple the traffic. Raises
+    ArtifactError when it cannot be written.
     """
     store = Folder(work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}")
     listing = [chunk_name(chunk, "") for chunk in reader.chunks]
@@ -109,6 +117,12 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
     folder = store.path / name
     try:
         with leased(store, f"{name}.lease", holder="Another ingest of the same source", wait_seconds=0.0) as lease:
+            if is_mounted_bucket(store.path) and not config.beam_options:
+                with tempfile.TemporaryDirectory(prefix="ingest-") as temporary:
+                    folder = Path(temporary) / name
+                    folder.mkdir()
+                    yield folder
+                return
             try:
                 folder.mkdir(exist_ok=True)
                 remove_leftovers(folder)

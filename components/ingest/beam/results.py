@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
+from components.common.artifacts import ArtifactWriter
 from components.common.errors import PipelineError
 from components.common.store import Store, writing
 from components.dataset.records import SPLITS
@@ -62,14 +62,15 @@ def balanced(sums: Counts, total: int) -> Counts:
     return counts
 
 
-def write_lists(store: Store, shards: int, folder: Path) -> None:
+def write_lists(store: Store, shards: int, artifact: ArtifactWriter) -> None:
     """Write quarantine.jsonl and duplicates.jsonl, sorted by id, from the parts of all shards. Raises ArtifactError."""
     for outcome, (name, _) in LISTS.items():
-        with writing(name), (folder / name).open("w") as stream:
+        with writing(name), artifact.open(name) as stream:
             stream.writelines(_lines(store, shards, outcome))
 
 
-def _lines(store: Store, shards: int, outcome: str) -> Iterator[str]:
+def _lines(store: Store, shards: int, outcome: str) -> Iterator[bytes]:
     _, keys = LISTS[outcome]
     for row in read_rows(store, [part_name(outcome, number) for number in range(shards)]):
-        yield json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) + "\n"
+        line = json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False)
+        yield f"{line}\n".encode()

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.engines import installed_program
 from tests.support.local_runs import wait_for
@@ -63,9 +63,9 @@ def object_store() -> Iterator[Store]:
     program, port = installed_program("fake-gcs-server"), _free_port()
     direct = f"http://127.0.0.1:{port}"
     with proxied(("127.0.0.1", port)) as (url, traffic):
-        # Uploads in several parts go to the external URL, so they pass through the proxy too.
-        options = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", f"-external-url={url}"]
-        options += ["-log-level=error"]
+        options = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=error"]
+        # Uploads in several parts and reads name the host: give them the proxy's.
+        options += [f"-external-url={url}", f"-public-host={urlsplit(url).netloc}"]
         server = subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for(lambda: server.poll() is not None or _answers(port), seconds=60)

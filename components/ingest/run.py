@@ -27,7 +27,6 @@ from components.ingest.beam.pipeline import (
     worker_settings,
 )
 from components.ingest.beam.runner import beam_options, run_pipeline
-from components.ingest.beam.store import bytes_of
 from components.ingest.config import IngestConfig
 from components.ingest.pixels.crop import provenance
 from components.ingest.pixels.decode import pillow_prepared
@@ -69,9 +68,9 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
         with pillow_prepared(config.max_pixels), _progress(reader, settings):
             run_pipeline(options, lambda pipeline: build(pipeline, reader, settings, config.near_duplicates), shared=location)
         store = settings.store
-        sums: Counts = json.loads(bytes_of(store, COUNTS_FILE))
+        sums: Counts = json.loads(store.read(COUNTS_FILE))
         try:
-            refuse_unreadable(config, sums, bytes_of(store, QUARANTINE_FILE).decode(), out)
+            refuse_unreadable(config, sums, store.read(QUARANTINE_FILE).decode(), out)
         except DataRejectedError:
             _remove_shared(settings)
             raise

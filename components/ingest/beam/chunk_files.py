@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from components.common.store import Store
 from components.dataset.records import framed
-from components.ingest.beam.store import Store
 from components.ingest.sources.chunks import SPLIT_CODES
 
 MAGIC = b"WGANCHK1"

@@ -18,11 +18,11 @@ import numpy as np
 
 from components.common.artifacts import digest_of
 from components.common.errors import PipelineError
+from components.common.store import Store, store_at
 from components.dataset.records import SPLITS, encode_pixels, shard_name
 from components.ingest.beam.chunk_files import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
 from components.ingest.beam.quiet_beam import beam
 from components.ingest.beam.shards import EVAL, Dropped, ShardIndex, drop_equals, join_parts, write_shard
-from components.ingest.beam.store import Store, bytes_of, store_at
 from components.ingest.config import Decoding, IngestConfig
 from components.ingest.pixels.decode import decode, prepare_pillow
 from components.ingest.pixels.near_duplicates import NEAR_DUPLICATE, find_near_duplicates
@@ -199,7 +199,7 @@ def write_once(index: ShardIndex, settings: WorkerSettings, number: int) -> Coun
     entries = hashlib.sha256(index.entries.tobytes()).hexdigest()
     inputs = digest_of([entries, sorted(set(index.chunks)), settings.key, settings.eval_fraction])
     try:
-        written = json.loads(bytes_of(store, note))
+        written = json.loads(store.read(note))
         sizes = [store.size(shard_name(split, number, settings.shards)) for split in SPLITS]
         if written["inputs"] == inputs and written["bytes"] == sizes:
             return dict(written["counts"])

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.errors import ArtifactError
+from components.common.store import ReadSpan, Span, Store, writing
 from components.dataset.records import SPLITS, is_whole, shard_name
 from components.ingest.beam.chunk_files import ENTRY, Entries, Part
-from components.ingest.beam.store import ReadSpan, Span, Store, writing
 from components.ingest.sources.chunks import SPLIT_CODES
 
 EVAL = SPLIT_CODES.index("eval")

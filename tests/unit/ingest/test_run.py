@@ -20,11 +20,11 @@ from sklearn.datasets import load_digits
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError, InterruptedStepError, PipelineError
+from components.common.store import writing
 from components.dataset.records import read_split
 from components.ingest.beam import pipeline
 from components.ingest.beam.pipeline import balanced
 from components.ingest.beam.shards import drop_equals
-from components.ingest.beam.store import writing
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.run import IngestSummary, chunk_folder, run
 from components.ingest.sources.readers import open_source

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from components.common.errors import ArtifactError, DataRejectedError, PipelineError
+from components.common.store import writing
 from components.ingest.beam.runner import unwrapped
-from components.ingest.beam.store import writing
 
 TRACEBACK = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1512, in apache_beam.runners.common.DoFnRunner.process

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.common.errors import ArtifactError
+from components.common.store import Folder
 from components.dataset.records import read_tfrecord
 from components.ingest.beam.chunk_files import ENTRY, Item, read_chunk_file, shard_of, write_chunk
 from components.ingest.beam.shards import drop_equals, held_out, join_parts, write_shard
-from components.ingest.beam.store import Folder
 from components.ingest.pixels.near_duplicates import bands, find_near_duplicates
 
 DIGESTS = st.sampled_from([bytes([number]) * 16 for number in range(5)]) | st.binary(min_size=16, max_size=16)

@@ -1,0 +1,319 @@
+"""Where processes share files: a folder (of a disk, a network disk, a mounted bucket) or a bucket's URL, such as gs://bucket/x.
+
+Two operations carry correctness, and both stores have them:
+
+- `write`: a file appears under its name as a whole or not at all. In a folder it is renamed into place; where a rename is a
+  copy and a removal (gcsfuse), the copy appears as a whole. In a bucket an object exists once its upload has ended.
+- `create`: of all processes that create the same name, exactly one succeeds. In a folder by a hard link, or, where there are
+  none (gcsfuse), by creating the file exclusively: gcsfuse uploads it on the condition that no such object exists.
+
+So what several processes change together is a sequence of numbered files, each created once (`numbered`): a state is never
+replaced, the next one is created, and of all processes that started from the same state one succeeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+from uuid import uuid4
+
+from components.common.addresses import find_filesystem, is_address, local_path, remote_errors
+from components.common.errors import ArtifactError, first_line
+
+MAX_OPEN_FILES = 200  # of one worker
+READ_AHEAD_BYTES = 1 << 20
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a file that is being written, or that a killed process left
+# Of the file systems without hard links: gcsfuse answers EPERM, others one of these.
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+NUMBER_DIGITS = 6
+
+Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
+ReadSpan = Callable[[str, int, int], bytes]
+
+
+@contextlib.contextmanager
+def writing(file: str) -> Iterator[None]:
+    """Turn an OSError while a worker writes `file` into an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"Cannot write {file}: {first_line(error)}.",
+            "Free space or name a writable folder, for instance --set run.dir=DIR.",
+        ) from error
+
+
+class Folder:
+    """A store in a folder that all processes see. Its errors are ArtifactError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.location = str(path)
+        self._has_links = True
+
+    def write(self, name: str, blocks: Iterable[bytes]) -> int:
+        """Write a file under a temporary name and rename it; return its size in bytes."""
+        with writing(name), self._temporary(name) as temporary:
+            with temporary.open("wb") as stream:
+                stream.writelines(blocks)
+                size = stream.tell()
+            temporary.replace(self.path / name)
+        return size
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create a file unless one of this name exists; return whether this call created it."""
+        file = self.path / name
+        with writing(str(file)), self._temporary(name) as temporary:
+            if not self._has_links:
+                return _create_exclusively(file, content)
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                file.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                self._has_links = False
+                return _create_exclusively(file, content)
+        return True
+
+    @contextlib.contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        """Yield the path of a temporary file beside a file, in a folder that exists; remove what is left of it."""
+        file = self.path / name
+        temporary = file.with_name(f".{file.name}.{uuid4().hex[:8]}.tmp")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file. Raises FileNotFoundError."""
+        with self._reading(name):
+            return (self.path / name).read_bytes()
+
+    def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Open a file for reading. Raises FileNotFoundError."""
+        return (self.path / name).open("rb")
+
+    def size(self, name: str) -> int:
+        """Return the size of a file in bytes. Raises FileNotFoundError."""
+        return (self.path / name).stat().st_size
+
+    def names(self, folder: str = "") -> set[str]:
+        """Return the names of the files in a folder, not of those below. A folder that does not exist is empty."""
+        try:
+            with self._reading(folder):
+                return {name for name in os.listdir(self.path / folder) if not TEMPORARY.fullmatch(name)}  # noqa: PTH208 - no stat
+        except FileNotFoundError:
+            return set()
+
+    def files(self, folder: str = "") -> dict[str, int]:
+        """Return the size in bytes of each file in a folder and below, by its name in the store."""
+        found: dict[str, int] = {}
+        with self._reading(folder):
+            for file in (self.path / folder).rglob("*"):
+                if file.is_file() and not TEMPORARY.fullmatch(file.name):
+                    found[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        return found
+
+    @contextlib.contextmanager
+    def spans(self, spans: Iterable[Span]) -> Iterator[ReadSpan]:  # noqa: ARG002
+        """Yield a function that reads any of these spans; of too many open files the least recently used is closed."""
+        opened: dict[str, int] = {}
+
+        def read(name: str, first: int, count: int) -> bytes:
+            descriptor = opened.pop(name, None)
+            if descriptor is None:
+                if len(opened) >= MAX_OPEN_FILES:
+                    os.close(opened.pop(next(iter(opened))))
+                descriptor = os.open(self.path / name, os.O_RDONLY)
+            opened[name] = descriptor
+            return os.pread(descriptor, count, first)
+
+        try:
+            yield read
+        finally:
+            for descriptor in opened.values():
+                os.close(descriptor)
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Move a file to a local path."""
+        with writing(file.name):
+            shutil.move(self.path / name, file)
+
+    def delete(self, name: str) -> None:
+        """Remove a file, if it exists."""
+        with writing(name):
+            (self.path / name).unlink(missing_ok=True)
+
+    def remove(self, folder: str = "") -> None:
+        """Remove a folder with all its files; without a name, the whole store."""
+        with writing(folder), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.path / folder)
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Turn an OSError while `name` is read, except FileNotFoundError, into an ArtifactError."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name)) from None
+        except OSError as error:
+            raise ArtifactError(f"Cannot read {self.path / name}: {first_line(error)}.", "Check the disk.") from error
+
+
+def _create_exclusively(file: Path, content: bytes) -> bool:
+    """Create a file on a file system without hard links; return False if it exists, or if another process was first.
+
+    gcsfuse uploads the file when it is closed, and answers ESTALE if another process has created the object meanwhile.
+    The content is written at once, so that a killed process leaves a whole file or an empty one.
+    """
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            os.write(descriptor, content)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ESTALE):
+            return False
+        raise
+    return True
+
+
+class Bucket:
+    """The same behind a URL that fsspec can open; here `fetch` leaves the file in the store."""
+
+    def __init__(self, url: str) -> None:
+        self.location = url.rstrip("/")
+        self._files, self._root = find_filesystem(self.location)
+
+    def write(self, name: str, blocks: Iterable[bytes]) -> int:
+        """Upload an object, and return its size in bytes."""
+        content = b"".join(blocks)
+        with self._translated("write", name):
+            self._files.pipe_file(f"{self._root}/{name}", content)
+        return len(content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create an object unless one of this name exists; return whether the object is ours."""
+        with self._translated("write", name):
+            try:
+                self._files.pipe_file(f"{self._root}/{name}", content, mode="create")
+            except FileExistsError:
+                # The client repeats a request whose answer was lost, and then finds the object that the first one created.
+                return self.read(name) == content
+        return True
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small object. Raises FileNotFoundError."""
+        with self._translated("read", name):
+            return cast(bytes, self._files.cat_file(f"{self._root}/{name}"))
+
+    def open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """Open an object for reading. Raises FileNotFoundError."""
+        with self._translated("read", name):
+            stream = self._files.open(f"{self._root}/{name}", "rb", block_size=READ_AHEAD_BYTES)
+            return cast("contextlib.AbstractContextManager[BinaryIO]", stream)
+
+    def size(self, name: str) -> int:
+        """Return the size of an object in bytes. Raises FileNotFoundError."""
+        with self._translated("read", name):
+            return int(self._files.info(f"{self._root}/{name}")["size"])
+
+    def names(self, folder: str = "") -> set[str]:
+        """Return the names of the objects in a folder, not of those below. A folder that does not exist is empty."""
+        try:
+            with self._translated("list", folder):
+                found = self._files.ls(f"{self._root}/{folder}".rstrip("/"), detail=False)
+        except FileNotFoundError:
+            return set()
+        return {str(path).rpartition("/")[2] for path in found}
+
+    def files(self, folder: str = "") -> dict[str, int]:
+        """Return the size in bytes of each object in a folder and below, by its name in the store."""
+        try:
+            with self._translated("list", folder):
+                found = self._files.find(f"{self._root}/{folder}".rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {path.removeprefix(self._root).removeprefix("/"): int(info["size"]) for path, info in found.items()}
+
+    @contextlib.contextmanager
+    def spans(self, spans: Iterable[Span]) -> Iterator[ReadSpan]:
+        """Fetch, of all objects at once, the one range that covers the spans; yield a function that returns them."""
+        bounds: dict[str, tuple[int, int]] = {}
+        for name, first, count in spans:
+            begin, end = bounds.get(name, (first, first))
+            bounds[name] = min(begin, first), max(end, first + count)
+        paths = [f"{self._root}/{name}" for name in bounds]
+        begins, ends = [begin for begin, _ in bounds.values()], [end for _, end in bounds.values()]
+        with self._translated("read", "chunks"):
+            ranges = self._files.cat_ranges(paths, begins, ends, on_error="raise") if paths else ()
+        content = dict(zip(bounds, ranges, strict=True))
+
+        def read(name: str, first: int, count: int) -> bytes:
+            begin = first - bounds[name][0]
+            return bytes(content[name][begin : begin + count])
+
+        yield read
+
+    def fetch(self, name: str, file: Path) -> None:
+        """Download an object to a local path."""
+        with self._translated("read", name), writing(file.name):
+            self._files.get_file(f"{self._root}/{name}", str(file))
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it exists."""
+        with self._translated("remove", name), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    def remove(self, folder: str = "") -> None:
+        """Remove all objects of a folder and below; without a name, of the whole store."""
+        with self._translated("remove", folder), contextlib.suppress(FileNotFoundError):
+            self._files.rm(f"{self._root}/{folder}".rstrip("/"), recursive=True)
+
+    @contextlib.contextmanager
+    def _translated(self, verb: str, name: str) -> Iterator[None]:
+        """Turn errors of the file system, except FileNotFoundError, into ArtifactError."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except remote_errors() as error:
+            raise ArtifactError(
+                f"Cannot {verb} {self.location}/{name}: {first_line(error)}.",
+                "The account that runs this needs permission to read, write and delete objects there.",
+            ) from error
+
+
+Store = Folder | Bucket
+
+
+def store_at(location: str) -> Store:
+    """Return the store at a path or URL, without touching it. Raises ConfigError for a URL that fsspec cannot open."""
+    return Bucket(location) if is_address(location) else Folder(Path(local_path(location)))
+
+
+def numbers_in(store: Store, folder: str) -> list[int]:
+    """Return the numbers of the numbered files in a folder, ascending."""
+    pattern = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
+    return sorted(int(match[1]) for name in store.names(folder) if (match := pattern.fullmatch(name)))
+
+
+def numbered(folder: str, number: int) -> str:
+    """Return the name of a numbered file, such as champion/000017.json."""
+    return f"{folder}/{number:0{NUMBER_DIGITS}d}.json"

@@ -1,9 +1,10 @@
-"""Ingest on a real Flink cluster whose machines share only an object store, and with a task manager killed in the middle."""
+"""Ingest on a real Flink cluster whose machines share only an object store; it is interrupted, and a task manager is killed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,17 +69,16 @@ def ingest(cluster: Cluster, out: Path, options: list[str]) -> str:
     return read_manifest(out, "dataset").digest
 
 
-def ingest_with_kill(cluster: Cluster, out: Path) -> int:
-    """Run ingest on the cluster, kill a task manager after its machine has written a chunk file, and return the exit code."""
-    before = cluster.uploads()[0]
+def writing(cluster: Cluster, out: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start ingest on the cluster; return it once a task manager's machine has written a file, with the number of that one."""
+    before = cluster.uploads()
     process = start(cluster, out, cluster.options)
-    wait_for(lambda: cluster.uploads()[0] > before or process.poll() is not None)
+    wait_for(lambda: cluster.uploads() != before or process.poll() is not None)
     assert process.poll() is None, said(out)
-    cluster.kill_task_manager(0)
-    return process.wait(timeout=200)
+    return process, [now > then for now, then in zip(cluster.uploads(), before, strict=True)].index(True)
 
 
-def test_a_cluster_gives_the_bytes_of_one_process_and_restarts_what_a_killed_task_manager_did(
+def test_a_cluster_gives_the_bytes_of_one_process_also_after_an_interrupt_and_without_a_killed_task_manager(
     buckets: Path, tmp_path: Path, in_ci: bool
 ) -> None:
     with cluster_or_skip(tmp_path, buckets, RESTARTS, in_ci) as cluster:
@@ -89,11 +89,20 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_restarts_what_a_killed_tas
         assert (counts["read"], counts["quarantined"], counts["duplicate"]) == (1424, 4, 20)
         assert all(cluster.uploads()), "both machines wrote"
 
-        out = tmp_path / "killed" / "dataset"
-        assert ingest_with_kill(cluster, out) == 0, said(out)
+        out, log = tmp_path / "disturbed" / "dataset", tmp_path / "job-manager" / "log"
+        process, _ = writing(cluster, out)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == -signal.SIGINT
+        assert "Cancelled job wgan-" in said(out)
+        wait_for(lambda: "switched from state CANCELLING to CANCELED" in log.read_text(), seconds=60)
+
+        process, number = writing(cluster, out)
+        assert "Resuming an earlier run" in said(out)
+        cluster.kill_task_manager(number)
+        assert process.wait(timeout=200) == 0, said(out)
         assert read_manifest(out, "dataset").digest == digest
-        assert "from state RUNNING to RESTARTING" in (tmp_path / "job-manager" / "log").read_text()
-        wait_for(lambda: not cluster.task_managers[0].processes(), seconds=30)  # its Python worker noticed
+        assert "switched from state RUNNING to RESTARTING" in log.read_text()
+        wait_for(lambda: not cluster.task_managers[number].processes(), seconds=30)  # its Python worker noticed
         assert sorted(path.name for path in out.parent.iterdir()) == ["config.toml", "dataset", "said"], "no other files"
 
 
@@ -102,13 +111,14 @@ def test_without_restarts_a_killed_task_manager_ends_the_run_with_one_sentence_a
 ) -> None:
     with cluster_or_skip(tmp_path, buckets, {}, in_ci) as cluster:
         out = tmp_path / "killed" / "dataset"
-        assert ingest_with_kill(cluster, out) == 1
+        process, number = writing(cluster, out)
+        cluster.kill_task_manager(number)
+        assert process.wait(timeout=200) == 1
         assert not out.exists()
         assert said(out).count("ingest: ") == 1, "one sentence"
         assert "ingest: A Beam worker ended unexpectedly" in said(out)
         assert "Run again: finished chunks are reused." in said(out)
 
-        (out.parent / "said").unlink()
-        assert start(cluster, out, cluster.options).wait(timeout=200) == 0, said(out)
+        resumed = ingest(cluster, out, [])
         assert "Resuming an earlier run" in said(out)
-        assert read_manifest(out, "dataset").digest == ingest(cluster, tmp_path / "one" / "dataset", [])
+        assert resumed == ingest(cluster, tmp_path / "one" / "dataset", [])

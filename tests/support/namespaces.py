@@ -18,6 +18,7 @@ from tests.support.local_runs import wait_for
 
 TOOLS = ("unshare", "nsenter", "setpriv", "ip")
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+SWITCH = ("link set lo up", "link add switch type bridge", "addr add 10.0.0.1/24 dev switch", "link set switch up")
 HOLDER = (*DIES_WITH_US, "sleep", "infinity")
 
 
@@ -41,8 +42,10 @@ class Machine:
         return Path(f"/proc/{self._holder.pid}/comm").read_text().strip()
 
     def ip(self, arguments: str) -> None:
-        """Run `ip` in the namespace."""
-        subprocess.run([*self.entered, "ip", *arguments.split()], check=True)
+        """Run `ip` in the namespace. Raises NamespacesMissingError, for instance from a kernel without bridges."""
+        done = subprocess.run([*self.entered, "ip", *arguments.split()], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise NamespacesMissingError(f"no network namespaces here: ip {arguments}: {done.stderr.strip()}")
 
     def attach(self, switch: Machine, name: str) -> None:
         """Connect to a switch by a cable whose other end has `name`."""
@@ -72,13 +75,18 @@ class Machine:
 
     def stop(self) -> None:
         """Kill every process in the namespace."""
-        for process in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        wait_for(lambda: not self._kill_all(), seconds=30)
         for program in self._programs:
             program.wait(30)
         self._holder.kill()
         self._holder.communicate()
+
+    def _kill_all(self) -> list[int]:
+        found = self.processes()
+        for process in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return found
 
 
 @contextlib.contextmanager
@@ -91,12 +99,7 @@ def network(machines: int) -> Iterator[list[Machine]]:
     with contextlib.ExitStack() as stack:
         switch = Machine("10.0.0.1", ["unshare", "--user", "--map-root-user", "--net", *HOLDER])
         stack.callback(switch.stop)
-        for arguments in (
-            "link set lo up",
-            "link add switch type bridge",
-            "addr add 10.0.0.1/24 dev switch",
-            "link set switch up",
-        ):
+        for arguments in SWITCH:
             switch.ip(arguments)
         found = [switch]
         for number in range(2, machines + 1):

@@ -17,7 +17,7 @@ from typing import Any
 from components.common import errors
 from components.common.addresses import is_address, remote_errors
 from components.common.errors import ConfigError, PipelineError
-from components.ingest.beam import dataflow
+from components.ingest.beam import dataflow, flink
 from components.ingest.beam.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.sources.chunks import Reader
@@ -75,6 +75,8 @@ def run_pipeline(
         try:
             if on_dataflow:
                 dataflow.run(pipeline)
+            elif flink.is_cluster(pipeline):
+                flink.run(pipeline)
             elif MULTI_PROCESSING in options:
                 _run_watched(pipeline)
             else:

@@ -124,9 +124,10 @@ class Folder:
         """Return the size in bytes of each file in a folder and below, by its name in the store."""
         found: dict[str, int] = {}
         with self._reading(folder):
-            for file in (self.path / folder).rglob("*"):
-                if file.is_file() and not TEMPORARY.fullmatch(file.name):
-                    found[file.relative_to(self.path).as_posix()] = file.stat().st_size
+            for parent, _, names in os.walk(self.path / folder):  # it ignores folders that are removed meanwhile
+                for file in (Path(parent) / name for name in names if not TEMPORARY.fullmatch(name)):
+                    with contextlib.suppress(FileNotFoundError):
+                        found[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return found
 
     @contextlib.contextmanager
@@ -156,12 +157,12 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Remove a file, if it exists."""
-        with writing(name):
+        with writing(str(self.path / name)):
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self, folder: str = "") -> None:
         """Remove a folder with all its files; without a name, the whole store."""
-        with writing(folder), contextlib.suppress(FileNotFoundError):
+        with writing(str(self.path / folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             shutil.rmtree(self.path / folder)
 
     @contextlib.contextmanager
@@ -178,8 +179,9 @@ class Folder:
 def _create_exclusively(file: Path, content: bytes) -> bool:
     """Create a file on a file system without hard links; return False if it exists, or if another process was first.
 
-    gcsfuse uploads the file when it is closed, and answers ESTALE if another process has created the object meanwhile.
-    The content is written at once, so that a killed process leaves a whole file or an empty one.
+    gcsfuse uploads the file when it is closed, and answers ESTALE if the object exists by then: another process has created it,
+    or gcsfuse repeated an upload whose answer was lost. The content is written at once, so that a killed process leaves a whole
+    file or an empty one.
     """
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -188,7 +190,10 @@ def _create_exclusively(file: Path, content: bytes) -> bool:
         finally:
             os.close(descriptor)
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ESTALE):
+        if error.errno == errno.ESTALE:
+            os.listdir(file.parent)  # noqa: PTH208 - gcsfuse forgets what it knew of the file
+            return file.read_bytes() == content
+        if error.errno == errno.EEXIST:
             return False
         raise
     return True

@@ -154,7 +154,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 passed = Traffic()
             else:
                 passed, self.server.traffic = self.server.traffic, Traffic()
-        self._send_json(200, dataclasses.asdict(passed))
+        self._send_json(200, vars(passed))
 
     def _body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":

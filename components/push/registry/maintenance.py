@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from components.common.artifacts import MANIFEST, Manifest, remove_directory
+from components.common.artifacts import MANIFEST, Manifest, remove_artifact
 from components.common.errors import ArtifactError, ConfigError
 from components.push.registry.location import RegistryLocation, open_registry
 from components.push.registry.registry import (
@@ -106,7 +106,7 @@ def retain(registry: RegistryLocation, keep: int, *, dry_run: bool = False) -> l
         removed += [claim.parent for claim in sorted((copy / VERSIONS).glob(f"v*/{CLAIM}")) if _is_abandoned(claim)]
         for folder in [] if dry_run else removed:
             try:
-                remove_directory(folder)
+                remove_artifact(folder)
             except OSError as error:
                 raise ArtifactError(f"{folder} cannot be removed: {error.strerror}.", "Make the registry writable.") from error
     return [folder.name for folder in removed]

@@ -194,7 +194,6 @@ def remove_partial_writes(registry: Path) -> None:
     """Remove the temporary files of pushes that were killed. Call only while the lock is held."""
     for folder in (registry, registry / VERSIONS, registry / DECISIONS, registry / MOVES):
         remove_leftovers(folder)
-        remove_leftovers(folder, ending="old")
 
 
 def read_decision(registry: Path, model_digest: str) -> Decision | None:

@@ -19,6 +19,7 @@ from components.common.addresses import is_address
 from components.common.artifacts import now, write_json
 from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
+from components.common.processes import is_alive
 from components.ingest.sources.fingerprint import source_fingerprint
 from components.push.registry.location import open_registry
 from components.push.registry.registry import check_image_size, read_champion
@@ -135,7 +136,7 @@ def _end_running_step(description: RunDescription) -> None:
     signalled: set[int] = set()
     while time.monotonic() < deadline:
         entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
-        running = [entry.pid for entry in entries if entry and entry.state == "running" and process.is_alive(entry.pid)]
+        running = [entry.pid for entry in entries if entry and entry.state == "running" and is_alive(entry.pid)]
         if not running:
             return
         for pid in set(running) - signalled:

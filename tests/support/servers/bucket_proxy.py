@@ -27,7 +27,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tests.support.servers.json_server import QuietServer
 
 BLOCK_BYTES = 256 * 1024
-RESET = -1  # a fault: break the connection after half of the body
+RESET = -1  # a fault: break the connection within the body, before the server gets the request
+LOST = -2  # a fault: the server carries out the request, then the connection breaks
 READS = ("list", "stat", "read", "bucket")
 WRITES = ("insert", "part", "copy", "update", "delete", "compose")
 HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
@@ -137,6 +138,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == RESET:
             next(iter(body), b"")
             status, down = RESET, self._break()
+        elif fault == LOST:
+            self._ask(body).read()
+            status, down = LOST, self._break()
         elif fault:
             for _ in body:  # read all, as the client would not read the answer before it has sent its body
                 pass
@@ -165,12 +169,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             yield from blocks(self.rfile, int(self.headers.get("Content-Length") or 0))
 
-    def _pass_on(self, body: Counted) -> tuple[int, int]:
+    def _ask(self, body: Counted) -> http.client.HTTPResponse:
         chunked = "Transfer-Encoding" in self.headers
         headers = {key: value for key, value in self.headers.items() if key.lower() not in HOP_HEADERS}
         has_body = chunked or "Content-Length" in self.headers
         self.upstream.request(self.command, self.path, body if has_body else None, headers, encode_chunked=chunked)
-        with self.upstream.getresponse() as answer:
+        return self.upstream.getresponse()
+
+    def _pass_on(self, body: Counted) -> tuple[int, int]:
+        with self._ask(body) as answer:
             self.send_response_only(answer.status)
             for key, value in answer.getheaders():
                 if key.lower() not in HOP_HEADERS:

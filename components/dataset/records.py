@@ -173,17 +173,22 @@ def scan_tfrecord(file: Path, entry: FileEntry) -> Iterator[tuple[int, bytes]]:
     ArtifactError when it is not, or when a record is damaged.
     """
     digest, end = hashlib.sha256(), 0
+    mismatch = digest_mismatch(file.parent, file.name)
     with _disk_errors_named(file), file.open("rb", buffering=READ_BYTES) as stream:
         while header := stream.read(HEADER_BYTES):
             start = end + HEADER_BYTES
-            length = _data_length(header, file, start)
-            frame = stream.read(length + FOOTER_BYTES)
+            try:
+                length = _data_length(header, file, start)
+                frame = stream.read(length + FOOTER_BYTES)
+                data = _checked_data(frame, length, file, start + length)
+            except ArtifactError:
+                raise mismatch from None
             digest.update(header)
             digest.update(frame)
             end = start + len(frame)
-            yield start, _checked_data(frame, length, file, start + length)
+            yield start, data
     if end != entry.bytes or digest.hexdigest() != entry.sha256:
-        raise digest_mismatch(file.parent, file.name)
+        raise mismatch
 
 
 def read_first(dataset: Path, split: str, count: int) -> npt.NDArray[np.uint8]:

@@ -395,7 +395,7 @@ def test_damage_is_reported_only_when_its_round_is_taken(tmp_path: Path) -> None
             source.take(2, 1)
     source.close()
     for mode in ("resident", "stream"):
-        with pytest.raises(ArtifactError, match=rf"{shard_name('train', shard, 4)} is damaged at byte {start + length}"):
+        with pytest.raises(ArtifactError, match=rf"{shard_name('train', shard, 4)} does not match its digest"):
             opened(folder, mode)
 
 
@@ -406,7 +406,7 @@ def test_any_flipped_bit_or_truncation_is_detected(data: st.DataObject) -> None:
         dataset = write_dataset(Path(folder) / "dataset", shards=(2,))
         file = dataset / shard_name("train", 0, 1)
         file.write_bytes(damaged(data, file.read_bytes(), first=-1))
-        with pytest.raises(ArtifactError, match=r"is damaged at byte|does not match its digest"):
+        with pytest.raises(ArtifactError, match=r"is damaged: train-00000-of-00001\.tfrecord does not match its digest"):
             SplitIndex(dataset, "train").read(np.arange(2))
 
 

@@ -102,7 +102,7 @@ def test_training_is_killed_at_random_moments(
     seconds = time.monotonic() - started
     assert_same(undisturbed.training, whole)
     reference = undisturbed._replace(seconds=seconds)  # it is slower on the mount
-    killed = kill_at_random_moments(make, reference, lanes=LANES, chains=CHAINS, kills=TRAIN_KILLS, seed=SEED)
+    killed = kill_at_random_moments(make, reference, lanes=LANES, chains=CHAINS, kills=TRAIN_KILLS, seed=SEED, late_lanes=1)
     assert len(killed) == LANES * CHAINS * TRAIN_KILLS
     assert any(": round" in line for line in killed)
 

@@ -180,12 +180,20 @@ def train_undisturbed(folder: Path, data: tuple[Path, Path], devices: str = "cpu
 
 
 def kill_at_random_moments(
-    make: Callable[[str], Training], reference: Reference, *, lanes: int, chains: int, kills: int, seed: int
+    make: Callable[[str], Training],
+    reference: Reference,
+    *,
+    lanes: int,
+    chains: int,
+    kills: int,
+    seed: int,
+    late_lanes: int = 0,
 ) -> list[str]:
     """Kill trainings that `make` returns by name, and return where each kill hit.
 
     A chain is one training that is killed and restarted several times. After the last kill it runs to its end and is compared
-    with the reference. The moments are uniform over the life of the process, from its start to the end of the export.
+    with the reference. The moments are uniform over the life of the process, from its start to the end of the export; in the
+    last `late_lanes` lanes from its first rounds on.
     """
 
     def lane(number: int) -> list[str]:
@@ -195,6 +203,9 @@ def kill_at_random_moments(
         while len(killed) < chains * kills:
             life = reference.life_seconds(training.rounds_saved())
             process, moment = training.start(), moments.uniform(0.0, life)
+            if number >= lanes - late_lanes:
+                training.wait_until(training.has_ticked)
+                moment = moments.uniform(0.0, life - reference.start_seconds)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=moment)
             if process.poll() is None and kill(process):  # it may have ended just before the signal

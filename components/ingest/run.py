@@ -130,12 +130,14 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
                 lease.check()
                 store.remove(name)
             except BaseException as error:
-                if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
-                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # a mount that is gone must not hide the first error
+                    if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+                        shutil.rmtree(folder, ignore_errors=True)
                 raise
     finally:
-        if work_dir is None and not folder.exists():
-            store.remove()
+        with contextlib.suppress(OSError, ArtifactError):
+            if work_dir is None and not folder.exists():
+                store.remove()
 
 
 def _remove_shared(settings: WorkerSettings) -> None:

@@ -54,7 +54,7 @@ class Traffic:
 
     requests: Counter[str] = dataclasses.field(default_factory=Counter)
     statuses: Counter[str] = dataclasses.field(default_factory=Counter)
-    calls: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)  # operation, object, status
+    calls: list[tuple[str, str, int, int, int]] = dataclasses.field(default_factory=list)  # operation, object, status, bytes
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -62,7 +62,7 @@ class Traffic:
         """Count one request."""
         self.requests[operation] += 1
         self.statuses[str(status)] += 1
-        self.calls.append((operation, name, status))
+        self.calls.append((operation, name, status, up, down))
         self.bytes_up += up
         self.bytes_down += down
 

@@ -36,13 +36,17 @@ class Store(NamedTuple):
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the objects in the bucket, as the server knows them."""
-        found, page = list[str](), ""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Return the size in bytes of each object in the bucket."""
+        found, page = dict[str, int](), ""
         while True:
             query = urlencode({"prefix": prefix, "pageToken": page, "maxResults": 1000})
             listing = self._json(f"/storage/v1/b/{BUCKET}/o?{query}")
-            found += [item["name"] for item in listing.get("items", ())]
+            found |= {item["name"]: int(item["size"]) for item in listing.get("items", ())}
             if not (page := listing.get("nextPageToken", "")):
-                return sorted(found)
+                return found
 
     def content(self, name: str) -> bytes | None:
         """Return an object's content, None if it does not exist."""

@@ -1,0 +1,77 @@
+"""Two machines push into one registry at once, each through its own mount of the bucket."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.artifacts import read_manifest
+from tests.support.local_runs import ROOT, run
+from tests.support.mount import Mount
+from tests.support.servers.object_store import Store
+
+pytestmark = pytest.mark.timeout(1800)
+REGISTRIES = 3
+
+
+@pytest.fixture(scope="module")
+def candidates(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Return the inputs of push for two models that differ in their seed."""
+    runs = tmp_path_factory.mktemp("candidates")
+    found = []
+    for seed in (1, 2):
+        outcome = run(runs, f"train.seed={seed}", f"push.registry={runs / 'registry'}")
+        assert outcome.code == 0, outcome.stdout + outcome.stderr
+        paths = {step: row["path"] for step, row in outcome.summary["artifacts"].items()}
+        found.append({"model": paths["train"], "evaluation": paths["evaluate"], "validation": paths["validate"]})
+    return found
+
+
+def start_push(inputs: dict[str, str], registry: Path, folder: Path) -> subprocess.Popen[str]:
+    """Start a push; its artifact goes to a disk, the version to the registry."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("[push]\nfirst_share = 0.0\n")
+    paths = {"config": folder / "config.toml", "registry": registry, "out": folder / "push", **inputs}
+    words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "components.push", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_pushes_at_once_get_two_numbers_and_publish_nothing_half(
+    candidates: list[dict[str, str]], store: Store, mount: Mount, other_mount: Mount, tmp_path: Path
+) -> None:
+    for number in range(REGISTRIES):
+        name = f"registry-{number}"
+        pushes = [
+            start_push(inputs, each.folder / name, tmp_path / f"{number}-{index}")
+            for index, (inputs, each) in enumerate(zip(candidates, (mount, other_mount), strict=True))
+        ]
+        outputs = [push.communicate(timeout=300)[0] for push in pushes]
+        assert [push.returncode for push in pushes] == [0, 0], outputs
+        assert_consistent(store, name, [tmp_path / f"{number}-{index}" / "push" for index in range(2)], mount)
+
+
+def assert_consistent(store: Store, registry: str, pushes: list[Path], mount: Mount) -> None:
+    """Check that the first version was published once, and the other push was decided against it."""
+    decisions = [decision(push) for push in pushes]
+    print(decisions)
+    assert sum(each["version"] == "v0001" and each["champion"] == "" for each in decisions) == 1, decisions
+    assert sum(each["champion"] == "v0001" for each in decisions) == 1, decisions
+    published = sorted(each["version"] for each in decisions if each["decision"] == "published")
+    assert published == [f"v{number:04d}" for number in range(1, len(published) + 1)]
+    names = set(store.names(f"{registry}/"))
+    assert {name.split("/")[2] for name in names if name.startswith(f"{registry}/versions/v")} == set(published)
+    for version in published:
+        read_manifest(mount.folder / registry / "versions" / version, "version")
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def decision(push: Path) -> dict[str, Any]:
+    """Return what a push artifact says about its decision."""
+    found: dict[str, Any] = json.loads((push / "decision.json").read_bytes())
+    return found

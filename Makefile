@@ -58,7 +58,7 @@ locks: $(STAMP)  ## update the locks from pyproject.toml
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
 
-engines: $(STAMP)  ## fetch Flink's job server, Prism and Dataflow's client into .engines for the ingest tests (needs mvn, java, go)
+engines: $(STAMP)  ## fetch Flink's job server, Prism, Dataflow's client and gcsfuse into .engines for the tests (needs mvn, java, go)
 	deploy/engines/get .engines
 
 images:  ## build train-tpu, data, dataflow and tpu-check with podman or docker from BASE_IMAGE=NAME@sha256:… (Python 3.11)

@@ -1,4 +1,4 @@
-"""Beam's other runners for the tests: where deploy/engines/get installs them, and the options that select them."""
+"""Programs that deploy/engines/get installs for the tests: Beam's other runners with their options, and gcsfuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 ENGINES = Path(__file__).parents[2] / ".engines"
 LOCAL = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 HOW = "run make engines"
-NEEDS = {"flink": ("java", "mvn"), "prism": ("go",)}
+NEEDS = {"flink": ("java", "mvn"), "prism": ("go",), "gcsfuse": ("go", "fusermount3"), "fake-gcs-server": ("go",)}
 
 
 class EngineMissingError(Exception):
@@ -30,6 +30,11 @@ def engine_options(name: str) -> tuple[str, ...]:
         return ("--runner=PrismRunner", f"--prism_location={prism}", "--environment_type=LOOPBACK")
     mode = {"threads": "multi_threading", "processes": "multi_processing"}[name]
     return (LOCAL, f"--direct_running_mode={mode}", "--direct_num_workers=2")
+
+
+def installed_program(name: str) -> Path:
+    """Return the path of a program in .engines. Raises EngineMissingError."""
+    return _existing(ENGINES / name, name)
 
 
 def is_installable(name: str) -> bool:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from components.common.artifacts import MANIFEST, Manifest, read_manifest
+from components.common.artifacts import MANIFEST, Manifest, read_manifest, write_bytes
 from components.common.errors import ArtifactError, ConflictError
 from components.common.store import Folder, Store
 
@@ -55,8 +55,7 @@ def open_artifact(store: Store, name: str, kind: str, *, only: Sequence[str] = (
         for each in only or [each.removeprefix(f"{name}/") for each in store.files(name)]:
             _check_relative(store, name, each)
             with contextlib.suppress(FileNotFoundError):  # reported below
-                (folder / each).parent.mkdir(parents=True, exist_ok=True)
-                store.fetch(f"{name}/{each}", folder / each)
+                write_bytes(folder / each, store.read(f"{name}/{each}"))
         try:
             read_manifest(folder, kind, verify=verify)
         except ArtifactError as error:

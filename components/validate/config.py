@@ -25,8 +25,8 @@ class ValidateConfig(Section):
     )
     history: StoreLocation = Field(
         "",
-        description="Folder, gs:// or s3:// URL of the accepted snapshots. Empty: run.dir/snapshots/SOURCE, or no history when the component is"
-        " run on its own.",
+        description="Folder, gs:// or s3:// URL of the accepted snapshots. Empty: run.dir/snapshots/SOURCE, or no history when"
+        " the component is run on its own.",
     )
     accept: str = Field(
         "", pattern="^(s[0-9a-f]{12})?$", description="Id of a snapshot to accept although it violates the schema or drifted."

@@ -1,7 +1,7 @@
 """The stores that tests of registry and history run on; each test gets an empty one.
 
-A folder, fsspec's memory, and moto's S3 server need nothing else. The tests on fake-gcs-server with the real gcsfs, and on a real
-gcsfuse mount of it, are heavy.
+A folder, fsspec's memory, and moto's S3 server need nothing else. The tests on fake-gcs-server with the real gcsfs, and on a
+real gcsfuse mount of it, are heavy.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from tests.support.engines import EngineMissingError
 from tests.support.mount import NO_CACHES, mounted
 from tests.support.servers.object_store import BUCKET, object_store
 
-LIGHT = ("folder", "memory", "s3")
-HEAVY = ("gs", "mount")
-ALL = [*LIGHT, *(pytest.param(kind, marks=[pytest.mark.heavy, pytest.mark.timeout(900)]) for kind in HEAVY)]
+KINDS = ["folder", "memory", "s3", pytest.param("gs", marks=pytest.mark.heavy)]
+MOUNT = pytest.param("mount", marks=[pytest.mark.heavy, pytest.mark.timeout(900)])  # slow, so only for some tests
 
 Application = Callable[[dict[str, Any], Any], Any]
 
@@ -114,7 +113,7 @@ def servers(in_ci: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield locate
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(params=KINDS)
 def location(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
     """Return an empty location of each kind of store."""
     return f"{servers(request.param)}/{uuid.uuid4().hex[:8]}"

@@ -18,7 +18,7 @@ from components.push.gate.gate import RescoredChampion
 
 
 def rescore_champion(candidate: Candidate, version: str, folder: Path) -> RescoredChampion:
-    """Return the scores of the champion `version`, whose files are in `folder`, comparable with the candidate's, and the evidence that the candidate is better.
+    """Return the scores of the champion, whose files are in `folder`, and the evidence that the candidate is better.
 
     Raises ArtifactError when another release of this program made the evaluation, or its files are damaged.
     """

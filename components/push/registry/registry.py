@@ -219,7 +219,8 @@ class Registry:
             except ArtifactError as error:
                 raise ArtifactError(
                     error.problem,
-                    "Put another version into service with wgan-pipeline registry rollback VERSION, or use another push.registry.",
+                    "Put another version into service with wgan-pipeline registry rollback VERSION,"
+                    " or use another push.registry.",
                 ) from error
             yield folder
 

@@ -23,12 +23,13 @@ from components.push.registry import maintenance, publish
 from components.push.registry.registry import Registry, check_image_size
 from components.push.run import PushSummary
 from tests.support.push_bench import SCORES, Bench
-from tests.support.stores import ALL
+from tests.support.stores import KINDS, MOUNT
 
 CHANGES = ("write", "create", "delete", "remove")
-NOT_IN_MEMORY = [kind for kind in ALL if kind != "memory"]  # whose condition and write are two steps
+AT_ONCE = [*(kind for kind in KINDS if kind != "memory"), MOUNT]  # fsspec's memory tests a condition and writes in two steps
 
 
+@pytest.mark.parametrize("location", [*KINDS, MOUNT], indirect=True)
 def test_two_models_are_published_and_one_is_kept_out(bench: Bench) -> None:
     first = bench.push(bench.candidate(kid=0.06))
     assert (first.decision, first.version, first.uri) == ("published", "v0001", f"{bench.registry}/versions/v0001")
@@ -276,7 +277,7 @@ def killed(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, moment: int
         os._exit(0)
 
 
-@pytest.mark.parametrize("location", NOT_IN_MEMORY, indirect=True)
+@pytest.mark.parametrize("location", AT_ONCE, indirect=True)
 class TestConcurrentPushes:
     def test_one_is_published_and_the_others_are_compared_with_it(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -167,7 +167,7 @@ class TestRetain:
         three.edit("versions/v0004/claim.json", at="2026-01-01T00:00:00+00:00")
         three.store.write("versions/v0006/claim.json", [b"not a claim"])
         assert maintenance.retain(three.registry, 9) == ["v0004"], "the highest number stays, so that none is used twice"
-        assert three.push(three.candidate(kid=0.0)).version == "v0007"
+        assert three.push(three.candidate(kid=0.0), confidence=0.5).version == "v0007"
         assert maintenance.retain(three.registry, 9) == ["v0006"]
 
 

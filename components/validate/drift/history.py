@@ -156,11 +156,13 @@ class History:
     def open_refused(self, digest: str) -> Iterator[Path | None]:
         """Yield the folder of the refusal of a dataset, or a temporary copy, unchecked; None if it was not refused."""
         with contextlib.ExitStack() as stack:
-            folder = None
+            found = None
             for name in self._refused(snapshot_id(digest)):
                 with contextlib.suppress(ArtifactError):  # half written or half removed: there is nothing to show
                     folder = stack.enter_context(open_artifact(self._store, name, "validation", verify=False))
-            yield folder
+                    if read_manifest(folder, verify=False).inputs.get("dataset") == digest:
+                        found = folder
+            yield found
 
     def _refused(self, snapshot: str) -> list[str]:
         return [f"{REFUSED}/{name}" for name in self._store.names(REFUSED) if name.partition("-")[0] == snapshot]

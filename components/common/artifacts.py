@@ -1,7 +1,7 @@
-"""Atomic writes: artifacts are directories with a manifest of digests; a directory or file appears complete or not at all.
+"""Artifacts are directories with a manifest of digests, which is written last: without a manifest an artifact does not exist.
 
-An artifact is written under a temporary name beside its final path, manifest.json last, and then renamed. A step does not
-accept a directory without a manifest, so a step that is killed leaves nothing that looks finished.
+An artifact is written in place. No directory is renamed, since a mounted bucket cannot do that. A writer first removes what an
+earlier attempt left, its manifest before everything else, so a step that is killed leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
-import glob
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from components.common.errors import ArtifactError, first_line
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+COPY_BYTES = 1 << 20
 SHARED_ROOMS = ("common", "dataset", "generator")  # their code is part of every component's code digest
 PACKAGES_IN_CODE_DIGEST = (
     "tensorflow",
@@ -64,30 +65,93 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
 
 
+class HashingFile(io.BufferedIOBase):
+    """A new file that is written from start to end; computes the digest meanwhile, so that the file need not be read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Append bytes."""
+        size = self._stream.write(data)
+        self._hash.update(data)
+        self._size += size
+        return size
+
+    def close(self) -> None:
+        """Sync the file to the disk and close it; a mounted bucket uploads it here."""
+        if not self._stream.closed:
+            with self._stream:
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+        super().close()
+
+    def entry(self) -> FileEntry:
+        """Return size and digest of what was written."""
+        return FileEntry(bytes=self._size, sha256=self._hash.hexdigest())
+
+
 class ArtifactWriter:
-    """An artifact while it is written: put files under `path`, and entries for the manifest into `counts` and `details`."""
+    """An artifact while it is written: put files under `path`, and entries for the manifest into `counts` and `details`.
+
+    A file that is written with `open`, `write` or `copy` is not read again for its digest.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.counts: dict[str, int] = {}
         self.details: dict[str, Any] = {}
+        self.known: dict[str, FileEntry] = {}
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[HashingFile]:
+        """Open a new file, to be written from start to end."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with HashingFile(file) as stream:
+            yield stream
+        self.known[name] = stream.entry()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file."""
+        with self.open(name) as stream:
+            stream.write(content)
+
+    def copy(self, source: Path, name: str = "") -> None:
+        """Copy a file, by default under its own name, or a directory with all its files."""
+        name = name or source.name
+        if source.is_dir():
+            for file in sorted(source.rglob("*")):
+                if file.is_file():
+                    self.copy(file, f"{name}/{file.relative_to(source).as_posix()}")
+            return
+        with source.open("rb") as content, self.open(name) as stream:
+            while block := content.read(COPY_BYTES):
+                stream.write(block)
 
 
 @contextlib.contextmanager
 def new_artifact(
     path: Path, kind: str, *, config: BaseModel, inputs: Mapping[str, Path] | None = None
 ) -> Iterator[ArtifactWriter]:
-    """Write the artifact `path` atomically: yield a writer; on success add the manifest and rename, on failure remove it.
+    """Write the artifact `path`: yield a writer; on success add the manifest, on failure remove the artifact.
 
-    The manifest records the digests of `inputs`, the artifacts that this one was made from. Raises ArtifactError when `path`
-    cannot be written.
+    What was at `path` is removed first. The manifest records the digests of `inputs`, the artifacts that this one was made
+    from. Raises ArtifactError when `path` cannot be written.
     """
     inputs = inputs or {}
     digests = {name: read_manifest(source, verify=False).digest for name, source in inputs.items()}
-    with atomic_directory(path) as folder:
+    with new_directory(path) as folder:
         writer = ArtifactWriter(folder)
         yield writer
-        files = file_entries(folder)
+        files = file_entries(folder, writer.known)
+        _sync_tree(folder, skip=writer.known)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             kind=kind,
@@ -101,6 +165,38 @@ def new_artifact(
             files=files,
         )
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+        _sync(folder)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield the directory `path`, empty: what was there is removed. If the block fails, the directory is removed too.
+
+    Raises ArtifactError when it cannot be written.
+    """
+    path = Path(path)
+    try:
+        remove_artifact(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield path
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove_artifact(path)
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+def remove_artifact(path: Path) -> None:
+    """Remove an artifact, or whatever is at `path`: the manifest first, so that what is left of it does not exist."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
 
 
 def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
@@ -138,15 +234,27 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         if not file.is_file():
             raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
         if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
-            raise ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
+            raise digest_mismatch(path, name)
 
 
-def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Return size and digest of every file under `folder` except the manifest, by relative POSIX path, sorted."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return {
-        file.relative_to(folder).as_posix(): FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file)) for file in files
-    }
+def digest_mismatch(path: Path, name: str) -> ArtifactError:
+    """Return the error for a file that is not as the manifest says."""
+    return ArtifactError(f"{path} is damaged: {name} does not match its digest.", f"Remove {path} and run again.")
+
+
+def file_entries(folder: Path, known: Mapping[str, FileEntry] | None = None) -> dict[str, FileEntry]:
+    """Return size and digest of every file under `folder` except the manifest, by relative POSIX path, sorted.
+
+    The entries of `known` files are not computed again.
+    """
+    names = sorted(
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.name != MANIFEST and file.is_file()
+    )
+    return {name: known[name] if known and name in known else _file_entry(folder / name) for name in names}
+
+
+def _file_entry(file: Path) -> FileEntry:
+    return FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file))
 
 
 def file_sha256(file: Path) -> str:
@@ -155,55 +263,9 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`, which replaces `path` on success and is removed on failure.
-
-    All files are synced to the disk before the rename, so a directory is complete even after a power failure. Raises
-    ArtifactError when it cannot be written.
-    """
-    path = Path(path)
-    temporary = _hidden_sibling(path, "tmp")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        yield temporary
-        _sync_tree(temporary)
-        _replace_directory(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace_directory(temporary: Path, path: Path) -> None:
-    if path.exists():  # a rename cannot replace a directory that is not empty, so the old one is moved away first
-        old = _hidden_sibling(path, "old")
-        path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
-    else:
-        temporary.rename(path)
-
-
-def remove_directory(path: Path) -> None:
-    """Rename a directory, then remove it, so that an interrupted removal leaves no partial directory under its name."""
-    old = _hidden_sibling(path, "old")
-    path.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path, name: str = "*", ending: str = "tmp") -> None:
-    """Remove the hidden files that killed writers of `name` left in `folder`.
-
-    The caller must hold a lock that keeps all other writers away. `ending` selects unfinished files and directories ("tmp") or
-    those that were replaced or removed ("old").
-    """
-    pattern = name if name == "*" else glob.escape(name)
-    for leftover in list(folder.glob(f".{pattern}.????????.{ending}")):
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder`. The caller must keep all other writers away."""
+    for leftover in list(folder.glob(".*.????????.tmp")):
         shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
@@ -218,9 +280,12 @@ def write_text(file: Path, text: str) -> None:
 
 
 def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new, never a partial file. Raises ArtifactError."""
+    """Write a file as a whole: readers see the old content or the new, never a partial file. Raises ArtifactError.
+
+    The file is renamed into place. Where a rename is a copy and a removal (gcsfuse), the copy appears as a whole.
+    """
     file = Path(file)
-    temporary = _hidden_sibling(file, "tmp")
+    temporary = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
@@ -234,13 +299,11 @@ def write_bytes(file: Path, content: bytes) -> None:
         raise _cannot_write(file, error) from error
 
 
-def _hidden_sibling(path: Path, ending: str) -> Path:
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{ending}"
-
-
-def _sync_tree(folder: Path) -> None:
+def _sync_tree(folder: Path, skip: Container[str]) -> None:
+    """Sync a directory to the disk, so that it survives a power failure; the files in `skip` are synced already."""
     for path in folder.rglob("*"):
-        _sync(path)
+        if path.relative_to(folder).as_posix() not in skip:
+            _sync(path)
     _sync(folder)
 
 

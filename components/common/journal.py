@@ -86,7 +86,8 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
 
     write("running")
     try:
-        refs |= {name: ArtifactRef(path=str(path), digest=read_manifest(path).digest) for name, path in inputs.items()}
+        for name, path in inputs.items():  # `body` checks the files while it reads them
+            refs[name] = ArtifactRef(path=str(path), digest=read_manifest(path, verify=False).digest)
         summary = body()
         manifest = read_manifest(out, verify=False)
     except (KeyboardInterrupt, InterruptedStepError) as error:

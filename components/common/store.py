@@ -146,10 +146,11 @@ class Folder:
     def files(self, folder: str = "") -> dict[str, int]:
         """Return the size in bytes of each file in a folder and below, by its name in the store."""
         found: dict[str, int] = {}
-        with self._reading(folder), contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
-            for file in (self.path / folder).rglob("*"):
-                if file.is_file() and not TEMPORARY.fullmatch(file.name):
-                    found[file.relative_to(self.path).as_posix()] = file.stat().st_size
+        with self._reading(folder):
+            for parent, _, names in os.walk(self.path / folder):  # it ignores folders that are removed meanwhile
+                for file in (Path(parent) / name for name in names if not TEMPORARY.fullmatch(name)):
+                    with contextlib.suppress(FileNotFoundError):
+                        found[file.relative_to(self.path).as_posix()] = file.stat().st_size
         return found
 
     @contextlib.contextmanager
@@ -179,12 +180,12 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Remove a file, if it exists."""
-        with writing(name):
+        with writing(str(self.path / name)):
             (self.path / name).unlink(missing_ok=True)
 
     def remove(self, folder: str = "") -> None:
         """Remove a folder with all its files; without a name, the whole store."""
-        with writing(folder), contextlib.suppress(FileNotFoundError):
+        with writing(str(self.path / folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             shutil.rmtree(self.path / folder)
 
     @contextlib.contextmanager

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import itertools
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from components.common.artifacts import Manifest, read_manifest
+from components.common.artifacts import FileEntry, Manifest, digest_mismatch, read_manifest
 from components.common.errors import ArtifactError, first_line
 
 SPLITS = ("train", "eval")
 NO_LABEL = -1
+READ_BYTES = 1 << 20  # at once; a mounted bucket answers each read with a message
 HEADER_BYTES, FOOTER_BYTES = 12, 4  # of a record in a TFRecord file: length and its checksum before the data, checksum after
 # From tensorflow/core/example/{feature,example}.proto, whose field numbers never change.
 EXAMPLE_PROTO = """
@@ -162,6 +166,40 @@ def read_tfrecord_part(file: Path, first_byte: int, count: int) -> Iterator[byte
             yield _checked_data(stream.read(length + FOOTER_BYTES), length, file, stream.tell())
 
 
+def scan_tfrecord(file: Path, entry: FileEntry) -> Iterator[tuple[int, bytes]]:
+    """Yield first byte and data of each record, in one pass that checks the whole file against its entry in the manifest.
+
+    The checksum of each record is right; whether the file is the one of the manifest is known after the last record. Raises
+    ArtifactError when it is not, or when a record is damaged.
+    """
+    digest, end = hashlib.sha256(), 0
+    mismatch = digest_mismatch(file.parent, file.name)
+    with _disk_errors_named(file), file.open("rb", buffering=READ_BYTES) as stream:
+        while header := stream.read(HEADER_BYTES):
+            start = end + HEADER_BYTES
+            try:
+                length = _data_length(header, file, start)
+                frame = stream.read(length + FOOTER_BYTES)
+                data = _checked_data(frame, length, file, start + length)
+            except ArtifactError:
+                raise mismatch from None
+            digest.update(header)
+            digest.update(frame)
+            end = start + len(frame)
+            yield start, data
+    if end != entry.bytes or digest.hexdigest() != entry.sha256:
+        raise mismatch
+
+
+def read_first(dataset: Path, split: str, count: int) -> npt.NDArray[np.uint8]:
+    """Return the first images of a split, at most `count`: uint8 [N, H, W, C]. Reads no further than that."""
+    manifest = read_manifest(dataset, "dataset", verify=False)
+    size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
+    records = (record for file in shard_files(dataset, manifest, split) for record in read_tfrecord(file))
+    images = [decode_example(record, size, channels).image for record in itertools.islice(records, count)]
+    return np.stack(images) if images else np.empty((0, size, size, channels), np.uint8)
+
+
 def read_split(dataset: Path, split: str) -> ImageSet:
     """Read one split of a dataset artifact into memory, in the order of its shards."""
     manifest = read_manifest(dataset, "dataset", verify=False)
@@ -180,14 +218,15 @@ def read_split(dataset: Path, split: str) -> ImageSet:
 class SplitIndex:
     """Random access to the records of a split, in the order of `read_split`.
 
-    Building it reads only the headers (12 bytes for each record); it takes 16 bytes of memory for each record. Raises
-    ArtifactError when a shard is damaged, missing or truncated, or when the manifest has another number of records.
+    Building it reads the shards once and checks their digests; `each` is called with the data of each record meanwhile. It
+    takes 16 bytes of memory for each record. Raises ArtifactError when a shard is damaged, missing or truncated, or when the
+    manifest has another number of records.
     """
 
-    def __init__(self, dataset: Path, split: str) -> None:
+    def __init__(self, dataset: Path, split: str, each: Callable[[bytes], object] = len) -> None:
         manifest = read_manifest(dataset, "dataset", verify=False)
         self.files = shard_files(dataset, manifest, split)
-        positions = [record_positions(file) for file in self.files]
+        positions = [self._scan(file, manifest.files[file.name], each) for file in self.files]
         self._positions = np.concatenate([np.empty((0, 2), np.int64), *positions])
         self._first_of_next = np.cumsum([len(part) for part in positions])
         if len(self._positions) != manifest.counts[split]:
@@ -195,6 +234,15 @@ class SplitIndex:
                 f"{dataset} has {len(self._positions)} {split} records, its manifest counts {manifest.counts[split]}.",
                 "Run ingest again.",
             )
+
+    @staticmethod
+    def _scan(file: Path, entry: FileEntry, each: Callable[[bytes], object]) -> npt.NDArray[np.int64]:
+        """Return first byte and length of each record's data, int64 [N, 2]."""
+        positions = array("q")
+        for start, data in scan_tfrecord(file, entry):
+            each(data)
+            positions.extend((start, len(data)))
+        return np.frombuffer(positions, np.int64).reshape(-1, 2)
 
     def __len__(self) -> int:
         return len(self._positions)

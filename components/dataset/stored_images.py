@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,17 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import read_manifest
-from components.dataset.records import SplitIndex, decode_example, parse_example, read_tfrecord, shard_files
+from components.dataset.records import SplitIndex, decode_example, parse_example
 
 Images = npt.NDArray[np.uint8]
 
 
 class StoredImages:
-    """The images of a split in shard order, uint8 [N, H, W, C], to be sliced or indexed; takes 16 bytes of memory an image."""
+    """The images of a split in shard order, uint8 [N, H, W, C], to be sliced or indexed; takes 16 bytes of memory an image.
 
-    def __init__(self, dataset: Path, split: str) -> None:
+    Its creation reads the shards once, and checks their digests; `each` gets the data of each record meanwhile.
+    """
+
+    def __init__(self, dataset: Path, split: str, each: Callable[[bytes], object] = len) -> None:
         details = read_manifest(dataset, "dataset", verify=False).details
-        self._index = SplitIndex(dataset, split)
+        self._index = SplitIndex(dataset, split, each)
         size, channels = int(details["image_size"]), int(details["channels"])
         self.shape = (len(self._index), size, size, channels)
 
@@ -46,11 +51,6 @@ class StoredSet(NamedTuple):
 
 def open_split(dataset: Path, split: str) -> StoredSet:
     """Open one split of a dataset artifact, in the order of `read_split`. Only the labels are loaded. Raises ArtifactError."""
-    images = StoredImages(dataset, split)
-    manifest = read_manifest(dataset, "dataset", verify=False)
-    labels = np.empty(len(images), np.int64)
-    files = shard_files(dataset, manifest, split)
-    examples = (parse_example(serialized) for file in files for serialized in read_tfrecord(file))
-    for at, features in enumerate(examples):
-        (labels[at],) = features["label"].int64_list.value
-    return StoredSet(images, labels)
+    labels = array("q")
+    images = StoredImages(dataset, split, lambda data: labels.extend(parse_example(data)["label"].int64_list.value))
+    return StoredSet(images, np.array(labels, np.int64))

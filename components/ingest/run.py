@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.addresses import is_address
-from components.common.artifacts import code_digest, digest_of, new_artifact, remove_directory, remove_leftovers, write_text
+from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers, write_text
 from components.common.errors import ArtifactError, DataRejectedError
-from components.common.locks import locked
+from components.common.lease import leased
 from components.common.progress import say, tick
 from components.common.section import Summary
+from components.common.store import Folder
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
 from components.ingest.beam.pipeline import (
     CHUNK_SUFFIX,
@@ -99,29 +101,30 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
 
 @contextlib.contextmanager
 def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path | None) -> Iterator[Path]:
-    """Yield the locked folder for chunk files of this config and source, with the chunk files of a run that was killed.
+    """Yield the folder for chunk files of this config and source, with those of a run that was killed; hold its lease.
 
     Its name is a digest of all that chunk files depend on: the listed source, the config and the code. A run that fails
     leaves it for the next one; rejected data does not. Raises ArtifactError when it cannot be written.
     """
-    parent = work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}"
+    store = Folder(work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}")
     listing = [chunk_name(chunk, "") for chunk in reader.chunks]
-    folder = parent / digest_of([config.model_dump(mode="json", exclude=NOT_IN_CHUNKS), listing, code_digest("ingest")])[:16]
-    lock = folder.with_name(f"{folder.name}.lock")
-    with locked(lock, holder="Another ingest of the same source", wait_seconds=0.0):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(out.parent, out.name)  # of a run that was killed: the lock shows that nobody else writes there
-            yield folder
-            remove_directory(folder)
-        except BaseException as error:
-            if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
-                remove_directory(folder)
-            raise
-        finally:
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: used by others
-                parent.rmdir()
+    name = digest_of([config.model_dump(mode="json", exclude=NOT_IN_CHUNKS), listing, code_digest("ingest")])[:16]
+    folder = store.path / name
+    try:
+        with leased(store, f"{name}.lease", holder="Another ingest of the same source", wait_seconds=0.0) as lease:
+            try:
+                folder.mkdir(exist_ok=True)
+                remove_leftovers(folder)
+                yield folder
+                lease.check()
+                store.remove(name)
+            except BaseException as error:
+                if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+    finally:
+        if work_dir is None and not folder.exists():
+            store.remove()
 
 
 def _remove_shared(settings: WorkerSettings) -> None:

@@ -25,8 +25,8 @@ class Monitor:
     """Scores samples uint8 [N, H, W, C] against a fixed set of held-out images."""
 
     def __init__(self, held_out: Images) -> None:
-        self.extractor = random_extractor(held_out[:SAMPLES])
-        self.real_features = self.extractor.features(held_out[:SAMPLES])
+        self.extractor = random_extractor(held_out)
+        self.real_features = self.extractor.features(held_out)
 
     def score(self, samples: Images, round_done: int, images_seen: int) -> ScoreLine:
         """Return the score of the samples."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.common.artifacts import new_artifact, read_manifest, remove_leftovers
+from components.common.artifacts import ArtifactWriter, new_artifact, read_manifest
 from components.common.errors import ConfigError
-from components.common.locks import locked
+from components.common.lease import Lease, leased
 from components.common.progress import say
 from components.common.section import Summary
-from components.dataset.records import read_split
+from components.common.store import Folder
+from components.dataset.records import read_first
 from components.train import loop, step
 from components.train.config import TrainConfig
 from components.train.data.source import Source, open_source, rounds_that_fit
@@ -24,7 +26,7 @@ from components.train.devices import precision
 from components.train.devices.host_call import make_call, make_weights_check, rounds_within
 from components.train.devices.strategy import make_strategy
 from components.train.loop import Training
-from components.train.monitor import make_monitor
+from components.train.monitor import SAMPLES, make_monitor
 from components.train.networks import ImageShape
 from components.train.progress import Progress, images_seen
 from components.train.saving import checkpoint, warm_start
@@ -34,7 +36,7 @@ from components.train.saving.signals import stop_requested_by_signal
 from components.train.saving.tensorboard import written_by_tensorflow
 from components.train.saving.variables import averages, load_arrays, state_arrays
 
-LOCK_SECONDS = 60
+LEASE_SECONDS = 60
 
 
 class TrainSummary(Summary):
@@ -65,22 +67,20 @@ def run(
     strategy = make_strategy(config)
     # Grappler's remapper fails on graphs with second derivatives: it changes nothing and logs an error.
     tf.config.optimizer.set_experimental_options({"remapping": False})
-    manifest = read_manifest(dataset, "dataset")
+    manifest = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are read
     read_manifest(validation, "validation")
     folder = Path(work_dir) / "checkpoints" / checkpoint.training_key(config, manifest.digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), stop_requested_by_signal() as stop:
+    with _leased(folder) as lease, stop_requested_by_signal() as stop:
         checkpoint.remove_unfinished(folder)
-        remove_leftovers(out.parent, out.name)
         source = open_source(
             dataset, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size, mode=config.data
         )
         with contextlib.closing(source):
-            training = make_training(config, strategy, source, read_split(dataset, "eval").images, folder)
+            training = make_training(config, strategy, source, read_first(dataset, "eval", SAMPLES), folder, lease)
             resumed_from_round, origin = resume_or_start(training, config, start)
             loop.train(training, stop)
         with new_artifact(out, "model", config=config, inputs={"dataset": dataset, "validation": validation}) as writer:
-            exported_round = export(training, writer.path)
+            exported_round = export(training, writer)
             shape, progress = training.shape, training.progress
             writer.counts = {"rounds": progress.round, "images_seen": progress.log[-1].images_seen}
             writer.details = {
@@ -113,6 +113,7 @@ def make_training(
     source: Source,
     held_out: npt.NDArray[np.uint8],
     folder: Path,
+    lease: Lease,
 ) -> Training:
     """Return a training at round 0. Raises ConfigError if it is conditional and the images have no labels."""
     shape = ImageShape(source.shape[0], source.shape[2], _classes(config, source))
@@ -130,7 +131,7 @@ def make_training(
         broken_weights=make_weights_check(state, strategy),
         generator=generator,
         monitor=make_monitor(config, held_out),
-        folder=TrainingFolder(folder, config, shape),
+        folder=TrainingFolder(folder, config, shape, lease),
         progress=Progress(),
     )
 
@@ -158,8 +159,8 @@ def resume_or_start(training: Training, config: TrainConfig, start: Path | None)
     return None, origin
 
 
-def export(training: Training, folder: Path) -> int:
-    """Write SavedModel, metrics, scores, sample grids and TensorBoard events to `folder`; return the round of the model.
+def export(training: Training, writer: ArtifactWriter) -> int:
+    """Write SavedModel, metrics, scores, sample grids and TensorBoard events to the artifact; return the round of the model.
 
     The model is the last moving average, or the best-scored one if the last one is worse by more than noise.
     """
@@ -169,13 +170,14 @@ def export(training: Training, folder: Path) -> int:
         weights, exported = progress.best, best.round
         say(f"KID got worse ({progress.scores[-1].kid:.4f}), so the model is from round {best.round} (KID {best.kid:.4f})")
     training.generator.set_weights(weights)
-    with written_by_tensorflow(folder):
-        training.generator.save(folder / "saved_model")
+    with tempfile.TemporaryDirectory(prefix="saved-model-") as folder, written_by_tensorflow(writer.path):
+        training.generator.save(Path(folder) / "saved_model")  # on this machine: TensorFlow renames what it writes
+        writer.copy(Path(folder) / "saved_model")
     if exported == progress.round:  # otherwise the networks got worse, and no training should start from them
-        warm_start.save_state(folder, state_arrays(training.state))
-    checkpoint.write_lines(folder / "metrics.jsonl", progress.log)
-    checkpoint.write_lines(folder / "scores.jsonl", progress.scores)
-    training.folder.copy_into(folder)
+        warm_start.save_state(writer, state_arrays(training.state))
+    writer.write("metrics.jsonl", checkpoint.json_lines(progress.log))
+    writer.write("scores.jsonl", checkpoint.json_lines(progress.scores))
+    training.folder.copy_into(writer)
     return exported
 
 
@@ -191,11 +193,12 @@ def _classes(config: TrainConfig, source: Source) -> int:
     return len(source.label_counts)
 
 
-def _locked(training: Path) -> AbstractContextManager[None]:
-    """Return the lock of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
-    return locked(
-        training / ".lock",
+def _leased(training: Path) -> AbstractContextManager[Lease]:
+    """Return the lease of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
+    return leased(
+        Folder(training),
+        "lease",
         holder="Another process that trains this configuration",
-        wait_seconds=LOCK_SECONDS,
-        waiting=f"Another process trains this configuration; waiting up to {LOCK_SECONDS} s for it to end",
+        wait_seconds=LEASE_SECONDS,
+        waiting=f"Another process trains this configuration; waiting up to {LEASE_SECONDS} s for it to end",
     )

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from components.common.addresses import is_address, local_path
-from components.common.artifacts import atomic_directory
+from components.common.artifacts import new_directory
 from components.common.errors import ConfigError
 
 GRID_IMAGES = 400  # with more, the images are too small to see and the file too large to open
@@ -46,7 +46,7 @@ def generate(
         drawn_in_fresh_process(source, count, seed, label, truncation=truncation, steps=interpolate) as drawn,
     ):
         images = drawn.images
-        with atomic_directory(out) as folder:  # synced as a whole, so that plain writes do inside
+        with new_directory(out) as folder:
             for index, image in enumerate(images):
                 (folder / f"{index:0{digits}d}.png").write_bytes(png_bytes(image))
             scale, shown = max(1, 64 // images.shape[1]), images[:GRID_IMAGES]

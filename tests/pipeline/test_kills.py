@@ -7,6 +7,7 @@ same metrics.jsonl except for the seconds, and the same sample grids, byte for b
 from __future__ import annotations
 
 import contextlib
+import glob
 import itertools
 import json
 import os
@@ -83,7 +84,7 @@ class Training:
         assert self.start().wait(timeout=600) == 0, self.printed()
 
     def checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "work").glob("checkpoints/*/round-*"))
+        return sorted(file.parent for file in self.folder.glob("work/checkpoints/*/round-*/manifest.json"))
 
     def rounds_saved(self) -> int:
         """Return the number of rounds in the last checkpoint."""
@@ -94,8 +95,11 @@ class Training:
         return "… " in self.printed()
 
     def unfinished(self) -> list[Path]:
-        """Return half-written or half-removed folders, below the work folder and next to the model."""
-        return [path for path in self.folder.rglob(".*") if path.suffix in {".tmp", ".old"}]
+        """Return half-written files, and checkpoints and models that are half-written or half-removed."""
+        artifacts = [*self.folder.glob("work/checkpoints/*/round-*"), *self.folder.glob("out/model")]
+        # Unlike Path.glob, this ignores folders that are removed meanwhile.
+        files = glob.glob(f"{self.folder}/**/.*.tmp", recursive=True)  # noqa: PTH207
+        return [*map(Path, files), *(path for path in artifacts if not (path / "manifest.json").exists())]
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +121,7 @@ def progress_at_kill(training: Training) -> str:
     """Describe how far a killed process had come and what it was writing."""
     ticks = re.findall(r"^… (\d+)/", training.printed(), re.MULTILINE)
     before = "before the first round" if "»" in training.printed() else "start-up"
-    writing = ", ".join(path.name.split(".")[1] for path in training.unfinished())
+    writing = ", ".join(path.name.split(".")[1] if path.name.startswith(".") else path.name for path in training.unfinished())
     return (f"round {ticks[-1]}" if ticks else before) + (f" writing {writing}" if writing else "")
 
 
@@ -214,14 +218,17 @@ def test_kill_9_at_20_random_moments(data: tuple[Path, Path], undisturbed: dict[
     assert any(": round" in line for line in killed)
 
 
-# Stages of writing a checkpoint or the model, each with the file whose appearance triggers the kill.
-CHECKPOINT_STAGES = {
-    "a checkpoint's folder": "work/checkpoints/*/.round-*.tmp",
-    "its state": "work/checkpoints/*/.round-*.tmp/state.npz",
-    "its manifest": "work/checkpoints/*/.round-*.tmp/*manifest.json*",
-    "removal of an old one": "work/checkpoints/*/.round-*.old",
+# Stages of writing a checkpoint or the model, each with what must be found among the unfinished files to trigger the kill.
+CHECKPOINT_STAGES: dict[str, Callable[[Training, Path], bool]] = {
+    "a checkpoint's folder": lambda _, path: path.name.startswith("round-"),
+    "its state": lambda _, path: (path / "state.npz").exists(),
+    "its manifest": lambda _, path: path.name.startswith(".manifest.json."),
+    "removal of an old one": lambda training, path: path.name.startswith("round-") and path < training.checkpoints()[-1],
 }
-MODEL_STAGES = {"the model": "out/.model.*.tmp", "the model's graph": "out/.model.*.tmp/saved_model/saved_model.pb"}
+MODEL_STAGES: dict[str, Callable[[Training, Path], bool]] = {
+    "the model": lambda _, path: path.name == "model",
+    "the model's graph": lambda _, path: (path / "saved_model" / "saved_model.pb").exists(),
+}
 
 
 def test_kill_9_while_something_is_written(data: tuple[Path, Path], undisturbed: dict[str, Reference], tmp_path: Path) -> None:
@@ -230,12 +237,12 @@ def test_kill_9_while_something_is_written(data: tuple[Path, Path], undisturbed:
     def chain(devices: str) -> list[str]:
         training, report = Training(tmp_path / devices.replace(":", ""), data, devices=devices), []
         moments = random.Random(SEED)
-        for stage, file in {**CHECKPOINT_STAGES, **MODEL_STAGES}.items():
+        for stage, is_reached in {**CHECKPOINT_STAGES, **MODEL_STAGES}.items():
             process = training.start()
             if stage in CHECKPOINT_STAGES:  # not always the first checkpoint
                 training.wait_until(training.has_ticked)
                 time.sleep(moments.uniform(0.0, 0.5))
-            while not any(training.folder.glob(file)) and process.poll() is None:
+            while not any(is_reached(training, path) for path in training.unfinished()) and process.poll() is None:
                 time.sleep(0.0002)
             assert kill(process), training.printed()
             report.append(f"{devices} aimed at {stage}: {progress_at_kill(training)}")

@@ -1,4 +1,4 @@
-"""Checkpoints: each is an artifact directory that is renamed after it is complete; the newest intact one is loaded."""
+"""Checkpoints: each is an artifact, so it exists once its manifest is written; the newest intact one is loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from components.common.artifacts import (
+    MANIFEST,
     Manifest,
     digest_of,
     new_artifact,
     read_manifest,
-    remove_directory,
+    remove_artifact,
     remove_leftovers,
     write_text,
 )
@@ -72,18 +73,18 @@ def save(folder: Path, config: TrainConfig, shape: ImageShape, checkpoint: Check
         )
     path = path_of(folder, progress.round)
     with new_artifact(path, "checkpoint", config=config) as writer:
-        with (writer.path / "state.npz").open("wb") as stream:
+        with writer.open("state.npz") as stream:
             np.savez(stream, **checkpoint.arrays)  # type: ignore[arg-type] # names are keywords of savez
-        with (writer.path / "best.npz").open("wb") as stream:
+        with writer.open("best.npz") as stream:
             np.savez(stream, *progress.best)
-        write_lines(writer.path / "metrics.jsonl", progress.log)
-        write_lines(writer.path / "scores.jsonl", progress.scores)
+        writer.write("metrics.jsonl", json_lines(progress.log))
+        writer.write("scores.jsonl", json_lines(progress.scores))
         writer.counts["round"] = progress.round
         writer.details = _owner(folder, shape)
     # Checkpoints of later rounds are damaged, otherwise they had been loaded: they do not count, so that intact ones stay.
     not_later = [old for old in _newest_first(folder) if old.name <= path.name]
     for old in not_later[config.keep_checkpoints :]:
-        remove_directory(old)
+        remove_artifact(old)
     return path
 
 
@@ -125,15 +126,17 @@ def check_variables(path: Path, arrays: Mapping[str, npt.NDArray[Any]], variable
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove unfinished files of killed processes from the folder of a training. The caller must hold its lock."""
+    """Remove what killed processes left unfinished in the folder of a training. The caller must hold its lease."""
     for parent in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        for ending in ("tmp", "old"):
-            remove_leftovers(parent, ending=ending)
+        remove_leftovers(parent)
+    for path in _folders(folder):
+        if not (path / MANIFEST).exists():
+            remove_artifact(path)
 
 
-def write_lines(file: Path, rows: Sequence[BaseModel]) -> None:
-    """Write one JSON object per line."""
-    write_text(file, "".join(f"{row.model_dump_json()}\n" for row in rows))
+def json_lines(rows: Sequence[BaseModel]) -> bytes:
+    """Return one JSON object per line."""
+    return "".join(f"{row.model_dump_json()}\n" for row in rows).encode()
 
 
 def write_evidence(folder: Path, lines: Iterable[Mapping[str, Any]]) -> Path:
@@ -201,4 +204,8 @@ def _log(damaged: Mapping[str, str], consequence: str) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("round-*") if re.fullmatch(r"round-\d{8}", path.name)), reverse=True)
+    return sorted((path for path in _folders(folder) if (path / MANIFEST).exists()), reverse=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("round-*") if re.fullmatch(r"round-\d{8}", path.name)]

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.common.artifacts import ArtifactWriter
 from components.common.images import write_png
+from components.common.lease import Lease
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.progress import Progress
@@ -25,11 +27,11 @@ SAMPLES, TENSORBOARD = "samples", "tensorboard"
 class TrainingFolder:
     """The files of a training that is running, with `config` as the user set it, on images of `shape`.
 
-    `last_good` is the checkpoint that this process read or wrote last.
+    No checkpoint is written after `lease` was lost. `last_good` is the checkpoint that this process read or wrote last.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, shape: ImageShape) -> None:
-        self.path, self._config, self._shape = path, config, shape
+    def __init__(self, path: Path, config: TrainConfig, shape: ImageShape, lease: Lease) -> None:
+        self.path, self._config, self._shape, self._lease = path, config, shape, lease
         self.last_good: Path | None = None
 
     @cached_property
@@ -47,6 +49,7 @@ class TrainingFolder:
 
     def save(self, arrays: dict[str, npt.NDArray[Any]], progress: Progress) -> None:
         """Write a checkpoint. Raises TrainingDivergedError, ArtifactError."""
+        self._lease.check()
         self.last_good = checkpoint.save(self.path, self._config, self._shape, checkpoint.Checkpoint(arrays, progress))
 
     def write_evidence(self, lines: Iterable[Mapping[str, Any]]) -> Path:
@@ -63,7 +66,7 @@ class TrainingFolder:
         write_png(self.path / SAMPLES / f"round-{rounds:08d}.png", picture)
         self.events.picture(rounds, SAMPLES, picture)
 
-    def copy_into(self, folder: Path) -> None:
-        """Copy sample grids and TensorBoard events to the folder of a model."""
+    def copy_into(self, model: ArtifactWriter) -> None:
+        """Copy sample grids and TensorBoard events to the artifact of a model."""
         for name in (SAMPLES, TENSORBOARD):
-            shutil.copytree(self.path / name, folder / name)
+            model.copy(self.path / name)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.artifacts import read_manifest, write_text
+from components.common.artifacts import ArtifactWriter, read_manifest, write_text
 from components.common.errors import ArtifactError, first_line
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
@@ -39,9 +39,9 @@ class Origin(BaseModel):
     why_from_scratch: str = ""
 
 
-def save_state(folder: Path, arrays: Arrays) -> None:
+def save_state(model: ArtifactWriter, arrays: Arrays) -> None:
     """Write the variables to a model artifact that is being written."""
-    with (folder / STATE).open("wb") as stream:
+    with model.open(STATE) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type] # names are keywords of savez
 
 

@@ -23,11 +23,11 @@ def tally_dataset(config: ValidateConfig, dataset: Path, manifest: Manifest, scr
     Raises ArtifactError for a damaged shard, ConfigError for wrong Beam options, PipelineError when the runner fails.
     """
     size, channels = int(manifest.details["image_size"]), int(manifest.details["channels"])
-    tasks: list[ShardTask] = [
-        (split, str(file), size, channels, config.blank_deviation)
-        for split in SPLITS
-        for file in shard_files(dataset, manifest, split)
-    ]
+    tasks: list[ShardTask] = []
+    for split in SPLITS:
+        for file in shard_files(dataset, manifest, split):
+            entry = manifest.files[file.name]
+            tasks.append((split, str(file), entry.bytes, entry.sha256, size, channels, config.blank_deviation))
     tallies = {split: Tally(channels) for split in SPLITS}
     if config.beam_options or sum(entry.bytes for entry in manifest.files.values()) > SMALL_BYTES:
         return tallies | _tally_with_beam(config.beam_options or all_cores(len(tasks)), tasks, scratch)

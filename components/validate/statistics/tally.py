@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.dataset.records import FOOTER_BYTES, HEADER_BYTES, Record, decode_example, read_tfrecord
+from components.common.artifacts import FileEntry
+from components.dataset.records import HEADER_BYTES, Record, decode_example, scan_tfrecord
 
 LEVELS = 256
 IMAGE_BUCKETS = 64  # of images, by brightness (4 grey levels a bucket) and by contrast (2 grey levels a bucket)
@@ -33,7 +34,8 @@ ARRAYS = ("levels", "products", "brightness", "contrast")
 COUNTERS = ("labels", "heights", "widths", "aspects")
 
 Ints = npt.NDArray[np.int64]
-ShardTask = tuple[str, str, int, int, float]  # split, file, image size, channels, validate.blank_deviation
+# Split, file, its size and digest, image size, channels, validate.blank_deviation.
+ShardTask = tuple[str, str, int, str, int, int, float]
 
 
 class RecordRef(NamedTuple):
@@ -162,20 +164,19 @@ def tally_records(records: Sequence[Record], refs: Sequence[RecordRef], blank_de
 
 def tally_shard(task: ShardTask) -> Tally:
     """Return the tally of one file, whose name is recorded without its folder; memory does not grow with the file."""
-    _, file, size, channels, blank_deviation = task
-    batches = read_batches(Path(file), size, channels)
+    _, file, count, sha256, size, channels, blank_deviation = task
+    batches = read_batches(Path(file), FileEntry(bytes=count, sha256=sha256), size, channels)
     return sum((tally_records(records, refs, blank_deviation) for records, refs in batches), Tally(channels))
 
 
-def read_batches(file: Path, size: int, channels: int) -> Iterator[tuple[list[Record], list[RecordRef]]]:
+def read_batches(file: Path, entry: FileEntry, size: int, channels: int) -> Iterator[tuple[list[Record], list[RecordRef]]]:
     """Yield the records of a shard in batches of about BATCH_BYTES. Raises ArtifactError when the shard is damaged."""
     records: list[Record] = []
     refs: list[RecordRef] = []
-    byte, most = 0, max(1, BATCH_BYTES // (size * size * channels))
-    for serialized in read_tfrecord(file):
+    most = max(1, BATCH_BYTES // (size * size * channels))
+    for start, serialized in scan_tfrecord(file, entry):
         records.append(decode_example(serialized, size, channels))
-        refs.append(RecordRef(records[-1].id, file.name, byte))
-        byte += HEADER_BYTES + len(serialized) + FOOTER_BYTES
+        refs.append(RecordRef(records[-1].id, file.name, start - HEADER_BYTES))
         if len(records) == most:
             yield records, refs
             records, refs = [], []

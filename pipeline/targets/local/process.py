@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.common.artifacts import write_json
+from components.common.processes import is_alive, started_at
 
 FILE = "process.json"
 
@@ -16,7 +17,7 @@ FILE = "process.json"
 def mark(folder: Path) -> None:
     """Record this process as the one of the run in `folder`."""
     pid = os.getpid()
-    write_json(folder / FILE, {"pid": pid, "started": _started(pid), "host": platform.node()})
+    write_json(folder / FILE, {"pid": pid, "started": started_at(pid), "host": platform.node()})
 
 
 def state(folder: Path) -> Literal["running", "killed", "running or killed"]:
@@ -28,23 +29,4 @@ def state(folder: Path) -> Literal["running", "killed", "running or killed"]:
         return "running or killed"
     if host != platform.node():
         return "running or killed"
-    return "running" if is_alive(pid) and _started(pid) == started else "killed"
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process with this id runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, in kernel ticks ("" if not on Linux): ids are reused, id and start together are not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return "running" if is_alive(pid) and started_at(pid) == started else "killed"

@@ -6,8 +6,8 @@ import contextlib
 import datetime
 import json
 import os
-import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,8 @@ from components.common.addresses import is_address
 from components.common.artifacts import now, write_json
 from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
+from components.common.mounts import is_mounted_bucket
+from components.common.processes import is_alive
 from components.ingest.sources.fingerprint import source_fingerprint
 from components.push.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
@@ -85,17 +87,9 @@ def _run_pipeline(
 
     from pipeline.graph import checks_before_train, make_pipeline
 
-    scratch = folder / ".tmp"
-    scratch.mkdir()
-    (scratch / "workspace").mkdir()
     in_containers = runner == "docker"
-    local.init(
-        docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False),
-        pipeline_root=str(folder / "steps"),
-        workspace_root=str(scratch / "workspace"),
-        enable_caching=True,
-        cache_root=str(config.work_dir / "cache"),
-    )
+    kfp_runner = docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False)
+    folders = {"pipeline_root": str(folder / "steps"), "cache_root": str(config.work_dir / "cache")}
     arguments = pipeline_arguments(config, description.keys, description)
 
     def place(task: Any, _: str) -> None:
@@ -103,8 +97,10 @@ def _run_pipeline(
             task.set_container_image(config.deploy.image)
 
     containers = docker.kfp_uses_run_container(docker.find_mounts(config)) if in_containers else contextlib.nullcontext()
+    shown = shown_on(console, folder / "run.log")
     try:
-        with shown_on(console, folder / "run.log"), _environment(scratch), _sigterm_as_interrupt(), containers:
+        with _scratch(folder) as scratch, shown, _environment(scratch), _sigterm_as_interrupt(), containers:
+            local.init(kfp_runner, workspace_root=str(scratch / "workspace"), enable_caching=True, **folders)
             make_pipeline(place, checks_before_train(config))(**arguments)
     except KeyboardInterrupt:
         console.print("Stopping: the step saves its progress; press Ctrl-C again to exit at once.", highlight=False)
@@ -113,8 +109,6 @@ def _run_pipeline(
         return "interrupted", "Interrupted."
     except RuntimeError as error:  # kfp: "Pipeline … finished with status FAILURE. Inner task failed: …"
         return "failed", str(error)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return "succeeded", ""
 
 
@@ -136,7 +130,7 @@ def _end_running_step(description: RunDescription) -> None:
     signalled: set[int] = set()
     while time.monotonic() < deadline:
         entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
-        running = [entry.pid for entry in entries if entry and entry.state == "running" and process.is_alive(entry.pid)]
+        running = [entry.pid for entry in entries if entry and entry.state == "running" and is_alive(entry.pid)]
         if not running:
             return
         for pid in set(running) - signalled:
@@ -176,6 +170,14 @@ def _point_latest(folder: Path) -> None:
     fresh = folder.parent / f".latest-{folder.name}"
     fresh.symlink_to(folder.name)
     fresh.replace(folder.parent / "latest")
+
+
+@contextlib.contextmanager
+def _scratch(run: Path) -> Iterator[Path]:
+    """Yield a folder for temporary files: in the folder of the run, or on this machine's disk if that is a mounted bucket."""
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=None if is_mounted_bucket(run) else run) as folder:
+        (Path(folder) / "workspace").mkdir()
+        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.common import artifacts
 from components.common.artifacts import (
     MANIFEST,
     Manifest,
-    atomic_directory,
     code_digest,
     digest_of,
     new_artifact,
+    new_directory,
     read_manifest,
     write_json,
     write_text,
@@ -65,8 +66,25 @@ def test_the_digest_depends_on_the_content_alone(tmp_path: Path) -> None:
 def test_an_unfinished_artifact_does_not_exist(tmp_path: Path) -> None:
     with new_artifact(tmp_path / "out", "thing", config=IngestConfig()) as artifact:
         (artifact.path / "a").touch()
-        assert not (tmp_path / "out").exists()
+        with pytest.raises(ArtifactError, match="it is not a finished artifact"):
+            read_manifest(tmp_path / "out")
+    assert list(read_manifest(tmp_path / "out").files) == ["a"]
     assert entries(tmp_path) == ["out"]
+
+
+def test_files_that_the_writer_digests_need_not_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make(tmp_path / "plain", b="b" * 5000)
+    (tmp_path / "source" / "sub").mkdir(parents=True)
+    (tmp_path / "source" / "sub" / "a.txt").write_text("content")
+    monkeypatch.setattr(artifacts, "file_sha256", pytest.fail)
+    with new_artifact(tmp_path / "out", "thing", config=IngestConfig()) as artifact:
+        artifact.copy(tmp_path / "source" / "sub")
+        with artifact.open("b") as stream:
+            stream.write(b"b" * 2000)
+            stream.write(memoryview(b"b" * 3000))
+    monkeypatch.undo()
+    assert read_manifest(tmp_path / "out").files == expected.files
+    assert read_manifest(tmp_path / "out").digest == expected.digest
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(1)])
@@ -81,19 +99,27 @@ def test_a_failed_writer_leaves_nothing(error: BaseException, tmp_path: Path) ->
     assert entries(tmp_path) == []
 
 
-def test_a_failed_writer_leaves_the_old_artifact(tmp_path: Path) -> None:
-    before = make(tmp_path / "out")
-
-    def fail() -> None:
-        with atomic_directory(tmp_path / "out"):
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert read_manifest(tmp_path / "out") == before
+def test_a_writer_removes_what_an_earlier_attempt_left(tmp_path: Path) -> None:
+    before = make(tmp_path / "out", left="by an earlier attempt")
+    with new_directory(tmp_path / "out") as folder:
+        assert entries(folder) == []
     after = make(tmp_path / "out", "new content")
     assert after.digest != before.digest
+    assert list(after.files) == ["sub/a.txt"]
     assert entries(tmp_path) == ["out"]
+
+
+def test_the_manifest_is_removed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.remove_artifact(tmp_path / "out")
+    with pytest.raises(ArtifactError, match="it is not a finished artifact"):
+        read_manifest(tmp_path / "out")
 
 
 def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
@@ -106,7 +132,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> N
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"half-written\n"
-        assert len(list(tmp_path.glob(".out.*.tmp/a"))) == 1
+        assert (tmp_path / "out" / "a").exists()
         process.kill()
     with pytest.raises(ArtifactError, match=r"has no manifest\.json: it is not a finished artifact"):
         read_manifest(tmp_path / "out")

@@ -277,38 +277,35 @@ def test_a_checkpoint_with_other_variables_is_refused(data: Any, uninterrupted: 
         train(data, tmp_path)
 
 
-def test_unfinished_files_are_removed_by_the_holder_of_the_lock(
+def test_unfinished_files_are_removed_by_the_holder_of_the_lease(
     data: Any, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(uninterrupted / "work", tmp_path / "work")
     (training,) = (tmp_path / "work" / "checkpoints").iterdir()
     left = [
-        training / ".round-00000012.0123abcd.tmp",
-        training / ".round-00000004.0123abcd.old",
-        tmp_path / ".model.89abcdef.tmp",
+        training / ".round-00000012.0123abcd.tmp",  # of an earlier release
+        training / "round-00000016",
     ]
     for folder in left:
         folder.mkdir()
         (folder / "state.npz").write_bytes(b"half")
     left.append(training / "samples" / ".round-00000012.png.0123abcd.tmp")
     left[-1].write_bytes(b"half")
-    (tmp_path / ".other.89abcdef.tmp").mkdir()
-    monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
-    with train_run._locked(training), pytest.raises(ArtifactError, match="Another process that trains this"):
+    monkeypatch.setattr(train_run, "LEASE_SECONDS", 0.2)
+    with train_run._leased(training), pytest.raises(ArtifactError, match="Another process that trains this"):
         train(data, tmp_path)
     assert all(path.exists() for path in left)
     assert train(data, tmp_path).resumed_from_round == 12
     assert not any(path.exists() for path in left)
-    assert (tmp_path / ".other.89abcdef.tmp").exists(), "it may belong to another process"
     assert_same_training(uninterrupted, tmp_path)
 
 
-def test_a_second_process_waits_for_the_lock_then_fails(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_waits_for_the_lease_then_fails(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = tmp_path / "training"
-    training.mkdir()
-    monkeypatch.setattr(train_run, "LOCK_SECONDS", 0.2)
-    message = r"Another process that trains this configuration holds .*\.lock and did not release it within 0 s"
-    with train_run._locked(training), pytest.raises(ArtifactError, match=message), train_run._locked(training):
+    monkeypatch.setattr(train_run, "LEASE_SECONDS", 0.2)
+    who = rf"Another process that trains this configuration \(process {os.getpid()} on \S+\)"
+    message = rf"{who} holds .*/training/lease and did not release it within 0 s"
+    with train_run._leased(training), pytest.raises(ArtifactError, match=message), train_run._leased(training):
         pass
 
 

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 
 from components.common.artifacts import MANIFEST, new_artifact, read_manifest
 from components.common.errors import ArtifactError, DataRejectedError
-from components.dataset.records import NO_LABEL, Record, encode_example, shard_name, write_tfrecord
+from components.dataset.records import NO_LABEL, Record, encode_example, read_tfrecord, shard_name, write_tfrecord
 from components.ingest.config import IngestConfig
 from components.validate.config import ValidateConfig
 from components.validate.run import ValidateSummary, run
@@ -146,7 +146,11 @@ def test_a_damaged_or_missing_dataset_is_refused(tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
     shard.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"is damaged: train-00000-of-00002\.tfrecord does not match its digest"):
+    message = r"is damaged: train-00000-of-00002\.tfrecord does not match its digest"
+    with pytest.raises(ArtifactError, match=message):
+        run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
+    write_tfrecord(shard, read_tfrecord(dataset / shard_name("train", 1, 2)))  # valid records, but others
+    with pytest.raises(ArtifactError, match=message):
         run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
     (dataset / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="it is not a finished artifact"):

@@ -66,9 +66,9 @@ def version_of(model: Path, folder: Path) -> Path:
 def test_training_starts_with_the_variables_of_the_model(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
     config = TrainConfig(**TINY, start_from="registry")
     source = open_source(other_data[0], seed=0, n_critic=2, batch_size=8, mode="auto")
-    (tmp_path / "training").mkdir()
     held_out = np.zeros([0, 8, 8, 1], np.uint8)
-    training = train_run.make_training(config, make_strategy(config), source, held_out, tmp_path / "training")
+    with train_run._leased(tmp_path / "training") as lease:
+        training = train_run.make_training(config, make_strategy(config), source, held_out, tmp_path / "training", lease)
     assert train_run.resume_or_start(training, config, first / "model")[0] is None
     expected = arrays_of(first, TrainConfig(**TINY))
     got = variables.state_arrays(training.state)

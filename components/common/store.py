@@ -35,8 +35,10 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a file that is being writte
 # Of the file systems without hard links: gcsfuse answers EPERM, others one of these.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 NUMBER_DIGITS = 6
-NUMBERED = re.compile(rf"(?:.*/)?(\d{{{NUMBER_DIGITS},}})\.json")
-EMPTY_SECONDS = 5.0  # so long can a process on the same mounted bucket take to fill a file that it has created
+NUMBERED = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
+# On a mounted bucket: so long can another process take to fill a file that it has created, and a file that another machine has
+# created be in a listing before it can be opened (gcsfuse remembers 5 s that a file does not exist).
+EMPTY_SECONDS = 10.0
 # The schemes of file systems that can create an object on the condition that there is none of its name. Not all servers of
 # s3:// can: `create` finds out.
 CREATING_SCHEMES = ("gs", "gcs", "s3", "memory")
@@ -283,6 +285,7 @@ class Bucket:
             with self._translated("read", folder):
                 found = self._files.ls(f"{self._root}/{folder}".rstrip("/"), detail=False)
         except FileNotFoundError:
+            self.files(folder)  # raises ArtifactError if it is the bucket that does not exist
             return set()
         return {str(path).rpartition("/")[2] for path in found}
 
@@ -356,8 +359,8 @@ def store_at(location: str) -> Store:
 
 
 def numbers_in(store: Store, folder: str) -> list[int]:
-    """Return the numbers of the numbered files in a folder, ascending. Raises ArtifactError, also for a missing bucket."""
-    return sorted(int(match[1]) for name in store.files(folder) if (match := NUMBERED.fullmatch(name)))
+    """Return the numbers of the numbered files in a folder, ascending."""
+    return sorted(int(match[1]) for name in store.names(folder) if (match := NUMBERED.fullmatch(name)))
 
 
 def numbered(folder: str, number: int) -> str:
@@ -366,23 +369,27 @@ def numbered(folder: str, number: int) -> str:
 
 
 def read_created(store: Store, name: str) -> bytes:
-    """Return the content of a file that some process has created; nothing if it was killed before it wrote the content.
-
-    Raises FileNotFoundError.
-    """
+    """Return the content of a file that is in a listing; nothing if its creator was killed before it wrote the content."""
     deadline = time.monotonic() + EMPTY_SECONDS
-    while not (content := store.read(name)) and time.monotonic() < deadline:
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if content := store.read(name):
+                return content
+        if time.monotonic() > deadline:
+            return b""
         time.sleep(EMPTY_SECONDS / 20)
-    return content
 
 
 def read_numbered(store: Store, folder: str) -> dict[int, bytes]:
-    """Return the content of the numbered files in a folder by number, ascending, all read at once; without the empty ones."""
-    found = {int(match[1]): (name, size) for name, size in store.files(folder).items() if (match := NUMBERED.fullmatch(name))}
-    with store.spans((name, 0, size) for name, size in found.values() if size) as read:
-        contents = {number: read(name, 0, size) for number, (name, size) in found.items() if size}
-    contents |= {number: read_created(store, name) for number, (name, size) in found.items() if not size}
-    return {number: contents[number] for number in sorted(contents) if contents[number]}
+    """Return the content of the numbered files in a folder by number, ascending, without the empty ones."""
+    names = {number: numbered(folder, number) for number in numbers_in(store, folder)}
+    sizes = store.files(folder)
+    with store.spans((name, 0, sizes[name]) for name in names.values() if sizes.get(name)) as read:  # all at once
+        contents = {
+            number: read(name, 0, sizes[name]) if sizes.get(name) else read_created(store, name)
+            for number, name in names.items()
+        }
+    return {number: content for number, content in contents.items() if content}
 
 
 def repeat_on_conflict(change: Callable[[], T], again: str) -> T:

@@ -98,7 +98,7 @@ def servers(in_ci: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 locate("gs")
                 folder = tmp_path_factory.mktemp("mounts") / "bucket"
                 return str(stack.enter_context(mounted(started["gs server"], folder, NO_CACHES)).folder)
-            return "memory://bucket" if kind == "memory" else str(tmp_path_factory.mktemp("stores"))
+            return "memory://stores" if kind == "memory" else str(tmp_path_factory.mktemp("stores"))
 
         def locate(kind: str) -> str:
             try:

@@ -116,17 +116,19 @@ class Registry:
         The version that the pointer names is not checked.
         """
         numbers = numbers_in(self._store, POINTERS)
-        for name in [*(numbered(POINTERS, number) for number in reversed(numbers)), EARLIER_POINTER]:
+        number = max(numbers, default=0)
+        for name in [*(numbered(POINTERS, each) for each in reversed(numbers)), EARLIER_POINTER]:
             try:
-                if content := read_created(self._store, name):
-                    return State(max(numbers, default=0), Pointer.model_validate_json(content))
+                content = self._store.read(name) if name == EARLIER_POINTER else read_created(self._store, name)
+                if content:
+                    return State(number, Pointer.model_validate_json(content))
             except FileNotFoundError:
-                continue
+                break
             except ValidationError as error:
                 if not repair:
                     raise self._broken(name, f"it cannot be read ({first_line(error)})") from error
                 break
-        return State(max(numbers, default=0), None)
+        return State(number, None)
 
     def champion(self, state: State | None = None) -> Champion | None:
         """Return the version in service, without checking its files; None if nothing was published yet.
@@ -282,7 +284,7 @@ class Registry:
     def is_abandoned(self, version: str) -> bool:
         """Return whether an incomplete version was begun more than a day ago, so that nobody will complete it."""
         try:
-            claim = json.loads(read_created(self._store, f"{VERSIONS}/{version}/{CLAIM}"))
+            claim = json.loads(self._store.read(f"{VERSIONS}/{version}/{CLAIM}"))
             at = datetime.datetime.fromisoformat(claim["at"])
         except FileNotFoundError:
             return False  # a damaged version of an earlier release, which had no claims

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from components.common.store import (
 )
 from components.common.stored_artifacts import open_artifact, store_artifact
 from tests.support.datasets.tiny_artifacts import write_dataset
+from tests.support.mount import mounted
 from tests.support.servers.bucket_server import bucket_served
 from tests.support.stores import KINDS, MOUNT, location, s3_served, servers
 
@@ -94,6 +97,23 @@ def test_of_many_processes_one_creates(location: str) -> None:
             won = pool.starmap(create_in_process, [(location, numbered("states", round), index) for index in range(12)])
             assert sum(won) == 1
             assert store_at(location).read(numbered("states", round)) == f"of {won.index(True)}".encode()
+
+
+@pytest.mark.heavy
+def test_two_machines_that_mount_a_bucket_create_in_turn(servers: Callable[[str], str], tmp_path: Path) -> None:
+    """With gcsfuse's own caches, in which one may have that a file of the other does not exist."""
+    servers("mount")
+    with mounted(os.environ["STORAGE_EMULATOR_HOST"], tmp_path / "one") as one, contextlib.ExitStack() as stack:
+        two = stack.enter_context(mounted(os.environ["STORAGE_EMULATOR_HOST"], tmp_path / "two"))
+        stores = [store_at(f"{mount.folder}/turns") for mount in (one, two)]
+        for number in range(1, 9):
+            mine, other = stores if number % 2 else reversed(stores)
+            with pytest.raises(FileNotFoundError):
+                other.read(numbered("states", number))
+            assert mine.create(numbered("states", number), f"{number}".encode())
+            assert numbers_in(other, "states")[-1] == number
+            assert not other.create(numbered("states", number), b"late")
+            assert read_numbered(other, "states") == {each: f"{each}".encode() for each in range(1, number + 1)}
 
 
 def create_in_process(location: str, name: str, index: int) -> bool:

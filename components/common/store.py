@@ -45,6 +45,8 @@ CREATING_SCHEMES = ("gs", "gcs", "s3", "memory")
 CREATE_ATTEMPTS = 5  # S3 answers ConditionalRequestConflict to one of two simultaneous requests, which then has to repeat it
 
 CONFLICT_ATTEMPTS = 5  # of as many processes that change a state at once, each succeeds
+# Wait so long after the first conflict, and longer after each: gcsfuse remembers 5 s that a folder does not exist.
+CONFLICT_SECONDS = 1.0
 
 T = TypeVar("T")
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
@@ -394,9 +396,10 @@ def read_numbered(store: Store, folder: str) -> dict[int, bytes]:
 
 def repeat_on_conflict(change: Callable[[], T], again: str) -> T:
     """Return what `change` returns; repeat it, which `again` says to the user, when another process changed the state first."""
-    for _ in range(CONFLICT_ATTEMPTS - 1):
+    for attempt in range(1, CONFLICT_ATTEMPTS):
         try:
             return change()
         except ConflictError as error:
             say(f"{error.problem} {again}")
+        time.sleep(attempt * CONFLICT_SECONDS)
     return change()

@@ -58,7 +58,7 @@ class DeploySection(Section):
         description="Account of the steps: a Kubernetes service account, or on Vertex NAME@PROJECT.iam.gserviceaccount.com; "
         "empty: the platform's default.",
     )
-    volume_claim: str = Field("", description="Kubeflow: PersistentVolumeClaim to mount at run.dir.")
+    volume_claim: str = Field("", description="Kubeflow: PersistentVolumeClaim to mount at run.dir; required there.")
     google_key_secret: str = Field(
         "", description="Kubeflow: Secret with the key.json of a Google account, for clusters without workload identity."
     )

@@ -48,7 +48,8 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
         return summary
 
-    signal.signal(signal.SIGTERM, _interrupt)  # train installs its own handler, which saves first
+    # Without a handler, the first process of a container ignores SIGTERM. Train installs its own, which saves.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
     except PipelineError as error:
@@ -67,14 +68,18 @@ def find_step_keys(run: str, job_name: str) -> Any:
     description = RunDescription.model_validate_json(run)
     config = RunConfig.model_validate_json(json.dumps(description.config))
     work_dir = Path(description.work_dir)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        snapshot = take_snapshot(config)
-    except PipelineError as error:
-        snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
+        try:
+            snapshot = take_snapshot(config)
+        except PipelineError as error:
+            snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
+            save_snapshot(snapshot, work_dir, job_name)
+            record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+            raise
         save_snapshot(snapshot, work_dir, job_name)
-        record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+    except PipelineError as error:
         _exit("snapshot", error)
-    save_snapshot(snapshot, work_dir, job_name)
     print(f"snapshot: the digest of the source is {snapshot.digest[:12]}")
     keys = {"tpu_check": "", **snapshot.keys}
     return namedtuple("Keys", keys)(**keys)

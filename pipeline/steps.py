@@ -1,16 +1,43 @@
 """One thin KFP component for each step. The work is in components/, the wiring in graph.py."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
 
+from components.common.errors import ConfigError
+
 # The image contains this package, so nothing is installed when a step starts. targets/ replace the name by the deployed one;
 # the local runner warns unless it contains "python".
 IMAGE = "localhost/wgan-tpu-pipeline:python3.11"
+# How the last command of KFP's shell script begins.
+PYTHON, EXEC_PYTHON = "\n_KFP_RUNTIME=true python3 ", "\nexport _KFP_RUNTIME=true\nexec python3 "
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def replace_shell(command: list[str]) -> list[str]:
+    """Return the command of a KFP component with `exec`, so that Python replaces the shell and gets the platform's signals.
+
+    Vertex AI and Docker signal only the first process of a container. A shell in that place ignores SIGTERM and does not
+    forward it. Raises ConfigError unless the command has the form of kfp 2.17.0.
+    """
+    script = command[2] if len(command) == 4 and command[:2] == ["sh", "-ec"] else ""
+    before, found, last = script.partition(PYTHON)
+    if not found or "\n" in last.strip():
+        problem = "This version of kfp starts steps by another command, with which they may not receive SIGTERM."
+        raise ConfigError(problem, "Install kfp==2.17.0.")
+    return [*command[:2], before + EXEC_PYTHON + last, command[3]]
+
+
+def step(function: Callable[..., Any]) -> Any:
+    """Return `function` as a KFP component that runs in an image of ours and receives signals."""
+    component = dsl.component(function, base_image=IMAGE, install_kfp_package=False)
+    container = component.component_spec.implementation.container
+    container.command = replace_shell(container.command)
+    return component
+
+
+@step
 def snapshot(
     run: str,
     job_name: str,
@@ -21,7 +48,7 @@ def snapshot(
     return find_step_keys(run, job_name)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> None:
     """Read, check, deduplicate, resize and split images."""
     from pipeline.step_runner import run_step
@@ -29,7 +56,7 @@ def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> No
     run_step("ingest", config, key, work_dir, dataset)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]) -> None:
     """Check whether the dataset is fit to train on."""
     from pipeline.step_runner import run_step
@@ -37,7 +64,7 @@ def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], vali
     run_step("validate", config, key, work_dir, validation, dataset=dataset)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], program: Output[Artifact]) -> None:
     """Compile the training for its TPU, on a machine without one."""
     from pipeline.step_runner import run_step
@@ -45,7 +72,7 @@ def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], pro
     run_step("tpu_check", config, key, work_dir, program, dataset=dataset)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def train(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
 ) -> None:
@@ -55,7 +82,7 @@ def train(
     run_step("train", config, key, work_dir, model, dataset=dataset, validation=validation)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def evaluate(
     config: str, key: str, work_dir: str, dataset: Input[Dataset], model: Input[Model], evaluation: Output[Artifact]
 ) -> None:
@@ -65,7 +92,7 @@ def evaluate(
     run_step("evaluate", config, key, work_dir, evaluation, dataset=dataset, model=model)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def push(
     config: str,
     key: str,
@@ -81,7 +108,7 @@ def push(
     run_step("push", config, key, work_dir, decision, model=model, evaluation=evaluation, validation=validation)
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@step
 def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]) -> None:
     """Write report.html and summary.json, also when a step failed."""
     from pipeline.step_runner import write_run_report

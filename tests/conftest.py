@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.datasets.fashion_mnist import PackageMissingError, make_manual_dir
@@ -14,6 +15,8 @@ from tests.support.datasets.fashion_mnist import PackageMissingError, make_manua
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does
 VIRTUAL_CPUS = 8
+hypothesis.settings.register_profile("shared machine")  # how long an example takes says nothing
+hypothesis.settings.load_profile("shared machine")
 # A shell that starts the tests in the background makes them ignore SIGINT, which the processes that a test interrupts inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

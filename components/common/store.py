@@ -206,14 +206,18 @@ class Folder:
 def _create_exclusively(file: Path, content: bytes) -> bool:
     """Create a file on a file system without hard links; return False if it exists, or if another process was first.
 
-    gcsfuse uploads the file when it is closed, and answers ESTALE if another process has created the object meanwhile.
-    The content is written at once, so that a killed process leaves a whole file or an empty one.
+    gcsfuse uploads the file when it is closed, and answers ESTALE if the object exists by then: another process has created it,
+    or gcsfuse repeated an upload whose answer was lost. The content is written at once, so that a killed process leaves a whole
+    file or an empty one.
     """
     try:
         with file.open("xb") as stream:
             stream.write(content)
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ESTALE):
+        if error.errno == errno.ESTALE:
+            os.listdir(file.parent)  # noqa: PTH208 - gcsfuse forgets what it knew of the file
+            return file.read_bytes() == content
+        if error.errno == errno.EEXIST:
             return False
         raise
     return True

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from components.common.addresses import is_address
-from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers, write_text
+from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers
 from components.common.errors import ArtifactError, DataRejectedError
 from components.common.lease import leased
+from components.common.mounts import is_mounted_bucket
 from components.common.progress import say, tick
 from components.common.section import Summary
-from components.common.store import Folder
+from components.common.store import Folder, Store, writing
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
-from components.ingest.beam.pipeline import (
-    CHUNK_SUFFIX,
-    COUNTS_FILE,
-    DUPLICATES_FILE,
-    QUARANTINE_FILE,
-    Counts,
-    WorkerSettings,
-    build,
-    chunk_name,
-    worker_settings,
-)
+from components.ingest.beam.listed_chunks import write_chunks
+from components.ingest.beam.pipeline import CHUNK_SUFFIX, WorkerSettings, build, chunk_name, worker_settings
+from components.ingest.beam.results import QUARANTINE_FILE, Counts, read_counts, write_lists
 from components.ingest.beam.runner import beam_options, run_pipeline
 from components.ingest.config import IngestConfig
 from components.ingest.pixels.crop import provenance
@@ -36,6 +32,7 @@ from components.ingest.sources.chunks import Reader
 from components.ingest.sources.readers import open_source
 
 SECONDS_BETWEEN_TICKS, SECONDS_BETWEEN_REMOTE_TICKS = 1.0, 10.0
+MIN_PAUSE_OVER_LISTING = 50  # so that counting the files of a large source costs at most 2 % of a core
 WORK_FOLDER = "ingest"
 # Config keys that no chunk file depends on.
 NOT_IN_CHUNKS = {"max_quarantine_fraction", "beam_options", "shared_folder", "eval_fraction", "tfds_data_dir"}
@@ -58,8 +55,9 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
     """Read images from config.source and write them as the dataset artifact `out`.
 
     Decoded images are stored under `work_dir` (beside `out` when None) until the artifact is complete, so that a run after
-    one that was killed repeats no finished chunk or shard. Raises ConfigError when the source does not exist or Beam's
-    options are invalid, DataRejectedError when too few images can be read, ArtifactError when `out` cannot be written.
+    one that was killed repeats no finished chunk or shard; see chunk_folder for mounted buckets. Raises ConfigError when the
+    source does not exist or Beam's options are invalid, DataRejectedError when too few images can be read, ArtifactError when
+    `out` cannot be written.
     """
     reader = open_source(config)
     say(f"Reading {reader.total:,} images from {config.source}")
@@ -67,18 +65,23 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
         location = f"{config.shared_folder.rstrip('/')}/{folder.name}" if config.shared_folder else str(folder)
         settings = worker_settings(config, location, folder.name)
         options = beam_options(config, reader, folder.name)
+        store, chunks = settings.store, len(reader.chunks)
         with pillow_prepared(config.max_pixels), _progress(reader, settings):
-            run_pipeline(options, lambda pipeline: build(pipeline, reader, settings, config.near_duplicates), shared=location)
-        store = settings.store
-        sums: Counts = json.loads(store.read(COUNTS_FILE))
+            write_chunks(store, reader.chunks)
+            run_pipeline(options, lambda pipeline: build(pipeline, chunks, settings, config.near_duplicates), shared=location)
+        sums = read_counts(store, config.shards, reader.total)
+        write_lists(store, config.shards, artifact)
         try:
-            refuse_unreadable(config, sums, store.read(QUARANTINE_FILE).decode(), out)
+            refuse_unreadable(config, sums, artifact.path / QUARANTINE_FILE, out)
         except DataRejectedError:
             _remove_shared(settings)
             raise
         shards = (shard_name(split, number, config.shards) for split in SPLITS for number in range(config.shards))
-        for name in (*shards, QUARANTINE_FILE, DUPLICATES_FILE):
-            store.fetch(name, artifact.path / name)
+        for name in shards:
+            if isinstance(store, Folder):
+                artifact.take(store.path / name)
+            else:
+                store.fetch(name, artifact.path / name)
         histogram = {split: label_histogram(sums, split, reader.label_names) for split in SPLITS}
         counts = {name: sums[name] for name in ("read", "kept", "duplicate", "quarantined", *SPLITS)}
         artifact.counts |= counts
@@ -104,7 +107,9 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
     """Yield the folder for chunk files of this config and source, with those of a run that was killed; hold its lease.
 
     Its name is a digest of all that chunk files depend on: the listed source, the config and the code. A run that fails
-    leaves it for the next one; rejected data does not. Raises ArtifactError when it cannot be written.
+    leaves it for the next one; rejected data does not. If `work_dir` is on a mounted bucket and all workers are on this
+    machine, the folder is a temporary one on its disk: in the bucket, chunk files would triple the traffic. Raises
+    ArtifactError when it cannot be written.
     """
     store = Folder(work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}")
     listing = [chunk_name(chunk, "") for chunk in reader.chunks]
@@ -112,6 +117,12 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
     folder = store.path / name
     try:
         with leased(store, f"{name}.lease", holder="Another ingest of the same source", wait_seconds=0.0) as lease:
+            if is_mounted_bucket(store.path) and not config.beam_options:
+                with tempfile.TemporaryDirectory(prefix="ingest-") as temporary:
+                    folder = Path(temporary) / name
+                    folder.mkdir()
+                    yield folder
+                return
             try:
                 folder.mkdir(exist_ok=True)
                 remove_leftovers(folder)
@@ -119,12 +130,14 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
                 lease.check()
                 store.remove(name)
             except BaseException as error:
-                if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
-                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # a mount that is gone must not hide the first error
+                    if isinstance(error, DataRejectedError) or not any(folder.glob(f"*{CHUNK_SUFFIX}")):
+                        shutil.rmtree(folder, ignore_errors=True)
                 raise
     finally:
-        if work_dir is None and not folder.exists():
-            store.remove()
+        with contextlib.suppress(OSError, ArtifactError):
+            if work_dir is None and not folder.exists():
+                store.remove()
 
 
 def _remove_shared(settings: WorkerSettings) -> None:
@@ -136,18 +149,20 @@ def _remove_shared(settings: WorkerSettings) -> None:
 @contextlib.contextmanager
 def _progress(reader: Reader, settings: WorkerSettings) -> Iterator[None]:
     """Report regularly how many chunks are finished, on any machine, by counting their files."""
-    names = {f"{chunk_name(chunk, settings.key)}{CHUNK_SUFFIX}" for chunk in reader.chunks}
-    store = settings.store
-    finished = len(names & store.names())
+    store, total = settings.store, len(reader.chunks)
+    finished = _finished_chunks(store)
     if finished:
-        say(f"Resuming an earlier run: {finished} of {len(names)} chunks are finished")
+        say(f"Resuming an earlier run: {finished} of {total} chunks are finished")
     over = threading.Event()
 
     def watch() -> None:
         seconds = SECONDS_BETWEEN_REMOTE_TICKS if is_address(settings.location) else SECONDS_BETWEEN_TICKS
-        while not over.wait(seconds):
+        pause = seconds
+        while not over.wait(pause):
+            started = time.monotonic()
             with contextlib.suppress(ArtifactError):  # the next listing may succeed; the workers report lasting errors
-                tick(len(names & store.names()), len(names), f"chunks of {reader.total:,} images decoded")
+                tick(_finished_chunks(store), total, f"chunks of {reader.total:,} images decoded")
+            pause = max(seconds, MIN_PAUSE_OVER_LISTING * (time.monotonic() - started))
 
     thread = threading.Thread(target=watch, name="ingest progress", daemon=True)
     thread.start()
@@ -158,14 +173,20 @@ def _progress(reader: Reader, settings: WorkerSettings) -> Iterator[None]:
         thread.join()
 
 
-def refuse_unreadable(config: IngestConfig, counts: Counts, quarantine: str, out: Path) -> None:
-    """Raise DataRejectedError when too few images could be read; the list of the others is written beside `out`."""
+def _finished_chunks(store: Store) -> int:
+    return sum(name.endswith(CHUNK_SUFFIX) for name in store.names())
+
+
+def refuse_unreadable(config: IngestConfig, counts: Counts, quarantine: Path, out: Path) -> None:
+    """Raise DataRejectedError when too few images could be read; the list of the others is moved beside `out`."""
     read, bad = counts["read"], counts["quarantined"]
     if bad < read and bad <= config.max_quarantine_fraction * read:
         return
+    with quarantine.open() as stream:
+        first = [json.loads(line) for line in itertools.islice(stream, 3)]
     file = out.parent / QUARANTINE_FILE  # not in the artifact, which is about to be removed
-    write_text(file, quarantine)
-    first = [json.loads(line) for line in quarantine.splitlines()[:3]]
+    with writing(str(file)):
+        shutil.move(quarantine, file)
     examples = ", ".join(f"{item['id']} ({item['reason']})" for item in first) + (", …" if bad > len(first) else "")
     if bad == read:
         raise DataRejectedError(

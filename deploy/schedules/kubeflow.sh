@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
 # Retrain every night at two on Kubeflow Pipelines. Run this again after a change of the config: it recreates the schedule.
+# OVERLAY is the one of deploy/kubeflow/overlays that was applied; all of them have the volume `wgan`.
 set -euo pipefail
 cd "$(dirname "$0")"
 host=${HOST:?"set it to the URL of Kubeflow Pipelines, such as http://localhost:8080 of kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80"}
+settings=(--set deploy.service_account=wgan-runner --set run.dir=/mnt/wgan --set deploy.volume_claim=wgan)
+case ${OVERLAY:?"set it to shared-disk, gke or bucket-key"} in
+  shared-disk) settings+=(--set ingest.source=images:/mnt/wgan/images --set push.registry=/mnt/wgan/registry) ;;
+  gke) ;;
+  bucket-key) settings+=(--set deploy.google_key_secret=wgan-google-key) ;;
+  *) echo "kubeflow.sh: there is no overlay $OVERLAY. Use shared-disk, gke or bucket-key." >&2; exit 2 ;;
+esac
 wgan-pipeline schedule delete nightly --host "$host" || echo "creating it for the first time"
-wgan-pipeline schedule create nightly.toml --name nightly --cron "0 2 * * *" --host "$host" --set deploy.service_account=wgan-runner
+wgan-pipeline schedule create nightly.toml --name nightly --cron "0 2 * * *" --host "$host" "${settings[@]}"
 wgan-pipeline schedule list --host "$host"

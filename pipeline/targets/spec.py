@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kfp import compiler, dsl
 
-from components.common.addresses import is_address, local_path
 from components.common.artifacts import write_bytes
 from components.common.errors import ConfigError
 from pipeline import steps
@@ -48,16 +47,10 @@ def compile_spec(
     """Write the pipeline with `config` as its default arguments to `out`; needs no account and no network.
 
     `train_job` replaces steps.train where training is not a container like the other steps. Raises ConfigError for a file name
-    that KFP does not accept and for a run.dir or source on this machine, ArtifactError when the file cannot be written.
+    that KFP does not accept, ArtifactError when the file cannot be written.
     """
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out} does not end in .yaml, as KFP requires.", f"Use -o {out.with_suffix('.yaml')}.")
-    if not Path(config.run.dir).is_absolute():
-        raise ConfigError(
-            f"run.dir = {config.run.dir!r} is a folder on this machine, which remote steps cannot read.",
-            "Name a mounted folder, such as --set run.dir=/gcs/BUCKET/wgan on Vertex or a volume's path on Kubeflow.",
-        )
-    _refuse_local_source(config.ingest.source)
     _check_digests(config)
     config = with_folders(config)
 
@@ -99,16 +92,3 @@ def _check_digests(config: RunConfig) -> None:
                 f"deploy.{key} = {image!r} has no digest, and deploy.require_digests is set.",
                 "Name it as NAME@sha256:…; the image registry shows the digest.",
             )
-
-
-def _refuse_local_source(source: str) -> None:
-    """Raise ConfigError for images that remote steps cannot read; a URL or an absolute path, which may be mounted, passes."""
-    if not source.startswith("images:"):
-        return
-    location = source.removeprefix("images:")
-    remote = not location.startswith("memory://") if is_address(location) else Path(local_path(location)).is_absolute()
-    if not remote:
-        raise ConfigError(
-            f'ingest.source = "{source}" is on this machine, where remote steps cannot read it.',
-            "Name a URL such as images:gs://BUCKET/FOLDER, or the absolute path of a mounted folder.",
-        )

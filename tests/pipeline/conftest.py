@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import filelock
 import pytest
 
+from pipeline.targets.local import docker as docker_target
+from tests.support import containers
 from tests.support.local_runs import ROOT
 from tests.support.two_runs import CONFIG, ENVIRONMENT, Results, results_of
 
@@ -26,3 +30,28 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Results:
             done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return results_of(folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def host(in_ci: bool) -> Iterator[str]:
+    """Serve Docker's protocol; return the address, which is also in DOCKER_HOST."""
+    if missing := containers.missing():
+        reason = f"{', '.join(missing)} missing: apt-get install -y --no-install-recommends podman runc mmdebstrap"
+        pytest.fail(reason) if in_ci else pytest.skip(reason)
+    with containers.engine() as address:
+        os.environ["DOCKER_HOST"] = address
+        yield address
+        del os.environ["DOCKER_HOST"]
+
+
+@pytest.fixture(scope="module")
+def client(host: str) -> Iterator[Any]:
+    """Return a client of the container engine."""
+    with docker_target.engine_client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def image(host: str) -> str:
+    """Return the image `data`, built from this checkout."""
+    return containers.make_data_image()

@@ -31,8 +31,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
 def test_it_produces_the_same_artifacts(config: Path, local_run: Results, target: str) -> None:
     folder, file = config.parent / target, config.parent / f"{target}.yaml"
-    run_program("pipeline", "compile", str(config), "--target", target, "-o", str(file), f"--set=run.dir={folder}")
+    where = {"kubeflow": [f"run.dir={folder}", "deploy.volume_claim=wgan"], "vertex": ["run.dir=/gcs/bucket"]}[target]
+    sets = [f"--set={setting}" for setting in where]
+    run_program("pipeline", "compile", str(config), "--target", target, "-o", str(file), *sets)
     run_program("tests.support.servers.run_compiled", str(file), str(folder / "root"))
     (summary,) = (folder / "root" / "steps").glob("*/report/summary.json")
     assert made_in(folder / "root" / "steps") == local_run.artifacts
-    assert without_times(json.loads(summary.read_bytes()), folder) == local_run.summary
+    assert (
+        without_times(json.loads(summary.read_bytes()), folder / "gcs" / "bucket" if target == "vertex" else folder)
+        == local_run.summary
+    )

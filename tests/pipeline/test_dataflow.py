@@ -138,11 +138,11 @@ def test_the_submitted_job_produces_the_same_dataset_as_a_local_run(cloud: Cloud
 
 
 def test_a_worker_without_write_permission_fails_the_run_with_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.broken.add("ingest/*/counts.json")
+    cloud.broken.add("ingest/*/read.json")
     code, said = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
     key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
-    assert f"Cannot write gs://bucket/ingest/{key}/counts.json" in said
+    assert f"Cannot write gs://bucket/ingest/{key}/read.json" in said
     assert "Traceback" not in said
     assert not (tmp_path / "there/dataset").exists()
     assert any(name.endswith(".chunk") for name in cloud.files_in_bucket())  # decoded images are kept for the next run

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +26,8 @@ SETTINGS = docker_target.container_settings(network=False)
 
 
 @pytest.fixture(scope="module")
-def host(in_ci: bool) -> Iterator[str]:
-    if missing := containers.missing():
-        reason = f"{', '.join(missing)} missing: apt-get install -y --no-install-recommends podman runc mmdebstrap"
-        pytest.fail(reason) if in_ci else pytest.skip(reason)
-    with containers.engine() as address:
-        os.environ["DOCKER_HOST"] = address
-        yield address
-        del os.environ["DOCKER_HOST"]
-
-
-@pytest.fixture(scope="module")
-def client(host: str) -> Iterator[Any]:
-    with docker_target.engine_client() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def base(host: str) -> str:
     return containers.make_base()
-
-
-@pytest.fixture(scope="module")
-def image(host: str) -> str:
-    return containers.make_data_image()
 
 
 class TestFailures:

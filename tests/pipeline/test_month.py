@@ -45,7 +45,7 @@ class Month:
 
     def __init__(self, root: Path, address: str, kubeflow: Kubeflow) -> None:
         self.root, self.address, self.kubeflow = root, address, kubeflow
-        self.images, self.registry = root / "images", root / "runs" / "registry"
+        self.images, self.registry = root / "runs" / "images", root / "runs" / "registry"
         self.taken = 0
         self.days: list[Day] = []
 
@@ -55,7 +55,7 @@ class Month:
             code, said = run("schedule", "delete", found["display_name"], "--host", self.address)
             assert code == 0, said
         file = self.root / "nightly.toml"
-        file.write_text(f'[run]\ndir = "{self.root / "runs"}"\n[deploy]\nretries = 0\n')
+        file.write_text(f'[run]\ndir = "{self.root / "runs"}"\n[deploy]\nretries = 0\nvolume_claim = "wgan"\n')
         settings = [*SHORT, f"ingest.source=images:{self.images}", "ingest.labels_from_folders=true", *overrides]
         words = [word for setting in settings for word in ("--set", setting)]
         code, said = run(

@@ -20,8 +20,12 @@ class EngineMissingError(Exception):
 def engine_options(name: str) -> tuple[str, ...]:
     """Return ingest.beam_options for an engine. Raises EngineMissingError if it is not installed."""
     if name.startswith("flink"):
-        jar = _existing(ENGINES / "flink-job-server.jar", "flink")
-        options = ("--runner=FlinkRunner", "--flink_master=[local]", f"--flink_job_server_jar={jar}", "--parallelism=2")
+        options = (
+            "--runner=FlinkRunner",
+            "--flink_master=[local]",
+            f"--flink_job_server_jar={flink_job_server()}",
+            "--parallelism=2",
+        )
         worker = Path(sys.executable).with_name("wgan-beam-worker")
         process = ("--environment_type=PROCESS", f"--environment_config={json.dumps({'command': str(worker)})}")
         return (*options, *(process if name == "flink-processes" else ("--environment_type=LOOPBACK",)))
@@ -30,6 +34,11 @@ def engine_options(name: str) -> tuple[str, ...]:
         return ("--runner=PrismRunner", f"--prism_location={prism}", "--environment_type=LOOPBACK")
     mode = {"threads": "multi_threading", "processes": "multi_processing"}[name]
     return (LOCAL, f"--direct_running_mode={mode}", "--direct_num_workers=2")
+
+
+def flink_job_server() -> Path:
+    """Return the path of Beam's job server for Flink. Raises EngineMissingError."""
+    return _existing(ENGINES / "flink-job-server.jar", "flink")
 
 
 def installed_program(name: str) -> Path:

@@ -57,7 +57,7 @@ def compiled(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the two documents of the quickstart compiled for Kubeflow with a TPU."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pipeline.yaml"
-        words = ["run.dir=/mnt/wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
+        words = ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan", "train.devices=tpu", f"deploy.tpu_image={IMAGE}", *overrides]
         compiler.compile_pipeline(load_config(QUICKSTART, words), out)
         spec, platform = yaml.load_all(out.read_text(), yaml.CSafeLoader)
     return spec, platform

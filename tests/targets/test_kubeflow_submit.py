@@ -23,6 +23,7 @@ from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
+CLAIM = "--set=deploy.volume_claim=wgan"
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "c.toml"
-    file.write_text('[run]\ndir = "/mnt/wgan"\n')
+    file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n')
     return file
 
 
@@ -45,7 +46,7 @@ def config(tmp_path: Path) -> Path:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled file for the tests of requests."""
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "train.rounds=20"]), file)
+    compiler.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan", "train.rounds=20"]), file)
     return file
 
 
@@ -163,22 +164,22 @@ class TestSubmit:
         server.execute = True
         file = tmp_path / "tiny.toml"
         file.write_text(TINY.format(runs=tmp_path / "runs"))
-        code, output = run("submit", str(file), "--host", served[0])
+        code, output = run("submit", str(file), "--host", served[0], CLAIM)
         assert code == 0, output
         assert "train: succeeded" in output
         (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
         found = json.loads(summary.read_bytes())
         assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
-        code, output = run(
-            "submit", str(file), "--host", served[0], "--set", "ingest.source=images:/nowhere", "--set", "deploy.retries=0"
-        )
+        nowhere = f"images:{tmp_path}/runs/nowhere"
+        sets = ["--set", f"ingest.source={nowhere}", "--set", "deploy.retries=0"]
+        code, output = run("submit", str(file), "--host", served[0], CLAIM, *sets)
         assert code == 1, output
         assert "snapshot: failed" in output
         assert "Failed in snapshot" in output
         summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "server").glob("*/steps/*/report/summary.json")]
         (failed,) = [each for each in summaries if each["status"] == "failed"]
         assert (failed["exit_code"], failed["error"]["step"]) == (2, "ingest")
-        assert "/nowhere" in failed["error"]["problem"]
+        assert "/runs/nowhere" in failed["error"]["problem"]
 
 
 TINY = """
@@ -325,7 +326,7 @@ class TestFaults(RetryTests):
             patch.setattr(compiler, "compile_pipeline", COMPILE)
             code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
-        assert "run.dir = 'runs' is a folder on this machine" in output
+        assert "run.dir = 'runs' is not a path at which Kubeflow can mount a volume." in output
 
     def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [

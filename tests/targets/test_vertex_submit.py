@@ -191,7 +191,7 @@ def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, 
     server = served[1]
     server.execute = True
     file = tmp_path / "tiny.toml"
-    file.write_text(TINY.format(runs=tmp_path / "runs") + '[deploy]\npipeline_root = "gs://bucket/root"\nretries = 0\n')
+    file.write_text(TINY.format(runs="/gcs/bucket/wgan") + '[deploy]\npipeline_root = "gs://bucket/root"\nretries = 0\n')
     code, output = submit(served, file)
     assert code == 0, output
     assert "train: succeeded" in output
@@ -419,7 +419,7 @@ def test_an_unsuitable_config_is_refused_before_any_request(
 ) -> None:
     code, output = submit(served, config, "--set", "run.dir=runs")
     assert code == 2
-    assert "run.dir = 'runs' is a folder on this machine" in output
+    assert "run.dir = 'runs' is not in /gcs/BUCKET, and Vertex AI mounts nothing else." in output
     assert served[1].requests == []
 
 

@@ -4,43 +4,38 @@ The result is the same on every runner, with any number of workers and any numbe
 a chunk file says what it depends on (chunk_files.py), grouped values are sorted before they are used, and each file appears
 as a whole under its final name. Beam's own file sinks break on runners that evaluate the graph more than once. Workers on
 other machines must see the chunk folder under the same path, or it is a URL.
+
+The graph is the same for any number of images: workers get numbers of chunks, and read the listing from the store
+(listed_chunks.py). Nothing that grows with the source is collected under one key; what the shards write, the main process
+merges as a stream (results.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from components.common.artifacts import digest_of
-from components.common.errors import PipelineError
-from components.common.store import Store, store_at
+from components.common.store import Span, Store, store_at
 from components.dataset.records import SPLITS, encode_pixels, shard_name
-from components.ingest.beam.chunk_files import ChunkFile, Item, Part, Rejected, read_chunk_file, write_chunk
+from components.ingest.beam.chunk_files import ChunkFile, Item, PartSpan, Rejected, read_chunk_file, read_parts, write_chunk
+from components.ingest.beam.hashes import read_near_duplicates, write_hashes, write_near_duplicates
+from components.ingest.beam.listed_chunks import read_listed_chunk
 from components.ingest.beam.quiet_beam import beam
-from components.ingest.beam.shards import EVAL, Dropped, ShardIndex, drop_equals, join_parts, write_shard
+from components.ingest.beam.results import LISTS, READ_FILE, note_name, part_name
+from components.ingest.beam.shards import ShardIndex, drop_equals, join_parts, write_shard
+from components.ingest.beam.sorted_rows import unpacked_rows, write_rows
 from components.ingest.config import Decoding, IngestConfig
 from components.ingest.pixels.decode import decode, prepare_pillow
-from components.ingest.pixels.near_duplicates import NEAR_DUPLICATE, find_near_duplicates
-from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Reader, Unread
+from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Unread
 from components.ingest.sources.readers import read_chunk
 
-COUNTS_FILE = "counts.json"
-QUARANTINE_FILE = "quarantine.jsonl"
-DUPLICATES_FILE = "duplicates.jsonl"
 CHUNK_SUFFIX = ".chunk"
-NO_PART: Part = ("", b"", b"")
-
-Counts = dict[str, int]
-OUTCOMES = ("kept", "duplicate", "quarantined")
-LISTS = {
-    "quarantined": (QUARANTINE_FILE, ("id", "reason", "detail", "head")),
-    "duplicate": (DUPLICATES_FILE, ("id", "of", "kind")),
-}
+NO_PART: PartSpan = ("", 0, 0, 0, 0)
 
 
 class WorkerSettings(NamedTuple):
@@ -67,44 +62,35 @@ def worker_settings(config: IngestConfig, location: str, key: str) -> WorkerSett
     return WorkerSettings(location, key, decoding, config.shards, config.eval_fraction)
 
 
-def build(pipeline: Any, reader: Reader, settings: WorkerSettings, near_duplicates: int = -1) -> None:
-    """Add all steps to `pipeline`, which writes shards, the lists of omitted images, and counts to the store.
+def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = -1) -> None:
+    """Add all steps to `pipeline`, which writes the shards, and for each its lists of omitted images and its counts.
 
-    Images whose perceptual hashes differ in at most `near_duplicates` bits count as duplicates too; -1: off.
+    The store contains the listing with this number of chunks. Images whose perceptual hashes differ in at most `max_bits` bits
+    count as duplicates too; -1: off.
     """
-    chunks = pipeline | "List chunks" >> beam.Create(reader.chunks) | "Spread chunks" >> beam.Reshuffle()
-    examine = beam.ParDo(Examine(settings)).with_output_types(tuple[int, Part])
-    examined = chunks | "Decode" >> examine.with_outputs("rejected", "read", main="parts")
+    numbers = pipeline | "Number of chunks" >> beam.Create([chunks]) | "Chunks" >> beam.FlatMap(chunk_numbers)
+    examine = beam.ParDo(Examine(settings)).with_output_types(tuple[int, PartSpan])
+    examined = numbers | "Spread chunks" >> beam.Reshuffle() | "Decode" >> examine.with_outputs("read", main="parts")
     # Empty shards are written too.
-    no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, Part])
-    grouped = (
-        (examined.parts, pipeline | "All shards" >> no_part)
-        | "Parts and shards" >> beam.Flatten()
-        | "Shard" >> beam.GroupByKey()
-    )
-    shards = grouped
-    if near_duplicates >= 0:
-        hashes = grouped | "Hashes" >> beam.Map(hashes_of_shard)
-        dropped = _gathered(pipeline, hashes, "hashes") | "Near duplicates" >> beam.FlatMap(drop_near, near_duplicates)
-        shards = {"parts": grouped, "dropped": dropped} | "Shards and near duplicates" >> beam.CoGroupByKey()
-    written = shards | "Write shards" >> beam.ParDo(WriteShard(settings)).with_outputs("dropped", main="counts")
-    omitted = [
-        _gathered(pipeline, rows, outcome) | f"Write {outcome}" >> beam.Map(write_list, settings, outcome)
-        for outcome, rows in (("quarantined", examined.rejected), ("duplicate", written.dropped))
-    ]
-    counts = (examined.read, written.counts, *omitted) | "All counts" >> beam.Flatten()
-    _ = _gathered(pipeline, counts, "counts") | "Write counts" >> beam.Map(write_counts, settings, reader.total)
+    no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, PartSpan])
+    parts = (examined.parts, pipeline | "All shards" >> no_part) | "Parts and shards" >> beam.Flatten()
+    shards = {"parts": parts}
+    if max_bits >= 0:
+        hashed = parts | "Gather parts" >> beam.GroupByKey() | "Write hashes" >> beam.Map(write_hashes_of, settings)
+        # Their number is needed only because it is known when all shards have written their hashes.
+        written = hashed | "Count hashes" >> beam.combiners.Count.Globally()
+        shards["near"] = written | "Near duplicates" >> beam.FlatMap(near_duplicates_of, settings, max_bits)
+    _ = shards | "Shard" >> beam.CoGroupByKey() | "Write shards" >> beam.Map(write_once, settings)
+    _ = examined.read | "Sum" >> beam.CombineGlobally(sum) | "Write sum" >> beam.Map(write_read, settings)
 
 
-def _gathered(pipeline: Any, values: Any, name: str) -> Any:
-    """Collect all values in one list, which exists even if there is no value."""
-    nothing = pipeline | f"No {name}" >> beam.Create([(0, [])])
-    some = values | f"Key {name}" >> beam.Map(lambda value: (0, [value]))
-    return (nothing, some) | f"Flatten {name}" >> beam.Flatten() | f"Gather {name}" >> beam.GroupByKey()
+def chunk_numbers(chunks: int) -> Iterator[int]:
+    """Yield the numbers of all chunks."""
+    yield from range(chunks)
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Decode a chunk into its file: yields (shard, Part), a list of Rejected to `rejected`, and counts to `read`."""
+    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -113,13 +99,14 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         """Prepare Pillow in the process of this worker."""
         prepare_pillow(self._settings.decoding.max_pixels)
 
-    def process(self, chunk: Chunk) -> Iterator[Any]:
+    def process(self, number: int) -> Iterator[Any]:
         """Decode a chunk, unless an earlier attempt did."""
+        store = self._settings.store
+        chunk = read_listed_chunk(store, number)
         name = f"{chunk_name(chunk, self._settings.key)}{CHUNK_SUFFIX}"
-        file = read_chunk_file(self._settings.store, name) or decode_chunk(chunk, self._settings, name)
+        file = read_chunk_file(store, name) or decode_chunk(chunk, self._settings, name)
         yield from file.parts.items()
-        yield beam.pvalue.TaggedOutput("rejected", file.rejected)
-        yield beam.pvalue.TaggedOutput("read", {"read": file.read})
+        yield beam.pvalue.TaggedOutput("read", file.read)
 
 
 def chunk_name(chunk: Chunk, key: str) -> str:
@@ -148,97 +135,71 @@ def _rejected(id: str, reason: str, detail: str, head: bytes) -> Rejected:
     return id, reason, detail, hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
 
 
-def hashes_of_shard(grouped: tuple[int, Iterable[Part]]) -> tuple[int, bytes, bytes, list[str]]:
-    """Return, for the images left after equal ones are dropped: shard, perceptual hashes, which are held out, and ids."""
-    number, parts = grouped
-    index, _ = drop_equals(join_parts(in_order(parts)))
-    by_source = (index.entries["split"] == EVAL).astype(np.uint8)
-    return number, index.entries["perceptual_hash"].tobytes(), by_source.tobytes(), list(index.ids)
-
-
-def drop_near(gathered: tuple[int, Iterable[list[Any]]], max_bits: int) -> Iterator[tuple[int, Dropped]]:
-    """Yield (shard, Dropped) for each near duplicate; images held out by the source, then smaller ids, are kept first."""
-    shards = sorted(item for items in gathered[1] for item in items)
-    hashes = np.frombuffer(b"".join(hashes for _, hashes, _, _ in shards), np.uint64)
-    by_source = np.frombuffer(b"".join(flags for _, _, flags, _ in shards), np.uint8)
-    ids = [id for _, _, _, names in shards for id in names]
-    shard_of = np.repeat([number for number, *_ in shards], [len(names) for *_, names in shards])
-    order = np.array(sorted(range(len(ids)), key=lambda at: (not by_source[at], ids[at])), np.int64)
-    pairs = find_near_duplicates(hashes[order], max_bits)
-    for dropped, kept in zip(order[pairs.dropped].tolist(), order[pairs.kept].tolist(), strict=True):
-        yield int(shard_of[dropped]), (ids[dropped], ids[kept], NEAR_DUPLICATE)
-
-
-def in_order(parts: Iterable[Part]) -> list[Part]:
+def in_order(spans: Iterable[PartSpan]) -> list[PartSpan]:
     """Return the parts of a shard by the names of their chunk files, without those that a repeated attempt sent again."""
-    return sorted(set(parts) - {NO_PART})
+    return sorted(set(spans) - {NO_PART})
 
 
-class WriteShard(beam.DoFn):  # type: ignore[misc]
-    """Write a shard: yields its counts, and lists of Dropped to `dropped`."""
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
-
-    def process(self, grouped: tuple[int, Any]) -> Iterator[Any]:
-        """Write one shard, unless an earlier attempt did."""
-        number, values = grouped
-        parts, near = values, []
-        if isinstance(values, dict):  # with near duplicates
-            parts, near = (part for group in values["parts"] for part in group), sorted(values["dropped"])
-        index, dropped = drop_equals(join_parts(in_order(parts)))
-        gone = {id for id, _, _ in near}
-        index = index.part(np.array([at for at, id in enumerate(index.ids) if id not in gone], np.intp)) if gone else index
-        yield write_once(index, self._settings, number)
-        yield beam.pvalue.TaggedOutput("dropped", [*dropped, *near])
+def write_hashes_of(grouped: tuple[int, Iterable[PartSpan]], settings: WorkerSettings) -> int:
+    """Write the perceptual hashes of a shard, without equal images; return its number."""
+    number, spans = grouped
+    parts = read_parts(settings.store, in_order(spans))
+    write_hashes(drop_equals(join_parts(parts))[0], settings.store, number)
+    return number
 
 
-def write_once(index: ShardIndex, settings: WorkerSettings, number: int) -> Counts:
-    """Write the files of a shard and then a note with its counts, or return the counts of a note that matches."""
-    store, note = settings.store, f"shard-{number:05d}.json"
+def near_duplicates_of(shards: int, settings: WorkerSettings, max_bits: int) -> Iterator[tuple[int, Span]]:
+    """Write the near duplicates of all shards; yield for each shard where they are."""
+    yield from write_near_duplicates(settings.store, shards, max_bits)
+
+
+def write_once(grouped: tuple[int, dict[str, Iterable[Any]]], settings: WorkerSettings) -> None:
+    """Write the files of a shard and then a note with its counts, unless there is a note that matches."""
+    number, values = grouped
+    parts = read_parts(settings.store, in_order(values["parts"]))
+    near = read_near_duplicates(settings.store, sorted(set(values.get("near", ()))))
+    index, dropped = drop_equals(join_parts(parts))
+    index = without(index, {id for id, _, _ in near})
+    rejected = sorted(row for part in parts for row in unpacked_rows(part.rejected))
+    rows = {"quarantined": rejected, "duplicate": sorted([*dropped, *near])}
     entries = hashlib.sha256(index.entries.tobytes()).hexdigest()
-    inputs = digest_of([entries, sorted(set(index.chunks)), settings.key, settings.eval_fraction])
+    inputs = digest_of([entries, sorted(set(index.chunks)), rows, settings.key, settings.eval_fraction])
+    if not is_written(settings, number, inputs):
+        write_files(index, rows, settings, number, inputs)
+
+
+def without(index: ShardIndex, ids: set[str]) -> ShardIndex:
+    """Return a shard without some images."""
+    return index.part(np.array([at for at, id in enumerate(index.ids) if id not in ids], np.intp)) if ids else index
+
+
+def is_written(settings: WorkerSettings, number: int, inputs: str) -> bool:
+    """Return whether an earlier attempt has written the files of a shard from these inputs."""
+    store = settings.store
     try:
-        written = json.loads(store.read(note))
-        sizes = [store.size(shard_name(split, number, settings.shards)) for split in SPLITS]
-        if written["inputs"] == inputs and written["bytes"] == sizes:
-            return dict(written["counts"])
+        note = json.loads(store.read(note_name(number)))
+        sizes = [store.size(name) for name in file_names(settings, number)]
+        return bool(note["inputs"] == inputs and note["bytes"] == sizes)
     except (OSError, ValueError, LookupError, TypeError):
-        pass
+        return False
+
+
+def file_names(settings: WorkerSettings, number: int) -> list[str]:
+    """Return the names of a shard's files: its splits, and its parts of the lists."""
+    splits = [shard_name(split, number, settings.shards) for split in SPLITS]
+    return [*splits, *(part_name(outcome, number) for outcome in LISTS)]
+
+
+def write_files(index: ShardIndex, rows: dict[str, list[Any]], settings: WorkerSettings, number: int, inputs: str) -> None:
+    """Write the files of a shard, and then its note."""
+    store = settings.store
     counts, sizes = write_shard(index, store, number, settings.shards, settings.eval_fraction)
-    store.write(note, [json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}).encode()])
-    return counts
+    for outcome in LISTS:
+        sizes.append(write_rows(store, part_name(outcome, number), rows[outcome]))
+        counts[outcome] = len(rows[outcome])
+    store.write(note_name(number), [json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}).encode()])
 
 
-def write_list(gathered: tuple[int, Iterable[list[Any]]], settings: WorkerSettings, outcome: str) -> Counts:
-    """Write the list of an outcome as JSON Lines, sorted by id; return the number of its lines. Raises ArtifactError."""
-    name, keys = LISTS[outcome]
-    rows = sorted(tuple(row) for lists in gathered[1] for part in lists for row in part)
-    lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in rows]
-    settings.store.write(name, [f"{line}\n".encode() for line in lines])
-    return {outcome: len(lines)}
-
-
-def write_counts(gathered: tuple[int, Iterable[list[Counts]]], settings: WorkerSettings, total: int) -> None:
-    """Write the sum of all counts as counts.json. Raises PipelineError if an image was lost or counted twice."""
-    sums: Counter[str] = Counter()
-    for counts in (counts for group in gathered[1] for counts in group):
-        sums.update(counts)
-    settings.store.write(COUNTS_FILE, [json.dumps({**sums, **balanced(sums, total)}).encode()])
-
-
-def balanced(sums: Counts, total: int) -> Counts:
-    """Return read, kept, duplicate, quarantined, train and eval.
-
-    Raises PipelineError unless read equals the `total` of the source and the sum of kept, duplicate and quarantined; each
-    is counted where it happens.
-    """
-    counts = {name: sums.get(name, 0) for name in ("read", "duplicate", "quarantined", *SPLITS)}
-    counts["kept"] = sum(counts[split] for split in SPLITS)
-    if not total == counts["read"] == sum(counts[name] for name in OUTCOMES):
-        parts = " + ".join(f"{counts[name]} {name}" for name in OUTCOMES)
-        raise PipelineError(
-            f"Images were lost or counted twice: {total} in the source, {counts['read']} read, but {parts}.",
-            "Run again; if it happens again, report it with your ingest.beam_options.",
-        )
-    return counts
+def write_read(count: int, settings: WorkerSettings) -> None:
+    """Write the number of images that were read."""
+    settings.store.write(READ_FILE, [json.dumps(count).encode()])

@@ -17,8 +17,21 @@ try:
         import apache_beam as beam
         import grpc  # type: ignore[import-untyped]
         from apache_beam.error import BeamError
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import (
+            FlinkRunnerOptions,
+            GoogleCloudOptions,
+            PipelineOptions,
+            StandardOptions,
+        )
 finally:
     logging.getLogger().removeFilter(_not_about_bigquery)
 
-__all__ = ["BeamError", "PipelineOptions", "beam", "grpc"]
+__all__ = [
+    "BeamError",
+    "FlinkRunnerOptions",
+    "GoogleCloudOptions",
+    "PipelineOptions",
+    "StandardOptions",
+    "beam",
+    "grpc",
+]

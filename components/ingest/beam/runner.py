@@ -17,7 +17,7 @@ from typing import Any
 from components.common import errors
 from components.common.addresses import is_address, remote_errors
 from components.common.errors import ConfigError, PipelineError
-from components.ingest.beam import dataflow
+from components.ingest.beam import dataflow, flink
 from components.ingest.beam.quiet_beam import BeamError, PipelineOptions, beam, grpc
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.sources.chunks import Reader
@@ -30,10 +30,15 @@ BEAM_ERROR_LOGGERS = (
 # Beam appends this to the first argument of an exception: in ours, between the problem and the cure.
 WHILE_RUNNING = re.compile(r" \[while running '[^']*'\] ?")
 
-# Messages of runners (Beam's own and Flink) when the process of a worker has ended.
+# Messages of runners when the process of a worker has ended: first Beam's own, then those of a Flink cluster, whose task
+# managers are missed by the job manager or by each other.
 WORKER_GONE = re.compile(
     r"Channel closed prematurely|client cancelled|Worker subprocess exited|StatusCode\.UNAVAILABLE|Process died"
+    r"|TaskManager with id \S+ (is no longer reachable|timed out)|remote task manager was lost"
+    r"|IOException: .*Connection reset by peer"
 )
+# Flink's messages begin with the name and the state of the job, and may be a whole Java stack trace.
+FLINK_JOB = re.compile(r"^RuntimeError: Pipeline \S+ failed in state \w+: ")
 MULTI_PROCESSING = "--direct_running_mode=multi_processing"
 POLL_SECONDS, SECONDS_TO_NOTICE = 0.05, 5.0
 STDERR_TAIL_BYTES = 10_000
@@ -70,6 +75,8 @@ def run_pipeline(
         try:
             if on_dataflow:
                 dataflow.run(pipeline)
+            elif flink.is_cluster(pipeline):
+                flink.run(pipeline)
             elif MULTI_PROCESSING in options:
                 _run_watched(pipeline)
             else:
@@ -185,8 +192,9 @@ def unwrapped(error: BaseException) -> BaseException:
         return kind(problem, cure)
     if WORKER_GONE.search(text):
         return worker_gone()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = next((line for line in reversed(lines) if "[while running" in line), lines[-1])
+    lines = [line.strip() for line in FLINK_JOB.sub("", text).splitlines() if line.strip()]
+    clues = ("[while running", "Caused by: ")
+    line = next((line for clue in clues for line in reversed(lines) if clue in line), lines[-1]).removeprefix("Caused by: ")
     return PipelineError(f"The Beam pipeline failed: {line[:400].rstrip('.')}.", "Run with --debug for the traceback.")
 
 

@@ -43,7 +43,7 @@ def join_parts(parts: Sequence[Part]) -> ShardIndex:
     unpacked = [_unpack(part) for part in parts]
     entries = np.concatenate([np.empty(0, ENTRY), *(entries for entries, _ in unpacked)])
     ids = [id for _, ids in unpacked for id in ids]
-    chunks = [name for (name, _, _), (entries, _) in zip(parts, unpacked, strict=True) for _ in range(len(entries))]
+    chunks = [part.name for part, (entries, _) in zip(parts, unpacked, strict=True) for _ in range(len(entries))]
     index = ShardIndex(entries, tuple(ids), tuple(chunks)).part(np.lexsort((entries["low"], entries["high"])))
     order = np.arange(len(entries))
     for start, end in _equal_runs(index.entries):
@@ -52,10 +52,9 @@ def join_parts(parts: Sequence[Part]) -> ShardIndex:
 
 
 def _unpack(part: Part) -> tuple[Entries, list[str]]:
-    _, packed, ids = part
-    entries = np.frombuffer(packed, ENTRY)
+    entries = np.frombuffer(part.entries, ENTRY)
     ends = entries["id_end"].tolist()
-    return entries, [ids[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+    return entries, [part.ids[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _equal_runs(entries: Entries) -> Iterator[tuple[int, int]]:

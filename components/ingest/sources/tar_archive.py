@@ -135,7 +135,7 @@ def _member(block: bytes, kind: bytes, offset: int, size: int, attributes: dict[
         return None
     if kind in LINKS + SPECIAL:
         return TarMember(name, offset, 0, "link" if kind in LINKS else "special")
-    sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in attributes)
+    sparse = kind == b"S" or (attributes and any(key.startswith(b"GNU.sparse.") for key in attributes))
     return TarMember(attributes.get(b"GNU.sparse.name", name), offset, size, "sparse" if sparse else "file")
 
 

@@ -8,6 +8,7 @@ from kfp import dsl, kubernetes
 
 from pipeline.config import DeploySection, RunConfig
 from pipeline.platforms import TPU_RESOURCE, TpuRow, gke_node_selector, gke_tolerations
+from pipeline.targets.mounts import check_mounts_on_kubeflow
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 KEYS = "/var/run/secrets/google"
@@ -17,14 +18,15 @@ USER = 10001  # of deploy/images
 def compile_pipeline(config: RunConfig, out: Path) -> None:
     """Write the pipeline for Kubeflow: the PipelineSpec, and a second YAML document with the Kubernetes settings.
 
-    Raises ConfigError for a TPU that GKE does not have or on which training does not run there.
+    Raises ConfigError for a TPU that GKE does not have or on which training does not run there, and for a folder that is not
+    on the volume.
     """
+    check_mounts_on_kubeflow(config)
     row = tpu_row(config, "gke")
 
     def place(task: dsl.PipelineTask, step: str) -> None:
         _set_pod(task, step, config.deploy)
-        if config.deploy.volume_claim:
-            kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
+        kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
         if config.deploy.google_key_secret:
             kubernetes.use_secret_as_volume(task, secret_name=config.deploy.google_key_secret, mount_path=KEYS)
             task.set_env_variable("GOOGLE_APPLICATION_CREDENTIALS", f"{KEYS}/key.json")

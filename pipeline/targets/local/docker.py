@@ -60,15 +60,12 @@ def run_container(client: Any, image: str, command: Sequence[str], volumes: Volu
 
 
 def _stop(container: Any) -> None:
-    """Send SIGTERM to every process of a container, and wait until they have saved.
-
-    The engine's own stop signals the first process only, which is KFP's shell, and a shell does not forward signals.
-    """
+    """Send SIGTERM to the first process of a container, which is the step (steps.replace_shell); wait until it has saved."""
     import docker
     import requests
 
     with contextlib.suppress(docker.errors.APIError, requests.RequestException):  # it has ended already, or takes too long
-        container.exec_run(["sh", "-c", "kill -TERM -1"])
+        container.kill(signal="SIGTERM")
         container.wait(timeout=STOP_SECONDS)
 
 

@@ -20,6 +20,7 @@ from pipeline import steps
 from pipeline.config import DeploySection, RunConfig
 from pipeline.graph import NAME
 from pipeline.platforms import TpuRow, scheduling, worker_pool_specs
+from pipeline.targets.mounts import check_mounts_on_vertex
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
@@ -28,8 +29,10 @@ ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 def compile_pipeline(config: RunConfig, out: Path) -> None:
     """Write the pipeline for Vertex AI; needs no project, no account and no network.
 
-    Raises ConfigError for a TPU that Vertex AI does not have or on which training does not run there.
+    Raises ConfigError for a TPU that Vertex AI does not have or on which training does not run there, and for a folder that
+    Vertex AI does not mount.
     """
+    check_mounts_on_vertex(config)
     row = tpu_row(config, "vertex")
     train_job = _train_job(row, config.deploy) if row else None
 

@@ -1,66 +1,88 @@
 """A proxy between gcsfuse and the object store: counts requests and bytes by operation, and injects faults.
 
 It stands for the network and the limits of Google Cloud Storage (429, 503, no permission, broken connections), which no
-server on this machine produces by itself. Bodies are streamed, so large objects need no memory.
+server on this machine produces by itself. Bodies are streamed, so large objects need no memory. It is a process of its own:
+in the process that uses the mount, a page fault on a mapped file would wait for the proxy while it holds Python's lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import http.server
 import json
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.servers.json_server import QuietServer
 
 BLOCK_BYTES = 256 * 1024
-RESET = -1  # a fault: break the connection after half of the body
+RESET = -1  # a fault: break the connection within the body, before the server gets the request
+LOST = -2  # a fault: the server carries out the request, then the connection breaks
+READS = ("list", "stat", "read", "bucket")
 WRITES = ("insert", "part", "copy", "update", "delete", "compose")
 HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade"}
 REASONS = {403: "forbidden", 429: "rateLimitExceeded", 503: "backendError"}
-Fault = Callable[[str, str], int]
+CONTROL = "/control"  # GET returns the traffic and sets it to zero, PUT replaces the faults
 
 
-def no_fault(operation: str, name: str) -> int:
-    """Let every request pass."""
-    return 0
+class Fault(NamedTuple):
+    """Answer `status` to requests of `operations` for objects whose name matches the pattern `names`, from now on."""
+
+    status: int
+    operations: tuple[str, ...] = (*READS, *WRITES)
+    names: str = ".*"
+
+    def concerns(self, operation: str, name: str) -> bool:
+        """Return whether a request gets this fault."""
+        return operation in self.operations and re.fullmatch(self.names, name) is not None
 
 
+@dataclasses.dataclass
 class Traffic:
-    """What has passed since the start or the last `reset`: requests by operation, and the bytes of bodies up and down.
+    """What has passed: requests by operation, answers by status, each request, and the bytes of bodies up and down."""
 
-    `fault` is called with each operation and object name; it returns a status to answer instead, RESET, or 0.
-    """
+    requests: Counter[str] = dataclasses.field(default_factory=Counter)
+    statuses: Counter[str] = dataclasses.field(default_factory=Counter)
+    calls: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)  # operation, object, status
+    bytes_up: int = 0
+    bytes_down: int = 0
 
-    def __init__(self) -> None:
-        self.fault: Fault = no_fault
-        self.lock = threading.Lock()
-        self.reset()
+    def add(self, operation: str, name: str, status: int, up: int, down: int) -> None:
+        """Count one request."""
+        self.requests[operation] += 1
+        self.statuses[str(status)] += 1
+        self.calls.append((operation, name, status))
+        self.bytes_up += up
+        self.bytes_down += down
 
-    def reset(self) -> None:
-        """Set all counters to zero."""
-        with self.lock:
-            self.requests: Counter[str] = Counter()
-            self.statuses: Counter[int] = Counter()
-            self.calls: list[tuple[str, str, int]] = []
-            self.bytes_up = self.bytes_down = 0
 
-    def count(self, operation: str, name: str, status: int, up: int, down: int) -> None:
-        """Add one request."""
-        with self.lock:
-            self.requests[operation] += 1
-            self.statuses[status] += 1
-            self.calls.append((operation, name, status))
-            self.bytes_up += up
-            self.bytes_down += down
+class Proxy:
+    """A running proxy: its URL, what has passed it, and the faults that it injects."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def traffic(self) -> Traffic:
+        """Return what has passed since the last call."""
+        with urllib.request.urlopen(self.url + CONTROL) as answer:
+            found = Traffic(**json.load(answer))
+        return dataclasses.replace(found, requests=Counter(found.requests), statuses=Counter(found.statuses))
+
+    def inject(self, *faults: Fault) -> None:
+        """Replace the faults; without any, all requests pass."""
+        body = json.dumps(faults).encode()
+        urllib.request.urlopen(urllib.request.Request(self.url + CONTROL, body, method="PUT")).close()
 
 
 def operation_of(method: str, target: str) -> tuple[str, str]:
@@ -107,20 +129,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
             return
-        traffic: Traffic = self.server.traffic
+        if self.path == CONTROL:
+            self._control()
+            return
         operation, name = operation_of(self.command, self.path)
         body = Counted(self._body())
-        fault = traffic.fault(operation, name)
+        fault = next((fault.status for fault in self.server.faults if fault.concerns(operation, name)), 0)
         if fault == RESET:
             next(iter(body), b"")
             status, down = RESET, self._break()
+        elif fault == LOST:
+            self._ask(body).read()
+            status, down = LOST, self._break()
         elif fault:
             for _ in body:  # read all, as the client would not read the answer before it has sent its body
                 pass
             status, down = fault, self._refuse(fault)
         else:
             status, down = self._pass_on(body)
-        traffic.count(operation, name, status, body.bytes, down)
+        with self.server.lock:
+            self.server.traffic.add(operation, name, status, body.bytes, down)
+
+    def _control(self) -> None:
+        content = b"".join(self._body())
+        with self.server.lock:
+            if self.command == "PUT":
+                self.server.faults = [Fault(*fault) for fault in json.loads(content)]
+                passed = Traffic()
+            else:
+                passed, self.server.traffic = self.server.traffic, Traffic()
+        self._send_json(200, vars(passed))
 
     def _body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -131,12 +169,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             yield from blocks(self.rfile, int(self.headers.get("Content-Length") or 0))
 
-    def _pass_on(self, body: Counted) -> tuple[int, int]:
+    def _ask(self, body: Counted) -> http.client.HTTPResponse:
         chunked = "Transfer-Encoding" in self.headers
         headers = {key: value for key, value in self.headers.items() if key.lower() not in HOP_HEADERS}
         has_body = chunked or "Content-Length" in self.headers
         self.upstream.request(self.command, self.path, body if has_body else None, headers, encode_chunked=chunked)
-        with self.upstream.getresponse() as answer:
+        return self.upstream.getresponse()
+
+    def _pass_on(self, body: Counted) -> tuple[int, int]:
+        with self._ask(body) as answer:
             self.send_response_only(answer.status)
             for key, value in answer.getheaders():
                 if key.lower() not in HOP_HEADERS:
@@ -159,7 +200,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _refuse(self, status: int) -> int:
         reason = REASONS.get(status, "injected")
         error = {"code": status, "message": "injected by the test", "errors": [{"reason": reason, "message": reason}]}
-        content = json.dumps({"error": error}).encode()
+        return self._send_json(status, {"error": error})
+
+    def _send_json(self, status: int, value: Any) -> int:
+        content = json.dumps(value).encode()
         self.send_response_only(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -201,16 +245,25 @@ def blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def proxied(upstream: tuple[str, int], port: int = 0) -> Iterator[tuple[str, Traffic]]:
-    """Pass requests on to `upstream` (host, port); yields the URL of the proxy and its traffic."""
-    server = QuietServer(("127.0.0.1", port), Handler)
-    server.upstream, server.traffic = upstream, Traffic()  # type: ignore[attr-defined]
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", server.traffic  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def proxied(upstream_port: int) -> Iterator[Proxy]:
+    """Pass requests on to a server on this machine."""
+    command = [sys.executable, "-m", __name__, str(upstream_port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Proxy(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    """Pass requests on to the port that the command line names; print the URL of the proxy."""
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    server.upstream, server.lock = ("127.0.0.1", int(sys.argv[1])), threading.Lock()  # type: ignore[attr-defined]
+    server.traffic, server.faults = Traffic(), []  # type: ignore[attr-defined]
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

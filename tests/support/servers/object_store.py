@@ -18,17 +18,21 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.engines import installed_program
 from tests.support.local_runs import wait_for
-from tests.support.servers.bucket_proxy import Traffic, proxied
+from tests.support.servers.bucket_proxy import Proxy, proxied
 
 BUCKET = "bucket"
 
 
 class Store(NamedTuple):
-    """A running object store with one bucket: the URL of the proxy in front of it, the URL behind it, and the traffic."""
+    """A running object store with one bucket, and the proxy in front of it, which counts what does not use `direct_url`."""
 
-    url: str
+    proxy: Proxy
     direct_url: str
-    traffic: Traffic
+
+    @property
+    def url(self) -> str:
+        """The URL of the proxy."""
+        return self.proxy.url
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of the objects in the bucket, as the server knows them."""
@@ -62,10 +66,10 @@ def object_store() -> Iterator[Store]:
     """Run an object store with one empty bucket. Raises EngineMissingError if the server is not installed."""
     program, port = installed_program("fake-gcs-server"), _free_port()
     direct = f"http://127.0.0.1:{port}"
-    with proxied(("127.0.0.1", port)) as (url, traffic):
+    with proxied(port) as proxy:
         options = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=error"]
         # Uploads in several parts and reads name the host: give them the proxy's.
-        options += [f"-external-url={url}", f"-public-host={urlsplit(url).netloc}"]
+        options += [f"-external-url={proxy.url}", f"-public-host={urlsplit(proxy.url).netloc}"]
         server = subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             wait_for(lambda: server.poll() is not None or _answers(port), seconds=60)
@@ -75,7 +79,7 @@ def object_store() -> Iterator[Store]:
                 f"{direct}/storage/v1/b?project=test", body, {"Content-Type": "application/json"}, method="POST"
             )
             urllib.request.urlopen(request).close()
-            yield Store(url, direct, traffic)
+            yield Store(proxy, direct)
         finally:
             server.kill()
             server.wait(30)

@@ -1,7 +1,8 @@
 """Run a compiled file with KFP's local runner: python -m tests.support.servers.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
 
 FILE is a file that `compile` wrote or `submit` sent; nothing else of the pipeline is known here. The creation time of the job,
-which platforms fill in and KFP's local runner does not, is filled in here. Exits with 0 if the run succeeded.
+which platforms fill in and KFP's local runner does not, is filled in here. The folder `gcs` beside ROOT has the place of /gcs,
+where Vertex AI mounts the buckets. Exits with 0 if the run succeeded.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
     from kfp import components, local
 
     document = file.read_text().split("\n---\n")[0]  # the second document has Kubernetes settings
-    document = document.replace("{{$.pipeline_job_create_time_utc}}", now())
+    document = document.replace("{{$.pipeline_job_create_time_utc}}", now()).replace("/gcs/", f"{root.parent}/gcs/")
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(root / "tmp")
     caching = {"enable_caching": True, "cache_root": cache} if cache else {}

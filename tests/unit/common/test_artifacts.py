@@ -139,7 +139,7 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> N
     make(tmp_path / "out")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 6), st.integers(0, 7))
 def test_every_flipped_bit_is_detected(byte: int, bit: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

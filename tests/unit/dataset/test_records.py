@@ -84,7 +84,7 @@ def test_an_image_of_another_size_is_refused() -> None:
         decode_example(encode_example(record(0)), 8, 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_flipped_bit_and_every_truncation_is_detected(data: st.DataObject) -> None:
     records = [encode_example(record(seed)) for seed in range(2)]

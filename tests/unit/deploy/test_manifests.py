@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,7 +69,7 @@ class TestKubeflow:
         policy = objects["NetworkPolicy"]["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         assert not policy.get("ingress")
-        kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan"]), tmp_path / "p.yaml")
+        kubeflow.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan"]), tmp_path / "p.yaml")
         _, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
         for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             assert policy["podSelector"]["matchLabels"].items() <= executor["podMetadata"]["labels"].items()
@@ -189,11 +191,45 @@ def blocks_of_example() -> list[str]:
 
 
 class TestSchedules:
-    def test_the_example_config_compiles_for_both_platforms(self, tmp_path: Path) -> None:
-        config = load_config(DEPLOY / "schedules" / "nightly.toml")
+    def settings(self, script: str, folder: Path, **variables: str) -> list[str]:
+        """Return the settings that a script creates its schedule with; a program in PATH writes the arguments to a file."""
+        program, called = folder / "wgan-pipeline", folder / "called"
+        program.write_text(f'#!/bin/sh\n[ "$2" != create ] || printf "%s\\n" "$@" > {called}\n')
+        program.chmod(0o755)
+        environment = {"PATH": f"{folder}:{os.environ['PATH']}", **variables}
+        done = subprocess.run(
+            [DEPLOY / "schedules" / script], env=environment, capture_output=True, text=True, check=False, cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        words = called.read_text().splitlines()
+        return [value for option, value in itertools.pairwise(words) if option == "--set"]
+
+    @pytest.mark.parametrize("overlay", OVERLAYS)
+    def test_the_schedule_of_kubeflow_compiles_with_the_volume_of_each_overlay(self, overlay: str, tmp_path: Path) -> None:
+        settings = self.settings("kubeflow.sh", tmp_path, HOST="http://localhost:8080", OVERLAY=overlay)
+        config = load_config(DEPLOY / "schedules" / "nightly.toml", settings)
         assert config.train.start_from == "champion"
-        kubeflow.compile_pipeline(config, tmp_path / "k.yaml")
-        vertex.compile_pipeline(config, tmp_path / "v.yaml")
+        kubeflow.compile_pipeline(config, tmp_path / "p.yaml")
+        components = yaml.safe_load((DEPLOY / "kubeflow" / "overlays" / overlay / "kustomization.yaml").read_text())[
+            "components"
+        ]
+        assert components == ["../../volume"]
+        claim = yaml.safe_load((DEPLOY / "kubeflow" / "volume" / "volume-claim.yaml").read_text())
+        assert config.deploy.volume_claim == claim["metadata"]["name"]
+        if overlay == "shared-disk":  # whose network policy blocks all buckets
+            assert "gs://" not in f"{config.ingest.source} {config.registry}"
+
+    def test_an_unknown_overlay_is_refused(self, tmp_path: Path) -> None:
+        command = ["bash", str(DEPLOY / "schedules" / "kubeflow.sh")]
+        environment = {"PATH": os.environ["PATH"], "HOST": "http://localhost:8080", "OVERLAY": "nfs"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stderr == "kubeflow.sh: there is no overlay nfs. Use shared-disk, gke or bucket-key.\n"
+
+    def test_the_schedule_of_vertex_compiles(self, tmp_path: Path) -> None:
+        config = load_config(DEPLOY / "schedules" / "nightly.toml", self.settings("vertex.sh", tmp_path, PROJECT="p"))
+        assert config.train.devices == "tpu"
+        vertex.compile_pipeline(config, tmp_path / "p.yaml")
 
     @pytest.mark.parametrize("name", ["kubeflow.sh", "vertex.sh", "laptop.crontab"])
     def test_commands_and_options_exist(self, name: str) -> None:

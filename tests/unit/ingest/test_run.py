@@ -22,8 +22,9 @@ from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError, InterruptedStepError, PipelineError
 from components.common.store import writing
 from components.dataset.records import read_split
+from components.ingest import run as ingest_run
 from components.ingest.beam import pipeline
-from components.ingest.beam.pipeline import balanced
+from components.ingest.beam.results import balanced
 from components.ingest.beam.shards import drop_equals
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 from components.ingest.run import IngestSummary, chunk_folder, run
@@ -329,7 +330,7 @@ def test_run_after_one_that_was_killed_repeats_no_finished_chunk(tmp_path: Path,
 
 def test_changed_source_does_not_reuse_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_digit_images(tmp_path / "in", 20, broken=False)
-    monkeypatch.setattr(pipeline, "write_counts", FailOnce(tmp_path / "failed", pipeline.write_counts))
+    monkeypatch.setattr(ingest_run, "write_lists", FailOnce(tmp_path / "failed", ingest_run.write_lists))
     with pytest.raises(PipelineError, match="first time"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
     assert len(chunk_files(tmp_path / "out")) == 1
@@ -342,7 +343,7 @@ def test_changed_source_does_not_reuse_chunks(tmp_path: Path, monkeypatch: pytes
 def test_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_digit_images(tmp_path / "in", 20, broken=False)
     monkeypatch.setattr(pipeline, "write_shard", Recorded(tmp_path / "written", pipeline.write_shard))
-    monkeypatch.setattr(pipeline, "write_counts", FailOnce(tmp_path / "failed", pipeline.write_counts))
+    monkeypatch.setattr(ingest_run, "write_lists", FailOnce(tmp_path / "failed", ingest_run.write_lists))
     with pytest.raises(PipelineError, match="first time"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")
     assert (tmp_path / "written").read_text() == "x" * 4

@@ -26,7 +26,7 @@ BAD = [
     (["generate", "/nowhere/model", "--out", "/tmp/never-written"], 1, "/nowhere/model"),
     (["report", "20000101-000000"], 2, "There is no run in runs/20000101-000000."),
     (["compile", "configs/quickstart.toml", "--target", "airflow", "-o", "x.yaml"], 2, "Use kubeflow or vertex."),
-    (["compile", "configs/quickstart.toml", "--target", "vertex", "-o", "x.yaml"], 2, "which remote steps cannot read"),
+    (["compile", "configs/quickstart.toml", "--target", "vertex", "-o", "x.yaml"], 2, "and Vertex AI mounts nothing else. Use"),
 ]
 
 

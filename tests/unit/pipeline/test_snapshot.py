@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.common.errors import ConfigError
+from components.common.errors import ArtifactError, ConfigError
 from pipeline import step_runner
 from pipeline.arguments import describe_run
 from pipeline.config import RunConfig, load_config, resolve_paths
@@ -73,6 +73,22 @@ def test_a_missing_source_is_reported_as_failure_of_ingest(
     assert (summary["run_id"], summary["status"], summary["exit_code"]) == ("job-1", "failed", 2)
     assert summary["error"]["step"] == "ingest"
     assert str(tmp_path / "images") in summary["error"]["problem"]
+
+
+@pytest.mark.parametrize("source_exists", [True, False])
+def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], source_exists: bool
+) -> None:
+    config.work_dir.parent.mkdir(parents=True)
+    config.work_dir.write_text("a file in the place of the folder")
+    if not source_exists:
+        (tmp_path / "images" / "a.png").unlink()
+    with pytest.raises(SystemExit) as caught:
+        step_runner.find_step_keys(described(config), "job-1")
+    assert caught.value.code == ArtifactError.exit_code
+    said = capsys.readouterr().err
+    assert said.startswith(f"snapshot: Cannot write {config.work_dir}/journal/snapshot-")
+    assert said.endswith(": Not a directory. Free space or name a writable folder, for instance --set run.dir=DIR.\n")
 
 
 def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunConfig, tmp_path: Path) -> None:

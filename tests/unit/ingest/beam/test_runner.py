@@ -53,6 +53,35 @@ def test_errors_without_a_message_and_with_a_long_one() -> None:
     assert len(str(unwrapped(ValueError("x" * 10_000)))) < 600
 
 
+FLINK = "Pipeline BeamApp-root-1126_3b6f failed in state FAILED: "
+JAVA_TRACE = """org.apache.flink.runtime.rest.util.RestClientException: [Could not upload job files.
+\tat org.apache.flink.runtime.rest.handler.job.JobSubmitHandler.lambda$uploadJobGraphFiles$4(JobSubmitHandler.java:201)
+Caused by: java.io.IOException: Could not connect to BlobServer at address localhost/127.0.0.1:36539
+\tat org.apache.flink.runtime.blob.BlobClient.<init>(BlobClient.java:103)
+\t... 11 more
+]"""
+
+
+def test_errors_of_flink_are_reported_without_the_name_of_the_job_and_java_traces_with_their_cause() -> None:
+    short = unwrapped(RuntimeError(f"{FLINK}java.net.NoRouteToHostException: No route to host"))
+    assert "The Beam pipeline failed: java.net.NoRouteToHostException: No route to host. " in str(short)
+    assert "failed: java.io.IOException: Could not connect to BlobServer at" in str(unwrapped(RuntimeError(JAVA_TRACE)))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "org.apache.flink.runtime.jobmaster.JobMasterException: TaskManager with id tm1 is no longer reachable.",
+        "java.util.concurrent.TimeoutException: Heartbeat of TaskManager with id 10.0.0.3:35-a4(10.0.0.3:39095) timed out.",
+        "org.apache.flink.runtime.io.network.netty.exception.RemoteTransportException: Connection unexpectedly closed by remote"
+        " task manager '10.0.0.3/10.0.0.3:39095 [ tm1 ] '. This might indicate that the remote task manager was lost.",
+        "java.io.IOException: recvAddress(..) failed: Connection reset by peer",
+    ],
+)
+def test_a_lost_task_manager_of_flink_is_a_worker_that_ended(message: str) -> None:
+    assert "A Beam worker ended unexpectedly" in str(unwrapped(RuntimeError(FLINK + message)))
+
+
 def test_ctrl_c_is_restored() -> None:
     assert isinstance(unwrapped(RuntimeError("KeyboardInterrupt [while running 'Decode']")), KeyboardInterrupt)
     text = TRACEBACK.format(first="KeyboardInterrupt", last="RuntimeError: KeyboardInterrupt [while running 'Decode']")

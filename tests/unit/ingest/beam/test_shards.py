@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from components.common.errors import ArtifactError
 from components.common.store import Folder
 from components.dataset.records import read_tfrecord
-from components.ingest.beam.chunk_files import ENTRY, Item, read_chunk_file, shard_of, write_chunk
+from components.ingest.beam.chunk_files import ENTRY, ChunkFile, Item, Part, read_chunk_file, read_parts, shard_of, write_chunk
 from components.ingest.beam.shards import drop_equals, held_out, join_parts, write_shard
-from components.ingest.pixels.near_duplicates import bands, find_near_duplicates
+from components.ingest.beam.sorted_rows import unpacked_rows
 
 DIGESTS = st.sampled_from([bytes([number]) * 16 for number in range(5)]) | st.binary(min_size=16, max_size=16)
 ITEMS = st.lists(
@@ -26,6 +26,11 @@ ITEMS = st.lists(
     ),
     max_size=25, unique_by=lambda item: item.id,
 )  # fmt: skip
+
+
+def parts_of(folder: Path, *files: ChunkFile | None) -> list[Part]:
+    """Return the parts of all shards of some chunk files."""
+    return read_parts(Folder(folder), [span for file in files if file for span in file.parts.values()])
 
 
 def cut(items: list[Item], sizes: random.Random) -> list[list[Item]]:
@@ -54,7 +59,7 @@ def test_shards_do_not_depend_on_chunks_or_their_order(items: list[Item], shards
                     parts.setdefault(shard, []).append(part)
             result = []
             for index in range(shards):
-                shard, dropped = drop_equals(join_parts(parts.get(index, [])))
+                shard, dropped = drop_equals(join_parts(read_parts(Folder(folder), parts.get(index, []))))
                 counts, _ = write_shard(shard, Folder(folder), index, shards, 0.5)
                 result.append((counts, dropped, [file.read_bytes() for file in sorted(folder.glob(f"*-{index:05d}-of*"))]))
             outcomes.append(result)
@@ -70,7 +75,7 @@ def test_of_equal_images_a_held_out_one_or_the_smallest_id_is_kept(items: list[I
 
     with tempfile.TemporaryDirectory() as name:
         found = write_chunk(Folder(Path(name)), "a", len(items), items, [], 1)
-    shard, dropped = drop_equals(join_parts(list(found.parts.values())))
+        shard, dropped = drop_equals(join_parts(parts_of(Path(name), found)))
     kept = dict(zip(((int(entry["high"]), int(entry["low"])) for entry in shard.entries), shard.ids, strict=True))
     for digest in {item.digest for item in items}:
         equals = [item for item in items if item.digest == digest]
@@ -88,10 +93,8 @@ def test_records_are_copied_unchanged(tmp_path: Path) -> None:
     write_chunk(Folder(tmp_path), "a", 2, items_of(3, 1), [], 1)
     found = write_chunk(Folder(tmp_path), "b", 2, items_of(2, 4), [("id", "why", "how", "head")], 1)
     assert read_chunk_file(Folder(tmp_path), "b") == found
-    assert found.rejected == [("id", "why", "how", "head")]
-    parts = [
-        part for name in "ab" for part in [read_chunk_file(Folder(tmp_path), name)] if part for part in part.parts.values()
-    ]
+    parts = parts_of(tmp_path, *(read_chunk_file(Folder(tmp_path), name) for name in "ab"))
+    assert [row for part in parts for row in unpacked_rows(part.rejected)] == [("id", "why", "how", "head")]
     counts, _ = write_shard(join_parts(parts), Folder(tmp_path), 0, 1, 0.9)
     assert counts == {"train": 0, "eval": 4, "eval label 0": 4}
     assert list(read_tfrecord(tmp_path / "eval-00000-of-00001.tfrecord")) == [b"x" * size for size in (1, 2, 3, 4)]
@@ -115,7 +118,7 @@ def test_damaged_record_is_not_copied(tmp_path: Path) -> None:
     content[-20] ^= 1
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ArtifactError, match="a is damaged at byte"):
-        write_shard(join_parts(list(found.parts.values())), Folder(tmp_path), 0, 1, 0.5)
+        write_shard(join_parts(parts_of(tmp_path, found)), Folder(tmp_path), 0, 1, 0.5)
     assert not list(tmp_path.glob("eval-*.tfrecord")), "the file of the damaged record does not exist"
 
 
@@ -129,30 +132,3 @@ def test_split_and_shard_are_functions_of_the_digest(digest: bytes, fraction: fl
     for split, expected in ((1, False), (2, True)):
         entries["split"] = split
         assert held_out(entries, fraction)[0] == expected
-
-
-def near_by_brute_force(hashes: list[int], bits: int) -> list[tuple[int, int]]:
-    kept: list[int] = []
-    gone = []
-    for at, value in enumerate(hashes):
-        near = [other for other in kept if (hashes[other] ^ value).bit_count() <= bits]
-        gone += [(at, near[0])] if near else []
-        kept += [] if near else [at]
-    return gone
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 16), st.randoms(use_true_random=False))
-def test_near_duplicates_equal_those_of_comparing_all_pairs(hashes: list[int], bits: int, flips: random.Random) -> None:
-    mixed = [*hashes]
-    for value in hashes:  # neighbours at every distance around the limit
-        for _ in range(3):
-            mixed.append(value ^ sum(1 << bit for bit in flips.sample(range(64), flips.randint(0, bits + 2))))
-    flips.shuffle(mixed)
-    found = find_near_duplicates(np.array(mixed, np.uint64), bits)
-    assert list(zip(found.dropped.tolist(), found.kept.tolist(), strict=True)) == near_by_brute_force(mixed, bits)
-
-
-@pytest.mark.parametrize("bits", [0, 1, 3, 7, 16])
-def test_bands_cover_every_bit_once(bits: int) -> None:
-    assert sorted(bit for low, high in bands(bits) for bit in range(low, high)) == list(range(64))
-    assert len(bands(bits)) == bits + 1

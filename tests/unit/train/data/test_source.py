@@ -124,7 +124,7 @@ def test_the_images_of_a_round_depend_only_on_seed_and_round(mode: Any, calls: l
     source.close()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6), st.integers(0, 2**31 - 1))
 def test_both_sources_return_the_same_bytes(dataset: Path, calls: list[tuple[int, int]], seed: int) -> None:
     resident, streamed = opened(dataset, "resident", seed=seed), opened(dataset, "stream", seed=seed)
@@ -399,7 +399,7 @@ def test_damage_is_reported_only_when_its_round_is_taken(tmp_path: Path) -> None
             opened(folder, mode)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_flipped_bit_or_truncation_is_detected(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -35,7 +35,7 @@ def tally_of(images: Images, first: int = 0) -> Tally:
     return tally_records(records, [RecordRef(f"i{at}", "f", at) for at in numbers], 2.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_adding_tallies_is_exact_in_any_order_and_grouping(cuts: list[int], random: object) -> None:
     images = digits()[0][:100]

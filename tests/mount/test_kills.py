@@ -1,0 +1,141 @@
+"""kill -9 of ingest, of training and of gcsfuse itself while their folders are on a mounted bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.common.artifacts import read_manifest
+from tests.support.datasets.training_data import write_digits
+from tests.support.local_runs import ROOT
+from tests.support.mount import Mount
+from tests.support.servers.object_store import Store
+from tests.support.trainings import (
+    Reference,
+    Training,
+    assert_same,
+    kill_at_random_moments,
+    one_sentence,
+    train_undisturbed,
+)
+
+pytestmark = pytest.mark.timeout(2400)
+SEED = 20251126
+INGEST_KILLS, LANES, CHAINS, TRAIN_KILLS = 10, 2, 1, 5  # 20 in all
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    with Training.ended():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_digits(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Return a training on a disk."""
+    return train_undisturbed(tmp_path_factory.mktemp("undisturbed") / "disk", data)
+
+
+def ingest(folder: Path, out: Path) -> subprocess.Popen[str]:
+    """Start ingest of the digits; its output goes to a file in `folder`, which is on a disk."""
+    (folder / "config.toml").write_text('[ingest]\nsource = "digits"\nimage_size = 8\n')
+    command = [sys.executable, "-m", "components.ingest", "--config", str(folder / "config.toml"), "--out", str(out)]
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish_ingest(folder: Path, out: Path) -> str:
+    """Run ingest to its end; return the digest of the dataset, whose files are checked."""
+    assert ingest(folder, out).wait(timeout=300) == 0, (folder / "said").read_text()
+    return read_manifest(out, "dataset").digest
+
+
+def test_ingest_is_killed_at_random_moments(store: Store, mount: Mount, tmp_path: Path) -> None:
+    """After each kill the dataset is complete or does not exist; the next run makes the one of an undisturbed run."""
+    started = time.monotonic()
+    expected = finish_ingest(tmp_path, tmp_path / "undisturbed")
+    life = time.monotonic() - started
+    moments, killed = random.Random(SEED), list[str]()
+    out = mount.folder / "ingest" / "dataset"
+    while len(killed) < INGEST_KILLS:
+        process, moment = ingest(tmp_path, out), moments.uniform(0.2, 1.2) * life
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=moment)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+            files = [name for name in store.names("ingest/dataset/") if not name.endswith("/")]
+            killed.append(f"at {moment:.1f} s of {life:.1f}: {len(files)} files")
+        if store.content("ingest/dataset/manifest.json"):
+            assert read_manifest(out, "dataset").digest == expected
+            if len(killed) % 2:
+                subprocess.run(["rm", "-r", str(out)], check=True)
+    print(*killed, sep="\n")
+    assert finish_ingest(tmp_path, out) == expected
+    assert [name for name in store.names("ingest/") if name.endswith(".tmp")] == []
+    assert {line.rpartition(": ")[2] for line in killed} != {"0 files"}
+
+
+def test_training_is_killed_at_random_moments(
+    mount: Mount, data: tuple[Path, Path], undisturbed: Reference, tmp_path: Path
+) -> None:
+    def make(name: str) -> Training:
+        return Training(tmp_path / name, data, mount.folder / name)
+
+    whole = make("whole")
+    started = time.monotonic()
+    whole.finish()
+    seconds = time.monotonic() - started
+    assert_same(undisturbed.training, whole)
+    reference = undisturbed._replace(seconds=seconds)  # it is slower on the mount
+    killed = kill_at_random_moments(make, reference, lanes=LANES, chains=CHAINS, kills=TRAIN_KILLS, seed=SEED, late_lanes=1)
+    assert len(killed) == LANES * CHAINS * TRAIN_KILLS
+    assert any(": round" in line for line in killed)
+
+
+def test_training_resumes_after_gcsfuse_was_killed(
+    mount: Mount, data: tuple[Path, Path], undisturbed: Reference, tmp_path: Path
+) -> None:
+    """The training ends with one sentence; on the bucket that is mounted again the next one resumes."""
+    training = Training(tmp_path / "training", data, mount.folder / "gcsfuse-killed")
+    process = training.start()
+    training.wait_until(lambda: training.rounds_saved() >= 40)
+    mount.kill()
+    assert process.wait(timeout=300) == 1, training.printed()
+    assert re.fullmatch(r"train: Cannot \w+ \S+: .*not connected.*", one_sentence(training)), training.printed()
+    mount.restart()
+    saved = training.rounds_saved()
+    assert saved >= 40
+    training.finish()
+    assert f"» Resuming from round {saved} of 400" in training.printed()
+    assert_same(undisturbed.training, training)
+
+
+def test_ingest_ends_with_one_sentence_when_gcsfuse_is_killed(store: Store, mount: Mount, tmp_path: Path) -> None:
+    out = mount.folder / "ingest-remounted" / "dataset"
+    process = ingest(tmp_path, out)
+    while not store.names("ingest-remounted/") and process.poll() is None:
+        time.sleep(0.01)
+    mount.kill()
+    assert process.wait(timeout=300) == 1, (tmp_path / "said").read_text()
+    *_, last = (tmp_path / "said").read_text().splitlines()
+    assert re.match(r"ingest: Cannot \w+ \S+: .*not connected", last), (tmp_path / "said").read_text()
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    mount.restart()
+    expected = finish_ingest(tmp_path, tmp_path / "undisturbed")
+    assert finish_ingest(tmp_path, out) == expected
+    assert json.loads(store.content("ingest-remounted/dataset/manifest.json") or b"")["kind"] == "dataset"

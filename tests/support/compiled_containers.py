@@ -1,0 +1,74 @@
+"""Start the commands in a compiled file as Vertex AI does: each is the first process of a container with the bucket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.targets.local.docker import container_settings
+from tests.support.command_line import run
+from tests.support.servers.run_compiled import without_custom_jobs
+from tests.support.two_runs import CONFIG
+
+BUCKET = "/gcs/bucket"
+
+
+class Machine:
+    """A machine of Vertex AI, with a pipeline that was compiled with train as a custom job, and an empty bucket.
+
+    train runs on a CPU here, which changes its config and not its command.
+    """
+
+    def __init__(self, client: Any, image: str, folder: Path, *settings: str) -> None:
+        self.client, self.image, self.bucket = client, image, folder / "bucket"
+        self.bucket.mkdir()
+        config, file = folder / "c.toml", folder / "p.yaml"
+        config.write_text(CONFIG)
+        words = [f"--set={setting}" for setting in [f"run.dir={BUCKET}/runs", "train.devices=tpu", *settings]]
+        code, said = run("compile", str(config), "--target", "vertex", "-o", str(file), *words)
+        assert code == 0, said
+        self.spec = without_custom_jobs(yaml.safe_load(file.read_text()))
+
+    def command(self, step: str) -> list[str]:
+        """Return the command of a step in the compiled file, with the input that Vertex AI fills in."""
+        component = self.spec["components"][f"comp-{step}"]
+        given = self.spec["root"]["inputDefinitions"]["parameters"]
+        known = {name: each.get("defaultValue", "") for name, each in given.items()}
+        known |= {"config": known.get(f"{step}_config", ""), "key": step, "job_name": "job-1"}
+        known["config"] = known["config"].replace('"devices":"tpu"', '"devices":"cpu:1"')
+        inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
+        filled = {
+            "inputs": {
+                "parameterValues": {name: known[name] for name in inputs["parameters"]},
+                "artifacts": {name: _artifact(name) for name in inputs.get("artifacts", {})},
+            },
+            "outputs": {
+                "parameters": {name: {"outputFile": f"{BUCKET}/root/{name}"} for name in outputs.get("parameters", {})},
+                "artifacts": {name: _artifact(name) for name in outputs.get("artifacts", {})},
+                "outputFile": f"{BUCKET}/root/{step}.json",
+            },
+        }
+        container = self.spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+        return [*container["command"], *(word.replace("{{$}}", json.dumps(filled)) for word in container["args"])]
+
+    def start(self, command: list[str], mode: str = "rw") -> Any:
+        """Start a command as the first process of a container, whose root is read-only; `mode` is that of the bucket."""
+        volumes = {str(self.bucket): {"bind": BUCKET, "mode": mode}}
+        settings = container_settings(network=False)
+        return self.client.containers.run(self.image, command, detach=True, volumes=volumes, **settings)
+
+    def run(self, step: str, mode: str = "rw") -> tuple[int, str]:
+        """Run a step to its end; return its exit code and output."""
+        container = self.start(self.command(step), mode)
+        try:
+            return int(container.wait(timeout=300)["StatusCode"]), container.logs().decode()
+        finally:
+            container.remove(force=True)
+
+
+def _artifact(name: str) -> dict[str, Any]:
+    uri = f"gs:/{BUCKET.removeprefix('/gcs')}/root/{name}"
+    return {"artifacts": [{"name": name, "uri": uri, "type": {"schemaTitle": "system.Artifact"}}]}

@@ -1,0 +1,94 @@
+"""Locations that a platform does not mount are refused when compiling, with what to use instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.common.errors import ConfigError
+from pipeline.config import load_config
+from pipeline.targets.mounts import check_mounts_on_kubeflow, check_mounts_on_vertex
+
+VERTEX, KUBEFLOW = ["run.dir=/gcs/b/wgan"], ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan"]
+NOT_IN_A_BUCKET = "is not in /gcs/BUCKET, and Vertex AI mounts nothing else."
+NOT_ON_THE_VOLUME = "is not on the volume wgan, which is mounted at run.dir = '/mnt/wgan'."
+NO_MOUNT_POINT = (
+    "is not a path at which Kubeflow can mount a volume. Use --set run.dir=/mnt/wgan --set deploy.volume_claim=NAME."
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["run.dir=runs"], f"run.dir = 'runs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/mnt/wgan"], f"run.dir = '/mnt/wgan' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/gcs"], f"run.dir = '/gcs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=/gcs/b/../../mnt"], f"run.dir = '/gcs/b/../../mnt' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
+        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_IN_A_BUCKET} Use --set run.work_dir=/gcs/BUCKET/FOLDER."),
+        (
+            ["push.registry=/srv/r"],
+            f"push.registry = '/srv/r' {NOT_IN_A_BUCKET} Use --set push.registry=/gcs/BUCKET/FOLDER, or a URL such as"
+            " gs://BUCKET/FOLDER.",
+        ),
+        (["validate.history=h"], f"validate.history = 'h' {NOT_IN_A_BUCKET} Use --set validate.history=/gcs/BUCKET/FOLDER"),
+        (["train.start_from=models/7"], f"train.start_from = 'models/7' {NOT_IN_A_BUCKET} Use --set train.start_from="),
+        (
+            ["ingest.source=tfds:mnist", "ingest.tfds_manual_dir=~/m"],
+            f"ingest.tfds_manual_dir = '~/m' {NOT_IN_A_BUCKET} Use --set ingest.tfds_manual_dir=/gcs/BUCKET/FOLDER",
+        ),
+        (["ingest.source=images:memory://in"], f"ingest.source = 'images:memory://in' {NOT_IN_A_BUCKET} Use"),
+        (["ingest.source=images:file:///mnt/in"], f"ingest.source = 'images:file:///mnt/in' {NOT_IN_A_BUCKET} Use"),
+        (
+            ["ingest.source=images:in/*.png"],
+            f"ingest.source = 'images:in/*.png' {NOT_IN_A_BUCKET} Use --set ingest.source=images:/gcs/BUCKET/FOLDER, or a URL"
+            " such as images:gs://BUCKET/FOLDER.",
+        ),
+    ],
+)
+def test_what_vertex_does_not_mount_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_mounts_on_vertex(load_config(None, [*VERTEX, *overrides]))
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["run.dir=runs"], f"run.dir = 'runs' {NO_MOUNT_POINT}"),
+        (["run.dir=/"], f"run.dir = '/' {NO_MOUNT_POINT}"),
+        (
+            ["deploy.volume_claim="],
+            "run.dir = '/mnt/wgan' is not on a volume, and the images of the steps are read-only."
+            " Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir.",
+        ),
+        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_ON_THE_VOLUME} Use --set run.work_dir=/mnt/wgan/FOLDER."),
+        (
+            ["push.registry=/mnt/wgan2"],
+            f"push.registry = '/mnt/wgan2' {NOT_ON_THE_VOLUME} Use --set push.registry=/mnt/wgan/FOLDER, or a URL such as"
+            " gs://BUCKET/FOLDER.",
+        ),
+        (["validate.history=h"], f"validate.history = 'h' {NOT_ON_THE_VOLUME} Use --set validate.history=/mnt/wgan/FOLDER"),
+        (["ingest.source=images:/gcs/b/in"], f"ingest.source = 'images:/gcs/b/in' {NOT_ON_THE_VOLUME} Use"),
+        (["ingest.source=images:~/in"], f"ingest.source = 'images:~/in' {NOT_ON_THE_VOLUME} Use"),
+    ],
+)
+def test_what_is_not_on_the_volume_is_refused(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_mounts_on_kubeflow(load_config(None, [*KUBEFLOW, *overrides]))
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("source", ["digits", "images:gs://b/in/**/*.png", "images:s3://b/x.zip", "tfds:mnist"])
+@pytest.mark.parametrize("registry", ["", "gs://b/registry"])
+def test_urls_are_accepted(source: str, registry: str) -> None:
+    overrides = [f"ingest.source={source}", f"push.registry={registry}", "train.start_from=champion"]
+    check_mounts_on_vertex(load_config(None, [*VERTEX, *overrides]))
+    check_mounts_on_kubeflow(load_config(None, [*KUBEFLOW, *overrides]))
+
+
+def test_folders_on_the_mount_are_accepted() -> None:
+    for check, mount, where in [
+        (check_mounts_on_vertex, "/gcs/b", ["run.dir=/gcs/b"]),
+        (check_mounts_on_kubeflow, "/mnt/wgan", KUBEFLOW),
+    ]:
+        source = f"ingest.source=images:{mount}/in/**/*.png"
+        check(load_config(None, [*where, f"run.work_dir={mount}/w", f"push.registry=file://{mount}/r", source]))

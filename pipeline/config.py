@@ -170,9 +170,9 @@ class RunConfig(Section):
         return self.push.registry or str(Path(self.run.dir) / "registry")
 
     @property
-    def history(self) -> Path:
-        """The folder of the accepted snapshots of this source; each source has its own."""
-        return Path(self.validation.history or Path(self.run.dir) / "snapshots" / _folder_name(self.ingest.source))
+    def history(self) -> str:
+        """The folder or URL of the accepted snapshots of this source; each source has its own."""
+        return self.validation.history or str(Path(self.run.dir) / "snapshots" / _folder_name(self.ingest.source))
 
 
 def _check_tpu_trains(deploy: DeploySection) -> None:
@@ -211,7 +211,7 @@ def resolve_paths(config: RunConfig) -> RunConfig:
 
 def with_folders(config: RunConfig) -> RunConfig:
     """Return the config with explicit locations of history and registry, as the steps need them."""
-    validation = config.validation.model_copy(update={"history": _absolute(str(config.history))})
+    validation = config.validation.model_copy(update={"history": _absolute_location(config.history)})
     registry = _absolute_location(config.registry)
     push = config.push.model_copy(update={"registry": registry})
     start = registry if config.train.start_from == "champion" else _absolute_location(config.train.start_from)

@@ -27,7 +27,7 @@ HISTORY_FIELDS = {"history", "accept"}
 def step_keys(config: RunConfig, source_fingerprint: str, history_state: Sequence[str] = ()) -> dict[str, str]:
     """Return the key of every step of this config; `source_fingerprint` changes when the content of the source does.
 
-    `history_state` is what else the outcome of validate depends on (components.validate.drift.history.state).
+    `history_state` is what else the outcome of validate depends on (History.state).
     """
     keys: dict[str, str] = {}
     for step, section in config.sections().items():

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.common.artifacts import digest_of, write_text
 from components.common.journal import read_entry
 from components.ingest.sources.fingerprint import source_fingerprint
-from components.validate.drift.history import state
+from components.validate.drift.history import History
 from pipeline.config import RunConfig
 from pipeline.keys import step_keys
 
@@ -29,7 +29,7 @@ def take_snapshot(config: RunConfig, digest: str = "") -> SourceSnapshot:
     """
     digest = digest or source_fingerprint(config.ingest)
     dataset = _known_dataset(config.work_dir, step_keys(config, digest)["ingest"])
-    return SourceSnapshot(digest=digest, keys=step_keys(config, digest, state(config.history, dataset)))
+    return SourceSnapshot(digest=digest, keys=step_keys(config, digest, History(config.history).state(dataset)))
 
 
 def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_name: str) -> None:

@@ -16,8 +16,7 @@ from typing import Any, NoReturn
 from components.common.errors import InterruptedStepError, PipelineError
 from components.common.journal import record_failure, recorded
 from components.common.section import Summary
-from components.push.registry.location import open_registry
-from components.push.registry.registry import read_champion
+from components.push.registry.registry import Registry
 from components.report.description import RunDescription
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
@@ -106,14 +105,11 @@ def write_run_report(run: str, job_name: str, created_at: str, state: str, messa
 
 
 @contextlib.contextmanager
-def _champion_folder(registry: str) -> Iterator[Path | None]:
+def _champion_folder(location: str) -> Iterator[Path | None]:
     """Yield the folder of a registry's champion, None if there is none."""
-    if not registry:
-        yield None
-        return
-    with open_registry(registry, versions=["champion"]) as folder:
-        champion = read_champion(folder)
-        yield champion.path if champion else None
+    champion = Registry(location).champion() if location else None
+    with Registry(location).open_version(champion.version) if champion else contextlib.nullcontext() as folder:
+        yield folder
 
 
 def _exit(step: str, error: PipelineError) -> NoReturn:

@@ -36,6 +36,10 @@ class ArtifactError(PipelineError):
     """An artifact is missing, incomplete or damaged, or it cannot be written."""
 
 
+class ConflictError(ArtifactError):
+    """Another process changed the same state at the same time; its change stands and ours was not made."""
+
+
 class DeviceError(PipelineError):
     """The requested devices are not available."""
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from components.common.store import check_creates
+
 
 class Section(BaseModel):
     """One section of the configuration: immutable, without unknown keys, and without implicit type conversion."""
@@ -26,3 +28,4 @@ def _refuse_url(path: str) -> str:
 
 
 FolderPath = Annotated[str, AfterValidator(_refuse_url)]  # a folder on this machine; a URL is refused
+StoreLocation = Annotated[str, AfterValidator(check_creates)]  # a folder, or a URL at which several processes can work at once

@@ -8,7 +8,8 @@ Two operations carry correctness, and both stores have them:
   none (gcsfuse), by creating the file exclusively: gcsfuse uploads it on the condition that no such object exists.
 
 So what several processes change together is a sequence of numbered files, each created once (`numbered`): a state is never
-replaced, the next one is created, and of all processes that started from the same state one succeeds.
+replaced, the next one is created, and of all processes that started from the same state one succeeds. An empty file does not
+count, because a process that is killed on a mounted bucket can leave one; its number is not used again.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 from uuid import uuid4
 
 from components.common.addresses import find_filesystem, is_address, local_path, remote_errors
-from components.common.errors import ArtifactError, first_line
+from components.common.errors import ArtifactError, ConflictError, first_line
+from components.common.progress import say
 
 MAX_OPEN_FILES = 200  # of one worker
 READ_AHEAD_BYTES = 1 << 20
@@ -32,9 +35,33 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a file that is being writte
 # Of the file systems without hard links: gcsfuse answers EPERM, others one of these.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 NUMBER_DIGITS = 6
+NUMBERED = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
+# On a mounted bucket: so long can another process take to fill a file that it has created, and a file that another machine has
+# created be in a listing before it can be opened (gcsfuse remembers 5 s that a file does not exist).
+EMPTY_SECONDS = 10.0
+# The schemes of file systems that can create an object on the condition that there is none of its name. Not all servers of
+# s3:// can: `create` finds out.
+CREATING_SCHEMES = ("gs", "gcs", "s3", "memory")
+CREATE_ATTEMPTS = 5  # S3 answers ConditionalRequestConflict to one of two simultaneous requests, which then has to repeat it
 
+CONFLICT_ATTEMPTS = 5  # of as many processes that change a state at once, each succeeds
+# Wait so long after the first conflict, and longer after each: gcsfuse remembers 5 s that a folder does not exist.
+CONFLICT_SECONDS = 1.0
+
+T = TypeVar("T")
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
 ReadSpan = Callable[[str, int, int], bytes]
+
+
+def check_creates(location: str) -> str:
+    """Return a location unless it is a URL without `create`. Raises ValueError with the cure."""
+    scheme, separator, _ = location.partition("://")
+    if separator and scheme not in (*CREATING_SCHEMES, "file"):
+        raise ValueError(
+            f"{scheme}:// cannot create a file only if none of its name exists, which several runs at once need; "
+            "use a folder, a gs:// or an s3:// URL"
+        )
+    return location
 
 
 @contextlib.contextmanager
@@ -184,11 +211,8 @@ def _create_exclusively(file: Path, content: bytes) -> bool:
     file or an empty one.
     """
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
+        with file.open("xb") as stream:
+            stream.write(content)
     except OSError as error:
         if error.errno == errno.ESTALE:
             os.listdir(file.parent)  # noqa: PTH208 - gcsfuse forgets what it knew of the file
@@ -205,6 +229,7 @@ class Bucket:
     def __init__(self, url: str) -> None:
         self.location = url.rstrip("/")
         self._files, self._root = find_filesystem(self.location)
+        self._is_known_to_create = not self.location.startswith("s3://")
 
     def write(self, name: str, blocks: Iterable[bytes]) -> int:
         """Upload an object, and return its size in bytes."""
@@ -214,13 +239,34 @@ class Bucket:
         return len(content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create an object unless one of this name exists; return whether the object is ours."""
+        """Create an object unless one of this name exists; return whether the object is ours.
+
+        Raises ArtifactError also when the server replaces objects although it was asked not to.
+        """
         with self._translated("write", name):
-            try:
-                self._files.pipe_file(f"{self._root}/{name}", content, mode="create")
-            except FileExistsError:
+            if not self._create(f"{self._root}/{name}", content):
                 # The client repeats a request whose answer was lost, and then finds the object that the first one created.
                 return self.read(name) == content
+            if not self._is_known_to_create and self._create(f"{self._root}/{name}", content):
+                raise ArtifactError(
+                    f"{self.location} replaces objects although it is asked not to (If-None-Match), so that runs at the same"
+                    " time would overwrite each other's.",
+                    "Use S3, a server that has this condition, a gs:// URL or a folder.",
+                )
+        self._is_known_to_create = True
+        return True
+
+    def _create(self, path: str, content: bytes) -> bool:
+        for attempt in range(1, CREATE_ATTEMPTS + 1):
+            try:
+                self._files.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if "ConditionalRequestConflict" not in repr(error.__cause__) or attempt == CREATE_ATTEMPTS:
+                    raise
+            else:
+                break
         return True
 
     def read(self, name: str) -> bytes:
@@ -242,20 +288,20 @@ class Bucket:
     def names(self, folder: str = "") -> set[str]:
         """Return the names of the objects in a folder, not of those below. A folder that does not exist is empty."""
         try:
-            with self._translated("list", folder):
+            with self._translated("read", folder):
                 found = self._files.ls(f"{self._root}/{folder}".rstrip("/"), detail=False)
         except FileNotFoundError:
+            self.files(folder)  # raises ArtifactError if it is the bucket that does not exist
             return set()
         return {str(path).rpartition("/")[2] for path in found}
 
     def files(self, folder: str = "") -> dict[str, int]:
         """Return the size in bytes of each object in a folder and below, by its name in the store."""
-        try:
-            with self._translated("list", folder):
-                found = self._files.find(f"{self._root}/{folder}".rstrip("/"), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {path.removeprefix(self._root).removeprefix("/"): int(info["size"]) for path, info in found.items()}
+        with self._translated("list", folder):
+            found = self._files.find(f"{self._root}/{folder}".rstrip("/"), detail=True)
+        # An object whose name ends in a slash stands for a folder; gcsfuse and web consoles create some.
+        files = {path.removeprefix(self._root).removeprefix("/"): info for path, info in found.items() if path[-1] != "/"}
+        return {name: int(info["size"]) for name, info in files.items() if info["type"] == "file"}
 
     @contextlib.contextmanager
     def spans(self, spans: Iterable[Span]) -> Iterator[ReadSpan]:
@@ -293,15 +339,20 @@ class Bucket:
 
     @contextlib.contextmanager
     def _translated(self, verb: str, name: str) -> Iterator[None]:
-        """Turn errors of the file system, except FileNotFoundError, into ArtifactError."""
+        """Turn errors of the file system into ArtifactError, except the FileNotFoundError of an object that is not there."""
+        what = f"Cannot {verb} {self.location}/{name}"
         try:
             yield
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            if verb in ("read", "remove"):
+                raise
+            bucket = self._root.partition("/")[0]  # only a bucket that does not exist makes these fail
+            raise ArtifactError(f"{what}: there is no bucket {bucket}.", "Create it, or correct the URL.") from error
         except remote_errors() as error:
             raise ArtifactError(
-                f"Cannot {verb} {self.location}/{name}: {first_line(error)}.",
-                "The account that runs this needs permission to read, write and delete objects there.",
+                f"{what}: {first_line(error)}.",
+                "Check the account of this process (gs://: gcloud auth application-default login; s3://: AWS_PROFILE or"
+                " AWS_ACCESS_KEY_ID) and its permission to list, read, create and delete objects there.",
             ) from error
 
 
@@ -315,10 +366,44 @@ def store_at(location: str) -> Store:
 
 def numbers_in(store: Store, folder: str) -> list[int]:
     """Return the numbers of the numbered files in a folder, ascending."""
-    pattern = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
-    return sorted(int(match[1]) for name in store.names(folder) if (match := pattern.fullmatch(name)))
+    return sorted(int(match[1]) for name in store.names(folder) if (match := NUMBERED.fullmatch(name)))
 
 
 def numbered(folder: str, number: int) -> str:
     """Return the name of a numbered file, such as champion/000017.json."""
     return f"{folder}/{number:0{NUMBER_DIGITS}d}.json"
+
+
+def read_created(store: Store, name: str) -> bytes:
+    """Return the content of a file that is in a listing; nothing if its creator was killed before it wrote the content."""
+    deadline = time.monotonic() + EMPTY_SECONDS
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if content := store.read(name):
+                return content
+        if time.monotonic() > deadline:
+            return b""
+        time.sleep(EMPTY_SECONDS / 20)
+
+
+def read_numbered(store: Store, folder: str) -> dict[int, bytes]:
+    """Return the content of the numbered files in a folder by number, ascending, without the empty ones."""
+    names = {number: numbered(folder, number) for number in numbers_in(store, folder)}
+    sizes = store.files(folder)
+    with store.spans((name, 0, sizes[name]) for name in names.values() if sizes.get(name)) as read:  # all at once
+        contents = {
+            number: read(name, 0, sizes[name]) if sizes.get(name) else read_created(store, name)
+            for number, name in names.items()
+        }
+    return {number: content for number, content in contents.items() if content}
+
+
+def repeat_on_conflict(change: Callable[[], T], again: str) -> T:
+    """Return what `change` returns; repeat it, which `again` says to the user, when another process changed the state first."""
+    for attempt in range(1, CONFLICT_ATTEMPTS):
+        try:
+            return change()
+        except ConflictError as error:
+            say(f"{error.problem} {again}")
+        time.sleep(attempt * CONFLICT_SECONDS)
+    return change()

@@ -8,7 +8,7 @@ from components.push.run import run
 
 if __name__ == "__main__":
     inputs = {
-        "registry": "folder or gs:// URL of the registry",
+        "registry": "folder, gs:// or s3:// URL of the registry",
         "model": "model artifact",
         "evaluation": "evaluation artifact of the model",
         "validation": "validation artifact of the model's dataset",

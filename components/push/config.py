@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from components.common.section import Section
-
-# File systems that can create an object only if it does not exist yet (tests/unit/push/registry/test_remote.py).
-SCHEMES = ("gs", "gcs", "memory")
-
-
-def check_registry(location: str) -> str:
-    """Refuse a URL on which concurrent pushes cannot be detected. Raises ValueError with the cure."""
-    scheme, separator, _ = location.partition("://")
-    if separator and scheme not in (*SCHEMES, "file"):
-        raise ValueError(f"concurrent pushes cannot be detected on {scheme}://; use a folder or a gs:// URL")
-    return location
+from components.common.section import Section, StoreLocation
 
 
 class PushConfig(Section):
     """When and where a generator is published."""
 
-    registry: Annotated[str, AfterValidator(check_registry)] = Field(
-        "", description="Folder or gs:// URL of the published versions and the champion pointer; default: run.dir/registry."
+    registry: StoreLocation = Field(
+        "",
+        description="Folder, gs:// or s3:// URL of the published versions and the champion pointer; default: run.dir/registry.",
     )
     vertex_model: str = Field(
         "", description="Model in Vertex AI's Model Registry to keep up to date: projects/P/locations/L/models/M."

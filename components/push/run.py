@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
-from components.common.artifacts import MANIFEST, new_artifact, now, write_bytes, write_json
+from components.common.artifacts import new_artifact, now, write_bytes, write_json
 from components.common.progress import say
 from components.common.section import Summary
+from components.common.store import repeat_on_conflict
 from components.push.candidate import SAMPLES_FILE, Candidate, read_candidate
 from components.push.config import PushConfig
-from components.push.registry.location import RegistryLocation, open_registry, version_location
-from components.push.registry.registry import (
-    VERSIONS,
-    Champion,
-    ConflictError,
-    Decision,
-    check_image_size,
-    read_champion,
-    read_decision,
-    remove_partial_writes,
-    set_champion,
-    version_of_model,
-    write_decision,
-)
+from components.push.registry.registry import Champion, Decision, Registry, RegistryLocation, State, check_image_size
 
 CHAMPION_SAMPLES = "champion_samples.png"
-ATTEMPTS = 3  # a push decides again when another one changed the registry first
 
 # TensorFlow, Jinja2 and NumPy are imported where they are needed: a model that was decided on before needs none of them.
 
@@ -50,25 +38,12 @@ def run(
     Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together or when the load test
     fails; ConfigError when the champion makes images of another size. The old champion stays in service then.
     """
-    candidate = read_candidate(model, evaluation, validation)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with open_registry(registry, change=True, versions=["champion"], model_digest=candidate.model.digest) as folder:
-                remove_partial_writes(folder)
-                champion = read_champion(folder)
-                check_image_size(champion, *(candidate.model.details[name] for name in ("image_size", "channels")))
-                champion_samples = (champion.path / SAMPLES_FILE).read_bytes() if champion else b""
-                earlier = _earlier_outcome(config, folder, champion, candidate)
-                summary, details = (earlier, {}) if earlier else _decide(config, folder, champion, candidate)
-            break
-        except ConflictError as error:
-            if attempt == ATTEMPTS:
-                raise
-            say(f"{error.problem} Deciding again.")
+    candidate, store = read_candidate(model, evaluation, validation), Registry(registry)
+    summary, details, champion_samples = repeat_on_conflict(lambda: _decide_now(config, store, candidate), "Deciding again.")
     if summary.version:
-        summary = summary.model_copy(update={"uri": version_location(registry, summary.version)})
+        summary = summary.model_copy(update={"uri": store.version_location(summary.version)})
     say(f"{'not published' if summary.decision == 'kept' else summary.decision}: {summary.reason}")
-    details["vertex_version"] = _update_vertex(config, registry)
+    details["vertex_version"] = _update_vertex(config, store)
     with new_artifact(out, "push", config=config, inputs=candidate.inputs) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
         if champion_samples:  # copied for the report, which does not read the registry
@@ -77,7 +52,7 @@ def run(
     return summary
 
 
-def _update_vertex(config: PushConfig, registry: RegistryLocation) -> str:
+def _update_vertex(config: PushConfig, registry: Registry) -> str:
     """Return the champion's version on Vertex. Runs after every decision: an interrupted push may have left Vertex outdated."""
     if not config.vertex_model:
         return ""
@@ -89,15 +64,32 @@ def _update_vertex(config: PushConfig, registry: RegistryLocation) -> str:
     return version
 
 
-def _earlier_outcome(config: PushConfig, registry: Path, champion: Champion | None, candidate: Candidate) -> PushSummary | None:
+def _decide_now(config: PushConfig, registry: Registry, candidate: Candidate) -> tuple[PushSummary, dict[str, Any], bytes]:
+    """Decide in the present state of the registry; return outcome, details, and the champion's samples.
+
+    Raises ConflictError when another process changed the state before the model could be published.
+    """
+    state = registry.state()
+    champion = registry.champion(state)
+    check_image_size(champion, registry.location, *(candidate.model.details[name] for name in ("image_size", "channels")))
+    with registry.open_version(champion.version) if champion else contextlib.nullcontext() as folder:
+        samples = (folder / SAMPLES_FILE).read_bytes() if folder else b""
+        if earlier := _earlier_outcome(config, registry, state, champion, candidate):
+            return earlier, {}, samples
+        return *_decide(config, registry, state, champion, folder, candidate), samples
+
+
+def _earlier_outcome(
+    config: PushConfig, registry: Registry, state: State, champion: Champion | None, candidate: Candidate
+) -> PushSummary | None:
     """Return the outcome if the model is in service, or was decided on and nothing that the decision depends on changed."""
     if champion is not None and champion.model_digest == candidate.model.digest:
         return _summary("unchanged", f"{champion.version} is already published.", champion.version, champion)
-    earlier = read_decision(registry, candidate.model.digest)
+    earlier = registry.read_decision(candidate.model.digest)
     if earlier is None:
         return None
     if earlier.decision == "published":
-        if champion is None or not (registry / VERSIONS / earlier.version / MANIFEST).is_file():
+        if champion is None or not registry.versions(state).get(earlier.version):
             return None  # the pointer or the version was removed: decide again
         reason = f"{earlier.version} is already published; {champion.version} has replaced it."
         return _summary("unchanged", reason, earlier.version, champion)
@@ -108,24 +100,31 @@ def _earlier_outcome(config: PushConfig, registry: Path, champion: Champion | No
 
 
 def _decide(
-    config: PushConfig, registry: Path, champion: Champion | None, candidate: Candidate
+    config: PushConfig, registry: Registry, state: State, champion: Champion | None, folder: Path | None, candidate: Candidate
 ) -> tuple[PushSummary, dict[str, Any]]:
-    """Decide, publish and record the decision; return the outcome and the details it is based on."""
+    """Decide, publish and record the decision; return the outcome and the details it is based on.
+
+    `folder` is the champion's.
+    """
     from components.push.gate import gate
     from components.push.registry.publish import write_version
 
     rescored = None
-    if champion is not None:
+    if champion is not None and folder is not None:
         from components.push.gate.rescoring import rescore_champion
 
         say(f"scoring {champion.version} with the extractor and images of this evaluation")
-        rescored = rescore_champion(candidate, champion)
+        rescored = rescore_champion(candidate, champion.version, folder)
     verdict = gate.decide(config, candidate.scores, rescored, candidate.data_errors())
     version = ""
     if verdict.publish:
-        interrupted = version_of_model(registry, candidate.model.digest, candidate.evaluation.digest)
-        version = interrupted or write_version(config, registry, candidate, verdict.reason)
-        set_champion(registry, version, champion)
+        version = registry.version_of_model(candidate.model.digest, candidate.evaluation.digest, state)
+        if version:  # of an interrupted push
+            with registry.open_version(version):
+                manifest, _ = registry.read_version(version)
+        else:
+            version, manifest = write_version(config, registry, candidate, verdict.reason)
+        registry.set_champion(version, manifest, state, "push")
     champion_kid = rescored.scores["kid"] if rescored else None
     summary = _summary("published" if verdict.publish else "kept", verdict.reason, version, champion, champion_kid)
     decision = Decision(
@@ -136,7 +135,7 @@ def _decide(
         rule=config.rule(),
         decided_at=now(),
     )
-    write_decision(registry, decision)  # last: a record that says published means that version and pointer both exist
+    registry.write_decision(decision)  # last: a record that says published means that version and pointer both exist
     details = {
         "champion_scores": rescored.scores if rescored else None,
         "evidence": rescored.evidence._asdict() if rescored else None,

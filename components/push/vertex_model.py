@@ -11,8 +11,7 @@ from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, UnknownOutcomeError, no_answer
 from components.evaluate.metrics import table
 from components.generator.generator import SAVED_MODEL
-from components.push.registry.location import RegistryLocation, open_registry, version_location
-from components.push.registry.registry import Champion, read_champion
+from components.push.registry.registry import Champion, Registry
 
 EVALUATION = "wgan-pipeline evaluate"
 ALIASES = ("champion", "default")
@@ -23,18 +22,17 @@ CURE = "The registry is correct, but Vertex is outdated: run push again, with ro
 Json = dict[str, Any]
 
 
-def update_vertex(vertex_model: str, serving_image: str, registry: RegistryLocation) -> str:
+def update_vertex(vertex_model: str, serving_image: str, registry: Registry) -> str:
     """Upload the champion of `registry` to the model, import its scores, and move the aliases to it.
 
     What is already there is not repeated, so an interrupted call can be made again. Returns the version on Vertex
     (projects/P/locations/L/models/M@2), empty when nothing is in service. Raises RemoteError when Vertex refuses, ConfigError
     when it cannot read the registry.
     """
-    with open_registry(registry) as folder:
-        champion = read_champion(folder, verify=False)
+    champion = registry.champion()
     if champion is None:
         return ""
-    artifact_uri = f"{version_location(registry, champion.version)}/{SAVED_MODEL}"
+    artifact_uri = f"{registry.version_location(champion.version)}/{SAVED_MODEL}"
     if not artifact_uri.startswith("gs://"):
         raise ConfigError(f"Vertex cannot read {artifact_uri}.", "Use a gs:// URL as push.registry.")
     try:

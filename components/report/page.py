@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,23 @@ class Page:
         failure: RunFailure | None,
         notes: Sequence[str] = (),
     ) -> None:
+        with contextlib.ExitStack() as copies:
+            self._read(copies, description, summary, outcomes, failure, notes)
+
+    def _read(
+        self,
+        copies: contextlib.ExitStack,
+        description: RunDescription,
+        summary: RunSummary,
+        outcomes: tuple[StepOutcome, ...],
+        failure: RunFailure | None,
+        notes: Sequence[str],
+    ) -> None:
         readers = {outcome.step: open_outcome(outcome) for outcome in outcomes}
         broken = {outcome.step for outcome in outcomes if outcome.status in BROKEN}
         dataset, validation, model, evaluation, push = (readers[step] for step in STEPS)
         if "validate" in broken:
-            validation = open_refused(description.config.get("validate", {}), dataset)
+            validation = copies.enter_context(open_refused(description.config.get("validate", {}), dataset))
         if "train" in broken:
             model = open_unfinished_training(Path(description.work_dir), description.config.get("train", {}))
         self.run, self.summary = description, summary

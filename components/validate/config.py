@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from components.common.section import FolderPath, Section
+from components.common.section import Section, StoreLocation
 
 
 class ValidateConfig(Section):
@@ -23,10 +23,10 @@ class ValidateConfig(Section):
     blank_deviation: float = Field(
         2.0, ge=0.0, description="An image is near-blank if the standard deviation of its pixels is below this, in grey levels."
     )
-    history: FolderPath = Field(
+    history: StoreLocation = Field(
         "",
-        description="Folder of the accepted snapshots. Empty: run.dir/snapshots/SOURCE, or no history when the component is"
-        " run on its own.",
+        description="Folder, gs:// or s3:// URL of the accepted snapshots. Empty: run.dir/snapshots/SOURCE, or no history when"
+        " the component is run on its own.",
     )
     accept: str = Field(
         "", pattern="^(s[0-9a-f]{12})?$", description="Id of a snapshot to accept although it violates the schema or drifted."

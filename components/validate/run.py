@@ -14,8 +14,8 @@ from components.dataset.records import SPLITS
 from components.validate import findings
 from components.validate.anomalies import Anomaly, rejection
 from components.validate.config import ValidateConfig
-from components.validate.drift import history
 from components.validate.drift.compare import compare_and_record
+from components.validate.drift.history import Acceptance, History, copy_files
 from components.validate.findings import CountedDataset
 from components.validate.statistics.scan import tally_dataset
 from components.validate.statistics.statistics import SplitStatistics, split_statistics
@@ -50,14 +50,15 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | No
     when a split is too small or constant, and when the dataset violates the schema or has drifted.
     """
     manifest = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are counted
-    history_dir = Path(config.history) if config.history else None
-    acceptance = history.find(history.read_accepted(history_dir), manifest.digest) if history_dir else None
-    if history_dir and acceptance:
-        statistics = _write_accepted_before(config, history.snapshot_folder(history_dir, acceptance), dataset, out)
+    history = History(config.history) if config.history else None
+    acceptance = history.accepted().find(manifest.digest) if history else None
+    if history and acceptance:
+        with history.open_snapshot(acceptance) as snapshot:
+            statistics = _write_accepted_before(config, snapshot, dataset, out)
     else:
         counted = count(config, dataset, manifest, out.parent)
         statistics = counted.statistics
-        acceptance = compare_and_record(config, history_dir, counted, out, work_dir)
+        acceptance = compare_and_record(config, history, counted, out, work_dir)
     summary = _summary(statistics, acceptance)
     say(
         f"{summary.train_images:,} training and {summary.eval_images:,} held-out images are valid:"
@@ -88,7 +89,7 @@ def _write_accepted_before(config: ValidateConfig, snapshot: Path, dataset: Path
     if constant := constant_splits(config, statistics):
         raise rejection(constant, "", "", "")
     with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
-        history.copy_files(snapshot, artifact.path)
+        copy_files(snapshot, artifact.path)
         artifact.counts |= {split: part.count for split, part in statistics.items()}
     return statistics
 
@@ -125,7 +126,7 @@ def constant_splits(config: ValidateConfig, statistics: Mapping[str, SplitStatis
     ]  # fmt: skip
 
 
-def _summary(statistics: Mapping[str, SplitStatistics], acceptance: history.Acceptance) -> ValidateSummary:
+def _summary(statistics: Mapping[str, SplitStatistics], acceptance: Acceptance) -> ValidateSummary:
     train, held_out = statistics["train"], statistics["eval"]
     labels = {label for part in statistics.values() for label in part.label_histogram} - {"unlabelled"}
     shown = {"feature", "severity", "text", "value", "limit"}

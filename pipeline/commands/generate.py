@@ -18,7 +18,9 @@ GRID_IMAGES = 400  # with more, the images are too small to see and the file too
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="Registry or version (folder or gs:// URL), model artifact or SavedModel.")],
+    model: Annotated[
+        str, typer.Argument(help="Registry or version (folder, gs:// or s3:// URL), model artifact or SavedModel.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="New folder for the images.")],
     count: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
@@ -62,20 +64,18 @@ def generate(
 @contextlib.contextmanager
 def generator_folder(model: str) -> Iterator[Path]:
     """Yield the folder of a generator: the champion of a registry, a local copy of a URL."""
-    from components.push.registry.location import open_registry
-    from components.push.registry.registry import CHAMPION, find_version, read_champion
+    from components.push.registry.registry import Registry
 
-    if not is_address(model):
-        folder = Path(local_path(model))
-        champion = read_champion(folder) if (folder / CHAMPION).is_file() else None
-        yield champion.path if champion else folder
-        return
-    registry, _, version = model.rstrip("/").partition("/versions/")
-    with open_registry(registry, versions=[version or "champion"]) as folder:
-        champion = None if version else read_champion(folder)
-        if not version and champion is None:
-            raise ConfigError(f"Nothing was published to {model} yet.", "Name a registry, or a version in one.")
-        yield champion.path if champion else find_version(folder, version)
+    location, _, version = model.rstrip("/").partition("/versions/") if is_address(model) else (model, "", "")
+    registry = Registry(location)
+    if version:
+        registry.find_version(version, registry.state())
+    elif champion := registry.champion():
+        version = champion.version
+    elif is_address(model):
+        raise ConfigError(f"Nothing was published to {model} yet.", "Name a registry, or a version in one.")
+    with registry.open_version(version) if version else contextlib.nullcontext(Path(local_path(model))) as folder:
+        yield folder
 
 
 def _check(out: Path, truncation: float | None, steps: int) -> None:

@@ -13,7 +13,7 @@ from pipeline.commands.printing import console
 from pipeline.config import load_config
 
 app = typer.Typer(help="List published models, roll back to an earlier one, remove old ones.", no_args_is_help=True)
-Registry = Annotated[str, typer.Option("--registry", help="Folder or gs:// URL of the registry (push.registry).")]
+Registry = Annotated[str, typer.Option("--registry", help="Folder, gs:// or s3:// URL of the registry (push.registry).")]
 DEFAULT_REGISTRY = "runs/registry"
 
 
@@ -45,10 +45,10 @@ def show(
 ) -> None:
     """Verify every file of a version and print its path, scores and inputs as JSON."""
     from components.push.registry import maintenance
-    from components.push.registry.location import version_location
+    from components.push.registry.registry import Registry as Store
 
     found, manifest = maintenance.show(registry, version)
-    about = {"version": found.name, "in_service": found.state, "path": version_location(registry, found.name)}
+    about = {"version": found.name, "in_service": found.state, "path": Store(registry).version_location(found.name)}
     about |= {"created_at": found.created_at, "digest": manifest.digest}
     print(json.dumps(about | {"inputs": manifest.inputs, "details": manifest.details, "scores": found.scores}, indent=2))
 
@@ -67,9 +67,10 @@ def rollback(
     pointer = maintenance.rollback(registry, version)
     print(f"{pointer.version} is in service" + (f"; it replaces {pointer.previous}." if pointer.previous else "."))
     if push and push.vertex_model:
+        from components.push.registry.registry import Registry as Store
         from components.push.vertex_model import update_vertex
 
-        print(f"On Vertex AI it is {update_vertex(push.vertex_model, push.serving_image, registry)}.")
+        print(f"On Vertex AI it is {update_vertex(push.vertex_model, push.serving_image, Store(registry))}.")
 
 
 @app.command()

@@ -112,7 +112,7 @@ class TestARun:
         said = process.communicate(timeout=900)[0]
         assert process.returncode not in (0, None), said
         assert "images" in said
-        assert not (tmp_path / "runs" / "registry" / "champion.json").exists()
+        assert not (tmp_path / "runs" / "registry" / "champion").exists()
 
     def test_a_stopped_run_saves_a_checkpoint_and_leaves_no_container(self, image: str, tmp_path: Path, client: Any) -> None:
         process = start(tmp_path, image, "--set=train.rounds=100000")

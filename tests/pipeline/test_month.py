@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components.common import requests
-from components.push.registry.registry import complete_versions, read_champion
+from components.push.registry.registry import Registry
 from tests.support.command_line import run
 from tests.support.datasets.snapshots import brighter, digits
 from tests.support.local_runs import SHORT, wait_for
@@ -89,8 +89,12 @@ class Month:
 
     def champion(self) -> str:
         """Return the version in service, after checking every file of it."""
-        champion = read_champion(self.registry)
-        return champion.version if champion else ""
+        registry = Registry(self.registry)
+        champion = registry.champion()
+        if champion is None:
+            return ""
+        with registry.open_version(champion.version):
+            return champion.version
 
     def quiet_days(self, count: int) -> None:
         """Run days on which nothing has changed."""
@@ -211,7 +215,8 @@ def test_thirty_days(month: Month) -> None:
     decisions = [json.loads(file.read_bytes()) for file in (month.registry / "decisions").iterdir()]
     assert len(decisions) == len(trained), "exactly one decision for each model"
     published = sorted(each["version"] for each in decisions if each["decision"] == "published")
-    assert published == [folder.name for folder in complete_versions(month.registry)]
+    registry = Registry(month.registry)
+    assert registry.versions(registry.state()) == dict.fromkeys(published, True)
     assert {day.summary["push"]["decision"] for day in trained} == {"published", "kept"}
     assert month.champion() == published[-1]
     moves = [json.loads(file.read_bytes()) for file in sorted((month.registry / "moves").iterdir())]

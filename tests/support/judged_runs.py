@@ -12,10 +12,9 @@ from tests.support.datasets.snapshots import brighter, digits, write_snapshot
 from tests.support.report_runs import Run
 
 
-def judged(root: Path, *, changed: bool, history: bool = True) -> tuple[Run, RunDescription]:
-    """Return a run with a real validate step, compared with a history of the digits if there is one."""
-    place = root / "history"
-    config = ValidateConfig(history=str(place) if history else "")
+def judged(root: Path, *, changed: bool, history: str = "history") -> tuple[Run, RunDescription]:
+    """Return a run with a real validate step, compared with a history of the digits; without one if `history` is empty."""
+    config = ValidateConfig(history=history if "://" in history or not history else str(root / history))
     if history:
         write_snapshot(root / "before", *digits())
         validate(config, dataset=root / "before", out=root / "out-before")

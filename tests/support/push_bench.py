@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import new_artifact, read_manifest, write_bytes, write_json, write_text
+from components.common.store import store_at
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import Reference
 from components.push import run as push
 from components.push.config import PushConfig
-from components.push.registry.location import RegistryLocation
+from components.push.registry.registry import Champion, Registry, RegistryLocation
 from components.push.run import PushSummary
 from components.train.config import TrainConfig
 from tests.support.datasets.tiny_artifacts import LATENTS, write_dataset, write_validation
@@ -67,8 +68,9 @@ def write_shared(root: Path) -> Path:
 class Bench:
     """A registry, and candidates with made-up scores."""
 
-    def __init__(self, root: Path, shared: Path) -> None:
-        self.root, self.shared, self.registry = root, shared, root / "registry"
+    def __init__(self, root: Path, shared: Path, registry: str = "") -> None:
+        self.root, self.shared, self.registry = root, shared, registry or str(root / "registry")
+        self.store = store_at(self.registry)
         self.numbers = itertools.count()
 
     def candidate(self, **scores: Any) -> dict[str, Path]:
@@ -106,9 +108,32 @@ class Bench:
     ) -> PushSummary:
         return push.run(PushConfig(**config), registry=registry or self.registry, **inputs, out=out or self.root / "push")
 
+    def champion(self) -> Champion | None:
+        """Return the version in service, after checking every file."""
+        registry = Registry(self.registry)
+        champion = registry.champion()
+        if champion:
+            with registry.open_version(champion.version):
+                pass
+        return champion
+
+    def serves(self) -> str:
+        """Return the name of the version in service, after checking every file; empty if there is none."""
+        champion = self.champion()
+        return champion.version if champion else ""
+
     def files(self) -> dict[str, bytes]:
         """Return the content of every file in the registry."""
-        return {str(f.relative_to(self.registry)): f.read_bytes() for f in self.registry.rglob("*") if f.is_file()}
+        return {name: self.store.read(name) for name in self.store.files()}
+
+    def versions(self) -> list[str]:
+        """Return the names of the versions of which there are files."""
+        return sorted({name.split("/")[1] for name in self.store.files("versions")})
+
+    def edit(self, name: str, **changes: Any) -> None:
+        """Change values of a JSON file."""
+        content = json.loads(self.store.read(name)) | changes
+        self.store.write(name, [json.dumps(content).encode()])
 
 
 def _train_config(artifact: Path) -> TrainConfig:

@@ -15,16 +15,15 @@ from components.evaluate.scores import SAMPLE_FEATURES_FILE, load_reference
 from components.push.candidate import Candidate
 from components.push.gate.evidence import compare
 from components.push.gate.gate import RescoredChampion
-from components.push.registry.registry import Champion
 
 
-def rescore_champion(candidate: Candidate, champion: Champion) -> RescoredChampion:
-    """Return the champion's scores, comparable with the candidate's, and the evidence that the candidate is better.
+def rescore_champion(candidate: Candidate, version: str, folder: Path) -> RescoredChampion:
+    """Return the scores of the champion, whose files are in `folder`, and the evidence that the candidate is better.
 
     Raises ArtifactError when another release of this program made the evaluation, or its files are damaged.
     """
     evaluation = candidate.inputs["evaluation"]
-    scores, features = rescored(evaluation, champion.path)
+    scores, features = rescored(evaluation, folder)
     if differs := comparable(candidate.scores["provenance"], scores["provenance"]):
         raise ArtifactError(
             f"The evaluation was made by another release of this program: {', '.join(differs)} differ.", "Run evaluate again."
@@ -34,7 +33,7 @@ def rescore_champion(candidate: Candidate, champion: Champion) -> RescoredChampi
         evidence = compare(real, candidate_features(evaluation), features)
     except ValueError as error:
         raise ArtifactError(f"{evaluation} cannot be compared: {error}.", "Run evaluate again.") from error
-    return RescoredChampion(champion.version, scores, evidence)
+    return RescoredChampion(version, scores, evidence)
 
 
 def rescored(evaluation: Path, model: Path) -> tuple[dict[str, Any], Floats32]:

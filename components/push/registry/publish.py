@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from components.common.artifacts import Manifest, new_artifact, write_bytes, write_json, write_text
@@ -15,36 +16,38 @@ from components.generator.generator import ENVIRONMENT, SAVED_MODEL, find_saved_
 from components.push.candidate import SAMPLES_FILE, SCORES_FILE, Candidate
 from components.push.card import model_cards
 from components.push.config import PushConfig
-from components.push.registry.registry import VERSIONS, next_version
+from components.push.registry.registry import Registry
 
 DETAILS = ("image_size", "channels", "latents", "classes")
 STATE = "state.npz"  # as in components.train.saving.warm_start
 LOAD_TEST = Path(__file__).parents[1] / "load_test.py"
 
 
-def write_version(config: PushConfig, registry: Path, candidate: Candidate, reason: str) -> str:
-    """Write the next version and return its name.
+def write_version(config: PushConfig, registry: Registry, candidate: Candidate, reason: str) -> tuple[str, Manifest]:
+    """Write the next version; return its name and manifest.
 
-    The SavedModel is copied and the copy is tested; only then does the version appear, complete. Raises ArtifactError when the
-    test fails or the registry cannot be written; nothing is left of the version then.
+    The SavedModel is copied to a temporary folder and tested there; only then is the version written. Raises ArtifactError when
+    the test fails or the registry cannot be written, ConflictError when another push took the number.
     """
-    version = next_version(registry)
+    version = registry.next_version()
     model, inputs = candidate.model, candidate.inputs
-    with new_artifact(registry / VERSIONS / version, "version", config=config, inputs=inputs) as writer:
-        saved_model = writer.path / SAVED_MODEL
-        shutil.copytree(find_saved_model(inputs["model"]), saved_model)
-        say(f"testing {version} in a new process, without this program's code")
-        check_loads(saved_model, model)
-        write_json(writer.path / SCORES_FILE, candidate.scores)
-        samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
-        write_bytes(writer.path / SAMPLES_FILE, samples)
-        for name, card in model_cards(version, model, candidate.evaluation, candidate.scores, reason, samples).items():
-            write_text(writer.path / name, card)
-        writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
-        if (inputs["model"] / STATE).is_file():  # for a training that starts from this version
-            shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)
-            writer.details["train"] = model.config
-    return version
+    with tempfile.TemporaryDirectory(prefix="version-") as temporary:
+        folder = Path(temporary) / version
+        with new_artifact(folder, "version", config=config, inputs=inputs) as writer:
+            saved_model = writer.path / SAVED_MODEL
+            shutil.copytree(find_saved_model(inputs["model"]), saved_model)
+            say(f"testing {version} in a new process, without this program's code")
+            check_loads(saved_model, model)
+            write_json(writer.path / SCORES_FILE, candidate.scores)
+            samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
+            write_bytes(writer.path / SAMPLES_FILE, samples)
+            for name, card in model_cards(version, model, candidate.evaluation, candidate.scores, reason, samples).items():
+                write_text(writer.path / name, card)
+            writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
+            if (inputs["model"] / STATE).is_file():  # for a training that starts from this version
+                shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)
+                writer.details["train"] = model.config
+        return version, registry.add_version(version, folder)
 
 
 def check_loads(saved_model: Path, model: Manifest) -> None:

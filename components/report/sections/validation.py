@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.common.artifacts import read_manifest
+from components.common.errors import PipelineError
 from components.common.journal import ArtifactRef
-from components.report.artifact_reader import READ_ERRORS, ArtifactReader
+from components.report.artifact_reader import ArtifactReader
 from components.report.formatting import number, percent
 from components.report.plots.chart import Chart
 from components.report.plots.figures import Figure
 from components.report.plots.histograms import draw_histogram
+from components.validate.drift.history import History
 
 SHOWN_LABELS = 30
 TITLES = {
@@ -55,18 +56,17 @@ class ValidationSection:
         self.outliers = reader.attempt("The outliers", lambda: _outliers(reader), ())
 
 
-def open_refused(config: Mapping[str, Any], dataset: ArtifactReader) -> ArtifactReader:
-    """Return the validation of a refused dataset from its history, because the failed step wrote no artifact."""
+@contextlib.contextmanager
+def open_refused(config: Mapping[str, Any], dataset: ArtifactReader) -> Iterator[ArtifactReader]:
+    """Yield the validation of a refused dataset from its history, because the failed step wrote no artifact."""
     history = str(config.get("history", ""))
-    digest = dataset.manifest.digest if dataset.manifest else ""
-    for folder in sorted(Path(history).glob("refused/*")) if history and digest else []:
-        try:
-            manifest = read_manifest(folder, "validation", verify=False)
-        except READ_ERRORS:
-            continue  # half removed: there is nothing to show
-        if manifest.inputs.get("dataset") == digest:
-            return ArtifactReader("validation", ArtifactRef(path=str(folder), digest=manifest.digest))
-    return ArtifactReader("validation", None)
+    with contextlib.ExitStack() as stack:
+        reference = None
+        if history and dataset.manifest:
+            with contextlib.suppress(PipelineError):  # the page says which step failed; the history is only more detail
+                folder = stack.enter_context(History(history).open_refused(dataset.manifest.digest))
+                reference = ArtifactRef(path=str(folder), digest="") if folder else None
+        yield ArtifactReader("validation", reference)
 
 
 def headline(comparison: Mapping[str, Any]) -> str:

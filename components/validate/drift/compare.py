@@ -6,40 +6,48 @@ import contextlib
 from pathlib import Path
 
 from components.common.artifacts import new_artifact, now
+from components.common.store import repeat_on_conflict
 from components.validate import findings, schema
 from components.validate.anomalies import DATASET, Anomaly, drift_anomalies, errors_of, rejection
 from components.validate.config import ValidateConfig
-from components.validate.drift import history
-from components.validate.drift.history import Acceptance, Reason
+from components.validate.drift.history import Acceptance, Accepted, History, Reason, copy_files, snapshot_id
 from components.validate.findings import CountedDataset, Findings, Totals
 
 
 def compare_and_record(
-    config: ValidateConfig, history_dir: Path | None, counted: CountedDataset, out: Path, work_dir: Path | None
+    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work_dir: Path | None
 ) -> Acceptance:
     """Write the validation artifact `out` of a dataset and, if there is a history, its snapshot; return the acceptance.
 
     Raises DataRejectedError when the dataset is refused, ArtifactError when the history is broken.
     """
+    return repeat_on_conflict(lambda: _compare_and_record_once(config, history, counted, out, work_dir), "Comparing again.")
+
+
+def _compare_and_record_once(
+    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work_dir: Path | None
+) -> Acceptance:
     digest = counted.manifest.digest
-    lock = history.locked(history_dir) if history_dir else contextlib.nullcontext()
-    with new_artifact(out, "validation", config=config, inputs={"dataset": counted.path}) as artifact, lock:
+    with (
+        new_artifact(out, "validation", config=config, inputs={"dataset": counted.path}) as artifact,
+        contextlib.ExitStack() as stack,
+    ):
         artifact.counts |= {split: part.count for split, part in counted.statistics.items()}
-        accepted = history.read_accepted(history_dir) if history_dir else []
-        known = history.find(accepted, digest)
-        if history_dir and known:  # another run accepted this dataset while this run counted it
-            history.copy_files(history.snapshot_folder(history_dir, known), artifact.path)
+        before = history.accepted() if history else Accepted([], 0)
+        known = before.find(digest)
+        if history and known:  # another run accepted this dataset while this run counted it
+            copy_files(stack.enter_context(history.open_snapshot(known)), artifact.path)
             return known
-        last = history.snapshot_folder(history_dir, accepted[-1]) if history_dir and accepted else None
+        last = stack.enter_context(history.open_snapshot(before.last)) if history and before.last else None
         found = _compare(config, counted, last, artifact.path, work_dir)
-        snapshot, against = history.snapshot_id(digest), accepted[-1].snapshot if accepted else ""
+        snapshot, against = snapshot_id(digest), before.last.snapshot if before.last else ""
         why = reason_to_accept(config, found.anomalies, snapshot, first=last is None)
         valid_schema = found.now.schema if why == "validate.accept" else found.required
         outcome = {"snapshot": snapshot, "against": against, "why": why or ""}
         findings.write_findings(artifact.path, counted, found, valid_schema, config, outcome)
         if why is None:
-            if history_dir:
-                history.refuse(history_dir, snapshot, config, artifact.path, counted.path)
+            if history:
+                history.refuse(snapshot, config, artifact.path, counted.path)
             raise rejection(found.anomalies, snapshot, against, config.accept)
         acceptance = Acceptance(
             snapshot=snapshot,
@@ -51,8 +59,8 @@ def compare_and_record(
             accepted_by=str(out),
             config=config.model_dump(mode="json"),
         )
-        if history_dir:
-            history.accept(history_dir, acceptance, config, artifact.path, counted.path)
+        if history:
+            history.accept(acceptance, before, config, artifact.path, counted.path)
         return acceptance
 
 

@@ -1,30 +1,38 @@
 """The history of a source: its accepted snapshots, with their statistics, and when, why and against which each was accepted.
 
-A history is a folder with history.json (its id, which a new history replaces), accepted.json (the acceptances; the next
-snapshot is compared with the last one), snapshots/ID/ and refused/ID/ (for the report of a run that was stopped). A snapshot's
-folder is written before its entry in accepted.json, so every snapshot in the list is complete.
+    history.json                its id, which a new history replaces
+    accepted/000017.json        the 17th acceptance; the next snapshot is compared with the last one
+    snapshots/ID-ATTEMPT/       the files of an accepted snapshot
+    refused/ID-ATTEMPT/         those of a refused one, for the report of the run that was stopped
+    accepted.json               acceptances of earlier releases, which come before the numbered ones
+
+It is the same in a folder and at a URL (components/common/store.py), and there are no locks. A snapshot's folder is written
+before its acceptance, so every accepted snapshot is complete. Of all validations that compared with the same last snapshot only
+one can create the next acceptance; the others get a ConflictError and compare again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from components.common import locks
-from components.common.artifacts import new_artifact, read_manifest, remove_leftovers, write_json, write_text
-from components.common.errors import ArtifactError, first_line
+from components.common.artifacts import new_artifact, read_manifest
+from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
+from components.common.store import check_creates, numbered, read_created, read_numbered, store_at
+from components.common.stored_artifacts import open_artifact, store_artifact
 from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig
 
-IDENTITY, ACCEPTED, LOCK, SNAPSHOTS, REFUSED = "history.json", "accepted.json", ".lock", "snapshots", "refused"
-LOCK_SECONDS = 60.0
+IDENTITY, ACCEPTED, SNAPSHOTS, REFUSED = "history.json", "accepted", "snapshots", "refused"
+EARLIER_ACCEPTED = "accepted.json"
 NOT_REPORTED = ("sample.tfrecord", "tally-train.json", "tally-eval.json")  # large, and read only to compare the next snapshot
 
 Reason = Literal["first snapshot", "no error", "validate.accept"]
@@ -42,6 +50,25 @@ class Acceptance(BaseModel):
     anomalies: tuple[Anomaly, ...]
     accepted_by: str  # the folder of the validation, which is in the run's folder
     config: dict[str, object]
+    stored_as: str = Field(
+        "", pattern="^(s[0-9a-f]{12}-[0-9a-f]{8})?$"
+    )  # its folder; empty in earlier releases: the snapshot's id
+
+
+class Accepted(NamedTuple):
+    """The acceptances, oldest first, and the number of the last one."""
+
+    entries: list[Acceptance]
+    number: int
+
+    @property
+    def last(self) -> Acceptance | None:
+        """The acceptance that the next snapshot is compared with."""
+        return self.entries[-1] if self.entries else None
+
+    def find(self, digest: str) -> Acceptance | None:
+        """Return the acceptance of a dataset, or None if it has not been accepted."""
+        return next((entry for entry in self.entries if entry.dataset_digest == digest), None)
 
 
 _ACCEPTANCES = TypeAdapter(list[Acceptance])
@@ -52,95 +79,124 @@ def snapshot_id(digest: str) -> str:
     return f"s{digest[:12]}"
 
 
-def locked(history: Path) -> AbstractContextManager[None]:
-    """Hold the history's lock; wait up to LOCK_SECONDS for it. Raises ArtifactError."""
-    cure = "Name a writable folder with validate.history."
-    return locks.locked(history / LOCK, holder="Another validation", wait_seconds=LOCK_SECONDS, cure=cure)
+class History:
+    """The history in a folder or at a URL. Operations raise ArtifactError when it is broken, or cannot be read or written."""
 
+    def __init__(self, location: str) -> None:
+        """Raise ConfigError for a URL that cannot hold a history."""
+        try:
+            self._store = store_at(check_creates(location))
+        except ValueError as error:
+            raise ConfigError(f"{location} cannot hold a history: {error}.") from None
 
-def read_accepted(history: Path) -> list[Acceptance]:
-    """Return the acceptances, oldest first. Raises ArtifactError when the list cannot be read."""
-    file = history / ACCEPTED
-    try:
-        return _ACCEPTANCES.validate_json(file.read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValidationError) as error:
-        raise _broken(file, first_line(error)) from error
+    def id(self) -> str:
+        """Return the id of the history; create the history if there is none."""
+        self._store.create(IDENTITY, json.dumps({"id": uuid4().hex}).encode())
+        try:
+            return str(json.loads(read_created(self._store, IDENTITY))["id"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self._broken(IDENTITY, first_line(error)) from error
 
+    def accepted(self) -> Accepted:
+        """Return the acceptances."""
+        name, found = EARLIER_ACCEPTED, list[Acceptance]()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                found = _ACCEPTANCES.validate_json(self._store.read(name))
+            created = read_numbered(self._store, ACCEPTED)
+            for number, content in created.items():
+                name = numbered(ACCEPTED, number)
+                found.append(Acceptance.model_validate_json(content))
+        except ValidationError as error:
+            raise self._broken(name, first_line(error)) from error
+        return Accepted(found, max(created, default=0))
 
-def find(accepted: list[Acceptance], digest: str) -> Acceptance | None:
-    """Return the acceptance of a dataset, or None if it has not been accepted."""
-    return next((entry for entry in accepted if entry.dataset_digest == digest), None)
+    @contextlib.contextmanager
+    def open_snapshot(self, entry: Acceptance) -> Iterator[Path]:
+        """Yield the folder of an accepted snapshot, or a temporary copy, after checking every file."""
+        name = f"{SNAPSHOTS}/{entry.stored_as or entry.snapshot}"
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(open_artifact(self._store, name, "snapshot"))
+            except ArtifactError as error:
+                why = f"its snapshot {entry.snapshot} is damaged ({error.problem.rstrip('.')})"
+                raise self._broken(ACCEPTED, why) from error
+            if read_manifest(folder, verify=False).inputs.get("dataset") != entry.dataset_digest:
+                raise self._broken(ACCEPTED, f"{name} belongs to another dataset")
+            yield folder
 
+    def _broken(self, name: str, why: str) -> ArtifactError:
+        return ArtifactError(
+            f"The history of snapshots {self._store.location}/{name} is broken: {why}.",
+            "Restore it from a backup, or name another validate.history, which starts a new history.",
+        )
 
-def snapshot_folder(history: Path, entry: Acceptance) -> Path:
-    """Return the folder of an accepted snapshot after checking every file. Raises ArtifactError if it is missing or damaged."""
-    folder = history / SNAPSHOTS / entry.snapshot
-    try:
-        manifest = read_manifest(folder, "snapshot")
-    except ArtifactError as error:
-        raise _broken(history / ACCEPTED, f"its snapshot {entry.snapshot} is damaged ({error.problem.rstrip('.')})") from error
-    if manifest.inputs.get("dataset") != entry.dataset_digest:
-        raise _broken(history / ACCEPTED, f"{folder} belongs to another dataset")
-    return folder
+    def accept(self, entry: Acceptance, before: Accepted, config: ValidateConfig, validation: Path, dataset: Path) -> None:
+        """Store the files of a validation, which was compared with the last of `before`, as an accepted snapshot.
 
+        Raises ConflictError when another validation was accepted meanwhile.
+        """
+        refused = self._refused(entry.snapshot)
+        name = self._add(SNAPSHOTS, entry.snapshot, "snapshot", config, validation, dataset)
+        content = entry.model_copy(update={"stored_as": name}).model_dump_json(indent=1).encode()
+        if not self._store.create(numbered(ACCEPTED, before.number + 1), content):
+            self._store.remove(f"{SNAPSHOTS}/{name}")
+            raise ConflictError(
+                f"Another run was accepted into {self._store.location} at the same time; its snapshot stands.", "Run again."
+            )
+        self._remove(refused)
 
-def _broken(file: Path, why: str) -> ArtifactError:
-    return ArtifactError(
-        f"The history of snapshots {file} is broken: {why}.",
-        "Restore it from a backup, or name another validate.history, which starts a new history.",
-    )
+    def refuse(self, snapshot: str, config: ValidateConfig, validation: Path, dataset: Path) -> None:
+        """Store the files of a validation that stopped a run, for its report."""
+        refused = self._refused(snapshot)
+        self._add(REFUSED, snapshot, "validation", config, validation, dataset, NOT_REPORTED)
+        self._remove(refused)
 
+    @contextlib.contextmanager
+    def open_refused(self, digest: str) -> Iterator[Path | None]:
+        """Yield the folder of the refusal of a dataset, or a temporary copy, unchecked; None if it was not refused."""
+        with contextlib.ExitStack() as stack:
+            found = None
+            for name in self._refused(snapshot_id(digest)):
+                with contextlib.suppress(ArtifactError):  # half written or half removed: there is nothing to show
+                    folder = stack.enter_context(open_artifact(self._store, name, "validation", verify=False))
+                    if read_manifest(folder, verify=False).inputs.get("dataset") == digest:
+                        found = folder
+            yield found
 
-def accept(history: Path, entry: Acceptance, config: ValidateConfig, validation: Path, dataset: Path) -> None:
-    """Store the files of a validation as an accepted snapshot. The caller holds the lock. Raises ArtifactError."""
-    _store(history / SNAPSHOTS / entry.snapshot, "snapshot", config, validation, dataset)
-    entries = [*read_accepted(history), entry]
-    write_text(history / ACCEPTED, _ACCEPTANCES.dump_json(entries, indent=1).decode() + "\n")
-    shutil.rmtree(history / REFUSED / entry.snapshot, ignore_errors=True)
+    def _refused(self, snapshot: str) -> list[str]:
+        return [f"{REFUSED}/{name}" for name in self._store.names(REFUSED) if name.partition("-")[0] == snapshot]
 
+    def _remove(self, folders: Sequence[str]) -> None:
+        for folder in folders:
+            self._store.remove(folder)
 
-def refuse(history: Path, snapshot: str, config: ValidateConfig, validation: Path, dataset: Path) -> None:
-    """Store the files of a validation that stopped a run, for its report. The caller holds the lock. Raises ArtifactError."""
-    _store(history / REFUSED / snapshot, "validation", config, validation, dataset, NOT_REPORTED)
+    def _add(
+        self, kinds: str, snapshot: str, kind: str, config: ValidateConfig, validation: Path, dataset: Path,
+        without: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Store the files of a validation in a folder that no other attempt uses; return its name."""
+        name = f"{snapshot}-{uuid4().hex[:8]}"
+        with tempfile.TemporaryDirectory(prefix="snapshot-") as temporary:
+            with new_artifact(Path(temporary) / name, kind, config=config, inputs={"dataset": dataset}) as artifact:
+                for file in sorted(file for file in validation.iterdir() if file.is_file() and file.name not in without):
+                    shutil.copy(file, artifact.path / file.name)
+            store_artifact(self._store, f"{kinds}/{name}", Path(temporary) / name)
+        return name
 
+    def state(self, digest: str) -> list[str]:
+        """Return what a validation depends on, for its cache key: the history's id and the snapshot that it is compared with.
 
-def _store(
-    folder: Path, kind: str, config: ValidateConfig, validation: Path, dataset: Path, without: Sequence[str] = ()
-) -> None:
-    remove_leftovers(folder.parent)
-    with new_artifact(folder, kind, config=config, inputs={"dataset": dataset}) as artifact:
-        for file in sorted(file for file in validation.iterdir() if file.is_file() and file.name not in without):
-            shutil.copy(file, artifact.path / file.name)
+        `digest` is the dataset's, empty if it is not known yet. A dataset that was accepted before keeps the snapshot that it
+        was compared with then, so that its validation is found in the cache.
+        """
+        identity, accepted = self.id(), self.accepted()
+        if known := accepted.find(digest):
+            return [identity, known.against]
+        return [identity, accepted.last.snapshot if accepted.last else ""]
 
 
 def copy_files(snapshot: Path, folder: Path) -> None:
     """Copy the files of a snapshot, whose digests have been checked, into `folder`."""
     for name in read_manifest(snapshot, verify=False).files:
         shutil.copy(snapshot / name, folder / name)
-
-
-def history_id(history: Path) -> str:
-    """Return the id of a history; create the history if there is none. Raises ArtifactError."""
-    file = history / IDENTITY
-    with locked(history):
-        if not file.exists():
-            write_json(file, {"id": uuid4().hex})
-        try:
-            return str(json.loads(file.read_bytes())["id"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise _broken(file, first_line(error)) from error
-
-
-def state(history: Path, digest: str) -> list[str]:
-    """Return what a validation depends on, for its cache key: the history's id and the snapshot that it is compared with.
-
-    `digest` is the dataset's, empty if it is not known yet. A dataset that was accepted before keeps the snapshot that it was
-    compared with then, so that its validation is found in the cache. Raises ArtifactError when the history is broken.
-    """
-    identity, accepted = history_id(history), read_accepted(history)
-    known = find(accepted, digest)
-    if known is not None:
-        return [identity, known.against]
-    return [identity, accepted[-1].snapshot if accepted else ""]

@@ -22,8 +22,7 @@ from components.common.journal import read_entry
 from components.common.mounts import is_mounted_bucket
 from components.common.processes import is_alive
 from components.ingest.sources.fingerprint import source_fingerprint
-from components.push.registry.location import open_registry
-from components.push.registry.registry import check_image_size, read_champion
+from components.push.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
 from components.train.devices.tpu_runtime import check_machine
 from pipeline.arguments import describe_run, pipeline_arguments
@@ -47,13 +46,15 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     if config.train.devices == "tpu":
         check_machine(os.environ)
     digest = source_fingerprint(config.ingest)
-    registry = [] if is_address(config.registry) else [Path(config.registry)]
-    for folder in (Path(config.run.dir), config.work_dir, *registry, config.history):
-        _check_writable(folder)
-    with open_registry(config.registry, versions=["champion"]) as folder:
-        champion = read_champion(folder)
-        if champion is not None:
-            check_image_size(champion, config.ingest.image_size, config.ingest.channels)
+    for location in (config.run.dir, str(config.work_dir), config.registry, config.history):
+        if not is_address(location):
+            _check_writable(Path(location))
+    registry = Registry(config.registry)
+    champion = registry.champion()
+    if champion is not None:
+        check_image_size(champion, registry.location, config.ingest.image_size, config.ingest.channels)
+        with registry.open_version(champion.version):  # every file is checked now, and not only hours later
+            pass
     return take_snapshot(config, digest).keys
 
 

@@ -1,4 +1,4 @@
-"""A local server of the part of Google Cloud Storage's JSON API that the tests need."""
+"""Stands for Cloud Storage where a fault must be injected that fake-gcs-server cannot produce: lost answers, refusals."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ BAD = [
     ),
     ("deploy.tpu_platform=aws", "deploy.tpu_platform = 'aws': input should be 'any', 'gke' or 'vertex'."),
     ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
-    ("push.registry=s3://bucket/models", "push.registry = 's3://bucket/models': concurrent pushes cannot be detected"),
+    ("push.registry=az://bucket/models", "push.registry = 'az://bucket/models': az:// cannot create a file only if none"),
+    ("validate.history=http://host/x", "validate.history = 'http://host/x': http:// cannot create a file only if none"),
     ("run.dir=gs://bucket/runs", "run.dir = 'gs://bucket/runs': name a folder"),
     ("train=3", "--set train=3 is not of the form section.key=value."),
     ("train.rounds", "--set train.rounds is not of the form section.key=value."),
@@ -162,6 +163,7 @@ def test_each_source_has_its_own_history() -> None:
     assert all(re.fullmatch(r"/runs/snapshots/[a-z0-9_.-]+-[0-9a-f]{8}", name) for name in names)
     assert place("ingest.source=images:x") == place(f"ingest.source=images:{Path('x').absolute()}")
     assert place("validate.history=/kept") == "/kept"
+    assert place("validate.history=s3://bucket/kept") == "s3://bucket/kept"
 
 
 class TestReference:

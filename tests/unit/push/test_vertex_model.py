@@ -20,6 +20,7 @@ from components.common.errors import ConfigError
 from components.common.requests import RemoteError
 from components.evaluate.metrics import table
 from components.push import vertex_model
+from components.push.registry.registry import Registry
 from components.push.vertex_model import evaluation_request
 from pipeline.cli import app
 from pipeline.config import load_config
@@ -32,7 +33,7 @@ REGISTRY = "memory://models"  # instead of gs://
 
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(vertex_model, "version_location", lambda _, version: f"gs://bucket/{version}")
+    monkeypatch.setattr(Registry, "version_location", lambda _, version: f"gs://bucket/{version}")
     fsspec.filesystem("memory").store.clear()
     yield
     fsspec.filesystem("memory").store.clear()
@@ -110,14 +111,11 @@ def test_no_request_while_nothing_is_in_service(bench: Bench, vertex: Vertex) ->
 
 
 def test_a_rollback_moves_the_alias(bench: Bench, vertex: Vertex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.push.registry import location
-
     for kid in (0.06, 0.04):
         push(bench, bench.candidate(kid=kid))
     config = tmp_path / "c.toml"
     config.write_text(f'[push]\nregistry = "gs://models"\nvertex_model = "{MODEL}"\n')
-    monkeypatch.setattr(location, "is_address", lambda _: True)
-    monkeypatch.setattr("components.push.registry.remote.find_filesystem", lambda _: (fsspec.filesystem("memory"), "/models"))
+    monkeypatch.setattr("components.common.store.find_filesystem", lambda _: (fsspec.filesystem("memory"), "/models"))
     done = CliRunner().invoke(app, ["registry", "rollback", "--config", str(config)])
     assert done.exit_code == 0, done.output
     assert done.output == f"v0001 is in service; it replaces v0002.\nOn Vertex AI it is {NUMBERED}/models/digits@1.\n"
@@ -211,6 +209,6 @@ def test_config_errors(sets: list[str], sentence: str) -> None:
 
 def test_error_for_a_model_outside_a_bucket(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.push(bench.candidate())
-    monkeypatch.setattr(vertex_model, "version_location", lambda _, version: f"models/{version}")
+    monkeypatch.setattr(Registry, "version_location", lambda _, version: f"models/{version}")
     with pytest.raises(ConfigError, match="Vertex cannot read models/v0001/saved_model"):
-        vertex_model.update_vertex(MODEL, "image", bench.registry)
+        vertex_model.update_vertex(MODEL, "image", Registry(bench.registry))

@@ -21,6 +21,13 @@ def page_of(root: Path, description: RunDescription, status: str) -> tuple[str, 
     return html, Parsed(html)
 
 
+def test_a_refusal_is_shown_from_a_history_at_a_url(tmp_path: Path) -> None:
+    _, description = judged(tmp_path, changed=True, history=f"memory://{tmp_path.name}")
+    _, page = page_of(tmp_path, description, "failed")
+    assert "It was refused." in page.text
+    assert "Quarantined images by reason" in page.text
+
+
 def test_a_refused_snapshot_is_shown_with_its_anomalies(tmp_path: Path) -> None:
     _, description = judged(tmp_path, changed=True)
     html, page = page_of(tmp_path, description, "failed")
@@ -29,8 +36,9 @@ def test_a_refused_snapshot_is_shown_with_its_anomalies(tmp_path: Path) -> None:
     assert page.unbalanced == []
     text = re.sub(r"\s+", " ", page.text)
     (refused,) = (tmp_path / "history" / "refused").iterdir()
-    assert f"--set validate.accept={refused.name}" in text
-    assert f"Snapshot {refused.name}, compared with s" in text
+    snapshot = refused.name.partition("-")[0]
+    assert f"--set validate.accept={snapshot}" in text
+    assert f"Snapshot {snapshot}, compared with s" in text
     assert "It was refused." in text
     assert "the brightness histogram moved by" in text
     assert "varied enough to train on" not in text
@@ -49,7 +57,7 @@ def test_a_refused_snapshot_is_shown_with_its_anomalies(tmp_path: Path) -> None:
 
 
 def test_a_first_snapshot_is_shown_alone(tmp_path: Path) -> None:
-    _, description = judged(tmp_path, changed=False, history=False)
+    _, description = judged(tmp_path, changed=False, history="")
     html, page = page_of(tmp_path, description, "failed")
     assert (
         "the first of its history: 1,797 images, 0 near-blank. It was accepted, and later snapshots must match its schema"

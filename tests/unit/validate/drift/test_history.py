@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -16,13 +17,17 @@ from pydantic import ValidationError
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 
 from components.common.artifacts import read_manifest
-from components.common.errors import ArtifactError, DataRejectedError
+from components.common.errors import ArtifactError, ConfigError, DataRejectedError
+from components.common.store import Bucket, Folder, store_at
 from components.validate import run as run_module
 from components.validate.config import ValidateConfig
-from components.validate.drift import history as history_module
-from components.validate.drift.history import find, read_accepted, snapshot_id, state
+from components.validate.drift import compare
+from components.validate.drift.history import Acceptance, History, snapshot_id
 from components.validate.run import ValidateSummary, run
 from tests.support.datasets.snapshots import Images, Labels, brighter, digits, with_blanks, without_label, write_snapshot
+from tests.support.stores import KINDS, MOUNT, location, servers
+
+__all__ = ["location", "servers"]
 
 NAMES = tuple("0123456789")
 
@@ -30,8 +35,9 @@ NAMES = tuple("0123456789")
 class Bench:
     """A history, and datasets that are validated against it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.history = root, root / "history"
+    def __init__(self, root: Path, history: str = "") -> None:
+        self.root, self.history = root, history or str(root / "history")
+        self.store = store_at(self.history)
 
     def validate(
         self, name: str, images: Images, labels: Labels, names: tuple[str, ...] = NAMES, **fields: Any
@@ -40,17 +46,33 @@ class Bench:
         dataset = self.root / name
         if not dataset.exists():
             write_snapshot(dataset, images, labels, names)
-        return run(ValidateConfig(history=str(self.history), **fields), dataset=dataset, out=self.root / f"out-{name}")
+        return run(ValidateConfig(history=self.history, **fields), dataset=dataset, out=self.root / f"out-{name}")
 
     def id(self, name: str) -> str:
         """Return the snapshot id of a dataset."""
         return snapshot_id(read_manifest(self.root / name).digest)
+
+    def accepted(self) -> list[Acceptance]:
+        """Return the acceptances, oldest first."""
+        return History(self.history).accepted().entries
+
+    def folders(self, kind: str) -> set[str]:
+        """Return the names of the folders of snapshots or refused ones."""
+        return {name.split("/")[1] for name in self.store.files(kind)}
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """A history with the digits as its first snapshot."""
     made = Bench(tmp_path)
+    made.validate("first", *digits())
+    return made
+
+
+@pytest.fixture
+def anywhere(tmp_path: Path, location: str) -> Bench:
+    """The same in each kind of store."""
+    made = Bench(tmp_path, location)
     made.validate("first", *digits())
     return made
 
@@ -65,7 +87,7 @@ def stopped(bench: Bench, images: Images, labels: Labels, name: str = "next", **
 
 
 def test_the_first_snapshot_creates_the_schema_and_the_history(bench: Bench) -> None:
-    (entry,) = read_accepted(bench.history)
+    (entry,) = bench.accepted()
     assert (entry.snapshot, entry.against, entry.why) == (bench.id("first"), "", "first snapshot")
     assert re.fullmatch("s[0-9a-f]{12}", entry.snapshot)
     assert entry.accepted_by == str(bench.root / "out-first")
@@ -75,7 +97,7 @@ def test_the_first_snapshot_creates_the_schema_and_the_history(bench: Bench) -> 
     assert list(features["label_name"].string_domain.value) == list(NAMES)
     assert features["label_name"].drift_comparator.infinity_norm.threshold == 0.05
     assert features["brightness"].lifecycle_stage == schema_pb2.VALIDATION_DERIVED
-    kept = read_manifest(bench.history / "snapshots" / entry.snapshot, "snapshot")
+    kept = read_manifest(Path(bench.history, "snapshots", entry.stored_as), "snapshot")
     assert kept.files == read_manifest(bench.root / "out-first", "validation").files
 
 
@@ -86,7 +108,7 @@ def test_an_accepted_dataset_gives_the_same_artifact_without_counting(bench: Ben
     after = read_manifest(bench.root / "out-first")
     assert (after.digest, after.counts, after.inputs) == (before.digest, before.counts, before.inputs)
     assert (summary.snapshot, summary.accepted_against, summary.anomalies) == (bench.id("first"), "", [])
-    assert len(read_accepted(bench.history)) == 1
+    assert len(bench.accepted()) == 1
     with pytest.raises(DataRejectedError, match="1437 train images where 2000 are needed"):
         bench.validate("first", *digits(), min_train_images=2000)
     with pytest.raises(DataRejectedError, match="The train images are constant"):
@@ -99,7 +121,7 @@ def test_a_small_difference_is_accepted_against_the_last_snapshot(bench: Bench) 
     third = bench.validate("third", images[20:], labels[20:])
     assert (second.accepted_against, third.accepted_against) == (bench.id("first"), bench.id("second"))
     assert second.anomalies == third.anomalies == []
-    assert [entry.why for entry in read_accepted(bench.history)] == ["first snapshot", "no error", "no error"]
+    assert [entry.why for entry in bench.accepted()] == ["first snapshot", "no error", "no error"]
     comparison = json.loads((bench.root / "out-second" / "comparison.json").read_text())
     assert comparison["images"] == {"now": 1700, "before": 1797}
     assert sum(comparison["histograms"]["brightness"]["before"]) == 1797
@@ -139,8 +161,9 @@ def test_a_violation_of_the_schema_or_drift_is_refused_until_it_is_accepted(what
     assert sentence.startswith(f"Snapshot {now} differs from the accepted snapshot {first}: ")
     assert re.search(message, sentence)
     assert sentence.endswith(f" Correct the source, or accept the snapshot: --set validate.accept={now}")
-    assert [entry.snapshot for entry in read_accepted(bench.history)] == [first]
-    refused = bench.history / "refused" / now
+    assert [entry.snapshot for entry in bench.accepted()] == [first]
+    (refused,) = Path(bench.history, "refused").iterdir()
+    assert refused.name.startswith(f"{now}-")
     assert read_manifest(refused, "validation").inputs == {"dataset": read_manifest(bench.root / "next").digest}
     written = text_format.Parse((refused / "anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
     reported = [info for info in (*written.anomaly_info.values(), written.dataset_anomaly_info) if info.reason]
@@ -149,7 +172,7 @@ def test_a_violation_of_the_schema_or_drift_is_refused_until_it_is_accepted(what
     summary = bench.validate("next", images, labels, min_deviation=0.0, accept=now)
     assert (summary.snapshot, summary.accepted_against) == (now, first)
     assert any(anomaly["severity"] == "error" for anomaly in summary.anomalies)
-    entry = read_accepted(bench.history)[-1]
+    entry = bench.accepted()[-1]
     assert (entry.why, entry.config["accept"], entry.accepted_by) == ("validate.accept", now, str(bench.root / "out-next"))
     assert entry.anomalies
     assert not refused.exists()
@@ -204,43 +227,42 @@ def test_without_a_history_nothing_is_compared(tmp_path: Path) -> None:
         assert (summary.accepted_against, summary.anomalies) == ("", [])
 
 
-def break_list(history: Path) -> None:
-    (history / "accepted.json").write_text("[{]")
+def damage_snapshot(bench: Bench) -> None:
+    (name,) = (name for name in bench.store.files("snapshots") if name.endswith("tally-train.json"))
+    bench.store.write(name, [bench.store.read(name)[:-9]])
 
 
-def break_schema_of_list(history: Path) -> None:
-    (history / "accepted.json").write_text('[{"snapshot": 3}]')
-
-
-def remove_snapshot(history: Path) -> None:
-    shutil.rmtree(history / "snapshots")
-
-
-def damage_snapshot(history: Path) -> None:
-    (file,) = history.glob("snapshots/*/tally-train.json")
-    file.write_text(file.read_text()[:-9])
-
-
-def exchange_snapshot(history: Path) -> None:
-    (file,) = history.glob("snapshots/*/manifest.json")
-    manifest = json.loads(file.read_text())
-    file.write_text(json.dumps(manifest | {"inputs": {"dataset": "0" * 64}}))
+def exchange_snapshot(bench: Bench) -> None:
+    (name,) = (name for name in bench.store.files("snapshots") if name.endswith("manifest.json"))
+    manifest = json.loads(bench.store.read(name)) | {"inputs": {"dataset": "0" * 64}}
+    bench.store.write(name, [json.dumps(manifest).encode()])
 
 
 BROKEN = [
-    (break_list, "The history of snapshots .*accepted.json is broken: .*Invalid JSON|is broken: 1 validation error"),
-    (break_schema_of_list, "is broken: .* validation errors? for list"),
-    (remove_snapshot, "is broken: its snapshot s[0-9a-f]{12} is damaged .*it is not a finished artifact"),
+    (
+        lambda bench: bench.store.write("accepted/000001.json", [b"[{]"]),
+        "The history of snapshots .*accepted/000001.json is broken: 1 validation error",
+    ),
+    (lambda bench: bench.store.write("accepted/000001.json", [b'{"snapshot": 3}']), "is broken: .* validation errors? for Acc"),
+    (
+        lambda bench: bench.store.write("accepted.json", [b'[{"snapshot": 3}]']),
+        "accepted.json is broken: .* validation errors?",
+    ),
+    (
+        lambda bench: bench.store.remove("snapshots"),
+        "is broken: its snapshot s[0-9a-f]{12} is damaged .*not a finished artifact",
+    ),
     (damage_snapshot, "is broken: its snapshot s[0-9a-f]{12} is damaged .*tally-train.json does not match its digest"),
     (exchange_snapshot, "is broken: .* belongs to another dataset"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "message"), BROKEN)
-def test_a_broken_history_is_not_treated_as_an_empty_one(spoil: Any, message: str, bench: Bench) -> None:
-    spoil(bench.history)
+def test_a_broken_history_is_not_treated_as_an_empty_one(spoil: Any, message: str, anywhere: Bench) -> None:
+    spoil(anywhere)
     with pytest.raises(ArtifactError, match=message) as caught:
-        bench.validate("second", digits()[0][5:], digits()[1][5:])
+        anywhere.validate("second", digits()[0][5:], digits()[1][5:])
+    assert anywhere.history in str(caught.value)
     assert "Restore it from a backup, or name another validate.history" in str(caught.value)
 
 
@@ -256,7 +278,7 @@ def test_a_broken_history_is_not_treated_as_an_empty_one(spoil: Any, message: st
 def test_a_malformed_snapshot_is_an_error(name: str, content: str, message: str, bench: Bench) -> None:
     from components.common.artifacts import MANIFEST, file_entries
 
-    (folder,) = (bench.history / "snapshots").iterdir()
+    (folder,) = Path(bench.history, "snapshots").iterdir()
     (folder / name).write_text(content)
     manifest = json.loads((folder / MANIFEST).read_text())
     entries = {file: entry.model_dump() for file, entry in file_entries(folder).items()}
@@ -265,43 +287,41 @@ def test_a_malformed_snapshot_is_an_error(name: str, content: str, message: str,
         bench.validate("second", digits()[0][5:], digits()[1][5:])
 
 
-def test_a_lock_held_by_another_validation_is_an_error_after_the_timeout(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_module, "LOCK_SECONDS", 0.2)
-    with (
-        filelock.FileLock(bench.history / ".lock"),
-        pytest.raises(ArtifactError, match=r"Another validation holds .*\.lock and did not release it within 0 s"),
-    ):
-        bench.validate("second", digits()[0][5:], digits()[1][5:])
-
-
 def test_a_history_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     write_snapshot(tmp_path / "data", *digits())
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"is broken: .*Not a directory"):
-        run(ValidateConfig(history=str(tmp_path / "file" / "in")), dataset=tmp_path / "data", out=tmp_path / "out")
-    (tmp_path / "history" / ".lock").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=r"Cannot lock .*Name a writable folder with validate\.history"):
-        run(ValidateConfig(history=str(tmp_path / "history")), dataset=tmp_path / "data", out=tmp_path / "out")
+    with pytest.raises(ArtifactError, match=r"Cannot write .*: (Not a directory|File exists)"):
+        run(ValidateConfig(history=str(tmp_path / "file")), dataset=tmp_path / "data", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_state_is_the_history_and_the_compared_snapshot(bench: Bench) -> None:
+@pytest.mark.parametrize("url", ["http://example.org/history", "az://bucket/history"])
+def test_a_url_without_conditional_writes_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"history\n.* cannot create a file only if none of its name exists"):
+        ValidateConfig(history=url)
+    with pytest.raises(ConfigError, match=r"cannot hold a history: .*; use a folder, a gs:// or an s3:// URL"):
+        History(url)
+
+
+@pytest.mark.parametrize("location", [*KINDS, MOUNT], indirect=True)
+def test_the_state_is_the_history_and_the_compared_snapshot(anywhere: Bench) -> None:
     images, labels = digits()
-    first = read_manifest(bench.root / "first").digest
-    identity, against = state(bench.history, "")
-    assert against == bench.id("first")
-    assert state(bench.history, first) == [identity, ""]
-    bench.validate("second", images[5:], labels[5:])
-    second = read_manifest(bench.root / "second").digest
-    assert state(bench.history, second) == [identity, bench.id("first")]
-    assert state(bench.history, "") == [identity, bench.id("second")]
-    assert find(read_accepted(bench.history), first) is not None
-    shutil.rmtree(bench.history)
-    fresh, nothing = state(bench.history, first)
+    first = read_manifest(anywhere.root / "first").digest
+    history = History(anywhere.history)
+    identity, against = history.state("")
+    assert against == anywhere.id("first")
+    assert history.state(first) == [identity, ""]
+    anywhere.validate("second", images[5:], labels[5:])
+    second = read_manifest(anywhere.root / "second").digest
+    assert history.state(second) == [identity, anywhere.id("first")]
+    assert history.state("") == [identity, anywhere.id("second")]
+    assert history.accepted().find(first) is not None
+    anywhere.store.remove()
+    fresh, nothing = history.state(first)
     assert (fresh != identity, nothing) == (True, "")
-    (bench.history / "history.json").write_text("{")
+    anywhere.store.write("history.json", [b"{"])
     with pytest.raises(ArtifactError, match=r"history\.json is broken"):
-        state(bench.history, first)
+        history.state(first)
 
 
 def test_a_snapshot_that_another_run_accepts_meanwhile_is_accepted_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,33 +339,127 @@ def test_a_snapshot_that_another_run_accepts_meanwhile_is_accepted_once(bench: B
     monkeypatch.setattr(run_module, "tally_dataset", slow)
     summary = bench.validate("second", images, labels)
     assert bench.id("second") == bench.id("scratch")
-    assert [entry.snapshot for entry in read_accepted(bench.history)] == [bench.id("first"), bench.id("second")]
+    assert [entry.snapshot for entry in bench.accepted()] == [bench.id("first"), bench.id("second")]
     assert summary.accepted_against == bench.id("first")
     both = [read_manifest(bench.root / f"out-{name}").digest for name in ("scratch", "second")]
     assert both[0] == both[1]
 
 
-def test_a_run_that_stops_before_the_list_is_written_can_be_repeated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = digits()[0][5:], digits()[1][5:]
-
-    def full_disk(*_: object) -> None:
-        raise ArtifactError("Cannot write: no space left on device.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(history_module, "write_text", full_disk)
-        with pytest.raises(ArtifactError, match="no space left"):
-            bench.validate("second", images, labels)
-    assert [entry.snapshot for entry in read_accepted(bench.history)] == [bench.id("first")]
-    assert not (bench.root / "out-second").exists()
-    leftover = bench.history / "snapshots" / ".s0123456789ab.01234567.tmp"
-    leftover.mkdir()  # of a process that was killed
-    bench.validate("second", images, labels)
-    assert [entry.snapshot for entry in read_accepted(bench.history)] == [bench.id("first"), bench.id("second")]
-    assert not leftover.exists()
+class KilledError(BaseException):
+    """Ends a validation where no code handles it."""
 
 
-def test_a_refused_snapshot_stores_only_what_the_report_shows(bench: Bench) -> None:
-    stopped(bench, brighter(digits()[0]), digits()[1])
-    kept = {file.name for file in (bench.history / "refused" / bench.id("next")).iterdir()}
+def test_a_validation_that_is_killed_at_any_change_can_be_repeated(anywhere: Bench) -> None:
+    """Before and after each change of the store, the first snapshot or both are accepted; the next attempt ends the work."""
+    untouched = {name: anywhere.store.read(name) for name in anywhere.store.files()}
+    anywhere.validate("second", digits()[0][5:], digits()[1][5:])
+    entry, history = anywhere.accepted()[-1], History(anywhere.history)
+    (anywhere.root / "out-second" / "manifest.json").unlink()
+
+    def accept() -> None:
+        before = history.accepted()
+        if before.find(entry.dataset_digest) is None:
+            again = entry.model_copy(update={"stored_as": ""})
+            history.accept(again, before, ValidateConfig(), anywhere.root / "out-second", anywhere.root / "second")
+
+    lengths = []
+    for moment in range(1, 100):
+        anywhere.store.remove()
+        for name, content in untouched.items():
+            anywhere.store.write(name, [content])
+        with killed_at(moment) as reached, contextlib.suppress(KilledError):
+            accept()
+        lengths.append(len(history.accepted().entries))
+        if not reached:
+            break
+        accept()
+        _, second = anywhere.accepted()
+        with history.open_snapshot(second):
+            assert second.snapshot == anywhere.id("second")
+    turn = lengths.index(2)
+    assert lengths == [1] * turn + [2] * (len(lengths) - turn)
+    assert turn >= 20, "before and after each file, and before the acceptance"
+    assert len(lengths) - turn >= 2
+
+
+@contextlib.contextmanager
+def killed_at(moment: int) -> Any:
+    """Raise KilledError at the n-th moment, before or after a change of a store; yield a list that then has an entry."""
+    moments, reached = iter(range(1, 10_000)), list[int]()
+
+    def check() -> None:
+        if reached or next(moments) == moment:  # a killed process changes nothing afterwards either
+            reached.append(moment)
+            raise KilledError
+
+    def dying(original: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            check()
+            result = original(*arguments)
+            check()
+            return result
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (Folder, Bucket):
+            for name in ("write", "create", "delete", "remove"):
+                patch.setattr(kind, name, dying(getattr(kind, name)))
+        yield reached
+
+
+@pytest.mark.parametrize("location", [*(kind for kind in KINDS if kind != "memory"), MOUNT], indirect=True)
+def test_of_two_validations_at_once_one_compares_again(
+    anywhere: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both have compared with the first snapshot before either is accepted."""
+    images, labels = digits()
+    names, met, turns = ("one", "two"), threading.Barrier(2), threading.local()
+    for index, name in enumerate(names):
+        write_snapshot(anywhere.root / name, images[5 + index :], labels[5 + index :], NAMES)
+    original = compare.reason_to_accept
+
+    def wait(*arguments: Any, **named: Any) -> Any:
+        if not getattr(turns, "over", False):
+            turns.over = True
+            met.wait(60)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(compare, "reason_to_accept", wait)
+    threads = [threading.Thread(target=anywhere.validate, args=(name, images, labels)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, second, third = anywhere.accepted()
+    assert [first.snapshot, second.snapshot] == [second.against, third.against]
+    assert {second.snapshot, third.snapshot} == {anywhere.id(name) for name in names}
+    assert anywhere.folders("snapshots") == {first.stored_as, second.stored_as, third.stored_as}
+    output = capsys.readouterr().out
+    assert f"Another run was accepted into {anywhere.history} at the same time; its snapshot stands. Comparing again." in output
+
+
+def test_the_history_of_an_earlier_release(bench: Bench) -> None:
+    """accepted.json, and a snapshot's folder named by its id."""
+    (entry,) = bench.accepted()
+    root = Path(bench.history)
+    (root / "snapshots" / entry.stored_as).rename(root / "snapshots" / entry.snapshot)
+    (root / "accepted.json").write_text(f"[{entry.model_dump_json(exclude={'stored_as'})}]")
+    bench.store.remove("accepted")
+    assert bench.validate("second", digits()[0][5:], digits()[1][5:]).accepted_against == bench.id("first")
+    assert [each.snapshot for each in bench.accepted()] == [bench.id("first"), bench.id("second")]
+    assert bench.validate("first", *digits()).accepted_against == ""
+
+
+def test_a_refused_snapshot_stores_only_what_the_report_shows(anywhere: Bench) -> None:
+    for _ in range(2):
+        stopped(anywhere, brighter(digits()[0]), digits()[1])
+        (folder,) = anywhere.folders("refused")
+        assert folder.startswith(f"{anywhere.id('next')}-")
+    with History(anywhere.history).open_refused(read_manifest(anywhere.root / "next").digest) as refused:
+        assert refused is not None
+        kept = {file.name for file in refused.iterdir()}
     assert {"comparison.json", "anomalies.json", "worst.json", "statistics.json"} < kept
     assert not {"sample.tfrecord", "tally-train.json", "tally-eval.json"} & kept
+    anywhere.validate("next", brighter(digits()[0]), digits()[1], accept=anywhere.id("next"))
+    assert anywhere.folders("refused") == set()

@@ -49,9 +49,8 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
         return summary
 
-    signal.signal(
-        signal.SIGTERM, _interrupt
-    )  # without a handler, the first process of a container ignores it; train has its own
+    # Without a handler, the first process of a container ignores SIGTERM. Train installs its own, which saves.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
     except PipelineError as error:

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module")
 def store(in_ci: bool) -> Iterator[Store]:
     """Return a running object store with an empty bucket; skip the test where it cannot be mounted."""
-    if not Path("/dev/fuse").exists():
+    if not Path("/dev/fuse").exists() and not in_ci:
         pytest.skip("this machine has no /dev/fuse")
     try:
         installed_program("gcsfuse"), installed_program("fake-gcs-server")

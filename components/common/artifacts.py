@@ -16,10 +16,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -100,8 +100,10 @@ class HashingFile(io.BufferedIOBase):
 class ArtifactWriter:
     """An artifact while it is written: put files under `path`, and entries for the manifest into `counts` and `details`.
 
-    A file that is written with `open`, `write` or `copy` is not read again for its digest.
+    A file that is written with `open`, `write` or `copy`, or with `write_bytes` and the like, is not read again for its digest.
     """
+
+    being_written: ClassVar[list[ArtifactWriter]] = []
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -157,9 +159,13 @@ def new_artifact(
     digests = {name: read_manifest(source, verify=False).digest for name, source in inputs.items()}
     with new_directory(path) as folder:
         writer = ArtifactWriter(folder)
-        yield writer
+        ArtifactWriter.being_written.append(writer)
+        try:
+            yield writer
+        finally:
+            ArtifactWriter.being_written.remove(writer)
         files = file_entries(folder, writer.known)
-        _sync_tree(folder, skip=writer.known)
+        _sync_files(folder, files, synced=writer.known)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             kind=kind,
@@ -256,7 +262,10 @@ def file_entries(folder: Path, known: Mapping[str, FileEntry] | None = None) -> 
     The entries of `known` files are not computed again.
     """
     names = sorted(
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.name != MANIFEST and file.is_file()
+        (Path(parent) / name).relative_to(folder).as_posix()
+        for parent, _, files in os.walk(folder)
+        for name in files
+        if name != MANIFEST
     )
     return {name: known[name] if known and name in known else _file_entry(folder / name) for name in names}
 
@@ -290,9 +299,17 @@ def write_text(file: Path, text: str) -> None:
 def write_bytes(file: Path, content: bytes) -> None:
     """Write a file as a whole: readers see the old content or the new, never a partial file. Raises ArtifactError.
 
-    The file is renamed into place. Where a rename is a copy and a removal (gcsfuse), the copy appears as a whole.
+    The file is renamed into place. Where a rename is a copy and a removal (gcsfuse), the copy appears as a whole. A file of an
+    artifact that is being written is written in place, since it does not exist before the manifest.
     """
     file = Path(file)
+    for writer in ArtifactWriter.being_written:
+        if file.is_relative_to(writer.path) and file.name != MANIFEST:
+            try:
+                writer.write(file.relative_to(writer.path).as_posix(), content)
+            except OSError as error:
+                raise _cannot_write(file, error) from error
+            return
     temporary = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -307,12 +324,13 @@ def write_bytes(file: Path, content: bytes) -> None:
         raise _cannot_write(file, error) from error
 
 
-def _sync_tree(folder: Path, skip: Container[str]) -> None:
-    """Sync a directory to the disk, so that it survives a power failure; the files in `skip` are synced already."""
-    for path in folder.rglob("*"):
-        if path.relative_to(folder).as_posix() not in skip:
-            _sync(path)
-    _sync(folder)
+def _sync_files(folder: Path, names: Collection[str], synced: Container[str]) -> None:
+    """Sync files of a directory and their folders to the disk, so that they survive a power failure."""
+    for name in names:
+        if name not in synced:
+            _sync(folder / name)
+    for path in {folder, *(parent for name in names for parent in (folder / name).parents if parent.is_relative_to(folder))}:
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,9 @@ from tests.support.engines import EngineMissingError
 from tests.support.mount import NO_CACHES, mounted
 from tests.support.servers.object_store import BUCKET, object_store
 
-KINDS = ["folder", "memory", "s3", pytest.param("gs", marks=pytest.mark.heavy)]
+KINDS: list[Any] = ["folder", "memory", "s3", pytest.param("gs", marks=pytest.mark.heavy)]
+# For tests that repeat an operation for each of its moments, which takes long on a server.
+AT_EACH_MOMENT = [pytest.param(kind, marks=pytest.mark.heavy) if kind == "s3" else kind for kind in KINDS]
 MOUNT = pytest.param("mount", marks=[pytest.mark.heavy, pytest.mark.timeout(900)])  # slow, so only for some tests
 
 Application = Callable[[dict[str, Any], Any], Any]

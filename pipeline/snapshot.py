@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.artifacts import digest_of, write_text
-from components.common.journal import read_entry
+from components.common.artifacts import digest_of, write_bytes, write_text
+from components.common.journal import listing_file, read_entry
 from components.ingest.sources.fingerprint import source_fingerprint
 from components.validate.drift.history import History
 from pipeline.config import RunConfig
@@ -22,14 +26,28 @@ class SourceSnapshot(BaseModel):
     keys: dict[str, str]
 
 
-def take_snapshot(config: RunConfig, digest: str = "") -> SourceSnapshot:
-    """Return the present snapshot of the source and its history; `digest` is that of the source, if known.
+class ListedSource(NamedTuple):
+    """The digest of a source, and a temporary file with its listing, which only a folder has."""
 
-    Raises ConfigError for a source that does not exist.
-    """
-    digest = digest or source_fingerprint(config.ingest)
-    dataset = _known_dataset(config.work_dir, step_keys(config, digest)["ingest"])
-    return SourceSnapshot(digest=digest, keys=step_keys(config, digest, History(config.history).state(dataset)))
+    digest: str
+    listing: Path
+
+
+@contextlib.contextmanager
+def list_source(config: RunConfig) -> Iterator[ListedSource]:
+    """List the source, once for a run. Raises ConfigError for a source that does not exist."""
+    with tempfile.TemporaryDirectory(prefix="listing-") as folder:
+        listing = Path(folder) / "listing.gz"
+        yield ListedSource(source_fingerprint(config.ingest, listing), listing)
+
+
+def take_snapshot(config: RunConfig, source: ListedSource) -> SourceSnapshot:
+    """Return the snapshot of a source that was just listed, and of its history; save the listing if ingest will need it."""
+    key = step_keys(config, source.digest)["ingest"]
+    dataset = _known_dataset(config.work_dir, key)
+    if not dataset and source.listing.is_file():
+        write_bytes(listing_file(config.work_dir, key), source.listing.read_bytes())
+    return SourceSnapshot(digest=source.digest, keys=step_keys(config, source.digest, History(config.history).state(dataset)))
 
 
 def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_name: str) -> None:

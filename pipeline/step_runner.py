@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.common.errors import InterruptedStepError, PipelineError
-from components.common.journal import record_failure, recorded
+from components.common.journal import listing_file, record_failure, recorded
 from components.common.section import Summary
 from components.push.registry.registry import Registry
 from components.report.description import RunDescription
@@ -43,7 +43,12 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
             prepare(section.devices)  # before TensorFlow is imported, which looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
         with _champion_folder(getattr(section, "start_from", "")) as champion:
-            known = {"work_dir": Path(work_dir), "registry": getattr(section, "registry", ""), "start": champion}
+            known = {
+                "work_dir": Path(work_dir),
+                "listing": listing_file(Path(work_dir), key),
+                "registry": getattr(section, "registry", ""),
+                "start": champion,
+            }
             accepted = {name: value for name, value in known.items() if name in inspect.signature(run).parameters}
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
         return summary
@@ -63,7 +68,12 @@ def find_step_keys(run: str, job_name: str) -> Any:
 
     If the source cannot be read, ingest is recorded as failed.
     """
-    from pipeline.snapshot import SourceSnapshot, save_snapshot, take_snapshot  # needs packages that the train-tpu image lacks
+    from pipeline.snapshot import (  # needs packages that the train-tpu image lacks
+        SourceSnapshot,
+        list_source,
+        save_snapshot,
+        take_snapshot,
+    )
 
     description = RunDescription.model_validate_json(run)
     config = RunConfig.model_validate_json(json.dumps(description.config))
@@ -71,7 +81,8 @@ def find_step_keys(run: str, job_name: str) -> Any:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         try:
-            snapshot = take_snapshot(config)
+            with list_source(config) as source:
+                snapshot = take_snapshot(config, source)
         except PipelineError as error:
             snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
             save_snapshot(snapshot, work_dir, job_name)

@@ -65,6 +65,11 @@ def entry_path(work_dir: Path, step: str, key: str) -> Path:
     return Path(work_dir) / "journal" / f"{step}-{key[:24]}.json"
 
 
+def listing_file(work_dir: Path, key: str) -> Path:
+    """Return the file with the listing of a source that ingest will read, by the key of ingest."""
+    return Path(work_dir) / "journal" / f"listing-{key[:24]}.gz"
+
+
 def read_entry(work_dir: Path, step: str, key: str) -> StepRecord | None:
     """Return a step's entry, or None if the step has never run."""
     file = entry_path(work_dir, step, key)

@@ -51,15 +51,16 @@ class IngestSummary(Summary):
     source: str
 
 
-def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> IngestSummary:
+def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None, listing: Path | None = None) -> IngestSummary:
     """Read images from config.source and write them as the dataset artifact `out`.
 
+    `listing` is where this run has saved the listing of the source, if it has; it is removed at the end.
     Decoded images are stored under `work_dir` (beside `out` when None) until the artifact is complete, so that a run after
     one that was killed repeats no finished chunk or shard; see chunk_folder for mounted buckets. Raises ConfigError when the
     source does not exist or Beam's options are invalid, DataRejectedError when too few images can be read, ArtifactError when
     `out` cannot be written.
     """
-    reader = open_source(config)
+    reader = open_source(config, listing)
     say(f"Reading {reader.total:,} images from {config.source}")
     with chunk_folder(config, reader, out, work_dir) as folder, new_artifact(out, "dataset", config=config) as artifact:
         location = f"{config.shared_folder.rstrip('/')}/{folder.name}" if config.shared_folder else str(folder)
@@ -94,6 +95,8 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None) -> Ing
             "label_histogram": histogram,
         }
     _remove_shared(settings)
+    if listing:
+        listing.unlink(missing_ok=True)
     labels = {label for split in histogram.values() for label in split} - {"unlabelled"}
     say(
         f"Read {counts['read']:,} = {counts['kept']:,} kept + {counts['duplicate']:,} duplicate"

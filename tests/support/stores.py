@@ -21,8 +21,8 @@ from tests.support.mount import NO_CACHES, mounted
 from tests.support.servers.object_store import BUCKET, object_store
 
 KINDS: list[Any] = ["folder", "memory", "s3", pytest.param("gs", marks=pytest.mark.heavy)]
-# For tests that repeat an operation for each of its moments, which takes long on a server.
-AT_EACH_MOMENT = [pytest.param(kind, marks=pytest.mark.heavy) if kind == "s3" else kind for kind in KINDS]
+# Most tests are quick enough for every `make test` only without a server.
+MOST = [pytest.param(kind, marks=pytest.mark.heavy) if kind == "s3" else kind for kind in KINDS]
 MOUNT = pytest.param("mount", marks=[pytest.mark.heavy, pytest.mark.timeout(900)])  # slow, so only for some tests
 
 Application = Callable[[dict[str, Any], Any], Any]
@@ -115,7 +115,7 @@ def servers(in_ci: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         yield locate
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=MOST)
 def location(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
     """Return an empty location of each kind of store."""
     return f"{servers(request.param)}/{uuid.uuid4().hex[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -214,3 +215,29 @@ def test_an_artifact_replaces_an_existing_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     make(tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208
+
+
+def test_a_file_is_moved_into_an_artifact_also_from_another_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+
+    def rename(path: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    with new_artifact(tmp_path / "out", "thing", config=IngestConfig()) as artifact:
+        artifact.take(tmp_path / "a")
+        monkeypatch.setattr(Path, "rename", rename)
+        artifact.take(tmp_path / "b")
+    assert {name: entry.bytes for name, entry in read_manifest(tmp_path / "out").files.items()} == {"a": 1, "b": 1}
+    assert entries(tmp_path) == ["out"]
+
+
+def test_an_artifact_that_cannot_be_removed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out")
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(artifacts.shutil, "rmtree", fail)
+    with pytest.raises(ArtifactError, match=r"^Cannot remove \S+/out: Transport endpoint is not connected\. Make its folder"):
+        artifacts.remove_artifact(tmp_path / "out")

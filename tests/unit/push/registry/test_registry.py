@@ -23,7 +23,7 @@ from components.push.registry import maintenance, publish
 from components.push.registry.registry import Registry, check_image_size
 from components.push.run import PushSummary
 from tests.support.push_bench import SCORES, Bench
-from tests.support.stores import AT_EACH_MOMENT, KINDS, MOUNT
+from tests.support.stores import KINDS, MOUNT
 
 CHANGES = ("write", "create", "delete", "remove")
 AT_ONCE = [*(kind for kind in KINDS if kind != "memory"), MOUNT]  # fsspec's memory tests a condition and writes in two steps
@@ -179,7 +179,6 @@ def killed_at(moment: int) -> Iterator[list[int]]:
         yield reached
 
 
-@pytest.mark.parametrize("location", AT_EACH_MOMENT, indirect=True)
 class TestKilled:
     """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work."""
 

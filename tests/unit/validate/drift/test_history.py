@@ -25,7 +25,7 @@ from components.validate.drift import compare
 from components.validate.drift.history import Acceptance, History, snapshot_id
 from components.validate.run import ValidateSummary, run
 from tests.support.datasets.snapshots import Images, Labels, brighter, digits, with_blanks, without_label, write_snapshot
-from tests.support.stores import AT_EACH_MOMENT, KINDS, MOUNT, location, servers
+from tests.support.stores import KINDS, MOUNT, location, servers
 
 __all__ = ["location", "servers"]
 
@@ -349,7 +349,6 @@ class KilledError(BaseException):
     """Ends a validation where no code handles it."""
 
 
-@pytest.mark.parametrize("location", AT_EACH_MOMENT, indirect=True)
 def test_a_validation_that_is_killed_at_any_change_can_be_repeated(anywhere: Bench) -> None:
     """Before and after each change of the store, the first snapshot or both are accepted; the next attempt ends the work."""
     untouched = {name: anywhere.store.read(name) for name in anywhere.store.files()}

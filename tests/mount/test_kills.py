@@ -16,7 +16,7 @@ import pytest
 
 from components.common.artifacts import read_manifest
 from tests.support.datasets.training_data import write_digits
-from tests.support.local_runs import ROOT
+from tests.support.local_runs import ROOT, wait_for
 from tests.support.mount import Mount
 from tests.support.servers.object_store import Store
 from tests.support.trainings import (
@@ -64,6 +64,11 @@ def finish_ingest(folder: Path, out: Path) -> str:
     return read_manifest(out, "dataset").digest
 
 
+def files_of(store: Store) -> list[str]:
+    """Return the objects of the dataset, complete or not."""
+    return [name for name in store.names("ingest/dataset/") if not name.endswith("/")]
+
+
 def test_ingest_is_killed_at_random_moments(store: Store, mount: Mount, tmp_path: Path) -> None:
     """After each kill the dataset is complete or does not exist; the next run makes the one of an undisturbed run."""
     started = time.monotonic()
@@ -73,17 +78,19 @@ def test_ingest_is_killed_at_random_moments(store: Store, mount: Mount, tmp_path
     out = mount.folder / "ingest" / "dataset"
     while len(killed) < INGEST_KILLS:
         process, moment = ingest(tmp_path, out), moments.uniform(0.2, 1.2) * life
+        if len(killed) % 2:  # while the dataset is written, which takes a small part of that time
+            wait_for(lambda process=process: bool(files_of(store)) or process.poll() is not None, seconds=300)
+            moment = moments.uniform(0.0, 0.1)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=moment)
         if process.poll() is None:
             process.kill()
             process.wait()
-            files = [name for name in store.names("ingest/dataset/") if not name.endswith("/")]
-            killed.append(f"at {moment:.1f} s of {life:.1f}: {len(files)} files")
+            killed.append(f"after {moment:.1f} s: {len(files_of(store))} files")
         if store.content("ingest/dataset/manifest.json"):
             assert read_manifest(out, "dataset").digest == expected
-            if len(killed) % 2:
-                subprocess.run(["rm", "-r", str(out)], check=True)
+        if len(killed) % 2:
+            subprocess.run(["rm", "-rf", str(out)], check=True)
     print(*killed, sep="\n")
     assert finish_ingest(tmp_path, out) == expected
     assert [name for name in store.names("ingest/") if name.endswith(".tmp")] == []

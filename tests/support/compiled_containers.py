@@ -14,6 +14,7 @@ from tests.support.servers.run_compiled import without_custom_jobs
 from tests.support.two_runs import CONFIG
 
 BUCKET = "/gcs/bucket"
+LABELS = {"test": "machine"}
 
 
 class Machine:
@@ -58,7 +59,7 @@ class Machine:
         """Start a command as the first process of a container, whose root is read-only; `mode` is that of the bucket."""
         volumes = {str(self.bucket): {"bind": BUCKET, "mode": mode}}
         settings = container_settings(network=False)
-        return self.client.containers.run(self.image, command, detach=True, volumes=volumes, **settings)
+        return self.client.containers.run(self.image, command, detach=True, volumes=volumes, labels=LABELS, **settings)
 
     def run(self, step: str, mode: str = "rw") -> tuple[int, str]:
         """Run a step to its end; return its exit code and output."""

@@ -86,7 +86,7 @@ class TestFailures:
 
 
 def left(client: Any) -> list[Any]:
-    """Return the containers that are still there, without those of test_sigterm_container.py, which may run at the same time."""
+    """Return the containers that are still there, without those of test_sigterm_container.py, which may run meanwhile."""
     return [each for each in client.containers.list(all=True) if each.labels.get("test") != LABELS["test"]]
 
 

@@ -28,7 +28,7 @@ class Runs:
 
     def rounds_saved(self) -> int:
         saved = (self.folder / ".work" / "checkpoints").glob("*/round-*/manifest.json")
-        return max((int(path.name.removeprefix("round-")) for path in saved), default=0)
+        return max((int(path.parent.name.removeprefix("round-")) for path in saved), default=0)
 
     def start_until_step(self, step: str) -> subprocess.Popen[str]:
         """Start a run and return it as soon as the step runs; for train, after two more checkpoints."""

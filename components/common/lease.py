@@ -2,11 +2,11 @@
 
 A lease is a folder of numbered files, each created once (components.common.store). Its holder creates the next file every
 30 seconds, and the last one says who holds it. Another process takes it over by creating the next file: when the last one says
-`released`, when its process has ended on this machine, or when there was no new file for two minutes. Whoever finds the next
-number taken has lost the lease and must not write. Numbers are not reused, since a mounted bucket may show a removed file as
-present for a minute.
+`released`, when its process has ended on this machine, or when there was no new file for two minutes. A holder that finds the
+next number taken has lost the lease and must not write. Numbers are not reused, since a mounted bucket may show a removed file
+as present for a minute.
 
-Clocks of machines are not compared: who waits measures the two minutes itself.
+Clocks of machines are not compared: the waiting process measures the two minutes.
 """
 
 from __future__ import annotations

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from components.common.errors import PipelineError, first_line
-from pipeline.commands import compile, config, doctor, generate, registry, run, runs, schedule, submit, tpu_check
+from pipeline.commands import (
+    compile,
+    config,
+    doctor,
+    generate,
+    registry,
+    run,
+    runs,
+    schedule,
+    submit,
+    tpu_check,
+    tpu_first_hour,
+)
 
 app = typer.Typer(
     name="wgan-pipeline",
@@ -22,6 +34,7 @@ app.command("compile")(compile.compile_)
 app.command()(submit.submit)
 app.add_typer(schedule.app, name="schedule")
 app.command("tpu-check")(tpu_check.tpu_check)
+app.command("tpu-first-hour")(tpu_first_hour.tpu_first_hour)
 app.command()(generate.generate)
 app.command()(runs.runs)
 app.command()(runs.report)

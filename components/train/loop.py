@@ -86,7 +86,7 @@ def train(training: Training, stop: StopRequest) -> None:
         # 6. Report.
         report_progress(training, line)
         calls += 1
-        if calls == 2 and config.devices.startswith("tpu") and (text := long_call_text(line.seconds)):
+        if calls == 2 and (text := long_call_text(line.seconds)):
             say(text)  # the second call is timed because the first one compiles
     if progress.round < config.rounds:
         best = progress.best_score()

@@ -66,13 +66,13 @@ def _tpu(name: str) -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name or "local")
         if name:
             _check_workers(devices, resolver)
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
+            tf.config.experimental_connect_to_cluster(resolver)  # only on a TPU
+        tf.tpu.experimental.initialize_tpu_system(resolver)  # only on a TPU
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
         raise DeviceError(
             f'train.devices = "{devices}", but no TPU responds ({_reason(error)}).',
-            "Check the TPU with the commands of docs/tpu.md, or use --set train.devices=cpu:1.",
+            "Check the TPU with wgan-pipeline tpu-first-hour, or use --set train.devices=cpu:1.",
         ) from None
 
 

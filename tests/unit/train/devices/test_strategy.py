@@ -51,7 +51,7 @@ def test_tensorflow_without_a_tpu(ready: None) -> None:
         strategy.make_strategy(TrainConfig(devices="tpu"))
     assert str(caught.value).startswith('train.devices = "tpu", but no TPU responds (')
     assert "ConfigureDistributedTPU" in str(caught.value)
-    assert str(caught.value).endswith("Check the TPU with the commands of docs/tpu.md, or use --set train.devices=cpu:1.")
+    assert str(caught.value).endswith("Check the TPU with wgan-pipeline tpu-first-hour, or use --set train.devices=cpu:1.")
     assert "\n" not in str(caught.value)
 
 

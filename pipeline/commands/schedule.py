@@ -20,7 +20,6 @@ from pipeline.commands.options import (
     with_platform_options,
 )
 from pipeline.commands.printing import console
-from pipeline.cron import parse_cron
 
 if TYPE_CHECKING:
     from pipeline.targets.remote import PlatformSchedule, RemotePlatform
@@ -44,6 +43,8 @@ def create(
     experiment: Experiment = EXPERIMENT,
 ) -> None:
     """Create a schedule; runs do not overlap, and missed runs are not made up for."""
+    from pipeline.cron import parse_cron  # the image train-tpu lacks its package cronsim, and has the other commands
+
     schedule = parse_cron(cron, time_zone)
     if platform.target == "kubeflow":
         schedule.for_kubeflow(cluster_time_zone)  # refuses another time zone before any request

@@ -25,10 +25,8 @@ CHIPS = {"0x0027": "v2 or v3", "0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e",
 PACKAGES = ("tensorflow-tpu", "tensorflow", "libtpu", "keras", "numpy")
 
 
-def machine(devices: str) -> dict[str, str]:
-    """Return user, TPU device files, chips and packages. Raises DeviceError if `devices` is "tpu" and cannot be opened."""
-    if devices == "tpu":
-        tpu_runtime.check_machine(os.environ)
+def machine(_: str) -> dict[str, str]:
+    """Return user, TPU device files, chips, packages and environment."""
     installed = {each.name.lower().replace("_", "-"): each.version for each in importlib.metadata.distributions()}
     return {
         "user": f"{os.getuid()} in groups {' '.join(map(str, sorted(os.getgroups())))}",

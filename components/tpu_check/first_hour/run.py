@@ -82,7 +82,7 @@ def markdown(report: FirstHour) -> str:
     """Return the report as a page to read."""
     lines = ["# The first hour on a TPU", "", outcome(report), "", "| Stage | Result | Seconds |", "|---|---|---|"]
     lines += [f"| {stage.name}: {stage.title} | {stage.status} | {stage.seconds:.0f} |" for stage in report.stages]
-    for stage in report.stages:
+    for stage in (each for each in report.stages if each.status != "not run"):
         lines += ["", f"## {stage.name}", ""]
         lines += [f"- {name}: {value}" for name, value in stage.facts.items()]
         lines += [f"- **{problem}**" for problem in stage.problems]

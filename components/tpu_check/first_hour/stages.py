@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.common.errors import PipelineError
+from components.common.errors import DeviceError, PipelineError
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.first_hour.comparison import BFLOAT16, FLOAT32, Bounds, Trained, compared, read_trained, unequal
 from components.tpu_check.first_hour.dataset import write_discs
 from components.tpu_check.report import TpuCheckSummary
 from components.train.config import TrainConfig
+from components.train.devices import tpu_runtime
 from components.train.saving.signals import long_call_text
 
 TRAINING: dict[str, Any] = {
@@ -52,8 +53,14 @@ class StageError(PipelineError):
 
 
 def machine(hour: Hour) -> Findings:
-    """Return the user, the device files and the packages."""
-    return Findings(_probed(hour, "machine", 60), [])
+    """Return the user, the device files and the packages; check what the train step checks before it imports TensorFlow."""
+    facts = _probed(hour, "machine", 60)
+    try:
+        if hour.devices == "tpu":
+            tpu_runtime.check_machine(os.environ)
+    except DeviceError as error:
+        return Findings(facts, [str(error)])
+    return Findings(facts, [])
 
 
 def replicas(hour: Hour) -> Findings:
@@ -149,19 +156,22 @@ def throughput(hour: Hour) -> Findings:
         "measured": f"{found['rounds']} rounds in {found['seconds']:.1f} s on {found['replicas']} replicas",
         "speed": f"{found['rounds_per_second']:.3g} rounds/s, {speed:,.0f} images/s of the critic",
     }
-    problems = []
+    problems = list[str]()
     if hour.bound is None:
         facts["bound"] = "no report of tpu-check was given (--tpu-check FILE)"
     elif not uses_tpu(hour.devices) or hour.bound.replicas != found["replicas"]:
         facts["bound"] = f"not comparable: tpu-check's report is for {hour.bound.topology}, {hour.bound.replicas} replicas"
     else:
-        most = hour.bound.images_per_second_at_most
-        facts["bound"] = (
-            f"at most {most:,.0f} images/s ({hour.bound.topology}, {hour.bound.bound_by}): {speed / most:.0%} of it"
-        )
-        if speed > most:
-            problems.append(f"{speed:,.0f} images/s are more than the bound of {most:,.0f}: one of the two is wrong.")
+        facts["bound"], problems = beside(hour.bound, speed)
     return Findings(facts, problems)
+
+
+def beside(bound: TpuCheckSummary, speed: float) -> tuple[str, list[str]]:
+    """Return images/s beside tpu-check's bound, and a sentence if they are more, which cannot be."""
+    most = bound.images_per_second_at_most
+    text = f"at most {most:,.0f} images/s ({bound.topology}, bound by {bound.bound_by}): {speed / most:.0%} of it"
+    wrong = [f"{speed:,.0f} images/s are more than the bound of {most:,.0f}: one of the two is wrong."]
+    return text, wrong if speed > most else []
 
 
 STAGES: dict[str, tuple[str, Callable[[Hour], Findings]]] = {

@@ -36,7 +36,7 @@ def source_for(config: TrainConfig) -> Resident:
 
 def test_one_replica_of_tpu_strategy_trains_as_the_default_strategy_does() -> None:
     """Every line between make_call and the metrics runs with TPUStrategy, and the check of the weights too."""
-    config, results = tpu_config(optimizer="adam", conditional=True), []
+    config, results = tpu_config(optimizer="adam"), []
     for each in (tf.distribute.get_strategy(), tpu_strategy(1)):
         source, state = source_for(config), step.make_state(shape_for(config), config, each)
         with one_replica_runs():

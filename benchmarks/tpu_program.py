@@ -40,7 +40,7 @@ def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
     """Return the compiler's figures of a program."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "program.mlir").write_text(text)
-        (Path(folder) / "rounds").write_text(str(ROUNDS))
+        (Path(folder) / "program.json").write_text(json.dumps({"rounds": ROUNDS}))
         run_subprocess("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
         return dict(json.loads((Path(folder) / "figures.json").read_text()))
 
@@ -100,7 +100,7 @@ def plain(config: TpuCheckConfig) -> str:
     pixels = tf.TensorSpec([config.images, config.image_size**2 * config.channels], tf.uint8)
     return lowering.stablehlo(
         call, [pixels, tf.TensorSpec([ROUNDS, train.n_critic, own], tf.int32), tf.TensorSpec([], tf.int32)]
-    )
+    )[0]
 
 
 def row(config: TpuCheckConfig, figures: dict[str, float]) -> dict[str, float]:
@@ -130,7 +130,7 @@ def main() -> None:
         changes["global_batch_size"] = arguments.batch
     train = TrainConfig.model_validate(section.train.model_dump() | changes)
     config = section.model_copy(update={"train": train, "images": 100_000})
-    texts = {"ours": lowering.lowered_call(config), "plain": plain(config)}
+    texts = {"ours": lowering.lowered_call(config).text, "plain": plain(config)}
 
     def figures_of(name: str) -> tuple[str, dict[str, float]]:
         found = row(config, compiled(config, texts[name]))

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.dataset.records import NO_LABEL
-from components.train import loop, noise, step
+from components.train import loop, step
 from components.train.config import TrainConfig
 from components.train.data.batches import RoundBatches
 from components.train.data.resident import Resident
@@ -62,7 +62,7 @@ def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
     def one_round() -> tuple[tf.Tensor, tf.Tensor]:
         batch = RoundBatches(tf.zeros([*rows, shape.size, shape.size, shape.channels], tf.uint8), tf.zeros(rows, tf.int32))
         with tf.name_scope("round"):
-            return step.train_round(state, config, batch, noise.round_seed(0, 0), tf.constant(0))
+            return step.train_round(state, config, batch, tf.constant(0))
 
     graph = one_round.get_concrete_function().graph
     wanted = [output.op for output in graph.outputs] + list(graph.control_outputs)

@@ -83,7 +83,7 @@ def point_critics(hidden_layers: int, steps: int, width: int = 64) -> dict[str, 
         config = TrainConfig(**{**POINTS, **bound})
         critic = point_critic(hidden_layers, width)
         gap = train_point_critic(config, critic, steps)
-        points = lipschitz_points.ring(noise.round_seed(config.seed, noise.FIXED_LATENTS), 512)
+        points = lipschitz_points.ring(lipschitz_points.point_seed(config.seed, noise.FIXED_LATENTS), 512)
         trained[name] = PointCritic(
             gap,
             lipschitz_points.surface(critic),

@@ -60,9 +60,9 @@ class DigitTraining:
     def moment(self, count: int) -> TrainingMoment:
         """Draw `count` samples, and compute the slopes at `count` mixed images."""
         self.generator.set_weights(variables.averages(self.state))
-        critic_noise = noise.critic_noise(noise.round_seed(0, noise.FIXED_LATENTS), 0, count, self.config.latents)
+        latents, alphas = noise.round_noise(0, noise.FIXED_LATENTS, noise.Rows(0, count), 1, self.config.latents)
         reals = step.to_float(self.images[np.arange(count) % len(self.images)])
-        mixed = losses.mixed_images(reals, self.state.generator(critic_noise.latents, training=True), critic_noise.alpha)
+        mixed = losses.mixed_images(reals, self.state.generator(latents[0], training=True), alphas[0])
         slopes = losses.slopes(lambda images: score(self.state.critic, images, None), mixed).numpy()
         return TrainingMoment(
             self.rounds, self.cpu_seconds, self.generator.draw(1, count), slopes, weights_of(self.state.critic)

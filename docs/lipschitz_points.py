@@ -18,6 +18,11 @@ RING_RADIUS, RING_SPREAD, NOISE = 2.0, 0.02, 1.0
 Floats = npt.NDArray[np.floating]
 
 
+def point_seed(seed: int, index: int | tf.Tensor) -> tf.Tensor:
+    """Return the seed, int32 [2], of the points of a step."""
+    return tf.random.fold_in(tf.constant([seed, 0]), index)
+
+
 def ring(seed: tf.Tensor, count: int) -> tf.Tensor:
     """Return points of eight Gaussians on a circle, [count, 1, 1, 2]."""
     which = tf.random.stateless_uniform([count], tf.random.fold_in(seed, 0), 0, 8, tf.int32)
@@ -53,7 +58,7 @@ def train_point_critic(config: TrainConfig, critic: keras.Model, steps: int) -> 
 
     @tf.function
     def one(index: tf.Tensor) -> tf.Tensor:
-        examples = point_examples(noise.round_seed(config.seed, index), config.global_batch_size)
+        examples = point_examples(point_seed(config.seed, index), config.global_batch_size)
         return step.critic_step(state, config, examples, index)
 
     gaps = [float(one(tf.constant(index))[1]) for index in range(steps)]
@@ -69,7 +74,7 @@ def surface(critic: keras.Model, half_width: float = 4.0, side: int = 120) -> Fl
 
 def point_slopes(config: TrainConfig, critic: keras.Model, count: int = 2048) -> Floats:
     """Return the critic's slopes at mixed points, [count]."""
-    examples = point_examples(noise.round_seed(config.seed, noise.FIXED_LATENTS), count)
+    examples = point_examples(point_seed(config.seed, noise.FIXED_LATENTS), count)
     mixed = losses.mixed_images(examples.real_images, examples.fake_images, examples.alpha)
     return losses.slopes(lambda images: score(critic, images, None), mixed).numpy()
 

@@ -174,7 +174,7 @@ def _work(config: TpuCheckConfig, folder: Path) -> None:
     check_versions()
     compiled, text = compile_program(config, (folder / "program.mlir").read_text())
     (folder / "program.hlo").write_text(text)
-    rounds = int((folder / "rounds").read_text())
+    rounds = json.loads((folder / "program.json").read_text())["rounds"]
     (folder / "figures.json").write_text(json.dumps(program_figures(compiled, text, rounds)))
 
 

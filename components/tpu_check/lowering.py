@@ -9,10 +9,11 @@ id is an argument of the program.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -25,9 +26,11 @@ from components.train.data.source import CALL_BUDGET_BYTES, RESIDENT_LIMIT_BYTES
 from components.train.devices import host_call
 from components.train.devices.host_code import HOST_OPERATIONS, graph_nodes
 from components.train.networks import ImageShape
+from components.train.saving.variables import named_variables
 
 ASSUMED_IMAGES = 100_000
 NO_GRADIENT = re.compile(r"No gradient defined for operation\s*'([^']*)'\s*\(op type: (\w+)\)")
+ALIAS = re.compile(r"parameter_number = (\d+) : i64\}, output_index = array<i64: (\d+)>")  # of a variable, written in place
 NO_KERNEL = re.compile(r"No registered '(\w+)' OpKernel")
 
 
@@ -60,8 +63,22 @@ class SliceReplicaContext(tf.distribute.ReplicaContext):  # type: ignore[misc]
         )
 
 
-def lowered_call(config: TpuCheckConfig) -> str:
-    """Return the StableHLO of one host call of the training, for one replica of the slice.
+class Program(NamedTuple):
+    """The StableHLO of one host call of a training, for one of N replicas, and the names of its arguments and results.
+
+    The arguments are `first_round`, `replica_id`, resident data (`pixels`, `labels`), what a call sends (`sent/0`, …) and all
+    variables, named as in a checkpoint. The results are `part_metrics` [R, 4], `whole_metrics` [R, 2] and the variables that
+    the program writes.
+    """
+
+    text: str
+    rounds: int
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+
+
+def lowered_call(config: TpuCheckConfig) -> Program:
+    """Return the program of one host call of the training, for one replica of the slice.
 
     Raises ProgramRefusedError if a TPU could not run it.
     """
@@ -77,7 +94,13 @@ def lowered_call(config: TpuCheckConfig) -> str:
             return host_call.rounds_on_device(state, train, source, rest[len(data) :], first_round)
 
     scalar = tf.TensorSpec([], tf.int32)
-    return stablehlo(call, (scalar, scalar, *data, *arguments))
+    text, captured = stablehlo(call, (scalar, scalar, *data, *arguments))
+    variables = {id(variable.value.handle): name for name, variable in named_variables(state)}
+    names = ["first_round", "replica_id", *("pixels", "labels")[: len(data)]]
+    names += [f"sent/{index}" for index in range(len(arguments))] + [variables[id(tensor)] for tensor in captured]
+    written = sorted((int(result), int(argument)) for argument, result in ALIAS.findall(text))
+    results = ["part_metrics", "whole_metrics", *(names[argument] for _, argument in written)]
+    return Program(text, int(arguments[0].shape[0]), tuple(names), tuple(results))
 
 
 def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], tuple[tf.TensorSpec, ...]]:
@@ -97,8 +120,8 @@ def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], t
     return (), (tf.TensorSpec([rounds, *batches, pixels], tf.uint8), numbers)
 
 
-def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> str:
-    """Return the StableHLO of `function` for arguments of `specs`.
+def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> tuple[str, list[tf.Tensor]]:
+    """Return the StableHLO of `function` for arguments of `specs`, and the tensors that follow these as its arguments.
 
     Raises ProgramRefusedError for dynamic shapes, host operations, float64, and operations without a lowering or derivative.
     """
@@ -109,7 +132,8 @@ def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> s
         )
     compiled = tf.function(function, jit_compile=True, autograph=False)
     try:
-        nodes = graph_nodes(compiled.get_concrete_function(*specs).graph)
+        concrete = compiled.get_concrete_function(*specs)
+        nodes = graph_nodes(concrete.graph)
     except LookupError as error:
         raise _no_derivative(error) from None
     if host := [node for node in nodes if node.op in HOST_OPERATIONS]:
@@ -123,7 +147,7 @@ def stablehlo(function: Callable[..., Any], specs: Sequence[tf.TensorSpec]) -> s
             "Use float32: give constants a dtype, and convert NumPy's float64 arrays.",
         )
     try:
-        return str(compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo"))
+        return str(compiled.experimental_get_compiler_ir(*specs)(stage="stablehlo")), concrete.captured_inputs
     except (tf.errors.OpError, ValueError) as error:
         raise _no_lowering(str(error)) from None
 
@@ -154,8 +178,9 @@ def _no_lowering(message: str) -> ProgramRefusedError:
 
 
 def _work(config: TpuCheckConfig, folder: Path) -> None:
-    (folder / "program.mlir").write_text(lowered_call(config))
-    (folder / "rounds").write_text(str(argument_specs(config)[1][0].shape[0]))
+    program = lowered_call(config)
+    (folder / "program.mlir").write_text(program.text)
+    (folder / "program.json").write_text(json.dumps(program._replace(text="")._asdict()))
 
 
 if __name__ == "__main__":

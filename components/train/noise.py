@@ -1,4 +1,7 @@
-"""Noise and data order as functions of seed and round: the same for any number of replicas and after any interruption."""
+"""Noise and data order as functions of seed, round and index.
+
+They are the same on every device, for any number of replicas, and after any interruption.
+"""
 
 from __future__ import annotations
 
@@ -9,56 +12,60 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from components.train.threefry import normal, threefry, uniform, words
+
+KIND = "threefry-2x32"  # checkpoints record it
 FIXED_LATENTS = 2**31 - 1  # the "round" whose noise is used for sample grids; no training reaches it
+ORDER = np.uint32(2**32 - 1)  # the second word of the counters of the data order; no noise of a round reaches it
 
 
-class CriticNoise(NamedTuple):
-    """Latents [B, L] and interpolation weights alpha [B] of a global batch."""
+class Rows(NamedTuple):
+    """The rows [first, first + length) of a global batch that belong to a replica."""
+
+    first: int | tf.Tensor
+    length: int | tf.Tensor
+
+    def of(self, whole: tf.Tensor) -> tf.Tensor:
+        """Return these rows of a global batch, along the first axis."""
+        if isinstance(self.first, int) and self.first == 0 and self.length == whole.shape[0]:
+            return whole
+        return tf.slice(whole, [self.first] + [0] * (whole.shape.rank - 1), [self.length, *whole.shape[1:]])
+
+
+def replica_rows(replica_id: tf.Tensor, replicas: int, global_batch_size: int) -> Rows:
+    """Return the rows of a replica: [id·B/N, (id+1)·B/N).
+
+    N replicas train like one because each draws its rows of the noise of the global batch. If a replica drew its own
+    noise, equal seeds would give all of them the same, and different seeds would give other noise for each N. See
+    docs/decisions/0004.
+    """
+    rows = global_batch_size // replicas
+    return Rows(0 if replicas == 1 else replica_id * rows, rows)
+
+
+class RoundNoise(NamedTuple):
+    """The noise of a round for some rows of the global batch.
+
+    latents [n_critic + 1, b, L], those of the generator step last; alphas [n_critic, b], uniform in [0, 1).
+    """
 
     latents: tf.Tensor
-    alpha: tf.Tensor
+    alphas: tf.Tensor
 
 
-def round_seed(seed: int | tf.Tensor, round_index: int | tf.Tensor) -> tf.Tensor:
-    """Return the seed, int32 [2], of all noise in a round."""
-    start = tf.stack([tf.cast(seed, tf.int32), tf.zeros([], tf.int32)])
-    return tf.random.fold_in(start, tf.cast(round_index, tf.int32))
-
-
-def critic_noise(seed: tf.Tensor, critic_index: int, global_batch_size: int, latents: int) -> CriticNoise:
-    """Draw the noise of one critic step for the global batch."""
-    step_seed = tf.random.fold_in(seed, critic_index)
-    alpha_seed = tf.random.fold_in(step_seed, 1)
-    alpha = tf.random.stateless_uniform([global_batch_size], alpha_seed, alg="philox")
-    return CriticNoise(_normal(tf.random.fold_in(step_seed, 0), global_batch_size, latents), alpha)
-
-
-def generator_latents(seed: tf.Tensor, n_critic: int, global_batch_size: int, latents: int) -> tf.Tensor:
-    """Draw the latents [B, L] of the generator step for the global batch; its index follows those of the critic steps."""
-    return _normal(tf.random.fold_in(seed, n_critic), global_batch_size, latents)
+def round_noise(seed: int, round_index: int | tf.Tensor, rows: Rows, n_critic: int, latents: int) -> RoundNoise:
+    """Draw the noise of a round. Each row of a step has `latents` + 1 random words, of which the last one is for alpha."""
+    drawn = words(_key(seed, round_index), n_critic + 1, rows.first, rows.length, latents + 1)
+    return RoundNoise(normal(drawn[..., :latents]), uniform(drawn[:n_critic, :, latents]))
 
 
 def fixed_latents(seed: int, count: int, latents: int) -> tf.Tensor:
     """Draw the latents [count, L] of all sample grids of a run."""
-    return _normal(round_seed(seed, FIXED_LATENTS), count, latents)
+    return round_noise(seed, FIXED_LATENTS, Rows(0, count), 0, latents).latents[0]
 
 
-def replica_rows(whole: tf.Tensor, replica_id: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Return this replica's rows of a global batch: rows [id·B/N, (id+1)·B/N) along the first axis.
-
-    N replicas train like one because the noise is drawn for the global batch and then sliced. If each replica drew its own
-    noise, equal seeds would give all of them the same, and different seeds would give other noise for each N. See
-    docs/decisions/0004.
-    """
-    if replicas == 1:
-        return whole
-    rows = whole.shape[0] // replicas
-    return tf.slice(whole, [replica_id * rows] + [0] * (whole.shape.rank - 1), [rows, *whole.shape[1:]])
-
-
-def _normal(seed: tf.Tensor, count: int, latents: int) -> tf.Tensor:
-    # Philox is named because "auto" depends on the device, and a run may move to another device.
-    return tf.random.stateless_normal([count, latents], seed, alg="philox")
+def _key(seed: int, round_index: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.constant(seed, tf.uint32), tf.cast(round_index, tf.uint32)
 
 
 def batch_indices(seed: int, images: int, first_batch: int, batches: int, batch_size: int) -> npt.NDArray[np.int32]:
@@ -78,5 +85,7 @@ def batch_indices(seed: int, images: int, first_batch: int, batches: int, batch_
 
 @lru_cache(maxsize=4)
 def _epoch_permutation(seed: int, epoch: int, images: int) -> npt.NDArray[np.int32]:
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    return generator.permutation(images).astype(np.int32)
+    """Return the images sorted by 64 random bits of each; equal bits keep their order."""
+    key = np.array([[seed], [epoch]], np.uint32)
+    high, low = threefry((key[0], key[1]), (np.arange(images, dtype=np.uint32), ORDER), np)
+    return np.argsort(high.astype(np.uint64) << 32 | low, kind="stable").astype(np.int32)

@@ -76,33 +76,25 @@ def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimize
     return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
 
 
-def train_round(
-    state: State, config: TrainConfig, batch: RoundBatches, seed: tf.Tensor, round_index: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Run one round; return PART_METRICS and WHOLE_METRICS as float32 vectors, those of the critic as means over its steps.
 
-    `batch` holds the global images and labels of the round, `seed` is its round_seed. The fake images of all critic steps
-    are generated at once before the first step: the generator does not change during the critic steps.
+    `batch` holds the global images and labels of the round. The fake images of all critic steps are generated at once before
+    the first step: the generator does not change during the critic steps.
     """
-    replica_id, replicas = _replica()
-
-    def mine(whole: tf.Tensor) -> tf.Tensor:
-        return noise.replica_rows(whole, replica_id, replicas)
-
-    noises = [noise.critic_noise(seed, index, config.global_batch_size, config.latents) for index in range(config.n_critic)]
-    latents = [mine(each.latents) for each in noises]
-    labels = [mine(batch.labels[index]) for index in range(config.n_critic)]
-    fakes = tf.split(generate(state.generator, tf.concat(latents, axis=0), tf.concat(labels, axis=0)), config.n_critic)
-    alphas = [mine(each.alpha) for each in noises]
+    rows = own_rows(config)
+    latents, alphas = noise.round_noise(config.seed, round_index, rows, config.n_critic, config.latents)
+    labels = [rows.of(batch.labels[index]) for index in range(config.n_critic)]
+    critic_latents = tf.reshape(latents[: config.n_critic], [-1, config.latents])
+    fakes = tf.split(generate(state.generator, critic_latents, tf.concat(labels, axis=0)), config.n_critic)
 
     def one(index: int | tf.Tensor, fakes: Any, alphas: Any, labels: Any) -> tf.Tensor:
-        examples = Examples(to_float(mine(batch.images[index])), fakes[index], alphas[index], labels[index])
+        examples = Examples(to_float(rows.of(batch.images[index])), fakes[index], alphas[index], labels[index])
         return critic_step(state, config, examples, round_index)
 
-    critic_metrics = _in_turn(one, config, fakes, alphas, labels)
-    own_latents = mine(noise.generator_latents(seed, config.n_critic, config.global_batch_size, config.latents))
-    generator_loss, generator_norm = generator_step(state, config, own_latents, labels[0])
-    _update_ema(state, config, round_index)
+    critic_metrics = _in_turn(one, config, fakes, tf.unstack(alphas), labels)
+    generator_loss, generator_norm = generator_step(state, config, latents[config.n_critic], labels[0])
+    _update_ema(state, config)
     loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(critic_metrics, axis=0))
     return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([critic_norm, generator_norm])
 
@@ -223,19 +215,25 @@ def to_uint8(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round((images + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
 
 
-def _replica() -> tuple[tf.Tensor, int]:
+def own_rows(config: TrainConfig) -> noise.Rows:
+    """Return this replica's rows of the global batch."""
     context = tf.distribute.get_replica_context()
-    return tf.cast(context.replica_id_in_sync_group, tf.int32), int(context.num_replicas_in_sync)
+    replica_id, replicas = tf.cast(context.replica_id_in_sync_group, tf.int32), int(context.num_replicas_in_sync)
+    return noise.replica_rows(replica_id, replicas, config.global_batch_size)
 
 
-def ema_decay(config: TrainConfig, round_index: tf.Tensor) -> tf.Tensor:
-    """Return the share of the average that a round keeps; smaller in the first rounds, so that they are forgotten soon."""
-    done = tf.cast(round_index, tf.float32)
+def ema_decay(config: TrainConfig, averaged: tf.Tensor) -> tf.Tensor:
+    """Return the share of the average that a round keeps, after `averaged` rounds.
+
+    It is smaller in the first rounds, so that they are forgotten soon.
+    """
+    done = tf.cast(averaged, tf.float32)
     return tf.minimum(0.5 ** (1.0 / config.ema_halflife_rounds), (1.0 + done) / (10.0 + done))
 
 
-def _update_ema(state: State, config: TrainConfig, round_index: tf.Tensor) -> None:
-    decay = ema_decay(config, round_index)
+def _update_ema(state: State, config: TrainConfig) -> None:
+    # The optimizer counts the rounds of the champion too, if training started from one: its average goes on.
+    decay = ema_decay(config, state.generator_optimizer.iterations.value - 1)
     _assign_each(state.ema_generator.variables, _move_towards, [(each.value, decay) for each in state.generator.variables])
 
 

@@ -21,12 +21,11 @@ def mean_of_means(per_example: tf.Tensor, _: int) -> tf.Tensor:
     return tf.reduce_mean(per_example) / REPLICAS
 
 
-def uneven_rows(whole: tf.Tensor, replica_id: tf.Tensor, replicas: int) -> tf.Tensor:
+def uneven_rows(replica_id: tf.Tensor, replicas: int, global_batch_size: int) -> noise.Rows:
     """Give five eighths of the rows to replica 0 and three to replica 1, like an uneven last batch."""
     assert replicas == REPLICAS
-    first = whole.shape[0] * 5 // 8
-    start, rows = tf.unstack(tf.where(replica_id == 0, [0, first], [first, whole.shape[0] - first]))
-    return whole[start : start + rows]
+    first = global_batch_size * 5 // 8
+    return noise.Rows(*tf.unstack(tf.where(replica_id == 0, [0, first], [first, global_batch_size - first])))
 
 
 class TestScale:
@@ -90,17 +89,12 @@ class TestUnevenBatch:
 class TestNoise:
     def test_equal_noise_on_all_replicas(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
         """The effect of equal seeds: all replicas have the latents and alpha of the first, but different real images."""
-        critic_noise, generator_latents = noise.critic_noise, noise.generator_latents
+        drawn = noise.round_noise
         monkeypatch.setattr(
-            noise, "critic_noise", lambda *args: noise.CriticNoise(*(repeated(part) for part in critic_noise(*args)))
+            noise, "round_noise", lambda seed, index, rows, *sizes: drawn(seed, index, rows._replace(first=0), *sizes)
         )
-        monkeypatch.setattr(noise, "generator_latents", lambda *args: repeated(generator_latents(*args)))
         arrays, metrics = trained(REPLICAS)
         with pytest.raises(AssertionError, match="generator/000/kernel"):
             assert_parity(one_trained[0], arrays)
         with pytest.raises(AssertionError, match="6 of 6 arrays differ"):
             assert_parity(one_trained[1], metrics)
-
-
-def repeated(whole: tf.Tensor) -> tf.Tensor:
-    return tf.concat([whole[: whole.shape[0] // REPLICAS]] * REPLICAS, axis=0)

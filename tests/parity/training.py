@@ -95,15 +95,14 @@ def first_step(replicas: int, **changes: Any) -> Arrays:
 
 
 def _replica_step(state: step.State, config: TrainConfig) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-    replica_id, replicas = step._replica()
-    whole = noise.critic_noise(noise.round_seed(config.seed, 0), 0, config.global_batch_size, config.latents)
-    mine = noise.CriticNoise(*(noise.replica_rows(part, replica_id, replicas) for part in whole))
-    real_images = step.to_float(noise.replica_rows(tf.constant(IMAGES[:BATCH]), replica_id, replicas))
-    labels = noise.replica_rows(tf.constant(LABELS[:BATCH], tf.int32), replica_id, replicas)
-    fake_images = generate(state.generator, mine.latents, labels)
-    examples = step.Examples(real_images, fake_images, mine.alpha, labels)
+    rows = step.own_rows(config)
+    latents, alphas = noise.round_noise(config.seed, 0, rows, config.n_critic, config.latents)
+    real_images = step.to_float(rows.of(tf.constant(IMAGES[:BATCH])))
+    labels = rows.of(tf.constant(LABELS[:BATCH], tf.int32))
+    fake_images = generate(state.generator, latents[0], labels)
+    examples = step.Examples(real_images, fake_images, alphas[0], labels)
     critic, (critic_loss, gap, penalty) = step.critic_gradients(state, config, examples, config.penalty_weight)
-    generator, generator_loss = step.generator_gradients(state, config, mine.latents, labels)
+    generator, generator_loss = step.generator_gradients(state, config, latents[0], labels)
     parts = {"critic_loss": critic_loss, "wasserstein_gap": gap, "penalty": penalty, "generator_loss": generator_loss}
     return [*step.summed(critic), *step.summed(generator)], parts
 

@@ -97,11 +97,18 @@ def test_a_dynamic_batch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("chips", [1, 8])
 def test_the_training_round_is_lowered_with_a_collective_over_the_chips(chips: int) -> None:
-    text = lowering.lowered_call(small({1: "v5e:1x1", 8: "v5e:2x4"}[chips]))
+    program = lowering.lowered_call(small({1: "v5e:1x1", 8: "v5e:2x4"}[chips]))
+    text = program.text
     assert text.count("stablehlo.while") >= 2, "one loop of rounds, and in it one of critic steps"
     groups = {line.split("replica_groups = ")[1].split(" :")[0] for line in text.splitlines() if "replica_groups" in line}
     assert groups == ({f"dense<[{list(range(chips))}]>"} if chips > 1 else set())
     assert "f64" not in text
+    assert program.arguments[:5] == ("first_round", "replica_id", "pixels", "labels", "sent/0")
+    assert program.results[:3] == ("part_metrics", "whole_metrics", "generator/000/kernel")
+    variables = set(program.arguments[5:])
+    not_written = {name for name in variables if name.endswith("learning_rate")}
+    assert (program.rounds, set(program.results[2:])) == (5, variables - not_written)
+    assert len(not_written) == 2
 
 
 def test_images_are_resident_rows_of_bytes_or_arguments_of_the_call() -> None:
@@ -118,5 +125,5 @@ def test_images_are_resident_rows_of_bytes_or_arguments_of_the_call() -> None:
 
 
 def test_streamed_images_and_labels_are_lowered() -> None:
-    text = lowering.lowered_call(small(data="stream", conditional=True, networks="residual"))
+    text = lowering.lowered_call(small(data="stream", conditional=True, networks="residual")).text
     assert text.count("stablehlo.all_reduce") > 20

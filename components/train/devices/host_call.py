@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.train import noise, step
+from components.train import step
 from components.train.config import TrainConfig
 from components.train.data.on_device import OnDevice, load_on_device
 from components.train.data.source import Source
@@ -33,8 +33,7 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
         for offset in tf.range(rounds):
             round_index = first_round + offset
             batch = source.batch(taken, offset)
-            seed = noise.round_seed(config.seed, round_index)
-            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, seed, round_index))
+            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, round_index))
             metrics = metrics.write(offset, _reduced(strategy, parts, whole))
         return metrics.stack()
 
@@ -72,8 +71,7 @@ def rounds_on_device(
 
     def one(offset: tf.Tensor, parts: tf.TensorArray, whole: tf.TensorArray) -> tuple[Any, ...]:
         round_index = first_round + offset
-        seed = noise.round_seed(config.seed, round_index)
-        here = step.train_round(state, config, source.batch(arguments, offset), seed, round_index)
+        here = step.train_round(state, config, source.batch(arguments, offset), round_index)
         return offset + 1, parts.write(offset, here[0]), whole.write(offset, here[1])
 
     rows = [tf.TensorArray(tf.float32, rounds, element_shape=[len(names)]) for names in (step.PART_METRICS, step.WHOLE_METRICS)]

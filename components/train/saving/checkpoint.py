@@ -25,6 +25,7 @@ from components.common.artifacts import (
 )
 from components.common.errors import ArtifactError, TrainingDivergedError, first_line
 from components.common.progress import say
+from components.train import noise
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress, ScoreLine
@@ -166,15 +167,15 @@ def _in_key(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _owner(folder: Path, shape: ImageShape) -> dict[str, Any]:
-    return {"training_key": folder.name, "image_size": shape.size, "channels": shape.channels}
+    return {"training_key": folder.name, "image_size": shape.size, "channels": shape.channels, "noise": noise.KIND}
 
 
 def _check_owner(path: Path, manifest: Manifest, config: TrainConfig, shape: ImageShape) -> None:
-    details, owner = manifest.details, _owner(path.parent, shape)
+    details, owner = {"noise": "philox"} | manifest.details, _owner(path.parent, shape)  # philox: before "noise" was recorded
     differences = config_differences(_in_key(manifest.config), _in_key(config.model_dump(mode="json")))
     differences += [
         f"{name} = {details.get(name)}, not {owner[name]}"
-        for name in ("image_size", "channels")
+        for name in ("image_size", "channels", "noise")
         if details.get(name) != owner[name]
     ]
     if not differences and details != owner:

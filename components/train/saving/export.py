@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.generator.generator import seed_of_batch
-from components.train import step
+from components.train import step, threefry
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_generator
 
@@ -29,7 +28,7 @@ class Generator(tf.Module):  # type: ignore[misc]
         self.network = make_generator(shape, config)
         self.latents = config.latents
         self.classes = shape.classes
-        self.label_logits = tf.constant([[float("-inf") if not count else math.log(count) for count in label_counts]])
+        self.shares_up_to = np.cumsum(label_counts) / max(1, sum(label_counts))  # by label
         # A variable, so that it is part of the SavedModel, whose readers check that a label exists.
         self.label_counts = tf.Variable(list(label_counts), trainable=False, dtype=tf.int64)
         latents = tf.TensorSpec([None, config.latents], tf.float32, "latents")
@@ -69,16 +68,17 @@ class Generator(tf.Module):  # type: ignore[misc]
         return {"images": step.to_uint8(self.network(inputs, training=False))}
 
     def _from_labels(self, seed: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._from_latents(self._latents(seed, tf.shape(labels)[0]), labels)
+        return self._from_latents(self._noise(seed, tf.shape(labels)[0])[0], labels)
 
     def _from_seed(self, seed: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = self._latents(seed, count)
-        if len(self.network.inputs) == 1:
+        latents, share = self._noise(seed, count)
+        if not self.classes:
             return self._from_latents(latents)
-        of_labels = tf.stack([seed, tf.ones([], tf.int64)])
-        labels = tf.random.stateless_categorical(self.label_logits, count, of_labels, dtype=tf.int32)[0]
+        labels = tf.searchsorted(tf.constant(self.shares_up_to, tf.float32), share, side="right")
         return self._from_latents(latents, labels)
 
-    def _latents(self, seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        pair = tf.stack([seed, tf.zeros([], tf.int64)])
-        return tf.random.stateless_normal([count, self.latents], pair, alg="philox")
+    def _noise(self, seed: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return latents [count, L], and for each a number that is uniform in [0, 1)."""
+        key = tf.unstack(tf.bitcast(seed, tf.uint32))
+        drawn = threefry.words((key[0], key[1]), 1, 0, count, self.latents + 1)[0]
+        return threefry.normal(drawn[:, : self.latents]), threefry.uniform(drawn[:, self.latents])

@@ -10,7 +10,6 @@ from PIL import Image
 
 from components.dataset.records import ImageSet
 from components.evaluate.features.extractor_training import random_extractor
-from components.train import noise
 from docs import lipschitz, lipschitz_figures, lipschitz_points
 
 CLIPPED = list(lipschitz.BOUNDS)[1:]
@@ -29,7 +28,7 @@ def images() -> ImageSet:
 
 
 def test_real_points_are_eight_clusters_and_fake_points_spread_around_them() -> None:
-    examples = lipschitz_points.point_examples(noise.round_seed(0, 0), 4000)
+    examples = lipschitz_points.point_examples(lipschitz_points.point_seed(0, 0), 4000)
     radii = np.linalg.norm(examples.real_images, axis=-1)
     assert np.allclose(radii, lipschitz_points.RING_RADIUS, atol=0.12)
     angles = np.arctan2(examples.real_images[..., 1], examples.real_images[..., 0]) / (np.pi / 4)
@@ -51,7 +50,7 @@ def test_gradient_norms_follow_the_chain_rule() -> None:
         [np.eye(4), np.ones(4)]
     )  # always in the linear part, where the derivative of h1 by h0 is 1
     critic.get_layer("score").set_weights([np.full((4, 1), 1.5), np.zeros(1)])
-    points = lipschitz_points.ring(noise.round_seed(0, 0), 16)
+    points = lipschitz_points.ring(lipschitz_points.point_seed(0, 0), 16)
     assert np.allclose(lipschitz_points.gradient_norms(critic, points), [3.0, 3.0])
 
 

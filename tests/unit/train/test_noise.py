@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import tensorflow as tf
 
 from components.train import noise
 
@@ -24,24 +25,26 @@ def test_a_batch_larger_than_the_dataset_repeats_it_evenly() -> None:
     np.testing.assert_array_equal(counts, [3] * 5)
 
 
-def test_noise_depends_on_seed_round_and_critic_step() -> None:
-    def latents(seed: int, round_index: int, critic_index: int) -> bytes:
-        drawn = noise.critic_noise(noise.round_seed(seed, round_index), critic_index, 4, 8)
-        return drawn.latents.numpy().tobytes() + drawn.alpha.numpy().tobytes()
-
-    kinds = {latents(s, r, c) for s in (0, 1) for r in (0, 1) for c in (0, 1)}
-    assert len(kinds) == 8
-    assert latents(1, 1, 1) == latents(1, 1, 1)
+def drawn(seed: int = 0, round_index: int = 0, replica: int = 0, replicas: int = 1) -> noise.RoundNoise:
+    rows = noise.replica_rows(tf.constant(replica), replicas, 12)
+    return noise.round_noise(seed, round_index, rows, n_critic=3, latents=5)
 
 
-def test_the_generator_step_has_other_latents_than_the_critic_steps() -> None:
-    seed = noise.round_seed(0, 0)
-    own = noise.generator_latents(seed, 3, 4, 8).numpy()
-    for index in range(3):
-        assert (own != noise.critic_noise(seed, index, 4, 8).latents.numpy()).any()
+def test_noise_depends_on_seed_and_round_and_differs_between_steps() -> None:
+    whole = [drawn(seed, index) for seed in (0, 1) for index in (0, 1)]
+    for part in ("latents", "alphas"):
+        steps = [step.tobytes() for each in whole for step in getattr(each, part).numpy()]
+        assert len(set(steps)) == len(steps)
+    np.testing.assert_array_equal(drawn(1, 1).latents, whole[3].latents)
+
+
+def test_each_replica_draws_its_rows_of_the_global_noise() -> None:
+    whole, parts = drawn(), [drawn(replica=index, replicas=4) for index in range(4)]
+    np.testing.assert_array_equal(np.concatenate([part.latents for part in parts], axis=1), whole.latents)
+    np.testing.assert_array_equal(np.concatenate([part.alphas for part in parts], axis=1), whole.alphas)
 
 
 def test_the_rows_of_all_replicas_are_the_global_batch() -> None:
     whole = noise.fixed_latents(0, 12, 3)
-    parts = [noise.replica_rows(whole, np.int32(index), 4).numpy() for index in range(4)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole.numpy())
+    parts = [noise.replica_rows(tf.constant(index), 4, 12).of(whole) for index in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)

@@ -75,6 +75,8 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
 
     No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
     (Miyato and Koyama 2018, equation 3): the inner product of the features and a vector of the label is added to the score.
+    The features are converted to float32 before both, whatever `dtype` is: each is a sum over thousands of features, and the
+    losses are differences of scores.
     """
     make = _Maker(shape, config.seed + 1, dtype)
     images = keras.Input([shape.size, shape.size, shape.channels], name="images")
@@ -87,10 +89,10 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
         for index, channels in enumerate(channels_downwards[1:]):
             x = _block_downwards(make, x, channels, index)
         x = make.leaky(x, "last")
-    x = keras.layers.Flatten(dtype=dtype, name="flat")(x)
-    scores = make.dense(1, "score")(x)
+    x = keras.layers.Flatten(dtype="float32", name="flat")(x)
+    scores = make.dense(1, "score", dtype="float32")(x)
     if make.labels is not None:
-        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype=dtype, name="label_vector")(make.labels)
+        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype="float32", name="label_vector")(make.labels)
         scores = keras.layers.Add(dtype="float32")([scores, keras.layers.Dot(1, dtype="float32", name="projection")([x, own])])
     scores = keras.layers.Reshape([], dtype="float32", name="scores")(
         keras.layers.Activation("linear", dtype="float32")(scores)
@@ -141,8 +143,10 @@ class _Maker:
         self.next_seed += 1
         return keras.initializers.GlorotUniform(seed=self.next_seed)
 
-    def dense(self, units: int, name: str) -> Layer:
-        return keras.layers.Dense(units, kernel_initializer=self.initializer(), dtype=self.dtype, name=name)  # type: ignore[no-any-return]
+    def dense(self, units: int, name: str, dtype: str = "") -> Layer:
+        return keras.layers.Dense(  # type: ignore[no-any-return]
+            units, kernel_initializer=self.initializer(), dtype=dtype or self.dtype, name=name
+        )
 
     def conv(self, channels: int, size: int, name: str, strides: int = 1) -> Layer:
         return keras.layers.Conv2D(  # type: ignore[no-any-return]

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.10.2"  # of jax and jaxlib: to compile StableHLO is no public function of theirs
-# The largest differences of metrics and of variables that pass. Adam divides gradients by their size, so that it turns the sign of
-# a rounding error into a whole step, and bfloat16 rounds more: then only the metrics have a bound.
+# The largest differences of metrics and of variables that pass. Adam divides gradients by their size, so it turns the sign of a
+# rounding error into a whole step, and bfloat16 rounds more: then only the metrics have a bound.
 BOUNDS, LOOSE_BOUNDS = {("float32", "sgd"): (1e-4, 1e-3)}, (5e-2, math.inf)
 PROGRAM, ARGUMENTS, REFERENCE, ABOUT = "program.mlir", "arguments.npz", "reference.npz", "about.json"
 MATRIX, COPIED_BYTES = {"cpu": 1024, "gpu": 8192}, {"cpu": 2**26, "gpu": 2**31}

@@ -3,10 +3,9 @@
     python benchmarks/accelerator.py prepare FOLDER CONFIG [--set a.b=c] [--rounds 10] [--images 2048] [--no-reference]
     python benchmarks/accelerator.py run FOLDER [--repeats 5]
 
-`prepare` needs this repository and TensorFlow. It writes a bundle: the StableHLO of one host call for one replica, its
-arguments (random images, the indices of the call, and the variables before the first round), and, unless --no-reference, what
-TensorFlow computes from them on a CPU. `run` needs this file, the bundle, NumPy, and jax and jaxlib 0.10.2; for an NVIDIA GPU
-jax[cuda12]. It prints a table and a JSON line, and ends with exit code 1 if the numbers differ by more than BOUNDS.
+`prepare` needs TensorFlow. It writes a bundle (components/tpu_check/executor.py) of one host call for one replica, with random
+images, and, unless --no-reference, what TensorFlow computes on a CPU. `run` needs NumPy, and jax and jaxlib 0.10.2; for an
+NVIDIA GPU jax[cuda12]. It prints a table and a JSON line. Exit code 1: the numbers differ by more than BOUNDS.
 
 The peaks are measured with JAX: a product of two large bfloat16 matrices, and a pass that reads and writes a large array.
 """
@@ -14,36 +13,36 @@ The peaks are measured with JAX: a product of two large bfloat16 matrices, and a
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-VERSION = "0.10.2"  # of jax and jaxlib: to compile StableHLO is no public function of theirs
+from components.common.errors import PipelineError
+from components.tpu_check import executor
+from components.tpu_check.executor import Array
+
 # The largest differences of metrics and of variables that pass. Adam divides gradients by their size, so it turns the sign of a
 # rounding error into a whole step, and bfloat16 rounds more: then only the metrics have a bound.
 BOUNDS, LOOSE_BOUNDS = {("float32", "sgd"): (1e-4, 1e-3)}, (5e-2, math.inf)
-PROGRAM, ARGUMENTS, REFERENCE, ABOUT = "program.mlir", "arguments.npz", "reference.npz", "about.json"
+EXPECTED, ABOUT = "expected.npz", "about.json"
 MATRIX, COPIED_BYTES = {"cpu": 1024, "gpu": 8192}, {"cpu": 2**26, "gpu": 2**31}
 
 
-def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, images: int, reference: bool) -> None:
+def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, images: int, with_reference: bool) -> None:
     """Write the bundle of a training; `images` random images stand for its dataset."""
     import tensorflow as tf
 
     from benchmarks.train_throughput import convolution_flops
-    from components.tpu_check.lowering import lowered_call
+    from components.tpu_check import reference
     from components.train import step
     from components.train.config import TrainConfig
-    from components.train.data.resident import Resident
-    from components.train.devices import host_call
     from components.train.networks import ImageShape
     from components.train.saving.variables import state_arrays
     from pipeline.config import load_config
@@ -51,126 +50,79 @@ def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, 
     section = load_config(config_file, ["train.devices=tpu", "deploy.tpu_topology=v5e:1x1", *overrides]).for_tpu_check()
     every = dict.fromkeys(("rounds_per_call", "log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"), rounds)
     train = TrainConfig.model_validate(section.train.model_dump() | every | {"rounds": rounds, "data": "resident"})
-    precision = "bfloat16" if step.layer_dtype(train) == "mixed_bfloat16" else "float32"
-    on_cpu = TrainConfig.model_validate(train.model_dump() | {"devices": "cpu:1", "precision": precision})
-    shape = ImageShape(section.image_size, section.channels, section.classes if train.conditional else 0)
-    rng, strategy = np.random.default_rng(0), tf.distribute.get_strategy()
-    pixels = rng.integers(0, 256, (images, shape.size, shape.size, shape.channels), np.uint8)
-    labels = rng.integers(0, section.classes, images).astype(np.int32)
-    source = Resident(pixels, labels, seed=train.seed, n_critic=train.n_critic, batch_size=train.global_batch_size)
-    taken = source.take(0, rounds)
-    state = step.make_state(shape, train, strategy)
-    program = lowered_call(section.model_copy(update={"train": train, "images": images}))
-    values = {"first_round": np.int32(0), "replica_id": np.int32(0), "pixels": pixels.reshape(images, -1), "labels": labels}
-    values |= {"sent/0": taken[0].numpy(), **state_arrays(state)}
+    config = section.model_copy(update={"train": train, "images": images})
+    shape = ImageShape(config.image_size, config.channels, config.classes if train.conditional else 0)
+    on_cpu, data = reference.cpu_config(config), reference.synthetic_images(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROGRAM).write_text(program.text)
-    np.savez(folder / ARGUMENTS, **{name: values[name] for name in program.arguments})
+    (folder / EXPECTED).unlink(missing_ok=True)
+    if with_reference:
+        trained = reference.train_on_cpu(config, data, 1, rounds)
+        executor.save_arrays(folder / EXPECTED, {"metrics": trained.metrics, **trained.states[1]})
+    else:
+        start = state_arrays(step.make_state(shape, on_cpu, tf.distribute.get_strategy()))
+        trained = reference.Trained(np.zeros([0, len(step.METRICS)]), [start, start])
+    reference.write_bundle(config, folder, data, trained)
     about = {
         "config": config_file.name,
         "overrides": overrides,
-        "precision": precision,
+        "precision": on_cpu.precision,
         "optimizer": train.optimizer,
-        "rounds": rounds,
         "batch": train.global_batch_size,
-        "n_critic": train.n_critic,
-        "arguments": program.arguments,
-        "results": program.results,
+        "rounds": rounds,
+        "critic_images_a_round": train.n_critic * train.global_batch_size,
         "convolution_flops_a_round": convolution_flops(shape, on_cpu),  # it does not count in loops, and on a CPU there is none
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1))
-    (folder / REFERENCE).unlink(missing_ok=True)
-    if reference:
-        metrics = host_call.make_call(state, on_cpu, strategy, source)(taken, tf.constant(0)).numpy()
-        parts, whole = np.split(metrics, [len(step.PART_METRICS)], axis=-1)
-        values = {"part_metrics": parts, "whole_metrics": whole, **state_arrays(state)}
-        np.savez(folder / REFERENCE, **{name: values[name] for name in program.results})
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB", file=sys.stderr)
 
 
-def compile_program(text: str, device: Any) -> Any:
-    """Return jaxlib's executable of a StableHLO program for one device.
-
-    Its products and convolutions of float32 have the precision HIGHEST, as TensorFlow lowers them, so a GPU does not use TF32.
-    """
-    from jax._src.interpreters import mlir
-    from jaxlib import _jax
-    from jaxlib.mlir import ir
-
-    def remove_copies(operation: Any) -> None:  # mhlo.copy of TensorFlow, which other compilers do not accept
-        for inner in [inner for region in operation.regions for block in region for inner in block.operations]:
-            remove_copies(inner)
-            if inner.operation.name == "mhlo.copy":
-                inner.operation.results[0].replace_all_uses_with(inner.operation.operands[0])
-                inner.operation.erase()
-
-    options = _jax.CompileOptions()
-    build = options.executable_build_options
-    options.num_replicas = build.num_replicas = 1
-    options.num_partitions = build.num_partitions = 1
-    build.device_assignment = _jax.DeviceAssignment.create(np.array([[device.id]]))
-    with mlir.make_ir_context(), ir.Location.unknown():
-        module = ir.Module.parse(text)
-        remove_copies(module.operation)
-        for name in list(module.operation.attributes):
-            if name.startswith("mhlo."):
-                del module.operation.attributes[name]
-        return device.client.compile_and_load(module, _jax.DeviceList((device,)), options)
-
-
 def run(folder: Path, repeats: int) -> dict[str, Any]:
-    """Run a bundle and return its figures; `within_bounds` is None if it has no reference."""
-    import jax
-
-    wrong = [f"{name} {found}" for name in ("jax", "jaxlib") if (found := importlib.metadata.version(name)) != VERSION]
-    if wrong:
-        raise SystemExit(f"accelerator: this needs jax and jaxlib {VERSION}, not {', '.join(wrong)}.")
-    if missing := [name for name in (PROGRAM, ARGUMENTS, ABOUT) if not (folder / name).is_file()]:
-        raise SystemExit(f"accelerator: {folder} has no {missing[0]}; make it with: accelerator.py prepare {folder} CONFIG")
-    jax.config.update("jax_enable_x64", True)  # Keras counts the updates in int64
-    about, device = json.loads((folder / ABOUT).read_text()), jax.devices()[0]
+    """Run a bundle and return its figures; `within_bounds` is None if it has no numbers of a CPU."""
+    if missing := [name for name in ("program.json", "arguments.npz", ABOUT) if not (folder / name).is_file()]:
+        raise PipelineError(f"{folder} has no {missing[0]}.", f"Make it with: accelerator.py prepare {folder} CONFIG.")
+    about, bundle, devices = (
+        json.loads((folder / ABOUT).read_text()),
+        executor.read_bundle(folder),
+        executor.find_devices(1, None),
+    )
     started = time.perf_counter()
-    executable = compile_program((folder / PROGRAM).read_text(), device)
+    loaded = executor.load(bundle.text, devices)
     compile_seconds = time.perf_counter() - started
     print(f"compiled in {compile_seconds:.1f} s", file=sys.stderr)
-    with np.load(folder / ARGUMENTS) as file:
-        arguments = [jax.device_put(file[name], device) for name in about["arguments"]]
-
-    def call() -> list[Any]:
-        results = executable.execute_sharded(arguments).disassemble_into_single_device_arrays()
-        return [jax.block_until_ready(replicas[0]) for replicas in results]
-
-    results = dict(zip(about["results"], (np.array(each) for each in call()), strict=True))
-    differences = compare(folder / REFERENCE, BOUNDS.get((about["precision"], about["optimizer"]), LOOSE_BOUNDS), results)
-    seconds = statistics.median(_seconds(call) for _ in range(repeats)) / about["rounds"]
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
-    peaks = measured_peaks(device)
+    placed = executor.place(bundle, 0, devices)
+    outcome = executor.outcome_of(bundle, executor.run(loaded, placed))
+    expected = executor.load_arrays(folder / EXPECTED) if (folder / EXPECTED).is_file() else {}
+    bounds = BOUNDS.get((about["precision"], about["optimizer"]), LOOSE_BOUNDS)
+    differences = compare(expected, {"metrics": outcome.metrics, **outcome.variables}, bounds)
+    seconds = statistics.median(_seconds(lambda: executor.run(loaded, placed)) for _ in range(repeats)) / about["rounds"]
+    tflops, peaks = about["convolution_flops_a_round"] / seconds / 1e12, measured_peaks(devices[0])
     return {
         "benchmark": "accelerator",
-        "device": device.device_kind,
-        "platform": device.platform,
+        "device": devices[0].device_kind,
+        "platform": devices[0].platform,
         **{name: about[name] for name in ("config", "overrides", "precision", "optimizer", "batch", "rounds")},
         "compile_seconds": round(compile_seconds, 1),
         "rounds_per_second": round(1 / seconds, 3),
-        "critic_images_per_second": round(about["n_critic"] * about["batch"] / seconds),
-        "convolution_tflops": round(about["convolution_flops_a_round"] / seconds / 1e12, 4),
-        "share_of_matmul_peak": round(about["convolution_flops_a_round"] / seconds / 1e12 / peaks["matmul_peak_tflops"], 4),
+        "critic_images_per_second": round(about["critic_images_a_round"] / seconds),
+        "convolution_tflops": round(tflops, 4),
+        "share_of_matmul_peak": round(tflops / peaks["matmul_peak_tflops"], 4),
         **{name: round(value, 3) for name, value in peaks.items()},
-        "peak_memory_gigabytes": round(memory / 1e9, 3),
+        "needed_gigabytes": round(executor.needed_bytes(loaded, 1) / 1e9, 3),
         **differences,
     }
 
 
-def compare(reference: Path, bounds: tuple[float, float], results: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return the largest differences of metrics and variables from the CPU's, each as a share of the CPU's largest value."""
-    if broken := [name for name, value in results.items() if not np.isfinite(value).all()]:
-        raise SystemExit(f"accelerator: {broken[0]} is not finite (first of {len(broken)}).")
-    if not reference.is_file():
+def compare(expected: Mapping[str, Array], found: Mapping[str, Array], bounds: tuple[float, float]) -> dict[str, Any]:
+    """Return the largest differences of metrics [R, 6] and variables from the CPU's, if there are any.
+
+    Raises PipelineError if a value is not finite.
+    """
+    if broken := [name for name, value in found.items() if not np.isfinite(value).all()]:
+        raise PipelineError(f"{broken[0]} is not finite (first of {len(broken)}).")
+    if not expected:
         return {"metrics_difference": None, "variables_difference": None, "within_bounds": None}
-    with np.load(reference) as file:
-        expected = {name: file[name] for name in file.files}
-    metrics = max(np.max(_of_columns(results[name], expected[name])) for name in ("part_metrics", "whole_metrics"))
-    variables = {name: _of_whole(value, expected[name]) for name, value in results.items() if "_metrics" not in name}
+    metrics = float(np.max(_of_columns(found["metrics"], expected["metrics"])))
+    variables = {name: _of_whole(value, expected[name]) for name, value in found.items() if name != "metrics"}
     largest = max(variables, key=variables.__getitem__)
     return {
         "metrics_difference": float(f"{metrics:.2e}"),
@@ -181,13 +133,13 @@ def compare(reference: Path, bounds: tuple[float, float], results: dict[str, np.
     }
 
 
-def _of_columns(value: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def _of_columns(value: Array, expected: Array) -> Array:
     """Return the largest difference of each metric, as a share of its largest value, or of 1 % of that of all metrics."""
     largest = np.max(np.abs(expected), axis=0)
     return np.max(np.abs(value - expected), axis=0) / np.maximum(largest, 0.01 * np.max(largest))
 
 
-def _of_whole(value: np.ndarray, expected: np.ndarray) -> float:
+def _of_whole(value: Array, expected: Array) -> float:
     """Return the largest difference of a variable as a share of its largest value."""
     return float(np.max(np.abs(value.astype(np.float64) - expected)) / max(1e-6, float(np.max(np.abs(expected)))))
 
@@ -237,7 +189,11 @@ def main() -> int:
             not arguments.no_reference,
         )  # fmt: skip
         return 0
-    figures = run(arguments.folder, arguments.repeats)
+    try:
+        figures = run(arguments.folder, arguments.repeats)
+    except PipelineError as error:
+        print(f"accelerator: {error}", file=sys.stderr)
+        return error.exit_code
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):<34} {value}", file=sys.stderr)
     print(json.dumps(figures))

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator
+from components.common.errors import PipelineError
+from components.tpu_check import executor
+from components.tpu_check.executor import Array
 
 ROOT = Path(__file__).parents[3]
 TINY = ["global_batch_size=8", "generator_channels=8", "critic_channels=8", "optimizer=sgd"]
@@ -40,9 +43,8 @@ def test_a_bundle_on_the_cpu(precision: str, tmp_path: Path) -> None:
     if precision == "float32":
         assert figures["metrics_difference"] < 1e-5
 
-    with np.load(tmp_path / accelerator.ARGUMENTS) as file:
-        arguments = {**file, "first_round": np.int32(1)}  # the noise of other rounds
-    np.savez(tmp_path / accelerator.ARGUMENTS, **arguments)
+    arguments = executor.load_arrays(tmp_path / "arguments.npz")
+    executor.save_arrays(tmp_path / "arguments.npz", arguments | {"first_round": np.array(1, np.int32)})  # other noise
     done = benchmark("run", str(tmp_path), "--repeats", "1")
     assert done.returncode == 1
     assert json.loads(done.stdout)["within_bounds"] is False
@@ -51,41 +53,38 @@ def test_a_bundle_on_the_cpu(precision: str, tmp_path: Path) -> None:
 def test_a_folder_without_a_bundle(tmp_path: Path) -> None:
     done = benchmark("run", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr == (
-        f"accelerator: {tmp_path} has no program.mlir; make it with: accelerator.py prepare {tmp_path} CONFIG\n"
+    assert (
+        done.stderr == f"accelerator: {tmp_path} has no program.json. Make it with: accelerator.py prepare {tmp_path} CONFIG.\n"
     )
 
 
-def compared(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    expected = {
-        "part_metrics": np.array([[2.0, 1e-5, 0.1, 0.5]] * 3, np.float32),
-        "whole_metrics": np.ones((3, 2), np.float32),
-        "generator/000/kernel": np.array([0.5, -2.0], np.float32),
-    }
-    np.savez(tmp_path / accelerator.REFERENCE, **expected)
-    return accelerator.compare(tmp_path / accelerator.REFERENCE, (1e-4, 1e-3), expected | changes)
+METRICS = np.array([[2.0, 1e-5, 0.1, 0.5, 1.0, 1.0]] * 3, np.float32)
+KERNEL = np.array([0.5, -2.0], np.float32)
 
 
-def test_differences_are_shares_of_the_largest_value(tmp_path: Path) -> None:
-    assert compared(tmp_path)["within_bounds"] is True
-    metrics = np.array([[2.0, 1e-5, 0.1, 0.5]] * 3, np.float32)
-    small, large = metrics.copy(), metrics.copy()
+def compared(metrics: Array = METRICS, kernel: Array = KERNEL) -> dict[str, Any]:
+    expected = {"metrics": METRICS, "generator/000/kernel": KERNEL}
+    return accelerator.compare(expected, {"metrics": metrics, "generator/000/kernel": kernel}, (1e-4, 1e-3))
+
+
+def test_differences_are_shares_of_the_largest_value() -> None:
+    assert compared()["within_bounds"] is True
+    small, large = METRICS.copy(), METRICS.copy()
     small[1, 1] += 1e-6  # a gap near 0 is a difference of large scores: it is measured by 1 % of the largest metric
     large[2, 3] += 1e-3
-    assert compared(tmp_path, part_metrics=small)["metrics_difference"] == pytest.approx(5e-5, rel=1e-2)
-    assert compared(tmp_path, part_metrics=small)["within_bounds"] is True
-    assert compared(tmp_path, part_metrics=large)["metrics_difference"] == pytest.approx(2e-3, rel=1e-2)
-    assert compared(tmp_path, part_metrics=large)["within_bounds"] is False
-    other = compared(tmp_path, **{"generator/000/kernel": np.array([0.5, -1.0], np.float32)})
-    assert other["variables_difference"] == 0.5
-    assert other["largest_difference_in"] == "generator/000/kernel"
+    assert compared(small)["metrics_difference"] == pytest.approx(5e-5, rel=1e-2)
+    assert compared(small)["within_bounds"] is True
+    assert compared(large)["metrics_difference"] == pytest.approx(2e-3, rel=1e-2)
+    assert compared(large)["within_bounds"] is False
+    other = compared(kernel=np.array([0.5, -1.0], np.float32))
+    assert (other["variables_difference"], other["largest_difference_in"]) == (0.5, "generator/000/kernel")
     assert other["within_bounds"] is False
 
 
-def test_what_is_not_finite_does_not_pass(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"generator/000/kernel is not finite \(first of 1\)"):
-        compared(tmp_path, **{"generator/000/kernel": np.array([0.5, np.nan], np.float32)})
+def test_what_is_not_finite_does_not_pass() -> None:
+    with pytest.raises(PipelineError, match=r"generator/000/kernel is not finite \(first of 1\)"):
+        compared(kernel=np.array([0.5, np.nan], np.float32))
 
 
-def test_without_a_reference_there_is_no_verdict(tmp_path: Path) -> None:
-    assert accelerator.compare(tmp_path / "none.npz", (0, 0), {})["within_bounds"] is None
+def test_without_numbers_of_a_cpu_there_is_no_verdict() -> None:
+    assert accelerator.compare({}, {"metrics": METRICS}, (0.0, 0.0))["within_bounds"] is None

@@ -141,3 +141,13 @@ def test_doctor_with_a_driver(answers: dict[str, int], line: str, driver: Build)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     assert line in done.stdout
+
+
+def test_a_run_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has a GPU")
+    command = [sys.executable, "-m", "pipeline", "run", "--set", "train.devices=gpu", "--set", f"run.dir={tmp_path / 'runs'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert "There is no NVIDIA driver on this machine" in done.stderr
+    assert not (tmp_path / "runs").exists()

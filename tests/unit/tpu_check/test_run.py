@@ -198,7 +198,7 @@ def test_the_report_adds_the_roofline_and_the_cost_of_the_check() -> None:
     assert (summary.check_seconds, summary.check_peak_memory_bytes) == (63.0, 30)
     assert summary.notes == ()
     shown = dict(rows(summary))
-    assert shown["all-reduces a round"] == "4 for 4 updates, 1.0 MB a chip"
+    assert shown["all-reduces a round"] == "4 for 4 updates, 1.0 MB a chip; each of 16 gradients is summed once"
     assert "upper bound" in shown["images/s"]
 
 

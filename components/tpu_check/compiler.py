@@ -11,13 +11,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.common.errors import first_line
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
 from components.tpu_check.hlo import HloModule
+from components.tpu_check.reductions import check_reductions
 
 if TYPE_CHECKING:  # executor.py also runs where pydantic is not installed
     from components.tpu_check.config import TpuCheckConfig
@@ -65,6 +67,16 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+@contextmanager
+def parsed(text: str) -> Iterator[Any]:
+    """Provide jaxlib's module of a StableHLO text; it and all that it holds are valid only inside."""
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+
+    with mlir.make_ir_context(), ir.Location.unknown():
+        yield ir.Module.parse(text)
 
 
 def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
@@ -187,10 +199,13 @@ def program_figures(compiled: Any, text: str, rounds: int) -> dict[str, float]:
 
 def _work(config: TpuCheckConfig, folder: Path) -> None:
     check_versions()
-    compiled, text = compile_program(config, (folder / "program.mlir").read_text())
+    text, described = (folder / "program.mlir").read_text(), json.loads((folder / "program.json").read_text())
+    with parsed(text) as module:
+        sums = check_reductions(module, described["arguments"], described["results"], config.slice.replicas)
+    compiled, text = compile_program(config, text)
     (folder / "program.hlo").write_text(text)
-    rounds = json.loads((folder / "program.json").read_text())["rounds"]
-    (folder / "figures.json").write_text(json.dumps(program_figures(compiled, text, rounds)))
+    figures = program_figures(compiled, text, described["rounds"]) | {"gradients_summed_once": sums}
+    (folder / "figures.json").write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -92,33 +92,38 @@ def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_in
     critic_latents = tf.reshape(latents[: config.n_critic], [-1, config.latents])
     fakes = tf.split(generate(state.generator, critic_latents, tf.concat(labels, axis=0)), config.n_critic)
 
-    def one(index: int | tf.Tensor, fakes: Any, alphas: Any, labels: Any) -> tf.Tensor:
+    def one(index: int | tf.Tensor, fakes: Any, alphas: Any, labels: Any) -> tuple[tf.Tensor, tf.Tensor]:
         examples = Examples(to_float(rows.of(batch.images[index])), fakes[index], alphas[index], labels[index])
         return critic_step(state, config, examples, round_index)
 
-    critic_metrics = _in_turn(one, config, fakes, tf.unstack(alphas), labels)
+    critic_parts, critic_norms = _in_turn(one, config, fakes, tf.unstack(alphas), labels)
     generator_loss, generator_norm = generator_step(state, config, latents[config.n_critic], labels[0])
     _update_ema(state, config)
-    loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(critic_metrics, axis=0))
-    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([critic_norm, generator_norm])
+    loss, gap, penalty = tf.unstack(tf.reduce_mean(critic_parts, axis=0))
+    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([tf.reduce_mean(critic_norms), generator_norm])
 
 
-def _in_turn(one: Callable[..., tf.Tensor], config: TrainConfig, *by_step: list[tf.Tensor]) -> tf.Tensor:
-    """Run one(index, *by_step) for each critic step, in order, and return the results, stacked.
+def _in_turn(
+    one: Callable[..., tuple[tf.Tensor, tf.Tensor]], config: TrainConfig, *by_step: list[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Run one(index, *by_step) for each critic step, in order, and return each of its two results, stacked.
 
     On a TPU this is a loop in the program, which then compiles in half the time and needs half the memory (docs/tpu.md). The
     all_reduce of MirroredStrategy is not possible in a loop.
     """
     if not config.devices.startswith("tpu") or config.n_critic == 1:
-        return tf.stack([one(index, *by_step) for index in range(config.n_critic)])
+        parts, norms = zip(*(one(index, *by_step) for index in range(config.n_critic)), strict=True)
+        return tf.stack(parts), tf.stack(norms)
     stacked = [tf.stack(each) for each in by_step]
-    rows = tf.TensorArray(tf.float32, config.n_critic, element_shape=[4])
     steps = config.n_critic
-    _, rows = tf.while_loop(
-        lambda index, _: index < steps, lambda index, rows: (index + 1, rows.write(index, one(index, *stacked))), (0, rows),
-        maximum_iterations=steps,
-    )  # fmt: skip
-    return rows.stack()
+
+    def write(index: tf.Tensor, parts: tf.TensorArray, norms: tf.TensorArray) -> tuple[Any, ...]:
+        here = one(index, *stacked)
+        return index + 1, parts.write(index, here[0]), norms.write(index, here[1])
+
+    rows = [tf.TensorArray(tf.float32, steps, element_shape=shape) for shape in ([3], [])]
+    _, parts, norms = tf.while_loop(lambda index, *_: index < steps, write, (0, *rows), maximum_iterations=steps)
+    return parts.stack(), norms.stack()
 
 
 class Examples(NamedTuple):
@@ -133,8 +138,8 @@ class Examples(NamedTuple):
     labels: tf.Tensor
 
 
-def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tf.Tensor:
-    """Update the critic; return critic_loss, wasserstein_gap, penalty and critic_grad_norm.
+def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Update the critic; return this replica's part of critic_loss, wasserstein_gap and penalty [3], and critic_grad_norm.
 
     With `penalty_every_rounds` = k, only every k-th round has the penalty, with k times its weight (Karras et al. 2020,
     arXiv:1912.04958, section 3.1). Its metric is k times as large in those rounds and 0 in others, so the mean over k rounds is
@@ -157,7 +162,7 @@ def critic_step(state: State, config: TrainConfig, examples: Examples, round_ind
     state.critic_optimizer.apply(gradients, state.critic.trainable_variables)
     if config.lipschitz == "clip":
         _assign_each(state.critic.variables, _clipped, [(config.clip_value,)] * len(state.critic.variables))
-    return tf.stack([*metrics, tf.linalg.global_norm(gradients)])
+    return tf.stack(metrics), tf.linalg.global_norm(gradients)
 
 
 def critic_gradients(

@@ -108,7 +108,7 @@ def _one_per_image(array: Array) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_are_in_bfloat16_and_all_else_in_float32(family: str) -> None:
-    check_precision(lowering.lowered_call(small(**SETTINGS, **FAMILIES[family])), family)
+    check_precision(lowering.lowered_call(small(**SETTINGS, **FAMILIES[family])).text, family)
 
 
 def score_layer(patch: pytest.MonkeyPatch) -> None:
@@ -166,6 +166,6 @@ def test_a_planted_mistake_is_noticed(
     mistake: Callable[[pytest.MonkeyPatch], None], family: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mistake(monkeypatch)
-    text = lowering.lowered_call(small(**SETTINGS, **FAMILIES[family]))
+    text = lowering.lowered_call(small(**SETTINGS, **FAMILIES[family])).text
     with pytest.raises(AssertionError, match=message):
         check_precision(text, family)

@@ -75,7 +75,7 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
 
     No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
     (Miyato and Koyama 2018, equation 3): the inner product of the features and a vector of the label is added to the score.
-    The features are converted to float32 before both, whatever `dtype` is: each is a sum over thousands of features, and the
+    With bfloat16 layers, the features are converted to float32 before both: each is a sum over thousands of features, and the
     losses are differences of scores.
     """
     make = _Maker(shape, config.seed + 1, dtype)
@@ -89,10 +89,11 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
         for index, channels in enumerate(channels_downwards[1:]):
             x = _block_downwards(make, x, channels, index)
         x = make.leaky(x, "last")
-    x = keras.layers.Flatten(dtype="float32", name="flat")(x)
-    scores = make.dense(1, "score", dtype="float32")(x)
+    last = "float32" if dtype == "mixed_bfloat16" else dtype
+    x = keras.layers.Flatten(dtype=last, name="flat")(x)
+    scores = make.dense(1, "score", dtype=last)(x)
     if make.labels is not None:
-        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype="float32", name="label_vector")(make.labels)
+        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype=last, name="label_vector")(make.labels)
         scores = keras.layers.Add(dtype="float32")([scores, keras.layers.Dot(1, dtype="float32", name="projection")([x, own])])
     scores = keras.layers.Reshape([], dtype="float32", name="scores")(
         keras.layers.Activation("linear", dtype="float32")(scores)

@@ -32,7 +32,11 @@ class State(NamedTuple):
 
 
 def make_state(shape: ImageShape, config: TrainConfig, strategy: tf.distribute.Strategy) -> State:
-    """Build networks and optimizers for `strategy`; the initial weights depend only on the seed."""
+    """Build networks and optimizers for `strategy`; the initial weights depend only on the seed.
+
+    From here on this process multiplies float32 in float32: by default, a TPU rounds the factors to bfloat16 and a GPU to TF32.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     dtype = layer_dtype(config)
     with strategy.scope():
         generator = make_generator(shape, config, dtype)

@@ -24,7 +24,7 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
 
     On a TPU its first call raises DeviceError if the graph contains host operations.
     """
-    if isinstance(strategy, tf.distribute.TPUStrategy):
+    if config.devices.startswith("tpu"):
         return without_host_code(make_device_call(state, config, strategy, load_on_device(source, strategy)))
 
     def one(batch: RoundBatches, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Create the virtual devices before the first test, because TensorFlow cannot add any once it has used the CPU."""
-    if any("train" in item.nodeid or "parity" in item.nodeid for item in session.items):
+    if any(name in item.nodeid for item in session.items for name in ("train", "parity", "tests/tpu")):
         import tensorflow as tf
 
         cpu = tf.config.list_physical_devices("CPU")[0]

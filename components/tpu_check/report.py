@@ -81,7 +81,8 @@ def _notes(config: TpuCheckConfig, figures: Mapping[str, Any]) -> tuple[str, ...
     if transfers:
         notes.append(f"{transfers} transfers between host and chip inside a call; all chips wait for each.")
     if config.train.precision != "float32" and in_float32:
-        notes.append(f"{in_float32} of {convolutions} convolutions are not in bfloat16.")
+        labels = " Those of a conditional critic with its label vectors should not be." if config.train.conditional else ""
+        notes.append(f"{in_float32} of {convolutions} convolutions are not in bfloat16.{labels}")
     if unknown:
         notes.append(f"{unknown} loops have an unknown trip count; each is counted once.")
     return tuple(notes)

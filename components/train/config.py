@@ -34,6 +34,12 @@ class TrainConfig(Section):
     rounds_per_call: int = Field(0, ge=0, description="Rounds that the devices run in one host call; 0: log_every_rounds.")
     log_every_rounds: int = Field(50, ge=1, description="Rounds between two lines of metrics.jsonl.")
     checkpoint_every_rounds: int = Field(250, ge=1, description="Rounds between two checkpoints.")
+    checkpoint_every_seconds: float = Field(
+        60.0,
+        ge=0.0,
+        description="Save also after this time, for machines that end without notice; less often where that would take more "
+        "than 1 % of the time. 0: never.",
+    )
     keep_checkpoints: int = Field(2, ge=1, description="Number of checkpoints to keep; older ones are deleted.")
     sample_every_rounds: int = Field(250, ge=1, description="Rounds between two sample grids (always of the same latents).")
     global_batch_size: int = Field(64, ge=1, description="Real images in a critic step, over all replicas.")

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from components.train.saving.signals import StopRequest, long_call_text
 from components.train.saving.variables import averages, state_arrays
 
 GRID, GRID_COLUMNS = 64, 8  # images and columns of a sample grid
+SAVING_SHARE = 0.01  # of the time, at most, for the checkpoints of checkpoint_every_seconds
 
 
 @dataclass
@@ -38,7 +39,8 @@ class Training:
     """What the loop needs; run.py creates it.
 
     `call` runs the rounds of a host call on the devices, `broken_weights` lists the variables that are not finite, `generator`
-    draws samples with the moving average, `monitor` scores them (None: no scores), `folder` writes the files.
+    draws samples with the moving average, `monitor` scores them (None: no scores), `folder` writes the files. `saved_at` is the
+    time.monotonic() of the last checkpoint, or of the start; it took `save_seconds`.
     """
 
     config: TrainConfig
@@ -51,6 +53,8 @@ class Training:
     monitor: Monitor | None
     folder: TrainingFolder
     progress: Progress
+    saved_at: float = field(default_factory=time.monotonic)
+    save_seconds: float = 0.0
 
 
 def train(training: Training, stop: StopRequest) -> None:
@@ -77,7 +81,8 @@ def train(training: Training, stop: StopRequest) -> None:
         if progress.round % config.sample_every_rounds == 0 or progress.finished(config):
             draw_samples(training)
         # 5. Save. A stop request takes effect here, after the checkpoint.
-        if progress.round % config.checkpoint_every_rounds == 0 or progress.finished(config) or stop:
+        due = progress.round % config.checkpoint_every_rounds == 0 or save_is_due(training, time.monotonic())
+        if due or progress.finished(config) or stop:
             save(training)
         if stop and not progress.finished(config):
             raise InterruptedStepError(
@@ -179,7 +184,16 @@ def draw_samples(training: Training) -> None:
 
 def save(training: Training) -> None:
     """Write a checkpoint."""
+    started = time.monotonic()
     training.folder.save(state_arrays(training.state), training.progress)
+    training.saved_at = time.monotonic()
+    training.save_seconds = training.saved_at - started
+
+
+def save_is_due(training: Training, now: float) -> bool:
+    """Return whether checkpoint_every_seconds have passed at `now`, and saving again takes at most SAVING_SHARE of the time."""
+    every = training.config.checkpoint_every_seconds
+    return every > 0 and now - training.saved_at >= max(every, training.save_seconds / SAVING_SHARE)
 
 
 def report_progress(training: Training, line: MetricsLine) -> None:

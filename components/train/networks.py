@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 
 from components.train.config import TrainConfig
-from components.train.layers import LabelRows, Leaky, UpConv
+from components.train.layers import LabelRows, Leaky, OnePassNorm, UpConv
 
 MAX_CHANNELS = 512
 LEAK = 0.2
@@ -75,6 +75,8 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
 
     No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
     (Miyato and Koyama 2018, equation 3): the inner product of the features and a vector of the label is added to the score.
+    With bfloat16 layers, the features are converted to float32 before both: each is a sum over thousands of features, and the
+    losses are differences of scores.
     """
     make = _Maker(shape, config.seed + 1, dtype)
     images = keras.Input([shape.size, shape.size, shape.channels], name="images")
@@ -87,10 +89,11 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
         for index, channels in enumerate(channels_downwards[1:]):
             x = _block_downwards(make, x, channels, index)
         x = make.leaky(x, "last")
-    x = keras.layers.Flatten(dtype=dtype, name="flat")(x)
-    scores = make.dense(1, "score")(x)
+    last = "float32" if dtype == "mixed_bfloat16" else dtype
+    x = keras.layers.Flatten(dtype=last, name="flat")(x)
+    scores = make.dense(1, "score", dtype=last)(x)
     if make.labels is not None:
-        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype=dtype, name="label_vector")(make.labels)
+        own = LabelRows(shape.classes, x.shape[1], "zeros", dtype=last, name="label_vector")(make.labels)
         scores = keras.layers.Add(dtype="float32")([scores, keras.layers.Dot(1, dtype="float32", name="projection")([x, own])])
     scores = keras.layers.Reshape([], dtype="float32", name="scores")(
         keras.layers.Activation("linear", dtype="float32")(scores)
@@ -141,8 +144,10 @@ class _Maker:
         self.next_seed += 1
         return keras.initializers.GlorotUniform(seed=self.next_seed)
 
-    def dense(self, units: int, name: str) -> Layer:
-        return keras.layers.Dense(units, kernel_initializer=self.initializer(), dtype=self.dtype, name=name)  # type: ignore[no-any-return]
+    def dense(self, units: int, name: str, dtype: str = "") -> Layer:
+        return keras.layers.Dense(  # type: ignore[no-any-return]
+            units, kernel_initializer=self.initializer(), dtype=dtype or self.dtype, name=name
+        )
 
     def conv(self, channels: int, size: int, name: str, strides: int = 1) -> Layer:
         return keras.layers.Conv2D(  # type: ignore[no-any-return]
@@ -160,10 +165,8 @@ class _Maker:
 
     def normalised(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         own = self.labels is not None
-        normal = keras.layers.LayerNormalization(
-            epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}"
-        )
-        x = normal(x)
+        kind = keras.layers.LayerNormalization if self.dtype == "float32" else OnePassNorm
+        x = kind(epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}")(x)
         if own:
             for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):
                 rows = LabelRows(self.classes, x.shape[-1], initial, dtype=self.dtype, name=f"norm_{name}_{initial}")(

@@ -31,7 +31,7 @@ from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress, ScoreLine
 
 # These may differ between two attempts of the same training, because they do not affect the result.
-NOT_IN_KEY = {"devices", "keep_checkpoints", "checkpoint_every_rounds"}
+NOT_IN_KEY = {"devices", "keep_checkpoints", "checkpoint_every_rounds", "checkpoint_every_seconds"}
 BROKEN = "broken.jsonl"
 
 

@@ -25,7 +25,8 @@ ORIGIN = "started_from.json"
 # A training may differ in these from the model that it starts from: its length, devices, logging and random numbers.
 MAY_DIFFER = {
     "devices", "precision", "data", "rounds", "rounds_per_call", "log_every_rounds", "checkpoint_every_rounds",
-    "keep_checkpoints", "sample_every_rounds", "seed", "score_every_images", "patience", "start_from",
+    "checkpoint_every_seconds", "keep_checkpoints", "sample_every_rounds", "seed", "score_every_images", "patience",
+    "start_from",
 }  # fmt: skip
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -211,6 +211,8 @@ def test_findings_become_notes() -> None:
         "7 of 57 convolutions are not in bfloat16.",
         "1 loops have an unknown trip count; each is counted once.",
     )
+    labels = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"conditional": True})})
+    assert "with its label vectors should not be" in summarise(labels, odd, (subprocesses.Cost(1.0, 1),)).notes[2]
 
 
 @pytest.mark.parametrize(

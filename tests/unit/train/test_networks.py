@@ -33,6 +33,9 @@ def test_bfloat16_layers_keep_float32_weights_and_scores() -> None:
     assert critic(tf.zeros([2, 8, 8, 1])).dtype == tf.float32
     assert {str(variable.dtype) for variable in critic.variables} == {"float32"}
     assert critic.get_layer("conv_0").compute_dtype == "bfloat16"
+    conditional = make_critic(ImageShape(8, 1, 3), SMALL, "mixed_bfloat16")
+    last = [critic.get_layer("score"), *(conditional.get_layer(name) for name in ("score", "label_vector", "projection"))]
+    assert {layer.compute_dtype for layer in last} == {"float32"}
 
 
 def test_an_unsupported_size_is_refused() -> None:

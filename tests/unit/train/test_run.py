@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -139,6 +140,26 @@ def test_a_killed_training_resumes_from_the_last_checkpoint(
     monkeypatch.setattr(loop, "run_call", real)
     assert train(data, tmp_path).resumed_from_round == 8
     assert_same_training(uninterrupted, tmp_path)
+
+
+def test_checkpoints_are_written_by_time(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the limit for their share of the time, a checkpoint is due after every host call of two rounds."""
+    monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))
+    often = {"checkpoint_every_seconds": 1e-9, "keep_checkpoints": 10}
+    train(data, tmp_path, **often)
+    (training,) = (tmp_path / "work" / "checkpoints").iterdir()
+    assert [path.name[-2:] for path in sorted(training.glob("round-*"))] == ["02", "04", "06", "08", "10", "12"]
+
+
+@pytest.mark.parametrize(
+    ("every", "save_seconds", "due_after"), [(60.0, 0.1, 60.0), (60.0, 2.0, 200.0), (0.0, 0.1, None), (0.5, 0.1, 10.0)]
+)
+def test_saving_by_time_takes_at_most_one_hundredth(every: float, save_seconds: float, due_after: float | None) -> None:
+    fields = dict.fromkeys([each.name for each in dataclasses.fields(loop.Training)], None)
+    config = TrainConfig(checkpoint_every_seconds=every)
+    training = loop.Training(**fields | {"config": config, "saved_at": 1000.0, "save_seconds": save_seconds})  # type: ignore[arg-type]
+    for passed in (0.4, 9.9, 10.1, 59.0, 61.0, 199.0, 201.0):
+        assert loop.save_is_due(training, 1000.0 + passed) == (due_after is not None and passed >= due_after)
 
 
 def test_training_resumes_from_the_checkpoint_before_a_damaged_one(

@@ -195,6 +195,14 @@ def test_a_checkpoint_of_another_dataset_is_refused(folder: Path) -> None:
         load(folder)
 
 
+def test_a_checkpoint_from_before_noise_was_the_same_on_all_devices_is_refused(folder: Path) -> None:
+    path = folder / "round-00000012"
+    details = {name: value for name, value in read_manifest(path).details.items() if name != "noise"}
+    edit_manifest(path, details=details)
+    with pytest.raises(checkpoint.ForeignCheckpointError, match="it was made with noise = philox, not threefry-2x32"):
+        load(folder)
+
+
 def test_a_setting_that_exists_in_one_version_only_is_a_difference(folder: Path) -> None:
     path = folder / "round-00000012"
     edit_manifest(path, config={**read_manifest(path).config, "spectral_norm": True})

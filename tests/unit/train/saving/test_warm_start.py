@@ -78,6 +78,19 @@ def test_training_starts_with_the_variables_of_the_model(first: Path, other_data
     assert training.progress.round == 0
 
 
+def test_the_moving_average_of_the_champion_goes_on(first: Path, other_data: tuple[Path, Path], tmp_path: Path) -> None:
+    """After the champion's 12 rounds, the first round keeps 13/22 of its average, as if there had been no new start."""
+    once: dict[str, Any] = dict.fromkeys(("rounds", "rounds_per_call", "log_every_rounds", "checkpoint_every_rounds"), 1)
+    once |= {"sample_every_rounds": 1, "start_from": "registry"}
+    train(other_data, tmp_path, first / "model", **once)
+    before, after = arrays_of(first, TrainConfig(**TINY)), arrays_of(tmp_path, TrainConfig(**TINY | once))
+    averages = [name for name in before if name.startswith("ema_generator/")]
+    for name in averages:
+        expected = 13 / 22 * before[name] + 9 / 22 * after[name.replace("ema_generator", "generator")]
+        np.testing.assert_allclose(after[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+    assert len(averages) > 5
+
+
 def test_training_can_start_from_a_version(
     first: Path, other_data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 
 from components.train.config import TrainConfig
-from components.train.layers import LabelRows, Leaky, UpConv
+from components.train.layers import LabelRows, Leaky, OnePassNorm, UpConv
 
 MAX_CHANNELS = 512
 LEAK = 0.2
@@ -165,10 +165,8 @@ class _Maker:
 
     def normalised(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         own = self.labels is not None
-        normal = keras.layers.LayerNormalization(
-            epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}"
-        )
-        x = normal(x)
+        kind = OnePassNorm if self.dtype == "mixed_bfloat16" else keras.layers.LayerNormalization
+        x = kind(epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}")(x)
         if own:
             for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):
                 rows = LabelRows(self.classes, x.shape[-1], initial, dtype=self.dtype, name=f"norm_{name}_{initial}")(

@@ -25,11 +25,12 @@ class Rows(NamedTuple):
     first: int | tf.Tensor
     length: int | tf.Tensor
 
-    def of(self, whole: tf.Tensor) -> tf.Tensor:
-        """Return these rows of a global batch, along the first axis."""
-        if isinstance(self.first, int) and self.first == 0 and self.length == whole.shape[0]:
+    def of(self, whole: tf.Tensor, axis: int = 0) -> tf.Tensor:
+        """Return these rows of a global batch, along `axis`."""
+        if isinstance(self.first, int) and self.first == 0 and self.length == whole.shape[axis]:
             return whole
-        return tf.slice(whole, [self.first] + [0] * (whole.shape.rank - 1), [self.length, *whole.shape[1:]])
+        before, after = whole.shape[:axis], whole.shape[axis + 1 :]
+        return tf.slice(whole, [0] * len(before) + [self.first] + [0] * len(after), [*before, self.length, *after])
 
 
 def replica_rows(replica_id: tf.Tensor, replicas: int, global_batch_size: int) -> Rows:

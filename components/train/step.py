@@ -67,7 +67,21 @@ class _GradientsAreSummed:
 
 
 class _Adam(_GradientsAreSummed, keras.optimizers.Adam):  # type: ignore[misc]
-    pass
+    """Adam that does not use the variables of the first moment if beta_1 is 0, when it equals the gradient.
+
+    Keras would read and write them: seven arrays an update instead of five.
+    """
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Update `variable` and its moments (Kingma and Ba 2015, Algorithm 1, as Keras writes it)."""
+        if self.beta_1:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        square = self._velocities[self._get_variable_index(variable)]
+        power = tf.pow(tf.cast(self.beta_2, variable.dtype), tf.cast(self.iterations + 1, variable.dtype))
+        self.assign_add(square, (tf.square(gradient) - square) * (1.0 - self.beta_2))
+        step_size = tf.cast(learning_rate, variable.dtype) * tf.sqrt(1.0 - power)
+        self.assign_sub(variable, gradient * step_size / (tf.sqrt(square) + self.epsilon))
 
 
 class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
@@ -83,42 +97,55 @@ def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimize
 def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Run one round; return PART_METRICS and WHOLE_METRICS as float32 vectors, those of the critic as means over its steps.
 
-    `batch` holds the global images and labels of the round. The fake images of all critic steps are generated at once before
-    the first step: the generator does not change during the critic steps.
+    `batch` holds this replica's images and labels of the round. The fake images of all critic steps are generated at once
+    before the first step: the generator does not change during the critic steps. In the loop of a TPU, each step generates its
+    own, because the features of all together do not fit into the chip's own memory.
     """
     rows = own_rows(config)
     latents, alphas = noise.round_noise(config.seed, round_index, rows, config.n_critic, config.latents)
-    labels = [rows.of(batch.labels[index]) for index in range(config.n_critic)]
-    critic_latents = tf.reshape(latents[: config.n_critic], [-1, config.latents])
-    fakes = tf.split(generate(state.generator, critic_latents, tf.concat(labels, axis=0)), config.n_critic)
+    images, labels = batch
 
-    def one(index: int | tf.Tensor, fakes: Any, alphas: Any, labels: Any) -> tf.Tensor:
-        examples = Examples(to_float(rows.of(batch.images[index])), fakes[index], alphas[index], labels[index])
-        return critic_step(state, config, examples, round_index)
+    at_once: list[tf.Tensor] = []
+    if not _has_loop(config):
+        of_all = tf.reshape(latents[: config.n_critic], [-1, config.latents])
+        at_once = tf.split(generate(state.generator, of_all, tf.reshape(labels, [-1])), config.n_critic)
 
-    critic_metrics = _in_turn(one, config, fakes, tf.unstack(alphas), labels)
+    def one(index: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        fake_images = at_once[index] if at_once else generate(state.generator, latents[index], labels[index])
+        return critic_step(
+            state, config, Examples(to_float(images[index]), fake_images, alphas[index], labels[index]), round_index
+        )
+
+    critic_parts, critic_norms = _in_turn(one, config)
     generator_loss, generator_norm = generator_step(state, config, latents[config.n_critic], labels[0])
     _update_ema(state, config)
-    loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(critic_metrics, axis=0))
-    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([critic_norm, generator_norm])
+    loss, gap, penalty = tf.unstack(tf.reduce_mean(critic_parts, axis=0))
+    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([tf.reduce_mean(critic_norms), generator_norm])
 
 
-def _in_turn(one: Callable[..., tf.Tensor], config: TrainConfig, *by_step: list[tf.Tensor]) -> tf.Tensor:
-    """Run one(index, *by_step) for each critic step, in order, and return the results, stacked.
+def _has_loop(config: TrainConfig) -> bool:
+    """Return whether the critic steps are a loop in the program, as on a TPU.
 
-    On a TPU this is a loop in the program, which then compiles in half the time and needs half the memory (docs/tpu.md). The
-    all_reduce of MirroredStrategy is not possible in a loop.
+    It then compiles in half the time and needs half the memory (docs/tpu.md). The all_reduce of MirroredStrategy is not
+    possible in a loop.
     """
-    if not config.devices.startswith("tpu") or config.n_critic == 1:
-        return tf.stack([one(index, *by_step) for index in range(config.n_critic)])
-    stacked = [tf.stack(each) for each in by_step]
-    rows = tf.TensorArray(tf.float32, config.n_critic, element_shape=[4])
+    return config.devices.startswith("tpu") and config.n_critic > 1
+
+
+def _in_turn(one: Callable[[int | tf.Tensor], tuple[tf.Tensor, tf.Tensor]], config: TrainConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Run one(index) for each critic step, in order, and return each of its two results, stacked."""
     steps = config.n_critic
-    _, rows = tf.while_loop(
-        lambda index, _: index < steps, lambda index, rows: (index + 1, rows.write(index, one(index, *stacked))), (0, rows),
-        maximum_iterations=steps,
-    )  # fmt: skip
-    return rows.stack()
+    if not _has_loop(config):
+        parts, norms = zip(*(one(index) for index in range(steps)), strict=True)
+        return tf.stack(parts), tf.stack(norms)
+
+    def write(index: tf.Tensor, parts: tf.TensorArray, norms: tf.TensorArray) -> tuple[Any, ...]:
+        here = one(index)
+        return index + 1, parts.write(index, here[0]), norms.write(index, here[1])
+
+    rows = [tf.TensorArray(tf.float32, steps, element_shape=shape) for shape in ([3], [])]
+    _, parts, norms = tf.while_loop(lambda index, *_: index < steps, write, (0, *rows), maximum_iterations=steps)
+    return parts.stack(), norms.stack()
 
 
 class Examples(NamedTuple):
@@ -133,8 +160,8 @@ class Examples(NamedTuple):
     labels: tf.Tensor
 
 
-def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tf.Tensor:
-    """Update the critic; return critic_loss, wasserstein_gap, penalty and critic_grad_norm.
+def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Update the critic; return this replica's part of critic_loss, wasserstein_gap and penalty [3], and critic_grad_norm.
 
     With `penalty_every_rounds` = k, only every k-th round has the penalty, with k times its weight (Karras et al. 2020,
     arXiv:1912.04958, section 3.1). Its metric is k times as large in those rounds and 0 in others, so the mean over k rounds is
@@ -157,7 +184,7 @@ def critic_step(state: State, config: TrainConfig, examples: Examples, round_ind
     state.critic_optimizer.apply(gradients, state.critic.trainable_variables)
     if config.lipschitz == "clip":
         _assign_each(state.critic.variables, _clipped, [(config.clip_value,)] * len(state.critic.variables))
-    return tf.stack([*metrics, tf.linalg.global_norm(gradients)])
+    return tf.stack(metrics), tf.linalg.global_norm(gradients)
 
 
 def critic_gradients(

@@ -20,10 +20,14 @@ Shape = tuple[int, int, int]
 
 
 class RoundBatches(NamedTuple):
-    """The global batches of one round: images uint8 [n_critic, B, H, W, C], labels int32 [n_critic, B]."""
+    """The batches of one round, global or of a replica: images uint8 [n_critic, B, H, W, C], labels int32 [n_critic, B]."""
 
     images: tf.Tensor
     labels: tf.Tensor
+
+    def of(self, rows: noise.Rows) -> RoundBatches:
+        """Return a replica's rows of the global batches."""
+        return RoundBatches(rows.of(self.images, axis=1), rows.of(self.labels, axis=1))
 
 
 class Order(NamedTuple):

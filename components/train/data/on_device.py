@@ -13,6 +13,7 @@ import tensorflow as tf
 from components.train.data.batches import RoundBatches, Shape
 from components.train.data.resident import Resident
 from components.train.data.source import Source
+from components.train.noise import Rows
 
 
 class Gathered(NamedTuple):
@@ -26,9 +27,9 @@ class Gathered(NamedTuple):
         """Return what a call sends to the chips: indices int32 [R, n_critic, B]."""
         return taken
 
-    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
-        """Return the images of a round, gathered by index."""
-        indices = arguments[0][offset]
+    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor, rows: Rows) -> RoundBatches:
+        """Return a replica's images of a round, gathered by index; those of the others are not read."""
+        indices = rows.of(arguments[0][offset], axis=1)
         return RoundBatches(_images(tf.gather(self.pixels, indices), self.shape), tf.gather(self.labels, indices))
 
 
@@ -42,10 +43,10 @@ class Sent(NamedTuple):
         images, labels = taken
         return tf.reshape(images, [*images.shape[:3], _length(self.shape)]), labels
 
-    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor) -> RoundBatches:
-        """Return the images of a round."""
-        pixels, labels = arguments
-        return RoundBatches(_images(pixels[offset], self.shape), labels[offset])
+    def batch(self, arguments: tuple[tf.Tensor, ...], offset: tf.Tensor, rows: Rows) -> RoundBatches:
+        """Return a replica's images of a round."""
+        pixels, labels = (rows.of(each[offset], axis=1) for each in arguments)
+        return RoundBatches(_images(pixels, self.shape), labels)
 
 
 OnDevice = Gathered | Sent

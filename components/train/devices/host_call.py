@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from components.train import step
 from components.train.config import TrainConfig
+from components.train.data.batches import RoundBatches
 from components.train.data.on_device import OnDevice, load_on_device
 from components.train.data.source import Source
 from components.train.devices.host_code import Call, without_host_code
@@ -26,6 +27,9 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
     if config.devices.startswith("tpu"):
         return without_host_code(make_device_call(state, config, strategy, load_on_device(source, strategy)))
 
+    def one(batch: RoundBatches, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return step.train_round(state, config, batch.of(step.own_rows(config)), round_index)
+
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def call(taken: tuple[tf.Tensor, ...], first_round: tf.Tensor) -> tf.Tensor:
         rounds = tf.shape(taken[0])[0]
@@ -33,7 +37,7 @@ def make_call(state: step.State, config: TrainConfig, strategy: tf.distribute.St
         for offset in tf.range(rounds):
             round_index = first_round + offset
             batch = source.batch(taken, offset)
-            parts, whole = strategy.run(lambda *args: step.train_round(state, config, *args), args=(batch, round_index))
+            parts, whole = strategy.run(one, args=(batch, round_index))
             metrics = metrics.write(offset, _reduced(strategy, parts, whole))
         return metrics.stack()
 
@@ -71,7 +75,7 @@ def rounds_on_device(
 
     def one(offset: tf.Tensor, parts: tf.TensorArray, whole: tf.TensorArray) -> tuple[Any, ...]:
         round_index = first_round + offset
-        here = step.train_round(state, config, source.batch(arguments, offset), round_index)
+        here = step.train_round(state, config, source.batch(arguments, offset, step.own_rows(config)), round_index)
         return offset + 1, parts.write(offset, here[0]), whole.write(offset, here[1])
 
     rows = [tf.TensorArray(tf.float32, rounds, element_shape=[len(names)]) for names in (step.PART_METRICS, step.WHOLE_METRICS)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.layers import LabelRows, Leaky, UpConv
+from components.train.layers import LabelRows, Leaky, OnePassNorm, UpConv
 
 GENERATOR = np.random.default_rng(5)
 
@@ -94,3 +94,49 @@ def test_label_rows_are_a_lookup() -> None:
     rows = drawn(4, 3).numpy()
     layer.set_weights([rows])
     np.testing.assert_array_equal(layer(tf.constant([2, 0, 2])), rows[[2, 0, 2]])
+
+
+def norm_pair(dtype: str, channels: int) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+    """Return our normalization and that of Keras with the same gain and offset."""
+    pair = tuple(kind(epsilon=1e-5, dtype=dtype) for kind in (OnePassNorm, keras.layers.LayerNormalization))
+    gain_and_offset = [GENERATOR.normal(size=channels).astype(np.float32) + shift for shift in (1.0, 0.0)]
+    for layer in pair:
+        layer.build((None, 5, 5, channels))
+        layer.set_weights(gain_and_offset)
+    return pair
+
+
+def derivatives(layer: keras.layers.Layer, features: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
+    """Return values, gradients for features, gain and offset, and the gradients of the squared gradient for features."""
+    variables = [variable.value for variable in layer.variables]
+    with tf.GradientTape() as outer:
+        outer.watch(features)
+        first = value_and_gradients(layer, variables, features, upstream)
+        squared = tf.reduce_sum(tf.square(first[1]))
+    return [*first, *outer.gradient(squared, [features, variables[0]])]
+
+
+@pytest.mark.parametrize("channels", [8, 64, 512])
+def test_one_pass_norm_is_layer_normalization_in_values_first_and_second_derivatives(channels: int) -> None:
+    ours, theirs = norm_pair("float32", channels)
+    features, upstream = drawn(2, 5, 5, channels) + 0.5 * drawn(2, 5, 5, 1), drawn(2, 5, 5, channels)
+    pairs = zip(derivatives(ours, features, upstream), derivatives(theirs, features, upstream), strict=True)
+    for one, other in pairs:
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(tf.reduce_max(tf.abs(other))))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 100.0])
+def test_one_pass_norm_loses_less_than_the_rounding_of_its_input(mean: float) -> None:
+    """The reference is the normalization in float64 of the features before they are rounded to bfloat16."""
+    ours, theirs = norm_pair("mixed_bfloat16", 64)
+    features = GENERATOR.normal(size=(4, 5, 5, 64)) + mean
+    gain, offset = (weights.astype(np.float64) for weights in theirs.get_weights())
+    exact = (features - features.mean(-1, keepdims=True)) / np.sqrt(features.var(-1, keepdims=True) + 1e-5) * gain + offset
+    errors = [np.abs(tf.cast(layer(tf.constant(features, tf.bfloat16)), tf.float64) - exact).max() for layer in (ours, theirs)]
+    assert errors[0] <= 1.05 * errors[1]
+
+
+def test_one_pass_norm_of_equal_features_is_finite() -> None:
+    layer, _ = norm_pair("mixed_bfloat16", 64)
+    features = tf.fill([1, 5, 5, 64], tf.constant(333.0, tf.bfloat16))
+    assert all(np.isfinite(each).all() for each in value_and_gradients(layer, [], features, tf.cast(features, tf.bfloat16)))

@@ -165,7 +165,7 @@ class _Maker:
 
     def normalised(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         own = self.labels is not None
-        kind = keras.layers.LayerNormalization if self.dtype == "float32" else OnePassNorm
+        kind = OnePassNorm if self.dtype == "mixed_bfloat16" else keras.layers.LayerNormalization
         x = kind(epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}")(x)
         if own:
             for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):

@@ -59,7 +59,7 @@ def train_point_critic(config: TrainConfig, critic: keras.Model, steps: int) -> 
     @tf.function
     def one(index: tf.Tensor) -> tf.Tensor:
         examples = point_examples(point_seed(config.seed, index), config.global_batch_size)
-        return step.critic_step(state, config, examples, index)
+        return step.critic_step(state, config, examples, index)[0]
 
     gaps = [float(one(tf.constant(index))[1]) for index in range(steps)]
     return float(np.mean(gaps[-50:]))

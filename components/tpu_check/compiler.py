@@ -2,8 +2,8 @@
 
     python -m components.tpu_check.compiler FOLDER
 
-No public API leads from StableHLO text to libtpu's compiler. This is the only file that uses private ones, so it accepts only
-the versions in EXPECTED.
+No public API leads from StableHLO text to libtpu's compiler. Only this file and executor.py use private ones, so they accept
+only the versions in EXPECTED. Imports no TensorFlow, and JAX only when it is needed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.common.errors import first_line
-from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
 from components.tpu_check.hlo import HloModule
+from components.tpu_check.reductions import check_reductions
+
+if TYPE_CHECKING:  # executor.py also runs where pydantic is not installed
+    from components.tpu_check.config import TpuCheckConfig
 
 EXPECTED = {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.52"}
 # Without the first four, libtpu queries Google Cloud's metadata server for minutes. Without the last, libtpu's lock file makes
@@ -37,17 +41,23 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def check_versions() -> dict[str, str]:
     """Return the versions of the packages that a check uses; raise CompilerMissingError unless they are the expected ones."""
-    installed = {name: _version(name) for name in (*EXPECTED, "tensorflow", "keras")}
-    if wrong := [f"{name} {installed[name] or 'missing'}" for name in EXPECTED if installed[name] != EXPECTED[name]]:
-        expected = " ".join(f"{name}=={version}" for name, version in EXPECTED.items())
-        raise CompilerMissingError(
-            f"tpu-check needs {expected}; found here: {', '.join(wrong)}.",
-            'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.',
-        )
+    installed = check_expected(*EXPECTED) | {name: _version(name) for name in ("tensorflow", "keras")}
     if not installed["tensorflow"]:
         raise CompilerMissingError(
             "tpu-check needs plain tensorflow, which is not installed here; tensorflow-tpu cannot lower on a CPU.",
             "Run it where make setup ran, or leave the check out of a pipeline: --set deploy.tpu_check=false.",
+        )
+    return installed
+
+
+def check_expected(*names: str) -> dict[str, str]:
+    """Return the versions of these packages; raise CompilerMissingError unless they are those in EXPECTED."""
+    installed = {name: _version(name) for name in names}
+    if wrong := [f"{name} {version or 'missing'}" for name, version in installed.items() if version != EXPECTED[name]]:
+        expected = " ".join(f"{name}=={EXPECTED[name]}" for name in names)
+        raise CompilerMissingError(
+            f"tpu-check needs {expected}; found here: {', '.join(wrong)}.",
+            'pip install "wgan-tpu-pipeline[tpu-check]", or leave the check out of a pipeline: --set deploy.tpu_check=false.',
         )
     return installed
 
@@ -59,12 +69,21 @@ def _version(name: str) -> str:
         return ""
 
 
+@contextmanager
+def parsed(text: str) -> Iterator[Any]:
+    """Provide jaxlib's module of a StableHLO text; it and all that it holds are valid only inside."""
+    from jax._src.interpreters import mlir
+    from jaxlib.mlir import ir
+
+    with mlir.make_ir_context(), ir.Location.unknown():
+        yield ir.Module.parse(text)
+
+
 def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     """Compile StableHLO for the slice; return jaxlib's executable and its optimised HLO text.
 
     Raises ProgramRefusedError with the compiler's reason.
     """
-    import numpy as np
     from jax._src.interpreters import mlir
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
@@ -75,15 +94,10 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
         devices = topologies.get_topology_desc(config.topology, "tpu").devices
     except JaxRuntimeError as error:
         raise ProgramRefusedError(f"libtpu does not know the slice {config.topology}: {first_line(error)}.") from None
-    replicas = config.slice.replicas
-    options = _jax.CompileOptions()
-    build = options.executable_build_options
-    options.num_replicas = build.num_replicas = replicas
-    options.num_partitions = build.num_partitions = 1
-    build.device_assignment = _jax.DeviceAssignment.create(np.arange(replicas).reshape(replicas, 1))
+    options = replica_options([*range(config.slice.replicas)])
     with mlir.make_ir_context(), ir.Location.unknown():
         module = ir.Module.parse(text)
-        _remove_copies(module.operation)
+        remove_copies(module.operation)
         try:
             compiled = devices[0].client.compile(module, _jax.DeviceList(tuple(devices)), options)
         except JaxRuntimeError as error:
@@ -91,12 +105,25 @@ def compile_program(config: TpuCheckConfig, text: str) -> tuple[Any, str]:
     return compiled, compiled.hlo_modules()[0].to_string()
 
 
-def _remove_copies(operation: Any) -> None:
+def replica_options(devices: list[int]) -> Any:
+    """Return jaxlib's options to compile for one replica on each of these devices."""
+    import numpy as np
+    from jaxlib import _jax
+
+    options = _jax.CompileOptions()
+    build = options.executable_build_options
+    options.num_replicas = build.num_replicas = len(devices)
+    options.num_partitions = build.num_partitions = 1
+    build.device_assignment = _jax.DeviceAssignment.create(np.array(devices).reshape(-1, 1))
+    return options
+
+
+def remove_copies(operation: Any) -> None:
     """Replace each of TensorFlow's mhlo.copy, which the compiler does not accept, by its operand."""
     for region in operation.regions:
         for block in region:
             for inner in list(block.operations):
-                _remove_copies(inner)
+                remove_copies(inner)
                 if inner.operation.name == "mhlo.copy":
                     inner.operation.results[0].replace_all_uses_with(inner.operation.operands[0])
                     inner.operation.erase()
@@ -172,10 +199,13 @@ def program_figures(compiled: Any, text: str, rounds: int) -> dict[str, float]:
 
 def _work(config: TpuCheckConfig, folder: Path) -> None:
     check_versions()
-    compiled, text = compile_program(config, (folder / "program.mlir").read_text())
+    text, described = (folder / "program.mlir").read_text(), json.loads((folder / "program.json").read_text())
+    with parsed(text) as module:
+        sums = check_reductions(module, described["arguments"], described["results"], config.slice.replicas)
+    compiled, text = compile_program(config, text)
     (folder / "program.hlo").write_text(text)
-    rounds = json.loads((folder / "program.json").read_text())["rounds"]
-    (folder / "figures.json").write_text(json.dumps(program_figures(compiled, text, rounds)))
+    figures = program_figures(compiled, text, described["rounds"]) | {"gradients_summed_once": sums}
+    (folder / "figures.json").write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ class TpuCheckConfig(Section):
         description="Training images. 0: unknown; assume 100,000, or the most that can be resident.",
     )
     classes: int = Field(10, ge=2, description="Number of labels, used with train.conditional.")
+    execute_rounds: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Rounds to execute on virtual replicas on this machine and to compare with its CPU; 0: none.",
+    )
     train: TrainConfig = TrainConfig()
 
     @field_validator("topology")

@@ -73,6 +73,7 @@ class Program(NamedTuple):
 
     text: str
     rounds: int
+    replicas: int
     arguments: tuple[str, ...]
     results: tuple[str, ...]
 
@@ -100,7 +101,7 @@ def lowered_call(config: TpuCheckConfig) -> Program:
     names += [f"sent/{index}" for index in range(len(arguments))] + [variables[id(tensor)] for tensor in captured]
     written = sorted((int(result), int(argument)) for argument, result in ALIAS.findall(text))
     results = ["part_metrics", "whole_metrics", *(names[argument] for _, argument in written)]
-    return Program(text, int(arguments[0].shape[0]), tuple(names), tuple(results))
+    return Program(text, int(arguments[0].shape[0]), config.slice.replicas, tuple(names), tuple(results))
 
 
 def argument_specs(config: TpuCheckConfig) -> tuple[tuple[tf.TensorSpec, ...], tuple[tf.TensorSpec, ...]]:
@@ -177,10 +178,14 @@ def _no_lowering(message: str) -> ProgramRefusedError:
     return ProgramRefusedError(f"XLA cannot lower the program: {first_line(message)}.")
 
 
-def _work(config: TpuCheckConfig, folder: Path) -> None:
-    program = lowered_call(config)
+def write_program(program: Program, folder: Path) -> None:
+    """Write program.mlir and program.json, which the other stages read."""
     (folder / "program.mlir").write_text(program.text)
     (folder / "program.json").write_text(json.dumps(program._replace(text="")._asdict()))
+
+
+def _work(config: TpuCheckConfig, folder: Path) -> None:
+    write_program(lowered_call(config), folder)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class TpuCheckSummary(Summary):
     updates_a_round: int
     all_reduces_a_round: float
     all_reduce_bytes_a_round: float
+    gradients_summed_once: int
     convolutions: int
     bfloat16_convolutions: int
     host_transfers_in_a_call: int
@@ -93,6 +94,7 @@ def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
     share = summary.peak_hbm_bytes / summary.hbm_bytes
     moved, hbm = summary.bytes_a_round / 1e9, summary.hbm_bytes_a_round / 1e9
     reduces = f"{summary.all_reduces_a_round:g} for {summary.updates_a_round} updates"
+    once = f"; each of {summary.gradients_summed_once} gradients is summed once" if summary.replicas > 1 else ""
     took = f"{summary.check_seconds:.0f} s, {summary.check_peak_memory_bytes / 1e9:.1f} GB of memory"
     return [
         ("compiled", f"for {summary.topology}, {summary.chips} chip{'s' * (summary.chips > 1)}"),
@@ -101,7 +103,7 @@ def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
         ("operations a round", f"{summary.flops_a_round / 1e12:.3g} TFLOP a {unit}"),
         ("bytes a round", f"{moved:.3g} GB a {unit}, at least {hbm:.3g} GB of them in HBM"),
         ("intensity", f"{summary.flops_a_byte:.0f} FLOP a byte"),
-        ("all-reduces a round", f"{reduces}, {summary.all_reduce_bytes_a_round / 1e6:.1f} MB a {unit}"),
+        ("all-reduces a round", f"{reduces}, {summary.all_reduce_bytes_a_round / 1e6:.1f} MB a {unit}{once}"),
         ("convolutions", f"{summary.convolutions}, {summary.bfloat16_convolutions} in bfloat16"),
         ("host transfers", f"{summary.host_transfers_in_a_call} inside a call"),
         ("least time a round", f"{summary.roofline_seconds_a_round * 1e3:.3g} ms, bound by {summary.bound_by}"),

@@ -110,17 +110,17 @@ def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_in
         of_all = tf.reshape(latents[: config.n_critic], [-1, config.latents])
         at_once = tf.split(generate(state.generator, of_all, tf.reshape(labels, [-1])), config.n_critic)
 
-    def one(index: int | tf.Tensor) -> tf.Tensor:
+    def one(index: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         fake_images = at_once[index] if at_once else generate(state.generator, latents[index], labels[index])
         return critic_step(
             state, config, Examples(to_float(images[index]), fake_images, alphas[index], labels[index]), round_index
         )
 
-    critic_metrics = _in_turn(one, config)
+    critic_parts, critic_norms = _in_turn(one, config)
     generator_loss, generator_norm = generator_step(state, config, latents[config.n_critic], labels[0])
     _update_ema(state, config)
-    loss, gap, penalty, critic_norm = tf.unstack(tf.reduce_mean(critic_metrics, axis=0))
-    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([critic_norm, generator_norm])
+    loss, gap, penalty = tf.unstack(tf.reduce_mean(critic_parts, axis=0))
+    return tf.stack([loss, gap, penalty, generator_loss]), tf.stack([tf.reduce_mean(critic_norms), generator_norm])
 
 
 def _has_loop(config: TrainConfig) -> bool:
@@ -132,17 +132,20 @@ def _has_loop(config: TrainConfig) -> bool:
     return config.devices.startswith("tpu") and config.n_critic > 1
 
 
-def _in_turn(one: Callable[[int | tf.Tensor], tf.Tensor], config: TrainConfig) -> tf.Tensor:
-    """Run one(index) for each critic step, in order, and return the results, stacked."""
+def _in_turn(one: Callable[[int | tf.Tensor], tuple[tf.Tensor, tf.Tensor]], config: TrainConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Run one(index) for each critic step, in order, and return each of its two results, stacked."""
     steps = config.n_critic
     if not _has_loop(config):
-        return tf.stack([one(index) for index in range(steps)])
-    rows = tf.TensorArray(tf.float32, steps, element_shape=[4])
-    _, rows = tf.while_loop(
-        lambda index, _: index < steps, lambda index, rows: (index + 1, rows.write(index, one(index))), (0, rows),
-        maximum_iterations=steps,
-    )  # fmt: skip
-    return rows.stack()
+        parts, norms = zip(*(one(index) for index in range(steps)), strict=True)
+        return tf.stack(parts), tf.stack(norms)
+
+    def write(index: tf.Tensor, parts: tf.TensorArray, norms: tf.TensorArray) -> tuple[Any, ...]:
+        here = one(index)
+        return index + 1, parts.write(index, here[0]), norms.write(index, here[1])
+
+    rows = [tf.TensorArray(tf.float32, steps, element_shape=shape) for shape in ([3], [])]
+    _, parts, norms = tf.while_loop(lambda index, *_: index < steps, write, (0, *rows), maximum_iterations=steps)
+    return parts.stack(), norms.stack()
 
 
 class Examples(NamedTuple):
@@ -157,8 +160,8 @@ class Examples(NamedTuple):
     labels: tf.Tensor
 
 
-def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tf.Tensor:
-    """Update the critic; return critic_loss, wasserstein_gap, penalty and critic_grad_norm.
+def critic_step(state: State, config: TrainConfig, examples: Examples, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Update the critic; return this replica's part of critic_loss, wasserstein_gap and penalty [3], and critic_grad_norm.
 
     With `penalty_every_rounds` = k, only every k-th round has the penalty, with k times its weight (Karras et al. 2020,
     arXiv:1912.04958, section 3.1). Its metric is k times as large in those rounds and 0 in others, so the mean over k rounds is
@@ -181,7 +184,7 @@ def critic_step(state: State, config: TrainConfig, examples: Examples, round_ind
     state.critic_optimizer.apply(gradients, state.critic.trainable_variables)
     if config.lipschitz == "clip":
         _assign_each(state.critic.variables, _clipped, [(config.clip_value,)] * len(state.critic.variables))
-    return tf.stack([*metrics, tf.linalg.global_norm(gradients)])
+    return tf.stack(metrics), tf.linalg.global_norm(gradients)
 
 
 def critic_gradients(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from components.common.errors import DeviceError, first_line
 from components.train.config import TrainConfig, check_batch_divides
-from components.train.devices import tpu_runtime
+from components.train.devices import gpu_runtime, tpu_runtime
 
 CONNECT_SECONDS = 10
 
@@ -50,12 +50,12 @@ def _cpu(count: str) -> tf.distribute.Strategy:
 
 
 def _gpu(_: str) -> tf.distribute.Strategy:
-    gpus = tf.config.list_logical_devices("GPU")
+    try:
+        gpus = tf.config.list_logical_devices("GPU")
+    except tf.errors.OpError as error:  # TensorFlow cannot use the driver
+        raise gpu_runtime.why_no_gpu(_reason(error)) from None
     if not gpus:
-        raise DeviceError(
-            'train.devices = "gpu", but TensorFlow finds no GPU on this machine.',
-            "Use --set train.devices=cpu:1, or a machine with a GPU and its driver.",
-        )
+        raise gpu_runtime.why_no_gpu()
     return tf.distribute.MirroredStrategy([gpu.name for gpu in gpus])
 
 

@@ -23,6 +23,7 @@ from components.common.mounts import is_mounted_bucket
 from components.common.processes import is_alive
 from components.push.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
+from components.train.devices.gpu_runtime import check_driver
 from components.train.devices.tpu_runtime import check_machine
 from pipeline.arguments import describe_run, pipeline_arguments
 from pipeline.config import RunConfig, resolve_paths
@@ -40,10 +41,12 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
     """Check everything that can be checked before a step starts; return the keys of the steps.
 
     Raises ConfigError for a source that does not exist, a folder that cannot be written and a champion of another image size,
-    DeviceError for a missing TPU.
+    DeviceError for a missing TPU or GPU.
     """
     if config.train.devices == "tpu":
         check_machine(os.environ)
+    elif config.train.devices == "gpu":
+        check_driver()
     with list_source(config) as source:
         for location in (config.run.dir, str(config.work_dir), config.registry, config.history):
             if not is_address(location):

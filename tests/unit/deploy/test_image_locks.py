@@ -1,16 +1,19 @@
-"""The locks of the images: the tested versions, hashes, no URL, no forbidden packages."""
+"""The locks of the images and of requirements/: the tested versions, hashes, no URL, no forbidden packages."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "deploy" / "images"
 NAMES = ["train-tpu", "data", "tpu-check"]
+REQUIREMENTS = ROOT / "requirements"
 LOCKS = [*(IMAGES / name / "requirements.lock" for name in NAMES), IMAGES / "data" / "dataflow.lock", IMAGES / "build.lock"]
 OWN_VERSIONS = {
     "train-tpu": {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.21"},
@@ -25,7 +28,9 @@ def pins(lock: Path) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==([^ ;]+)", "\n".join(lines), re.MULTILINE))
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: f"{lock.parent.name}-{lock.stem}")
+@pytest.mark.parametrize(
+    "lock", [*LOCKS, *sorted(REQUIREMENTS.glob("*.lock"))], ids=lambda lock: f"{lock.parent.name}-{lock.stem}"
+)
 def test_every_package_has_hashes_and_no_url(lock: Path) -> None:
     text = lock.read_text()
     assert "://" not in text
@@ -37,7 +42,7 @@ def test_every_package_has_hashes_and_no_url(lock: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_have_the_tested_versions(name: str) -> None:
-    tested, image = pins(ROOT / "requirements" / "run.lock"), pins(IMAGES / name / "requirements.lock")
+    tested, image = pins(REQUIREMENTS / "run.lock"), pins(IMAGES / name / "requirements.lock")
     assert len(image) > 50
     own_versions = {name: version for name, version in image.items() if tested.get(name) != version}
     assert own_versions == OWN_VERSIONS[name]
@@ -50,9 +55,20 @@ def test_each_image_has_only_the_packages_of_its_steps() -> None:
     assert {"tensorflow", "apache-beam", "tensorflow-datasets", "scikit-learn", "kfp"} <= data.keys()
     assert {"tensorflow-tpu", "libtpu", "libclang"}.isdisjoint(data)
     assert check == data | OWN_VERSIONS["tpu-check"]
-    dataflow, tested = pins(IMAGES / "data" / "dataflow.lock"), pins(ROOT / "requirements" / "dataflow.lock")
+    dataflow, tested = pins(IMAGES / "data" / "dataflow.lock"), pins(REQUIREMENTS / "dataflow.lock")
     assert data.items() <= dataflow.items() <= tested.items()
     assert "google-cloud-dataflow-client" in dataflow.keys() - data.keys()
+
+
+def test_the_gpu_lock_is_the_tested_one_with_the_cuda_packages_of_tensorflow() -> None:
+    tested, gpu = pins(REQUIREMENTS / "run.lock"), pins(REQUIREMENTS / "gpu.lock")
+    assert tested.items() <= gpu.items()
+    assert "tensorflow[and-cuda]==2.20.0" in (ROOT / "pyproject.toml").read_text()
+    required = [Requirement(text) for text in importlib.metadata.requires("tensorflow") or []]
+    cuda = {each.name: each.specifier for each in required if each.marker and each.marker.evaluate({"extra": "and-cuda"})}
+    added = {name: version for name, version in gpu.items() if name not in tested}
+    assert added.keys() == {name for name in cuda if name.startswith("nvidia-")}
+    assert all(cuda[name].contains(version) for name, version in added.items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -344,7 +344,7 @@ def test_error_without_a_tpu() -> None:
 
 
 def test_error_without_a_gpu() -> None:
-    if tf.config.list_physical_devices("GPU"):
+    if Path("/dev/nvidia0").exists():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(DeviceError, match="finds no GPU"):
+    with pytest.raises(DeviceError, match="no NVIDIA driver on this machine"):
         strategy.make_strategy(TrainConfig(devices="gpu"))

@@ -1,0 +1,192 @@
+"""Executes the program of a training on virtual replicas, and compares it with the same training on this machine's CPU.
+
+Two correct trainings drift apart: the derivative of the leaky ReLU jumps at zero, and Adam's first updates have the size of the
+learning rate however small the gradient is, so a rounding error of 1e-8 may become a difference of 1e-2 within ten rounds.
+Therefore each round of the program starts from the weights that the CPU had before it, and the bounds are those of one round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from components.common.progress import say
+from components.common.section import Summary
+from components.tpu_check import executor
+from components.tpu_check.config import TpuCheckConfig
+from components.tpu_check.errors import ProgramRefusedError
+from components.tpu_check.executor import Array, load_arrays, results_file
+from components.tpu_check.subprocesses import run_subprocess
+
+# step.METRICS, which cannot be imported without TensorFlow
+METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss", "critic_grad_norm", "generator_grad_norm")
+ROWS, CHANNELS, IMAGES = 2, 8, 256  # of a program that is executed: rows of a replica, and at most so many channels and images
+SMALL = 1e-3  # a metric near zero is compared as if it were so large
+TENSORFLOW_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class Bounds(NamedTuple):
+    """The largest differences that count as equal.
+
+    `metrics`: of a metric, relative to the largest value that it has in any round. `updates`: of the change of a variable,
+    relative to its size. `by_variable`: whether each variable is compared alone, or the variables of each network and optimizer
+    together.
+    """
+
+    metrics: float
+    updates: float
+    by_variable: bool
+
+
+# float32 sums in another order. Largest differences that were seen: 5e-6 and 2e-3 (configs/celeba64.toml, docs/tpu.md); the
+# larger one is an Adam moment whose gradients cancel. bfloat16 has 8 bits, and TensorFlow and XLA round at other places: single
+# variables with cancelling gradients differ by half of their update, whole networks by less.
+BOUNDS = {"float32": Bounds(1e-4, 0.03, by_variable=True), "bfloat16": Bounds(0.1, 0.5, by_variable=False)}
+
+
+class Differences(NamedTuple):
+    """The largest difference of a metric with its name and round (from 1), and of an update with the name of the variable."""
+
+    metric: float
+    metric_name: str
+    metric_round: int
+    update: float
+    update_name: str
+
+
+class Execution(Summary):
+    """A program that was executed on `replicas` virtual replicas and agreed with the CPU; sizes, differences and bounds."""
+
+    rounds: int
+    replicas: int
+    precision: str
+    global_batch_size: int
+    generator_channels: int
+    critic_channels: int
+    images: int
+    largest_metric_difference: float
+    largest_metric_name: str
+    largest_metric_round: int
+    metric_bound: float
+    largest_update_difference: float
+    largest_update_name: str
+    update_bound: float
+    seconds: float
+    needed_bytes: int
+    peak_memory_bytes: int
+
+
+def metric_differences(expected: Array, found: Array) -> Array:
+    """Return how far metrics [R, 6] are apart, relative to the largest value of each metric; infinite if one is not finite."""
+    scale = np.maximum(np.abs(expected).max(axis=0), SMALL)
+    return np.asarray(np.nan_to_num(np.abs(expected - found) / scale, nan=np.inf))
+
+
+def update_differences(
+    before: Mapping[str, Array], expected: Mapping[str, Array], found: Mapping[str, Array], *, by_variable: bool
+) -> dict[str, float]:
+    """Return how far the updates of the variables in `found` are apart, relative to the size of the expected update.
+
+    Sizes are Euclidean norms. An update of less than a thousandth of its variable counts as that, since rounding weighs more.
+    """
+    squares: dict[str, Array] = {}
+    for name in found:
+        start, one, other = (each[name].astype(np.float64).ravel() for each in (before, expected, found))
+        size = max(np.square(one - start).sum(), 1e-6 * np.square(one).sum(), np.finfo(np.float64).tiny)
+        group = name if by_variable else name.partition("/")[0]
+        squares[group] = squares.get(group, np.zeros(2)) + np.array([np.square(one - other).sum(), size])
+    return {
+        group: float(np.nan_to_num(np.sqrt(difference / size), nan=np.inf)) for group, (difference, size) in squares.items()
+    }
+
+
+def compare(
+    metrics: tuple[Array, Array], updates: list[dict[str, float]], bounds: Bounds, differing: tuple[str, ...] = ()
+) -> Differences:
+    """Return the largest differences between the expected and the found metrics [R, 6], and of the updates of each call.
+
+    Raises ProgramRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
+    """
+    if differing:
+        raise ProgramRefusedError(
+            f"The replicas do not agree: {differing[0]} differs between them after the same rounds (first of {len(differing)}).",
+            "Sum every gradient, and every metric that is not a part of a sum, over the replicas before it is used.",
+        )
+    apart = metric_differences(*metrics)
+    if (apart > bounds.metrics).any():
+        row, column = (int(index) for index in np.argwhere(apart > bounds.metrics)[0])
+        expected, found = (float(each[row, column]) for each in metrics)
+        raise ProgramRefusedError(
+            f"Executed on replicas, the program does not train as the CPU does: {METRICS[column]} of round {row + 1} is"
+            f" {found:.6g} and {expected:.6g} on the CPU (difference {apart[row, column]:.1e}, at most {bounds.metrics:.0e}"
+            " expected).",
+            "A loss that is divided or summed wrongly, or rows and noise that replicas share, are the usual reasons.",
+        )
+    for call, each in enumerate(updates, start=1):
+        if wrong := [(name, difference) for name, difference in each.items() if difference > bounds.updates]:
+            raise ProgramRefusedError(
+                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in call {call}"
+                f" differs by {wrong[0][1]:.1e} of its size (at most {bounds.updates:.0e} expected); first of {len(wrong)}.",
+                "A gradient that is not summed, or is summed twice, is the usual reason.",
+            )
+    row, column = (int(index) for index in np.unravel_index(np.argmax(apart), apart.shape))
+    largest = [max(each.items(), key=lambda item: item[1]) for each in updates]
+    name, difference = max(largest, key=lambda item: item[1])
+    return Differences(float(apart[row, column]), METRICS[column], row + 1, difference, name)
+
+
+def smaller(config: TpuCheckConfig, precision: str) -> TpuCheckConfig:
+    """Return the configuration that is executed: ROWS images a replica, at most CHANNELS channels, all else as configured."""
+    train = config.train.model_copy(
+        update={
+            "global_batch_size": min(config.train.global_batch_size, ROWS * config.slice.replicas),
+            "generator_channels": min(config.train.generator_channels, CHANNELS),
+            "critic_channels": min(config.train.critic_channels, CHANNELS),
+            "precision": precision,
+            "rounds_per_call": 1,
+        }
+    )
+    return config.model_copy(update={"train": train, "images": IMAGES})
+
+
+def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
+    """Execute `config.execute_rounds` rounds of the training's program at a smaller size; compare each with the CPU.
+
+    Raises ProgramRefusedError if they differ or the program cannot be executed.
+    """
+    config, bounds = smaller(config, precision), BOUNDS[precision]
+    train, replicas, rounds = config.train, config.slice.replicas, config.execute_rounds
+    say(f"Training {rounds} rounds in {precision} on the CPU, with batch {train.global_batch_size}")
+    trained = run_subprocess("components.tpu_check.reference", config, folder, TENSORFLOW_ENVIRONMENT)
+    say(f"Executing the program of the same rounds on {replicas} virtual replicas")
+    executed = run_subprocess("components.tpu_check.executor", config, folder, executor.environment(replicas))
+    states = [load_arrays(folder / f"state-{number:03}.npz") for number in range(rounds + 1)]
+    results = [load_arrays(folder / results_file(number)) for number in range(rounds)]
+    figures = json.loads((folder / "execution.json").read_text())
+    metrics = load_arrays(folder / "expected.npz")["metrics"], np.concatenate([each.pop("metrics") for each in results])
+    updates = [
+        update_differences(before, after, found, by_variable=bounds.by_variable)
+        for before, after, found in zip(states, states[1:], results, strict=False)
+    ]
+    largest = compare(metrics, updates, bounds, tuple(figures["differing"]))
+    return Execution(
+        rounds=rounds,
+        replicas=replicas,
+        precision=precision,
+        **train.model_dump(include={"global_batch_size", "generator_channels", "critic_channels"}),
+        images=config.images,
+        largest_metric_difference=largest.metric,
+        largest_metric_name=largest.metric_name,
+        largest_metric_round=largest.metric_round,
+        metric_bound=bounds.metrics,
+        largest_update_difference=largest.update,
+        largest_update_name=largest.update_name,
+        update_bound=bounds.updates,
+        seconds=round(trained.seconds + executed.seconds, 1),
+        needed_bytes=figures["needed_bytes"],
+        peak_memory_bytes=max(trained.peak_memory_bytes, executed.peak_memory_bytes),
+    )

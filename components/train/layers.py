@@ -64,13 +64,16 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def leaky(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
             y = tf.nn.leaky_relu(x, self.slope)
-            return y, lambda upstream: scaled(upstream, y)  # y has the same signs as x, so x need not stay in memory
+            # y has the same signs as x, so in float32 x need not stay in memory. XLA keeps the signs of x as bits, but does not
+            # see that those of y are the same: with y, a TPU would read all features again (docs/tpu.md).
+            signs = x if self.compute_dtype == "bfloat16" else y
+            return y, lambda upstream: scaled(upstream, signs)
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
-        def scaled(upstream: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            """Multiply by 1 or slope: linear in `upstream`, constant in `y`."""
-            product = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=y, alpha=self.slope)
-            return product, lambda second: (scaled(second, y), None)
+        def scaled(upstream: tf.Tensor, signs: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            """Multiply by 1 or slope: linear in `upstream`, constant in `signs`."""
+            product = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=signs, alpha=self.slope)
+            return product, lambda second: (scaled(second, signs), None)
 
         return leaky(x)
 

@@ -22,7 +22,7 @@ def keys_as_given(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG
 
 def keys_of_snapshot(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
     """Return the keys that the step `snapshot` finds when the run begins."""
-    snapshot = steps.snapshot(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    snapshot = steps.snapshot(run=run, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     snapshot.set_caching_options(False)
     place(snapshot, "snapshot")
     found: Keys = snapshot.outputs
@@ -61,7 +61,13 @@ def make_pipeline(
         tpu_check_config: str = "",
         tpu_check_key: str = "",
     ) -> None:
-        report = steps.report(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, created_at=created_at)
+        report = steps.report(
+            run=run,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            resource_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
+            created_at=created_at,
+        )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
             given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}

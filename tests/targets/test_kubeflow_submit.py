@@ -18,7 +18,15 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
-from tests.support.servers.kubeflow_server import Kubeflow, kubeflow_served
+from tests.support.servers.kubeflow_server import (
+    Attempts,
+    Kubeflow,
+    answer_at,
+    kubeflow_served,
+    recorded_answer,
+    task_details,
+    tick,
+)
 from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline
@@ -29,6 +37,7 @@ CLAIM = "--set=deploy.volume_claim=wgan"
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
@@ -102,22 +111,111 @@ class TestSubmit:
     @pytest.mark.parametrize(
         ("state", "steps", "sentence"),
         [
-            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed in train. The step's log has the reason: "),
-            ("FAILED", {"root": "FAILED", "train-driver": "FAILED", "train": "FAILED"}, "Failed in train. The step's log"),
-            ("FAILED", {"train-driver": "FAILED"}, "Failed in train-driver. The step's log"),
-            ("CANCELED", {}, "Canceled. The step's log has the reason: "),
-            ("SKIPPED", {}, "Skipped. "),
-            ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, "Succeeded in train. The step's log has the reason"),
+            ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "Failed: train failed. The log of the step has the reason"),
+            ("FAILED", {"train": ["FAILED", "FAILED"]}, "Failed: train failed. The log of the step has the reason"),
+            (
+                "FAILED",
+                {"ingest": "SUCCEEDED", "train-driver": "FAILED", "report": "SUCCEEDED"},
+                "Failed: train could not start. The log of the step's driver has the reason",
+            ),
+            ("CANCELED", {"train": "FAILED"}, "Cancelled"),
+            ("FAILED", {}, "Failed: the platform calls the run failed. The log of the run has the reason"),
+            ("SKIPPED", {}, "Failed: the platform calls the run skipped. The log of the run has the reason"),
+            (
+                "SUCCEEDED",
+                {"train": "FAILED", "report": "SUCCEEDED"},
+                "Failed, although the platform calls the run succeeded: train failed. The log of the step has the reason",
+            ),
         ],
     )
     def test_a_failed_run_is_reported_as_failed(
-        self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, str], sentence: str
+        self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, Attempts], sentence: str
     ) -> None:
-        """Kubeflow calls a run with a failed step succeeded if its exit handler succeeded."""
+        """A successful exit handler never hides a failed step, and no sentence has a name of Kubeflow's own tasks."""
         served[1].outcome = (state, steps)
         code, output = submit(served, config)
         assert code == 1
-        assert sentence in output
+        (run_id,) = served[1].runs
+        assert output.splitlines()[-1] == f"{sentence}: {served[0]}/#/runs/details/{run_id}"
+        assert not re.search(r"root|exit-handler|executor|\(0\)|-driver", output)
+
+    def test_a_step_is_what_its_last_attempt_says(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        served[1].outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": ["FAILED", "FAILED", "SUCCEEDED"]})
+        code, output = submit(served, config)
+        assert code == 0, output
+        assert output.splitlines()[1:3] == ["  ingest: succeeded", "  train: succeeded"]
+
+    def test_a_real_run_that_was_retried(self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
+        """Recorded on a cluster: train's pod was deleted twice, and the run succeeded. The times are those of the answers."""
+        real = recorded_answer("run_retried_and_succeeded")
+        times = ["03:36:31", "03:37:05", "03:37:15", "03:37:45", "03:39:00", "03:41:00", "03:43:00", "03:48:35", "03:49:15"]
+        served[1].runs[real["run_id"]] = {}
+        served[1].answers = [*(answer_at(real, f"2026-11-24T{time}Z") for time in times), real]
+        code, output = run("submit", "--host", served[0], "--follow", real["run_id"])
+        assert code == 0, output
+        assert output.splitlines() == [
+            "  snapshot: running",
+            "  snapshot: succeeded",
+            "  ingest: succeeded",
+            "  validate: succeeded",
+            "  train: running",
+            "  train: attempt 1 was lost or failed",
+            "  train: attempt 2 was lost or failed",
+            "  train: succeeded",
+            "  evaluate: succeeded",
+            "  push: running",
+            "  push: succeeded",
+            "  report: succeeded",
+            f"Succeeded: {served[0]}/#/runs/details/{real['run_id']}",
+        ]
+
+    def test_a_pod_that_stays_pending_is_told(self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
+        real = recorded_answer("run_retried_and_succeeded")
+        served[1].runs[real["run_id"]] = {}
+        served[1].answers = [answer_at(real, "2026-11-24T03:37:01Z")] * 2 + [real]
+        code, output = run("submit", "--host", served[0], "--follow", real["run_id"])
+        assert code == 0, output
+        assert output.splitlines()[:3] == [
+            "  snapshot: running",
+            "  snapshot waits for its pod: no machine is free for it, or its image is still being pulled",
+            "  snapshot: succeeded",
+        ]
+
+    @pytest.mark.parametrize(
+        ("last", "sentence"),
+        [
+            ("FAILED", "Cancelled"),
+            ("CANCELING", "Cancelled, but not ended after 0 minutes; the step report may have no machine to run on"),
+        ],
+    )
+    def test_a_cancelled_run(
+        self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch, last: str, sentence: str
+    ) -> None:
+        """Kubeflow says CANCELING and then FAILED, or CANCELING for ever if the exit handler cannot be scheduled."""
+        monkeypatch.setattr(remote, "CANCELLED_AFTER_SECONDS", 0.3)
+        served[1].runs["r"] = {}
+        states = [("RUNNING", "RUNNING"), ("CANCELING", "RUNNING"), (last, "FAILED")]
+        served[1].answers = [
+            {"run_id": "r", "state": run, "run_details": task_details({"train": step})} for run, step in states
+        ]
+        code, output = run("submit", "--host", served[0], "--follow", "r")
+        assert code == 1
+        assert output.splitlines() == [
+            "  train: running",
+            "  the run is being cancelled",
+            "  train: failed",
+            f"{sentence}: {served[0]}/#/runs/details/r",
+        ]
+
+    def test_a_namespace_is_refused_by_an_installation_without_them(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        code, output = submit(served, config, "--namespace", "nobody")
+        assert code == 2
+        assert f"--namespace nobody has no effect: {served[0]} is an installation for a single user" in output
+        assert served[1].requests == ["GET /healthz"]
+        served[1].multi_user = True
+        assert submit(served, config, "--namespace", "team")[0] == 0
+        assert [each["namespace"] for each in served[1].experiments.values()] == ["team"]
 
     def test_no_wait_and_follow(self, served: tuple[str, Kubeflow], config: Path) -> None:
         server = served[1]
@@ -127,7 +225,7 @@ class TestSubmit:
         (run_id,) = server.runs
         code, output = run("submit", "--host", served[0], "--follow", run_id)
         assert code == 1
-        assert "Failed in push." in output
+        assert "Failed: push failed." in output
 
     def test_the_order_of_requests(self, served: tuple[str, Kubeflow], config: Path) -> None:
         server = served[1]
@@ -167,16 +265,25 @@ class TestSubmit:
         code, output = run("submit", str(file), "--host", served[0], CLAIM)
         assert code == 0, output
         assert "train: succeeded" in output
-        (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
-        found = json.loads(summary.read_bytes())
+        (made,) = server.runs.values()
+        folder = tmp_path / "runs" / made["display_name"]
+        found = json.loads((folder / "summary.json").read_bytes())
         assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
+        assert (found["run_id"], found["note"]) == (made["display_name"], "")
+        (page,) = (tmp_path / "server").glob("*/steps/*/report/page")
+        assert page.read_bytes() == (folder / "report.html").read_bytes()
+        code, output = run("runs", "--runs-dir", str(tmp_path / "runs"))
+        assert (code, made["display_name"] in output, "succeeded" in output) == (0, True, True)
+        code, output = run("report", made["display_name"], "--runs-dir", str(tmp_path / "runs"))
+        assert code == 0, output
+        assert f"Report   {folder / 'report.html'}" in output
         nowhere = f"images:{tmp_path}/runs/nowhere"
         sets = ["--set", f"ingest.source={nowhere}", "--set", "deploy.retries=0"]
         code, output = run("submit", str(file), "--host", served[0], CLAIM, *sets)
         assert code == 1, output
         assert "snapshot: failed" in output
-        assert "Failed in snapshot" in output
-        summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "server").glob("*/steps/*/report/summary.json")]
+        assert "Failed: snapshot failed." in output
+        summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "runs").glob("*/summary.json")]
         (failed,) = [each for each in summaries if each["status"] == "failed"]
         assert (failed["exit_code"], failed["error"]["step"]) == (2, "ingest")
         assert "/runs/nowhere" in failed["error"]["problem"]
@@ -428,6 +535,51 @@ class TestSchedule:
             assert f"There is no schedule other on {served[0]}. Existing schedules: n." in output
         assert schedule(served, "delete", "n")[0] == 0
         assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
+
+    def test_list_and_create_say_the_same(self, served: tuple[str, Kubeflow], config: Path) -> None:
+        for number, cron in enumerate(["*/5 * * * *", "0 9 * * mon-fri", "0 3 1 */6 *"]):
+            code, output = schedule(served, "create", str(config), "--cron", cron, "--name", f"n{number}")
+            assert code == 0, output
+            words = output.splitlines()[0].removeprefix(f"Schedule n{number}: ").removesuffix(".")
+            assert words in " ".join(schedule(served, "list")[1].split())
+
+    @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+    def test_a_schedule_is_not_deleted_while_its_run_goes_on(
+        self, served: tuple[str, Kubeflow], config: Path, state: str
+    ) -> None:
+        """On Kubeflow, deleting a schedule ends its runs: Argo's workflows carry an owner reference to it."""
+        server = served[1]
+        schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")
+        (made,) = server.recurring.values()
+        run_id = tick(server, made["recurring_run_id"])
+        server.runs[run_id]["state"] = state
+        code, output = schedule(served, "delete", "n")
+        assert code == 2
+        name = server.runs[run_id]["display_name"]
+        assert f"Schedule n is paused, but not deleted: its run {name} has not ended, and {served[0]} ends the" in output
+        assert (made["status"], list(server.recurring.values())) == ("DISABLED", [made])
+        ended = iter(["RUNNING", "RUNNING", "SUCCEEDED"])
+
+        def end(method: str, path: str) -> None:
+            if (method, path) == ("GET", "/runs"):
+                server.runs[run_id]["state"] = next(ended)
+
+        server.fault = end
+        assert schedule(served, "delete", "n", "--wait") == (0, "Deleted n.\n")
+        assert (server.recurring, next(ended, None)) == ({}, None)
+        assert "orphan" not in server.runs[run_id], "the run ended by itself"
+
+    def test_a_run_that_has_just_begun_is_waited_for(
+        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kubeflow lists a run some seconds after its schedule has started it."""
+        waited: list[float] = []
+        monkeypatch.setattr(remote, "SETTLE_SECONDS", 12.5)
+        monkeypatch.setattr(remote.time, "sleep", waited.append)
+        for cron, name in [("* * * * *", "often"), ("0 0 29 2 *", "rare")]:
+            schedule(served, "create", str(config), "--cron", cron, "--name", name)
+            assert schedule(served, "delete", name)[0] == 0
+        assert waited.count(12.5) == 1
 
     @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
     def test_a_lost_answer_is_recovered(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:

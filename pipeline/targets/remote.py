@@ -135,8 +135,8 @@ class RemotePlatform(ABC):
     def wait(self, run_id: str, report: Callable[[str], None]) -> RunState:
         """Wait until a run has ended or was cancelled; `report` gets a line for each step whose state changes.
 
-        A lost attempt, an attempt without a machine for TOLD_AFTER_SECONDS and a cancellation get a line too. A cancelled run that
-        does not end within CANCELLED_AFTER_SECONDS ends the wait.
+        A lost attempt, an attempt without a machine for TOLD_AFTER_SECONDS and a cancellation get a line too. A cancelled run
+        that does not end within CANCELLED_AFTER_SECONDS ends the wait.
         """
         seen: dict[str, str] = {}
         pods = _PodNews(report)

@@ -18,7 +18,9 @@ from pipeline.graph import PlaceTask, checks_before_train, keys_of_snapshot, mak
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
-# These continue or start over, and leave nothing half-written. validate and tpu_check would only fail in the same way again.
+# These continue or start over, and leave nothing half-written. Vertex AI retries them after every failure, so not validate and
+# tpu_check, which would only fail in the same way again. Kubeflow's own settings (retryPolicy OnError) retry a lost pod of any
+# step, and no exit code (docs/operations.md).
 RETRIED_STEPS = {"ingest", "train", "evaluate", "push"}
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
 UNKNOWN_KEY = "found by the step snapshot"  # the content of the source is unknown until the run begins

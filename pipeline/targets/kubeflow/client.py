@@ -213,7 +213,7 @@ class KubeflowClient(RemotePlatform):
 def read_tasks(details: Iterable[Any]) -> tuple[dict[str, str], dict[str, Attempt]]:
     """Return the state of each task by name, and the attempts of the step that is running, from the tasks of a run.
 
-    The API lists the nodes of Argo's workflow (seen with Kubeflow Pipelines 2.17.0 and Argo 4.0.5): a step `train` has the nodes
+    The API lists the nodes of Argo's workflow (seen with Kubeflow Pipelines 2.17.0, Argo 4.0.5): a step `train` has the nodes
     train-driver, train and executor, whose state is that of their last attempt, and for each attempt train-driver(N), train(N)
     and executor(N). An executor does not tell its step, so its attempts are known only while no other step is running.
     """

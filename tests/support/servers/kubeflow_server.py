@@ -1,10 +1,10 @@
 """In place of Kubeflow Pipelines 2.17.0's API server and its Argo, which need a Kubernetes cluster, MySQL and an object store.
 
-It has the part of the REST API (v2beta1) that submit and schedule need, reads bodies with the API's own messages and answers 400
-to anything else. Runs are executed by KFP's local orchestrator in a separate process, from the uploaded file alone. What it says
-of runs was seen on the real one: kubeflow_answers/ has an answer of it, and task_details() makes lists of the same form; the
-exit handler's final status is COMPLETE or FAILED, without an error; a scheduled run has no job name; deleting a schedule ends
-its runs, which stay RUNNING.
+It has the part of the REST API (v2beta1) that submit and schedule need, reads bodies with the API's own messages and answers
+400 to anything else. Runs are executed by KFP's local orchestrator in a separate process, from the uploaded file alone. What it
+says of runs was seen on the real one: kubeflow_answers/ has an answer of it, and task_details() makes lists of the same form;
+the exit handler's final status is COMPLETE or FAILED, without an error; a scheduled run has no job name; deleting a schedule
+ends its runs, which stay RUNNING.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from pipeline.targets.local import run
 from pipeline.targets.spec import UNKNOWN_KEY
 from tests.support.command_line import run as run_command
 
-
 STARTED, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00.000+00:00"
 JOB = PlatformRun("60bbdf74-201e-4e65-aaca-88b37aff0d55", "run-20261124-033629-4d9184", "wgan-tpu-pipeline-6r5nl", STARTED)
 

@@ -5,63 +5,24 @@ from __future__ import annotations
 import datetime
 import email.utils
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.common import requests
 from pipeline.commands.submit import unique_name
-from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
 from tests.support.servers.kubeflow_server import (
     Attempts,
     Kubeflow,
-    answer_at,
-    kubeflow_served,
-    recorded_answer,
-    task_details,
-    tick,
 )
 from tests.targets.retry_tests import RetryTests, Submit
 
 COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
 CLAIM = "--set=deploy.volume_claim=wgan"
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-    (tmp_path / "server").mkdir()
-    with kubeflow_served(tmp_path / "server") as (address, kubeflow):
-        yield address, kubeflow
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    file = tmp_path / "c.toml"
-    file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n')
-    return file
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled file for the tests of requests."""
-    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compiler.compile_pipeline(load_config(None, ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan", "train.rounds=20"]), file)
-    return file
-
-
-@pytest.fixture
-def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
 def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:
@@ -92,10 +53,6 @@ class TestSubmit:
         assert submit(served, config, "--set", "deploy.service_account=wgan")[0] == 0
         assert submit(served, config)[0] == 0
         assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
-        words = ["--cron", "0 2 * * *", "--name", "n", "--set", "deploy.service_account=wgan"]
-        assert schedule(served, "create", str(config), *words)[0] == 0
-        (made,) = served[1].recurring.values()
-        assert made["service_account"] == "wgan"
 
     def test_the_same_file_is_uploaded_once(
         self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,75 +95,6 @@ class TestSubmit:
         (run_id,) = served[1].runs
         assert output.splitlines()[-1] == f"{sentence}: {served[0]}/#/runs/details/{run_id}"
         assert not re.search(r"root|exit-handler|executor|\(0\)|-driver", output)
-
-    def test_a_step_is_what_its_last_attempt_says(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        served[1].outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": ["FAILED", "FAILED", "SUCCEEDED"]})
-        code, output = submit(served, config)
-        assert code == 0, output
-        assert output.splitlines()[1:3] == ["  ingest: succeeded", "  train: succeeded"]
-
-    def test_a_real_run_that_was_retried(self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Recorded on a cluster: train's pod was deleted twice, and the run succeeded. The times are those of the answers."""
-        real = recorded_answer("run_retried_and_succeeded")
-        times = ["03:36:31", "03:37:05", "03:37:15", "03:37:45", "03:39:00", "03:41:00", "03:43:00", "03:48:35", "03:49:15"]
-        served[1].runs[real["run_id"]] = {}
-        served[1].answers = [*(answer_at(real, f"2026-11-24T{time}Z") for time in times), real]
-        code, output = run("submit", "--host", served[0], "--follow", real["run_id"])
-        assert code == 0, output
-        assert output.splitlines() == [
-            "  snapshot: running",
-            "  snapshot: succeeded",
-            "  ingest: succeeded",
-            "  validate: succeeded",
-            "  train: running",
-            "  train: attempt 1 was lost or failed",
-            "  train: attempt 2 was lost or failed",
-            "  train: succeeded",
-            "  evaluate: succeeded",
-            "  push: running",
-            "  push: succeeded",
-            "  report: succeeded",
-            f"Succeeded: {served[0]}/#/runs/details/{real['run_id']}",
-        ]
-
-    def test_a_pod_that_stays_pending_is_told(self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
-        real = recorded_answer("run_retried_and_succeeded")
-        served[1].runs[real["run_id"]] = {}
-        served[1].answers = [answer_at(real, "2026-11-24T03:37:01Z")] * 2 + [real]
-        code, output = run("submit", "--host", served[0], "--follow", real["run_id"])
-        assert code == 0, output
-        assert output.splitlines()[:3] == [
-            "  snapshot: running",
-            "  snapshot waits for its pod: no machine is free for it, or its image is still being pulled",
-            "  snapshot: succeeded",
-        ]
-
-    @pytest.mark.parametrize(
-        ("last", "sentence"),
-        [
-            ("FAILED", "Cancelled"),
-            ("CANCELING", "Cancelled, but not ended after 0 minutes; the step report may have no machine to run on"),
-        ],
-    )
-    def test_a_cancelled_run(
-        self, served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch, last: str, sentence: str
-    ) -> None:
-        """Kubeflow says CANCELING and then FAILED, or CANCELING for ever if the exit handler cannot be scheduled."""
-        monkeypatch.setattr(remote, "CANCELLED_AFTER_SECONDS", 0.3)
-        served[1].runs["r"] = {}
-        states = [("RUNNING", "RUNNING"), ("CANCELING", "RUNNING"), (last, "FAILED")]
-        served[1].answers = [
-            {"run_id": "r", "state": run, "run_details": task_details({"train": step})} for run, step in states
-        ]
-        code, output = run("submit", "--host", served[0], "--follow", "r")
-        assert code == 1
-        assert output.splitlines() == [
-            "  train: running",
-            "  the run is being cancelled",
-            "  train: failed",
-            f"{sentence}: {served[0]}/#/runs/details/r",
-        ]
 
     def test_a_namespace_is_refused_by_an_installation_without_them(self, served: tuple[str, Kubeflow], config: Path) -> None:
         code, output = submit(served, config, "--namespace", "nobody")
@@ -456,156 +344,6 @@ class TestFaults(RetryTests):
         code, output = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
         assert code == 2
         assert "answers, but is not Kubeflow Pipelines" in output
-
-
-def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
-    return run("schedule", *words, "--host", served[0])
-
-
-@pytest.mark.usefixtures("compiled_before")
-class TestSchedule:
-    def test_create_list_pause_resume_delete(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
-        code, output = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
-        assert code == 0, output
-        first, second = output.splitlines()
-        assert first == "Schedule weekly: At 02:30 on Monday, UTC time."
-        assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 UTC, ){2}\d{4}-\d\d-\d\d 02:30 UTC", second)
-        (made,) = server.recurring.values()
-        assert made["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * 1", "KFP's six fields, seconds first"
-        assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
-        assert made["pipeline_version_reference"]["pipeline_version_id"] in server.versions
-        schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, output = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
-        assert rows[0] == ["name", "state", "when", "next"]
-        assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, UTC time"]
-        assert rows[2][0] == "hourly"
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
-        assert server.recurring[made["recurring_run_id"]]["status"] == "DISABLED"
-        assert re.search(r"weekly +paused", schedule(served, "list")[1])
-        assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
-        assert server.recurring[made["recurring_run_id"]]["status"] == "ENABLED"
-        assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each["display_name"] for each in server.recurring.values()] == ["hourly"]
-
-    def test_start_and_end(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
-        code, output = schedule(served, "create", str(config), *words, "--time-zone", "Europe/Zurich",
-                              "--cluster-time-zone", "Europe/Zurich")  # fmt: skip
-        assert code == 0, output
-        assert "Next: 2099-01-01 02:00 CET, " in output
-        (made,) = served[1].recurring.values()
-        times = made["trigger"]["cron_schedule"]
-        assert times["start_time"].startswith("2098-12-31T23:00:00")
-        assert times["end_time"].startswith("2099-01-31T23:00:00")
-
-    @pytest.mark.parametrize(
-        ("words", "sentence"),
-        [
-            (["--cron", "0 0 2 * * *"], "has 6 fields instead of 5. Omit the seconds: 0 2 * * *."),
-            (["--cron", "0 25 * * *"], "is invalid: "),
-            (["--cron", "0 2 * * *", "--time-zone", "Mars/Base"], "There is no time zone 'Mars/Base'"),
-            (["--cron", "0 2 * * *", "--time-zone", "Asia/Tokyo"], "reads every schedule in UTC time"),
-            (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is not a time."),
-            (["--cron", "0 2 * * *", "--end", "2020-01-01"], "--end 2020-01-01 is not after now."),
-            (
-                ["--cron", "0 2 * * *", "--start", "2099-02-01", "--end", "2099-01-01"],
-                "--end 2099-01-01 is not after --start 2099-02-01. No run would ever start.",
-            ),
-        ],
-    )
-    def test_invalid_options_are_usage_errors(
-        self, served: tuple[str, Kubeflow], config: Path, words: list[str], sentence: str
-    ) -> None:
-        code, output = schedule(served, "create", str(config), "--name", "n", *words)
-        assert code == 2
-        assert sentence in output
-        assert served[1].requests == []
-
-    def test_names_are_unique_and_must_exist(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        assert schedule(served, *words)[0] == 0
-        code, output = schedule(served, *words)
-        assert code == 2
-        assert f"Schedule n already exists on {served[0]}." in output
-        for verb in ("pause", "resume", "delete"):
-            code, output = schedule(served, verb, "other")
-            assert code == 2
-            assert f"There is no schedule other on {served[0]}. Existing schedules: n." in output
-        assert schedule(served, "delete", "n")[0] == 0
-        assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
-
-    def test_list_and_create_say_the_same(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        for number, cron in enumerate(["*/5 * * * *", "0 9 * * mon-fri", "0 3 1 */6 *"]):
-            code, output = schedule(served, "create", str(config), "--cron", cron, "--name", f"n{number}")
-            assert code == 0, output
-            words = output.splitlines()[0].removeprefix(f"Schedule n{number}: ").removesuffix(".")
-            assert words in " ".join(schedule(served, "list")[1].split())
-
-    @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
-    def test_a_schedule_is_not_deleted_while_its_run_goes_on(
-        self, served: tuple[str, Kubeflow], config: Path, state: str
-    ) -> None:
-        """On Kubeflow, deleting a schedule ends its runs: Argo's workflows carry an owner reference to it."""
-        server = served[1]
-        schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")
-        (made,) = server.recurring.values()
-        run_id = tick(server, made["recurring_run_id"])
-        server.runs[run_id]["state"] = state
-        code, output = schedule(served, "delete", "n")
-        assert code == 2
-        name = server.runs[run_id]["display_name"]
-        assert f"Schedule n is paused, but not deleted: its run {name} has not ended, and {served[0]} ends the" in output
-        assert (made["status"], list(server.recurring.values())) == ("DISABLED", [made])
-        ended = iter(["RUNNING", "RUNNING", "SUCCEEDED"])
-
-        def end(method: str, path: str) -> None:
-            if (method, path) == ("GET", "/runs"):
-                server.runs[run_id]["state"] = next(ended)
-
-        server.fault = end
-        assert schedule(served, "delete", "n", "--wait") == (0, "Deleted n.\n")
-        assert (server.recurring, next(ended, None)) == ({}, None)
-        assert "orphan" not in server.runs[run_id], "the run ended by itself"
-
-    def test_a_run_that_has_just_begun_is_waited_for(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Kubeflow lists a run some seconds after its schedule has started it."""
-        waited: list[float] = []
-        monkeypatch.setattr(remote, "SETTLE_SECONDS", 12.5)
-        monkeypatch.setattr(remote.time, "sleep", waited.append)
-        for cron, name in [("* * * * *", "often"), ("0 0 29 2 *", "rare")]:
-            schedule(served, "create", str(config), "--cron", cron, "--name", name)
-            assert schedule(served, "delete", name)[0] == 0
-        assert waited.count(12.5) == 1
-
-    @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
-    def test_a_lost_answer_is_recovered(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        if verb == "delete":
-            schedule(served, *words)
-            words = ["delete", "n"]
-        lost = iter([True])
-        served[1].loses_answer = lambda method, path: (
-            method in ("POST", "DELETE") and path.startswith("/recurringruns") and next(lost, False)
-        )
-        code, output = schedule(served, *words)
-        assert code == 0, output
-        assert next(lost, None) is None
-        assert len(served[1].recurring) == count
-
-    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, Kubeflow]) -> None:
-        recurring: dict[str, Any] = served[1].recurring
-        recurring["a"] = {"recurring_run_id": "a", "display_name": "periodic", "status": "ENABLED",
-                          "trigger": {"periodic_schedule": {"interval_second": "60"}}}  # fmt: skip
-        recurring["b"] = {"recurring_run_id": "b", "display_name": "odd", "status": "ENABLED",
-                          "trigger": {"cron_schedule": {"cron": "30 0 2 ? * 2-6"}}}  # fmt: skip
-        code, output = schedule(served, "list")
-        assert code == 0
-        assert "not a cron schedule: created by another program" in output
-        assert "30 0 2 ? * 2-6 (six fields, seconds first)" in output
 
 
 def test_run_names_are_unique() -> None:

@@ -33,7 +33,7 @@ class PlatformRun(NamedTuple):
     """What a platform knows of the run of a compiled pipeline: its id, its two names, and its start (ISO 8601).
 
     Kubeflow Pipelines leaves the job's name empty in scheduled runs; `resource_name` is there the name of Argo's workflow, and
-    on Vertex AI a path that ends with the job's name. KFP's local runner leaves that placeholder as it is.
+    on Vertex AI a path that ends with the job's name.
     """
 
     id: str
@@ -44,8 +44,7 @@ class PlatformRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name for people: the job's, else the last part of the resource's, else the id."""
-        resource = "" if self.resource_name.startswith("{{") else self.resource_name.rpartition("/")[2]
-        return self.job_name or resource or self.id
+        return self.job_name or self.resource_name.rpartition("/")[2] or self.id
 
 
 def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:

@@ -65,9 +65,9 @@ def compile_spec(
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
     checks = checks_before_train(config)
-    created_at = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
+    job = (dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER, dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER)
     train = train_job or steps.train
-    pipeline = make_pipeline(place_remotely, checks, created_at, train_step=train, find_keys=keys_of_snapshot)
+    pipeline = make_pipeline(place_remotely, checks, *job, train_step=train, find_keys=keys_of_snapshot)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)

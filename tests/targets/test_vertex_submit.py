@@ -198,8 +198,9 @@ def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, 
     code, output = submit(served, file)
     assert code == 0, output
     assert "train: succeeded" in output
-    (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
-    found = json.loads(summary.read_bytes())
+    (job,) = server.jobs.values()
+    run_id = job.name.rpartition("/")[2]
+    found = json.loads((tmp_path / "server" / "gcs" / "bucket" / "wgan" / run_id / "summary.json").read_bytes())
     assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
     tpu = ["--set", "train.devices=tpu", "--set", "deploy.tpu_topology=v3:2x2", "--set", "train.global_batch_size=64"]
     code, output = submit(served, file, *tpu)

@@ -131,11 +131,11 @@ SCHEDULED = PlatformRun("60bbdf74-201e-4e65-aaca-88b37aff0d55", "", "every3lrcmn
         (JOB, "run-20261124-033629-4d9184"),
         (SCHEDULED, "every3lrcmn-1-2986495537"),
         (PlatformRun("7", "", "projects/1/locations/europe-west4/pipelineJobs/run-1", STARTED), "run-1"),
-        (PlatformRun("7", "", "{{$.pipeline_job_resource_name}}", STARTED), "7"),
+        (PlatformRun("7", "", "", STARTED), "7"),
     ],
 )
 def test_every_kind_of_run_has_a_name(job: PlatformRun, name: str) -> None:
-    """Kubeflow leaves the job's name of a scheduled run empty, KFP's local runner leaves the resource name's placeholder."""
+    """Kubeflow leaves the job's name of a scheduled run empty."""
     assert job.name == name
 
 

@@ -40,9 +40,9 @@ def make_pipeline(
 ) -> Any:
     """Return the @dsl.pipeline. `place(task, step)` sets where each task runs, which depends on the target.
 
-    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` and
-    `resource_name` are the platform's placeholders for the start and a name of the run; a local run has both in `run`, and KFP's
-    local runner fails on the latter. `train_step` has the parameters of steps.train.
+    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` and `resource_name` are the
+    platform's placeholders for the start and a name of the run; a local run has both in `run`, and KFP's local runner fails on
+    the latter. `train_step` has the parameters of steps.train.
     `find_keys` returns the keys of the steps: keys_as_given, or keys_of_snapshot if the source is unknown until the run begins.
     """
 

@@ -118,7 +118,7 @@ def contradiction(reported: str, status: RunStatus) -> str:
     if status != "succeeded" or reported.lower() in SUCCESSES:
         return ""
     word = f"reported {reported}" if reported else "reported no state"
-    return f"Every step recorded success, but the platform {word}: it may have lost an output. See its own log of the run."
+    return f"Every step recorded success, but the pipeline's runner {word}: it may have lost an output. See its log of the run."
 
 
 def find_failure(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: str) -> RunFailure | None:

@@ -95,5 +95,5 @@ def _print_run(folder: Path) -> None:
     if not (folder / "summary.json").is_file():
         from components.report.run import run as write_report
 
-        write_report(description, folder=folder, status="failed", message="The run was killed, or is still running.")
+        write_report(description, folder=folder, status="", message="The run was killed, or is still running.")
     print_outcome(json.loads((folder / "summary.json").read_text()), folder)

@@ -144,8 +144,8 @@ def test_every_kind_of_run_has_a_name(job: PlatformRun, name: str) -> None:
     [
         ("COMPLETE", "succeeded", "succeeded", ""),
         ("SUCCEEDED", "succeeded", "succeeded", ""),
-        ("RUNNING", "succeeded", "succeeded", "Every step recorded success, but the platform reported RUNNING: "),
-        ("FAILED", "succeeded", "succeeded", "Every step recorded success, but the platform reported FAILED: "),
+        ("RUNNING", "succeeded", "succeeded", "Every step recorded success, but the pipeline's runner reported RUNNING: "),
+        ("FAILED", "succeeded", "succeeded", "Every step recorded success, but the pipeline's runner reported FAILED: "),
         ("COMPLETE", "failed", "failed", ""),
         ("FAILED", "failed", "failed", ""),
         ("RUNNING", "missing", "failed", ""),

@@ -116,8 +116,8 @@ def test_the_steps_decide_and_not_the_runner(reported: str, words: str, expected
     [
         ("SUCCEEDED", ""),
         ("COMPLETE", ""),
-        ("FAILED", "Every step recorded success, but the platform reported FAILED: it may have lost an output."),
-        ("", "Every step recorded success, but the platform reported no state: "),
+        ("FAILED", "Every step recorded success, but the pipeline's runner reported FAILED: it may have lost an output."),
+        ("", "Every step recorded success, but the pipeline's runner reported no state: "),
     ],
 )
 def test_a_platform_that_contradicts_a_success_is_named(reported: str, said: str) -> None:

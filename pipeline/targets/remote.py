@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -40,14 +40,14 @@ class Attempt(NamedTuple):
 class RunState(NamedTuple):
     """The state of a run and of each of its tasks, in the platform's words, and its error message.
 
-    A step's state is that of its last attempt. `attempts` has the attempts of the step that is running, by an id, as far as the
-    platform tells them; `cancelled` is known only if the run was cancelled while someone waited for it.
+    A step's state is that of its last attempt. `attempts` has those of the step that is running, as far as the platform tells
+    them; `cancelled` is known only if the run was cancelled while someone waited for it.
     """
 
     state: str
     tasks: dict[str, str]
     message: str
-    attempts: Mapping[str, Attempt] = {}
+    attempts: Sequence[Attempt] = ()
     cancelled: bool = False
 
     @property
@@ -231,24 +231,21 @@ class _PodNews:
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report
-        self._pending_since: dict[str, float] = {}
-        self._told: set[tuple[str, str]] = set()
+        self._first_seen: dict[Attempt, float] = {}
+        self._told: set[Attempt] = set()
 
-    def tell(self, attempts: Mapping[str, Attempt]) -> None:
+    def tell(self, attempts: Iterable[Attempt]) -> None:
         """Report attempts that failed while their step goes on, and attempts whose pod has been pending for long."""
-        for key, attempt in attempts.items():
+        for attempt in attempts:
+            waited = time.monotonic() - self._first_seen.setdefault(attempt, time.monotonic())
+            line = ""
             if attempt.state == "FAILED":
-                self._once(key, attempt, f"{attempt.step}: attempt {attempt.number} was lost or failed")
-            elif attempt.state == "PENDING":
-                waited = time.monotonic() - self._pending_since.setdefault(key, time.monotonic())
-                if waited >= TOLD_AFTER_SECONDS:
-                    why = "no machine is free for it, or its image is still being pulled"
-                    self._once(key, attempt, f"{attempt.step} waits for its pod: {why}")
-
-    def _once(self, key: str, attempt: Attempt, line: str) -> None:
-        if (key, attempt.state) not in self._told:
-            self._told.add((key, attempt.state))
-            self._report(line)
+                line = f"{attempt.step}: attempt {attempt.number} was lost or failed"
+            elif attempt.state == "PENDING" and waited >= TOLD_AFTER_SECONDS:
+                line = f"{attempt.step} waits for its pod: no machine is free for it, or its image is still being pulled"
+            if line and attempt not in self._told:
+                self._told.add(attempt)
+                self._report(line)
 
 
 def is_step(task: str) -> bool:

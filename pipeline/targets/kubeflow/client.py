@@ -210,7 +210,7 @@ class KubeflowClient(RemotePlatform):
         return token != refused
 
 
-def read_tasks(details: Iterable[Any]) -> tuple[dict[str, str], dict[str, Attempt]]:
+def read_tasks(details: Iterable[Any]) -> tuple[dict[str, str], list[Attempt]]:
     """Return the state of each task by name, and the attempts of the step that is running, from the tasks of a run.
 
     The API lists the nodes of Argo's workflow (seen with Kubeflow Pipelines 2.17.0, Argo 4.0.5): a step `train` has the nodes
@@ -222,13 +222,13 @@ def read_tasks(details: Iterable[Any]) -> tuple[dict[str, str], dict[str, Attemp
     tasks = {str(each.display_name): str(each.state).upper() for each in named}
     running = [each for each in named if each.state == "RUNNING" and is_step(str(each.display_name))]
     if len(running) != 1:
-        return tasks, {}
+        return tasks, []
     (step,) = running
-    attempts = {}
+    attempts = []
     for each in named:
         number = re.fullmatch(r"executor\((\d+)\)", str(each.display_name))
         if number and str(each.start_time or "") >= str(step.start_time or ""):
-            attempts[str(each.task_id)] = Attempt(str(step.display_name), int(number[1]) + 1, str(each.state).upper())
+            attempts.append(Attempt(str(step.display_name), int(number[1]) + 1, str(each.state).upper()))
     return tasks, attempts
 
 

@@ -7,9 +7,9 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.common.addresses import is_address, local_path
 from components.common.artifacts import digest_of
@@ -35,6 +35,17 @@ class RunSection(Section):
     )
 
 
+def _number_as_text(value: object) -> object:
+    """Return a number as text: a quantity of Kubernetes is a string, but TOML and --set read cpu = 1 as a number."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _check_unit(memory: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?[KMGT]i?", memory):
+        raise ValueError("write a number with a unit, such as 8G or 8Gi")
+    return memory
+
+
 class DeploySection(Section):
     """Settings of the remote platforms; local runs ignore them, except deploy.image with --runner docker."""
 
@@ -45,9 +56,11 @@ class DeploySection(Section):
         description="Container image of train on a TPU, with tensorflow-tpu.",
     )
     require_digests: bool = Field(False, description="Refuse images that are not named by digest (NAME@sha256:…).")
-    cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="CPU request of each step (on Vertex: the minimum).")
-    memory: str = Field(
-        "8G", pattern=r"^\d+(\.\d+)?[KMGT]i?$", description="Memory request of each step (on Vertex: the minimum)."
+    cpu: Annotated[str, BeforeValidator(_number_as_text)] = Field(
+        "2", pattern=r"^\d+(\.\d+)?m?$", description="CPU request of each step (on Vertex: the minimum)."
+    )
+    memory: Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_unit)] = Field(
+        "8G", description="Memory request of each step (on Vertex: the minimum)."
     )
     timeout_hours: float = Field(
         48.0, gt=0.0, le=720.0, description="Time limit of a step (Kubeflow: every step; Vertex: train on a TPU)."

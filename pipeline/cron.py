@@ -23,19 +23,19 @@ FULL = (range(60), range(24), range(1, 32), range(1, 13), range(7))
 
 
 class Cron(NamedTuple):
-    """Five fields, each `*` or a list of numbers, the name of a time zone, and the fields as the user wrote them."""
+    """Five fields, each `*` or a list of numbers, and the name of a time zone."""
 
     fields: str
     zone: str
-    written: str
 
     def explain(self) -> str:
-        """Return the schedule in words, with its time zone."""
-        return f"{CronSim(self.written, ANY_TIME).explain()}, {self.zone} time"
+        """Return the schedule in words, with its time zone: the same for all ways to write the same fields."""
+        short = " ".join(_short(field, full) for field, full in zip(self.fields.split(), FULL, strict=True))
+        return f"{CronSim(short, ANY_TIME).explain()}, {self.zone} time"
 
     def next_times(self, after: datetime.datetime, count: int = 3) -> list[datetime.datetime]:
         """Return the next times after `after`, which has a time zone, in the schedule's time zone."""
-        return list(islice(CronSim(self.written, after.astimezone(ZoneInfo(self.zone))), count))
+        return list(islice(CronSim(self.fields, after.astimezone(ZoneInfo(self.zone))), count))
 
     def for_kubeflow(self, cluster_zone: str) -> str:
         """Return the six fields of KFP. Raises ConfigError if the cluster's time zone is not the schedule's."""
@@ -70,7 +70,7 @@ def parse_cron(text: str, zone: str = "UTC") -> Cron:
     except (CronSimError, StopIteration) as error:
         reason = str(error) or "no such day comes within 50 years"
         raise ConfigError(f"The schedule {text!r} is invalid: {reason}.", f"Write {FIELDS}.") from None
-    return Cron(_numbers(parsed, text), _known_zone(zone), text)
+    return Cron(_numbers(parsed, text), _known_zone(zone))
 
 
 def _numbers(parsed: CronSim, text: str) -> str:
@@ -91,6 +91,18 @@ def _numbers(parsed: CronSim, text: str) -> str:
             "Name one of the two, or create two schedules.",
         )
     return " ".join(fields)
+
+
+def _short(field: str, full: range) -> str:
+    """Return a list of numbers as `*/n` or `a-b` if it is one of these, for short sentences."""
+    if field == "*":
+        return field
+    numbers = [int(number) for number in field.split(",")]
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 2 and numbers == list(range(first, last + 1)):
+        return f"{first}-{last}"
+    step = numbers[1] - first if len(numbers) > 1 else 0
+    return f"*/{step}" if step and len(numbers) > 2 and numbers == list(full[::step]) else field
 
 
 def _known_zone(name: str) -> str:

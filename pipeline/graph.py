@@ -22,7 +22,7 @@ def keys_as_given(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG
 
 def keys_of_snapshot(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
     """Return the keys that the step `snapshot` finds when the run begins."""
-    snapshot = steps.snapshot(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    snapshot = steps.snapshot(run=run, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
     snapshot.set_caching_options(False)
     place(snapshot, "snapshot")
     found: Keys = snapshot.outputs
@@ -33,14 +33,16 @@ def make_pipeline(
     place: PlaceTask,
     before_train: Checks,
     created_at: str = "",
+    resource_name: str = "",
     *,
     train_step: Callable[..., dsl.PipelineTask] = steps.train,
     find_keys: FindKeys = keys_as_given,
 ) -> Any:
     """Return the @dsl.pipeline. `place(task, step)` sets where each task runs, which depends on the target.
 
-    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` is the platform's
-    placeholder for the start of a run; local runs have it in `run`. `train_step` has the parameters of steps.train.
+    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` and `resource_name` are the
+    platform's placeholders for the start and a name of the run; a local run has both in `run`, and KFP's local runner fails on
+    the latter. `train_step` has the parameters of steps.train.
     `find_keys` returns the keys of the steps: keys_as_given, or keys_of_snapshot if the source is unknown until the run begins.
     """
 
@@ -61,7 +63,13 @@ def make_pipeline(
         tpu_check_config: str = "",
         tpu_check_key: str = "",
     ) -> None:
-        report = steps.report(run=run, job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, created_at=created_at)
+        report = steps.report(
+            run=run,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+            resource_name=resource_name,
+            created_at=created_at,
+        )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
             given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}

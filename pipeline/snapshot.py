@@ -50,21 +50,21 @@ def take_snapshot(config: RunConfig, source: ListedSource) -> SourceSnapshot:
     return SourceSnapshot(digest=source.digest, keys=step_keys(config, source.digest, History(config.history).state(dataset)))
 
 
-def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_name: str) -> None:
-    """Write the snapshot of a run for its report."""
-    write_text(_file(work_dir, job_name), snapshot.model_dump_json(indent=1))
+def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_id: str) -> None:
+    """Write the snapshot of a run for its report, under the platform's id of the run, which every kind of run has."""
+    write_text(_file(work_dir, job_id), snapshot.model_dump_json(indent=1))
 
 
-def load_snapshot(work_dir: Path, job_name: str) -> SourceSnapshot | None:
+def load_snapshot(work_dir: Path, job_id: str) -> SourceSnapshot | None:
     """Return the saved snapshot of a run, None if there is none or it cannot be read."""
     try:
-        return SourceSnapshot.model_validate_json(_file(work_dir, job_name).read_bytes())
+        return SourceSnapshot.model_validate_json(_file(work_dir, job_id).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def _file(work_dir: Path, job_name: str) -> Path:
-    return work_dir / "journal" / f"snapshot-{digest_of(job_name)[:24]}.json"
+def _file(work_dir: Path, job_id: str) -> Path:
+    return work_dir / "journal" / f"snapshot-{digest_of(job_id)[:24]}.json"
 
 
 def _known_dataset(work_dir: Path, ingest_key: str) -> str:

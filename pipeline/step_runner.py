@@ -6,14 +6,16 @@ import contextlib
 import importlib
 import inspect
 import json
+import re
 import signal
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from components.common.errors import InterruptedStepError, PipelineError
+from components.common.artifacts import write_json
+from components.common.errors import ArtifactError, InterruptedStepError, PipelineError
 from components.common.journal import listing_file, record_failure, recorded
 from components.common.section import Summary
 from components.push.registry.registry import Registry
@@ -24,10 +26,25 @@ from components.train.devices.tpu_runtime import prepare
 from pipeline.config import RunConfig
 from pipeline.keys import step_keys
 
-# The state of a successful run in PipelineTaskFinalStatus: KFP's local runner and Vertex AI say SUCCEEDED, Kubeflow Pipelines
-# 2.17.0 passes on ML Metadata's COMPLETE.
-SUCCESS_STATES = ("SUCCEEDED", "COMPLETE")
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
+
+
+class PlatformRun(NamedTuple):
+    """What a platform knows of the run of a compiled pipeline: its id, its two names, and its start (ISO 8601).
+
+    Kubeflow Pipelines leaves the job's name empty in scheduled runs; `resource_name` is there the name of Argo's workflow, and
+    on Vertex AI a path that ends with the job's name.
+    """
+
+    id: str
+    job_name: str
+    resource_name: str
+    created_at: str
+
+    @property
+    def name(self) -> str:
+        """The name for people: the job's, else the last part of the resource's, else the id."""
+        return self.job_name or self.resource_name.rpartition("/")[2] or self.id
 
 
 def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
@@ -63,7 +80,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
     out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
 
 
-def find_step_keys(run: str, job_name: str) -> Any:
+def find_step_keys(run: str, job_id: str) -> Any:
     """Return the keys of this run's steps, as a named tuple, from the present content of the source; save them for the report.
 
     If the source cannot be read, ingest is recorded as failed.
@@ -84,11 +101,11 @@ def find_step_keys(run: str, job_name: str) -> Any:
             with list_source(config) as source:
                 snapshot = take_snapshot(config, source)
         except PipelineError as error:
-            snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_name))
-            save_snapshot(snapshot, work_dir, job_name)
+            snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_id))
+            save_snapshot(snapshot, work_dir, job_id)
             record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
             raise
-        save_snapshot(snapshot, work_dir, job_name)
+        save_snapshot(snapshot, work_dir, job_id)
     except PipelineError as error:
         _exit("snapshot", error)
     print(f"snapshot: the digest of the source is {snapshot.digest[:12]}")
@@ -96,23 +113,52 @@ def find_step_keys(run: str, job_name: str) -> Any:
     return namedtuple("Keys", keys)(**keys)
 
 
-def write_run_report(run: str, job_name: str, created_at: str, state: str, message: str, page: Any) -> None:
+def write_run_report(run: str, job: PlatformRun, state: str, message: str, page: Any) -> None:
     """Write the report of a run into its folder and, for platforms that show it, into the HTML artifact `page`.
 
-    In a compiled pipeline, `job_name` and `created_at` come from the platform.
+    A run on a platform gets a folder in run.dir, as a local one has. `state` and `message` are the platform's words; what the
+    steps recorded decides how the run ended.
     """
     from components.report.run import run as write_report  # slow to import, and no other step needs it
     from pipeline.snapshot import load_snapshot
 
     description = RunDescription.model_validate_json(run)
     if not description.run_id:
-        snapshot = load_snapshot(Path(description.work_dir), job_name)
-        known = {"run_id": job_name, "started_at": created_at, "keys": snapshot.keys if snapshot else description.keys}
+        snapshot = load_snapshot(Path(description.work_dir), job.id)
+        known = {"run_id": job.name, "started_at": job.created_at, "keys": snapshot.keys if snapshot else description.keys}
         description = description.model_copy(update=known)
-    folder = Path(description.folder) if description.folder else Path(page.path).parent
-    status = "succeeded" if state in SUCCESS_STATES else "failed"
-    write_report(description, folder=folder, status=status, message=message)
+        description = _with_folder(description, job, Path(page.path).parent)
+    folder = Path(description.folder)
+    write_report(description, folder=folder, status=state, message=message)
     Path(page.path).write_bytes((folder / "report.html").read_bytes())
+
+
+def _with_folder(description: RunDescription, job: PlatformRun, otherwise: Path) -> RunDescription:
+    """Return the description of a run on a platform with its folder in run.dir, which `runs` reads: it is written here.
+
+    If run.dir cannot be written, the folder is `otherwise`, so that the platform still shows a report.
+    """
+    folder = _run_folder(Path(description.config["run"]["dir"]), job)
+    found = description.model_copy(update={"folder": str(folder)})
+    try:
+        write_json(folder / "config.json", found.config)
+        write_json(folder / "run.json", found.model_dump(mode="json"))
+    except ArtifactError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return description.model_copy(update={"folder": str(otherwise)})
+    return found
+
+
+def _run_folder(runs: Path, job: PlatformRun) -> Path:
+    """Return the folder of a run on a platform, named like the run; with its id if the name is that of another folder."""
+    folder = runs / (re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-.")[:100] or job.id)
+    if not folder.exists():
+        return folder
+    try:
+        mine = json.loads((folder / "run.json").read_bytes())["started_at"] == job.created_at
+    except (OSError, ValueError, KeyError, TypeError):
+        mine = False
+    return folder if mine else folder.with_name(f"{folder.name}-{job.id[:8]}")
 
 
 @contextlib.contextmanager

@@ -40,12 +40,12 @@ def step(function: Callable[..., Any]) -> Any:
 @step
 def snapshot(
     run: str,
-    job_name: str,
+    job_id: str,
 ) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, push=str):  # type: ignore[valid-type]
     """Find the key of each step from the content of the source: steps with the key of an earlier run come from the cache."""
     from pipeline.step_runner import find_step_keys
 
-    return find_step_keys(run, job_name)
+    return find_step_keys(run, job_id)
 
 
 @step
@@ -109,8 +109,17 @@ def push(
 
 
 @step
-def report(run: str, job_name: str, created_at: str, status: PipelineTaskFinalStatus, page: Output[HTML]) -> None:
+def report(
+    run: str,
+    job_id: str,
+    job_name: str,
+    resource_name: str,
+    created_at: str,
+    status: PipelineTaskFinalStatus,
+    page: Output[HTML],
+) -> None:
     """Write report.html and summary.json, also when a step failed."""
-    from pipeline.step_runner import write_run_report
+    from pipeline.step_runner import PlatformRun, write_run_report
 
-    write_run_report(run, job_name, created_at, status.state, status.error_message or "", page)
+    job = PlatformRun(job_id, job_name, resource_name, created_at)
+    write_run_report(run, job, status.state, status.error_message or "", page)

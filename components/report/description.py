@@ -18,4 +18,6 @@ class RunDescription(BaseModel):
     work_dir: str
     keys: dict[str, str]
     versions: dict[str, str] = {}
-    folder: str = ""  # for report.html and summary.json; if empty, they go into the platform's artifact only
+    folder: str = (
+        ""  # for report.html and summary.json; empty in a compiled pipeline, until the step report knows the run's name
+    )

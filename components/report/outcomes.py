@@ -22,6 +22,9 @@ StepStatus = Literal["succeeded", "cached", "failed", "killed", "interrupted", "
 RunStatus = Literal["succeeded", "failed", "interrupted"]
 BROKEN: tuple[StepStatus, ...] = ("failed", "killed", "interrupted")
 NEVER_CACHED = "push"  # it reads the registry, which changes between runs, so it runs every time
+INTERRUPTED = ("interrupted", "cancelled", "canceled")
+# KFP's local runner and Vertex AI say SUCCEEDED; Kubeflow Pipelines 2.17.0 passes on ML Metadata's COMPLETE.
+SUCCESSES = ("succeeded", "complete")
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,28 @@ def nothing_new(outcomes: tuple[StepOutcome, ...]) -> bool:
 
 
 def run_status(reported: str, outcomes: tuple[StepOutcome, ...]) -> RunStatus:
-    """Return the status that the runner reported, corrected by the journal.
+    """Return the status of a run from what its steps recorded; only an interruption is taken from the runner (decision 0019).
 
-    A runner may report success for a step that failed or never ran (docs/decisions), and failure for Ctrl-C.
+    A run succeeded if every step recorded success in it or in an earlier run. push records its result in every run, so a run
+    that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran, failure
+    for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
     """
     statuses = {outcome.status for outcome in outcomes}
-    if reported.lower() in {"interrupted", "cancelled", "canceled"}:
+    if reported.lower() in INTERRUPTED:
         return "interrupted"
     if statuses & {"failed", "killed"}:
         return "failed"
     if "interrupted" in statuses:
         return "interrupted"
-    return "succeeded" if reported.lower() == "succeeded" and "skipped" not in statuses else "failed"
+    return "failed" if "skipped" in statuses else "succeeded"
+
+
+def contradiction(reported: str, status: RunStatus) -> str:
+    """Return a sentence if the runner called a successful run something else, "" otherwise."""
+    if status != "succeeded" or reported.lower() in SUCCESSES:
+        return ""
+    word = f"reported {reported}" if reported else "reported no state"
+    return f"Every step recorded success, but the pipeline's runner {word}: it may have lost an output. See its log of the run."
 
 
 def find_failure(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: str) -> RunFailure | None:
@@ -130,12 +143,12 @@ def _unexplained(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: 
     if status == "interrupted":
         return RunFailure(None, message or "The run was interrupted between two steps.", "Run again to resume.")
     skipped = [outcome.step for outcome in outcomes if outcome.status == "skipped"]
-    missing = f" and there is no record of {', '.join(skipped)}" if skipped else ""
+    missing = f", and there is no record of {', '.join(skipped)}" if skipped else ""
     reported = f"The runner reported: {message}" if message else "The runner gave no reason."
     return RunFailure(
         None,
-        f"The pipeline failed, but no step recorded an error{missing}. {reported}",
-        "Read the logs of the run's steps, or run again with --debug.",
+        f"The run ended early: no step recorded an error{missing}. {reported}",
+        "A step could not start, or its machine was lost before it began: see the platform's log of the run, then run again.",
     )
 
 

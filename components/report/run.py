@@ -10,7 +10,7 @@ import jinja2
 from components.common.artifacts import now, write_json, write_text
 from components.report import formatting
 from components.report.description import RunDescription
-from components.report.outcomes import derive_outcomes, find_failure, read_entries, run_status
+from components.report.outcomes import contradiction, derive_outcomes, find_failure, read_entries, run_status
 from components.report.page import Page
 from components.report.summary import RunSummary, summarize
 
@@ -20,18 +20,19 @@ ROOM = Path(__file__).parent
 def run(description: RunDescription, *, folder: Path, status: str, message: str = "") -> RunSummary:
     """Write folder/summary.json and folder/report.html, and return the summary.
 
-    `status` ("succeeded", "failed" or "interrupted") and `message` come from the runner. The journal corrects the status,
-    since a runner may report success for a step that failed. Raises ArtifactError only if `folder` cannot be written.
+    `status` and `message` are the runner's words, such as "succeeded", "interrupted", "COMPLETE" or "". What the steps
+    recorded decides how the run ended (outcomes.run_status). Raises ArtifactError only if `folder` cannot be written.
     """
     finished_at = now()
     entries, notes = read_entries(description)
     outcomes = derive_outcomes(entries, description.started_at, finished_at, description.keys)
     corrected = run_status(status, outcomes)
     failure = find_failure(corrected, outcomes, message)
-    summary = summarize(description, outcomes, corrected, failure, finished_at)
+    note = contradiction(status, corrected)
+    summary = summarize(description, outcomes, corrected, failure, finished_at, note)
     # The summary is written first: programs that wait for it must get it even if drawing the page fails.
     write_json(Path(folder) / "summary.json", summary.model_dump(mode="json", by_alias=True))
-    page = Page(description, summary, outcomes, failure, notes)
+    page = Page(description, summary, outcomes, failure, [*([note] if note else []), *notes])
     write_text(Path(folder) / "report.html", render("report.html.j2", page))
     return summary
 

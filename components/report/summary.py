@@ -47,6 +47,7 @@ class RunSummary(Summary):
     evaluate: dict[str, Any] | None
     push: dict[str, Any] | None
     artifacts: dict[str, ArtifactRef]
+    note: str = ""  # set if the platform called a run whose steps all succeeded something else
     nothing_new: bool  # data, configuration and code are those of an earlier run, so no step was repeated
 
     @model_serializer(mode="wrap")
@@ -62,6 +63,7 @@ def summarize(
     status: RunStatus,
     failure: RunFailure | None,
     finished_at: str,
+    note: str = "",
 ) -> RunSummary:
     """Return the content of summary.json."""
     records = {outcome.step: outcome.record for outcome in outcomes}
@@ -79,6 +81,7 @@ def summarize(
             for outcome in outcomes
         },
         artifacts={step: record.artifact for step, record in records.items() if record and record.artifact},
+        note=note,
         nothing_new=nothing_new(outcomes),
         **sections,
     )

@@ -11,6 +11,7 @@ case ${OVERLAY:?"set it to shared-disk, gke or bucket-key"} in
   bucket-key) settings+=(--set deploy.google_key_secret=wgan-google-key) ;;
   *) echo "kubeflow.sh: there is no overlay $OVERLAY. Use shared-disk, gke or bucket-key." >&2; exit 2 ;;
 esac
-wgan-pipeline schedule delete nightly --host "$host" || echo "creating it for the first time"
+# On Kubeflow, deleting a schedule would end a run of it: --wait waits for the run. Exit code 2: there is no schedule yet.
+wgan-pipeline schedule delete nightly --wait --host "$host" || [ $? -eq 2 ]
 wgan-pipeline schedule create nightly.toml --name nightly --cron "0 2 * * *" --host "$host" "${settings[@]}"
 wgan-pipeline schedule list --host "$host"

@@ -59,7 +59,8 @@ def print_outcome(summary: dict[str, Any], folder: Path) -> None:
     else:
         _print_success(out, summary)
     for title, name in (("Report", "report.html"), ("Summary", "summary.json"), ("Log", "run.log")):
-        out.print(f"{title:<8} {folder / name}", markup=False)
+        if (folder / name).is_file():  # the logs of a run on a platform stay there
+            out.print(f"{title:<8} {folder / name}", markup=False)
 
 
 def _print_success(out: Console, summary: dict[str, Any]) -> None:
@@ -74,6 +75,8 @@ def _print_success(out: Console, summary: dict[str, Any]) -> None:
     shown = (f"{metric.title} {metric.text(scores)}" for metric in metrics_on("console"))
     out.print(f"\n{' · '.join(shown)}", markup=False)
     out.print(f"{str(push['decision']).capitalize()}: {push['reason']}", markup=False)
+    if summary.get("note"):
+        out.print(str(summary["note"]), markup=False)
 
 
 def _print_plan(config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,8 +30,8 @@ def runs(runs_dir: RunsDir = Path("runs")) -> None:
     metrics = metrics_on("console")
     for heading in ("run", "status", "rounds", *(metric.title for metric in metrics), "decision", "seconds"):
         table.add_column(heading, justify="left" if heading in {"run", "status", "decision"} else "right")
-    folders = sorted(file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink())
-    for folder in reversed(folders):
+    folders = [file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink()]
+    for folder in sorted(folders, key=_started_at, reverse=True):
         table.add_row(*_row_of(folder, metrics))
     console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
 
@@ -52,6 +53,16 @@ def report(
         print(f"Comparison {out}")
     else:
         _print_run(runs_dir / run_id)
+
+
+def _started_at(folder: Path) -> tuple[str, str]:
+    """Return what runs are sorted by: the start in UTC, then the name; runs on platforms have names without a time."""
+    try:
+        started = RunDescription.model_validate_json((folder / "run.json").read_bytes()).started_at
+        moment = datetime.datetime.fromisoformat(started)
+    except (OSError, ValueError):
+        return "", folder.name
+    return moment.astimezone(datetime.UTC).isoformat(), folder.name
 
 
 def _row_of(folder: Path, metrics: tuple[Metric, ...]) -> list[str]:
@@ -84,5 +95,5 @@ def _print_run(folder: Path) -> None:
     if not (folder / "summary.json").is_file():
         from components.report.run import run as write_report
 
-        write_report(description, folder=folder, status="failed", message="The run was killed, or is still running.")
+        write_report(description, folder=folder, status="", message="The run was killed, or is still running.")
     print_outcome(json.loads((folder / "summary.json").read_text()), folder)

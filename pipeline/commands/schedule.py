@@ -91,10 +91,14 @@ def resume(name: str, platform: PlatformOptions) -> None:
 
 @app.command()
 @with_platform_options
-def delete(name: str, platform: PlatformOptions) -> None:
-    """Delete a schedule; its runs stay."""
+def delete(
+    name: str,
+    platform: PlatformOptions,
+    wait: Annotated[bool, typer.Option("--wait", help="Kubeflow: wait for a run of it that has not ended.")] = False,
+) -> None:
+    """Delete a schedule; its runs stay. On Kubeflow, it is paused but not deleted while a run of it has not ended."""
     client = platform.connect()
-    client.delete_schedule(_existing(client, name))
+    client.delete_schedule(_existing(client, name), wait=wait)
     print(f"Deleted {name}.")
 
 

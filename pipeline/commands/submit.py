@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.common.errors import ConfigError, first_line
+from components.common.errors import ConfigError
 from pipeline.commands.options import (
     EXPERIMENT,
     Experiment,
@@ -56,11 +56,5 @@ def unique_name(prefix: str) -> str:
 def _follow(client: RemotePlatform, run_id: str) -> int:
     """Wait for a run, printing a line for each step that changes; return the exit code."""
     run = client.wait(run_id, lambda line: print(f"  {line}", flush=True))
-    link = client.link(run_id)
-    if run.succeeded:
-        print(f"Succeeded: {link}")
-        return 0
-    failed = f" in {', '.join(run.failed)}" if run.failed else ""
-    message = f": {first_line(run.message)}" if run.message else ""
-    print(f"{run.state.capitalize()}{failed}{message}. The step's log has the reason: {link}")
-    return 1
+    print(f"{run.explain()}: {client.link(run_id)}")
+    return 0 if run.succeeded else 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from components.common.errors import ConfigError
+from components.common.errors import ConfigError, first_line
 from components.common.journal import STEPS
 from components.common.requests import RemoteError, RetryingClient
 from pipeline.config import RunConfig
@@ -16,28 +17,70 @@ from pipeline.cron import Cron, parse_cron
 
 T = TypeVar("T")
 POLL_SECONDS = 5.0
+JUST_FIRED_SECONDS = 120.0
+SETTLE_SECONDS = 15.0  # a run that a schedule started just before it was paused is in the platform's lists after this time
+TOLD_AFTER_SECONDS = 60.0  # a pod that has been pending for this time is worth a line
+CANCELLED_AFTER_SECONDS = 600.0
 TASKS = {"snapshot", *STEPS, "tpu_check", "report"}
-FAILED = ("FAILED", "CANCELED", "CANCELLED")
+CANCELLED = ("CANCELED", "CANCELLED")
+FAILED = ("FAILED", *CANCELLED)
 ENDED = ("SUCCEEDED", "SKIPPED", *FAILED)
+CANCELLING = ("CANCELING", "CANCELLING")
+DRIVER = "-driver"  # Kubeflow runs one before each step
+
+
+class Attempt(NamedTuple):
+    """One attempt of a step, in a pod of its own: its number from 1, and its state in the platform's words."""
+
+    step: str
+    number: int
+    state: str
 
 
 class RunState(NamedTuple):
-    """The state of a run and of each of its tasks, in the platform's words, and its error message."""
+    """The state of a run and of each of its tasks, in the platform's words, and its error message.
+
+    A step's state is that of its last attempt. `attempts` has those of the step that is running, as far as the platform tells
+    them; `cancelled` is known only if the run was cancelled while someone waited for it.
+    """
 
     state: str
     tasks: dict[str, str]
     message: str
+    attempts: Sequence[Attempt] = ()
+    cancelled: bool = False
 
     @property
     def failed(self) -> list[str]:
-        """The steps that failed; tasks that the platform added if none of the steps did."""
-        failed = [name for name, state in self.tasks.items() if state in FAILED]
-        return [name for name in failed if _is_step(name)] or failed
+        """The steps that failed."""
+        return [name for name, state in self.tasks.items() if is_step(name) and state in FAILED]
+
+    @property
+    def not_started(self) -> list[str]:
+        """The steps that could not start: Kubeflow's driver of the step failed."""
+        failed = [name.removesuffix(DRIVER) for name, state in self.tasks.items() if name.endswith(DRIVER) and state in FAILED]
+        return [step for step in failed if is_step(step) and step not in self.failed]
 
     @property
     def succeeded(self) -> bool:
-        """Whether the run and every step succeeded: a successful exit handler must not hide a failed step."""
-        return self.state == "SUCCEEDED" and not self.failed
+        """Whether the run succeeded and no step failed: a successful exit handler must not hide a failed step."""
+        return self.state == "SUCCEEDED" and not self.failed and not self.not_started
+
+    def explain(self) -> str:
+        """Return how the run ended, without a full stop and without the platform's names for what it runs beside the steps."""
+        if self.succeeded:
+            return "Succeeded"
+        if self.state in CANCELLING:
+            minutes = CANCELLED_AFTER_SECONDS / 60
+            return f"Cancelled, but not ended after {minutes:.0f} minutes; the step report may have no machine to run on"
+        if self.cancelled or self.state in CANCELLED:
+            return "Cancelled"
+        steps = [*(f"{step} could not start" for step in self.not_started), *(f"{step} failed" for step in self.failed)]
+        reasons = [", ".join(steps), first_line(self.message) if self.message else ""]
+        problem = ": ".join(reason for reason in reasons if reason) or f"the platform calls the run {self.state.lower()}"
+        prefix = "Failed, although the platform calls the run succeeded" if self.state == "SUCCEEDED" else "Failed"
+        place = "step" if self.failed else "step's driver" if self.not_started else "run"
+        return f"{prefix}: {problem.rstrip('.')}. The log of the {place} has the reason"
 
 
 class PlatformSchedule(NamedTuple):
@@ -58,6 +101,7 @@ class RemotePlatform(ABC):
     """
 
     service: str
+    runs_end_with_schedule = False
     _client: RetryingClient
 
     @abstractmethod
@@ -89,16 +133,27 @@ class RemotePlatform(ABC):
         """Yield the schedules, with `name` at least those of that name."""
 
     def wait(self, run_id: str, report: Callable[[str], None]) -> RunState:
-        """Wait until a run has ended or was cancelled; `report` gets a line for each step whose state changes."""
+        """Wait until a run has ended or was cancelled; `report` gets a line for each step whose state changes.
+
+        A lost attempt, an attempt without a machine for TOLD_AFTER_SECONDS and a cancellation get a line too. A cancelled run
+        that does not end within CANCELLED_AFTER_SECONDS ends the wait.
+        """
         seen: dict[str, str] = {}
+        pods = _PodNews(report)
+        cancelled_at: float | None = None
         while True:
             run = self._state(run_id)
             for name, state in run.tasks.items():
-                if _is_step(name) and seen.get(name) != state:
+                if is_step(name) and seen.get(name) != state:
                     report(f"{name}: {state.lower()}")
             seen |= run.tasks
-            if run.state in ENDED:
-                return run._replace(tasks=seen)
+            pods.tell(run.attempts)
+            if cancelled_at is None and run.state in CANCELLING:
+                cancelled_at = time.monotonic()
+                report("the run is being cancelled")
+            given_up = cancelled_at is not None and time.monotonic() - cancelled_at >= CANCELLED_AFTER_SECONDS
+            if run.state in ENDED or given_up:
+                return run._replace(tasks=seen, cancelled=cancelled_at is not None)
             time.sleep(POLL_SECONDS)
 
     def schedules(self) -> list[PlatformSchedule]:
@@ -109,9 +164,29 @@ class RemotePlatform(ABC):
         """Return the schedule of this name, None if there is none."""
         return next((each for each in self._schedules(name) if each.name == name), None)
 
-    def delete_schedule(self, schedule: PlatformSchedule) -> None:
-        """Delete a schedule; its runs stay."""
+    def delete_schedule(self, schedule: PlatformSchedule, *, wait: bool = False) -> None:
+        """Delete a schedule; its runs stay.
+
+        Where deleting it would end a run that is going on, pause the schedule first, so that no other run begins, and wait for
+        the run, or raise ConfigError. The schedule then stays paused.
+        """
+        if self.runs_end_with_schedule:
+            self.switch(schedule, on=False)
+            if _has_just_fired(schedule):
+                time.sleep(SETTLE_SECONDS)
+            while active := self.active_runs(schedule):
+                if not wait:
+                    raise ConfigError(
+                        f"Schedule {schedule.name} is paused, but not deleted: its run {active[0]} has not ended, and "
+                        f"{self.service} ends the runs of a schedule that is deleted.",
+                        "Repeat the command when the run has ended, add --wait, or terminate the run in the user interface.",
+                    )
+                time.sleep(POLL_SECONDS)
         self._call_or_none(f"delete {schedule.name}", lambda: self._delete(schedule))
+
+    def active_runs(self, schedule: PlatformSchedule) -> list[str]:  # noqa: ARG002 - a hook
+        """Return the names of the runs of a schedule that have not ended, where deleting it would end them."""
+        return []
 
     def _call(self, what: str, request: Callable[[], T]) -> T:
         return self._client.call(what, request)
@@ -144,6 +219,35 @@ def read_cron(fields: str, zone: str) -> Cron | None:
         return None
 
 
-def _is_step(task: str) -> bool:
+def _has_just_fired(schedule: PlatformSchedule) -> bool:
+    """Return whether a schedule may have started a run that the platform does not list yet."""
+    now = datetime.datetime.now(datetime.UTC)
+    recent = now - datetime.timedelta(seconds=JUST_FIRED_SECONDS)
+    return schedule.on and (schedule.cron is None or schedule.cron.next_times(recent, 1)[0] <= now)
+
+
+class _PodNews:
+    """What is worth saying about the pods of a run: each thing once."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._first_seen: dict[Attempt, float] = {}
+        self._told: set[Attempt] = set()
+
+    def tell(self, attempts: Iterable[Attempt]) -> None:
+        """Report attempts that failed while their step goes on, and attempts whose pod has been pending for long."""
+        for attempt in attempts:
+            waited = time.monotonic() - self._first_seen.setdefault(attempt, time.monotonic())
+            line = ""
+            if attempt.state == "FAILED":
+                line = f"{attempt.step}: attempt {attempt.number} was lost or failed"
+            elif attempt.state == "PENDING" and waited >= TOLD_AFTER_SECONDS:
+                line = f"{attempt.step} waits for its pod: no machine is free for it, or its image is still being pulled"
+            if line and attempt not in self._told:
+                self._told.add(attempt)
+                self._report(line)
+
+
+def is_step(task: str) -> bool:
     """Return whether a task is one of our steps; platforms add others (root, exit-handler-1, train-driver, executor)."""
     return task.replace("-", "_") in TASKS

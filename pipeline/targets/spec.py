@@ -18,7 +18,9 @@ from pipeline.graph import PlaceTask, checks_before_train, keys_of_snapshot, mak
 from pipeline.keys import step_keys
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
-# These continue or start over, and leave nothing half-written. validate and tpu_check would only fail in the same way again.
+# These continue or start over, and leave nothing half-written. Vertex AI retries them after every failure, so not validate and
+# tpu_check, which would only fail in the same way again. Kubeflow's own settings (retryPolicy OnError) retry a lost pod of any
+# step, and no exit code (docs/operations.md).
 RETRIED_STEPS = {"ingest", "train", "evaluate", "push"}
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
 UNKNOWN_KEY = "found by the step snapshot"  # the content of the source is unknown until the run begins
@@ -63,9 +65,9 @@ def compile_spec(
     description = describe_run(config, keys, run_id="", started_at="", folder="")
     arguments = pipeline_arguments(config, keys, description)
     checks = checks_before_train(config)
-    created_at = dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER
+    job = (dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER, dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER)
     train = train_job or steps.train
-    pipeline = make_pipeline(place_remotely, checks, created_at, train_step=train, find_keys=keys_of_snapshot)
+    pipeline = make_pipeline(place_remotely, checks, *job, train_step=train, find_keys=keys_of_snapshot)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)

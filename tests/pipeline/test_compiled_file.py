@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.local_runs import ROOT
+from tests.support.servers.run_compiled import Job
 from tests.support.two_runs import CONFIG, ENVIRONMENT, Results, made_in, without_times
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -34,10 +35,9 @@ def test_it_produces_the_same_artifacts(config: Path, local_run: Results, target
     where = {"kubeflow": [f"run.dir={folder}", "deploy.volume_claim=wgan"], "vertex": ["run.dir=/gcs/bucket"]}[target]
     sets = [f"--set={setting}" for setting in where]
     run_program("pipeline", "compile", str(config), "--target", target, "-o", str(file), *sets)
-    run_program("tests.support.servers.run_compiled", str(file), str(folder / "root"))
-    (summary,) = (folder / "root" / "steps").glob("*/report/summary.json")
+    job = json.dumps(Job("id-1", "run-1", "projects/1/pipelineJobs/run-1", kubeflow=target == "kubeflow"))
+    run_program("tests.support.servers.run_compiled", str(file), str(folder / "root"), "{}", str(folder / "cache"), job)
+    runs = folder / "gcs" / "bucket" if target == "vertex" else folder
+    summary = runs / "run-1" / "summary.json"
     assert made_in(folder / "root" / "steps") == local_run.artifacts
-    assert (
-        without_times(json.loads(summary.read_bytes()), folder / "gcs" / "bucket" if target == "vertex" else folder)
-        == local_run.summary
-    )
+    assert without_times(json.loads(summary.read_bytes()), runs) == local_run.summary

@@ -82,8 +82,8 @@ class Month:
         for thread in self.kubeflow.threads:
             thread.join()
         folder = self.kubeflow.folder / run_id
-        summaries = list(folder.glob("steps/*/report/summary.json"))
-        summary = json.loads(summaries[0].read_bytes()) if summaries else {}
+        file = self.root / "runs" / self.kubeflow.runs[run_id]["display_name"] / "summary.json"
+        summary = json.loads(file.read_bytes()) if file.is_file() else {}
         self.days.append(Day(self.kubeflow.runs[run_id]["state"], summary, (folder / "log").read_text(), folder))
         return self.days[-1]
 

@@ -38,7 +38,7 @@ class Machine:
         component = self.spec["components"][f"comp-{step}"]
         given = self.spec["root"]["inputDefinitions"]["parameters"]
         known = {name: each.get("defaultValue", "") for name, each in given.items()}
-        known |= {"config": known.get(f"{step}_config", ""), "key": step, "job_name": "job-1"}
+        known |= {"config": known.get(f"{step}_config", ""), "key": step, "job_id": "job-1"}
         known["config"] = known["config"].replace('"devices":"tpu"', '"devices":"cpu:1"')
         inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
         filled = {

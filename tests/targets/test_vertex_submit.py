@@ -125,14 +125,17 @@ class TestSubmit:
         [
             (
                 ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "quota\nmore"),
-                "Failed in train: quota. The step's log has",
+                "Failed: train failed: quota. The log of the step has the reason: ",
             ),
-            (("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""), "Failed in tpu-check. The step's log has"),
-            (("FAILED", {"root": "FAILED"}, ""), "Failed in root. The step's log has"),
-            (("CANCELLED", {}, ""), "Cancelled. The step's log has the reason: "),
+            (
+                ("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""),
+                "Failed: tpu-check failed. The log of the step has",
+            ),
+            (("FAILED", {"root": "FAILED"}, ""), "Failed: the platform calls the run failed. The log of the run has"),
+            (("CANCELLED", {}, ""), "Cancelled: "),
             (
                 ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""),
-                "Succeeded in train. The step's log has",
+                "Failed, although the platform calls the run succeeded: train failed. The log of the step has",
             ),
         ],
     )
@@ -152,7 +155,7 @@ class TestSubmit:
         (name,) = server.jobs
         code, output = run("submit", *where(served), "--follow", name.rpartition("/")[2])
         assert code == 1
-        assert "Failed in push." in output
+        assert "Failed: push failed." in output
 
     def test_the_order_of_requests(self, served: tuple[str, VertexRuns], config: Path) -> None:
         assert submit(served, config)[0] == 0
@@ -185,7 +188,7 @@ class TestSubmit:
 @pytest.mark.timeout(900)
 def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Submit, run, result: the server runs the submitted job with KFP's orchestrator, train in its job's container."""
-    from tests.targets.test_kubeflow_submit import TINY
+    from tests.targets.kubeflow.test_kubeflow_submit import TINY
 
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
     server = served[1]
@@ -195,8 +198,9 @@ def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, 
     code, output = submit(served, file)
     assert code == 0, output
     assert "train: succeeded" in output
-    (summary,) = (tmp_path / "server").glob("*/steps/*/report/summary.json")
-    found = json.loads(summary.read_bytes())
+    (job,) = server.jobs.values()
+    run_id = job.name.rpartition("/")[2]
+    found = json.loads((tmp_path / "server" / "gcs" / "bucket" / "wgan" / run_id / "summary.json").read_bytes())
     assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
     tpu = ["--set", "train.devices=tpu", "--set", "deploy.tpu_topology=v3:2x2", "--set", "train.global_batch_size=64"]
     code, output = submit(served, file, *tpu)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,17 @@ from components.common.requests import Failure, RemoteError, RetryingClient, no_
 from pipeline.config import RunConfig
 from pipeline.cron import Cron
 from pipeline.graph import NAME
-from pipeline.targets.remote import PlatformSchedule, RemotePlatform, RunState, pages, read_cron
+from pipeline.targets.remote import (
+    CANCELLING,
+    ENDED,
+    Attempt,
+    PlatformSchedule,
+    RemotePlatform,
+    RunState,
+    is_step,
+    pages,
+    read_cron,
+)
 
 MEANINGS = {
     401: "it does not accept this token (expired?); give a new one with --token-file",
@@ -30,7 +41,12 @@ MEANINGS = {
 
 
 class KubeflowClient(RemotePlatform):
-    """One Kubeflow Pipelines. Raises ConfigError if `host` is not one, RemoteError if it cannot be reached."""
+    """One Kubeflow Pipelines.
+
+    Raises ConfigError if `host` is not one or has no namespaces although one is given, RemoteError if it cannot be reached.
+    """
+
+    runs_end_with_schedule = True  # Argo's workflows of a schedule carry an owner reference to it
 
     def __init__(self, host: str, *, token: Callable[[], str] = str, namespace: str = "", cluster_zone: str = "UTC") -> None:
         """Connect; `token` returns the current bearer token ("": none), `cluster_zone` is the time zone of its schedules."""
@@ -49,7 +65,7 @@ class KubeflowClient(RemotePlatform):
         self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
         self._recurring_runs = api.RecurringRunServiceApi(client)
         try:
-            self._call("check its health", lambda: _send(api.HealthzServiceApi(client).healthz_service_get_healthz))
+            health = self._call("check its health", lambda: _send(api.HealthzServiceApi(client).healthz_service_get_healthz))
         except RemoteError as error:
             if error.status not in (404, 405):
                 raise
@@ -57,6 +73,12 @@ class KubeflowClient(RemotePlatform):
                 f"{self.service} answers, but is not Kubeflow Pipelines: /apis/v2beta1/healthz does not exist.",
                 "Give the URL of its user interface, such as https://HOST/pipeline, or of a port-forward.",
             ) from None
+        if namespace and not health.multi_user:
+            raise ConfigError(
+                f"--namespace {namespace} has no effect: {self.service} is an installation for a single user, which runs "
+                "everything in its own namespace.",
+                "Omit --namespace.",
+            )
 
     def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> str:
         """Upload `file` unless it is there, start a run of it under a unique `name`, and return the run's id."""
@@ -102,12 +124,18 @@ class KubeflowClient(RemotePlatform):
     def _delete(self, schedule: PlatformSchedule) -> Any:
         return _send(self._recurring_runs.recurring_run_service_delete_recurring_run, schedule.schedule_id)
 
+    def active_runs(self, schedule: PlatformSchedule) -> list[str]:
+        """Return the names of the runs of a schedule that have not ended and are not being cancelled."""
+        listed = functools.partial(self._runs.run_service_list_runs, **self._namespace)
+        runs = self._list(f"list the runs of {schedule.name}", listed, "runs", schedule.schedule_id, "recurring_run_id")
+        return [str(run.display_name) for run in runs if run.state not in (*ENDED, *CANCELLING)]
+
     def _state(self, run_id: str) -> RunState:
         run = self._call("get the state of the run", lambda: _send(self._runs.run_service_get_run, run_id))
         details = getattr(run.run_details, "task_details", None) or []
-        tasks = {str(each.display_name): str(each.state).upper() for each in details if each.display_name and each.state}
+        tasks, attempts = read_tasks(details)
         message = getattr(run.error, "message", "") if run.error else ""
-        return RunState((run.state or "PENDING").upper(), tasks, message or "")
+        return RunState((run.state or "PENDING").upper(), tasks, message or "", attempts)
 
     def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
         listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)
@@ -161,9 +189,12 @@ class KubeflowClient(RemotePlatform):
         """Return the object of this name, None if there is none."""
         return next((each for each in self._list(what, listed, key, name) if each.display_name == name), None)
 
-    def _list(self, what: str, listed: Callable[..., Any], key: str, name: str = "") -> Iterator[Any]:
-        equals = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        arguments = {"filter": json.dumps({"predicates": [equals]})} if name else {}
+    def _list(
+        self, what: str, listed: Callable[..., Any], key: str, value: str = "", field: str = "display_name"
+    ) -> Iterator[Any]:
+        """Yield all objects, or those whose `field` has this value."""
+        equals = {"operation": "EQUALS", "key": field, "stringValue": value}
+        arguments = {"filter": json.dumps({"predicates": [equals]})} if value else {}
 
         def fetch(token: str) -> tuple[list[Any], str]:
             page = self._call(what, lambda: _send(listed, page_token=token, page_size=100, **arguments))
@@ -177,6 +208,28 @@ class KubeflowClient(RemotePlatform):
         if token:
             self._configuration.api_key["authorization"] = token
         return token != refused
+
+
+def read_tasks(details: Iterable[Any]) -> tuple[dict[str, str], list[Attempt]]:
+    """Return the state of each task by name, and the attempts of the step that is running, from the tasks of a run.
+
+    The API lists the nodes of Argo's workflow (seen with Kubeflow Pipelines 2.17.0, Argo 4.0.5): a step `train` has the nodes
+    train-driver, train and executor, whose state is that of their last attempt, and for each attempt train-driver(N), train(N)
+    and executor(N). An executor does not tell its step, so its attempts are known only while no other step is running.
+    """
+    named = [each for each in details if each.display_name and each.state]  # others are entries of ML Metadata
+    named.sort(key=lambda each: str(each.start_time or ""))
+    tasks = {str(each.display_name): str(each.state).upper() for each in named}
+    running = [each for each in named if each.state == "RUNNING" and is_step(str(each.display_name))]
+    if len(running) != 1:
+        return tasks, []
+    (step,) = running
+    attempts = []
+    for each in named:
+        number = re.fullmatch(r"executor\((\d+)\)", str(each.display_name))
+        if number and str(each.start_time or "") >= str(step.start_time or ""):
+            attempts.append(Attempt(str(step.display_name), int(number[1]) + 1, str(each.state).upper()))
+    return tasks, attempts
 
 
 def _send(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -1,7 +1,10 @@
-"""A server on this machine with the part of Kubeflow Pipelines' REST API (v2beta1) that submit and schedule need.
+"""In place of Kubeflow Pipelines 2.17.0's API server and its Argo, which need a Kubernetes cluster, MySQL and an object store.
 
-It reads bodies with the API's own messages and answers 400 to anything else. Runs are executed by KFP's local orchestrator in a
-separate process, from the uploaded file alone.
+It has the part of the REST API (v2beta1) that submit and schedule need, reads bodies with the API's own messages and answers
+400 to anything else. Runs are executed by KFP's local orchestrator in a separate process, from the uploaded file alone. What it
+says of runs was seen on the real one: kubeflow_answers/ has an answer of it, and task_details() makes lists of the same form;
+the exit handler's final status is COMPLETE or FAILED, without an error; a scheduled run has no job name; deleting a schedule
+ends its runs, which stay RUNNING.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ import datetime
 import email
 import email.policy
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +31,27 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from tests.support.servers.json_server import Answer, BadRequestError, Json, JsonHandler, Service, page_of, served
-from tests.support.servers.run_compiled import ended_tasks, start_compiled
+from tests.support.servers.run_compiled import Job, ended_tasks, start_compiled
 
 API = "/apis/v2beta1"
+ANSWERS = Path(__file__).parent / "kubeflow_answers"
+NOT_ENDED = ("PENDING", "RUNNING")
+Attempts = str | list[str]  # the state of a step, or of each of its attempts
 PLAIN = {"str": str, "int": int, "bool": bool, "datetime": str, "object": object}
 
 
 @dataclass
 class Kubeflow(Service):
-    """The state of the server. With `execute` False, a run ends with `outcome` at the second request for its state."""
+    """The state of the server. With `execute` False, a run ends with `outcome` at the second request for its state.
+
+    `answers` are the answers to the next requests for the state of a run; the last one stays.
+    """
 
     folder: Path = Path()
     execute: bool = False
-    outcome: tuple[str, dict[str, str]] = ("SUCCEEDED", {})
+    multi_user: bool = False
+    outcome: tuple[str, dict[str, Attempts]] = ("SUCCEEDED", {})
+    answers: list[Json] = field(default_factory=list)
     experiments: dict[str, Json] = field(default_factory=dict)
     pipelines: dict[str, Json] = field(default_factory=dict)
     versions: dict[str, Json] = field(default_factory=dict)
@@ -95,18 +108,19 @@ def checked(value: Any, kind: str) -> Any:
 
 
 def healthz(kubeflow: Kubeflow, _: Any, __: Any) -> Answer:
-    return 200, {"multi_user": False}
+    return 200, {"multi_user": True} if kubeflow.multi_user else {}  # the API leaves out what is false
 
 
 def listed(key: str, things: Callable[[Kubeflow, tuple[str, ...]], list[Json]]) -> Callable[..., Answer]:
-    """Return the handler of a list, with the API's filter by display_name."""
+    """Return the handler of a list, with the API's filter by one field."""
 
     def answer(kubeflow: Kubeflow, _: Any, query: Json, *path: str) -> Answer:
         found = things(kubeflow, path)
         if "filter" in query:
             (predicate,) = json.loads(query["filter"])["predicates"]
-            assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
-            found = [each for each in found if each["display_name"] == predicate["stringValue"]]
+            assert predicate["operation"] == "EQUALS"
+            assert predicate["key"] in ("display_name", "recurring_run_id")
+            found = [each for each in found if each.get(predicate["key"]) == predicate["stringValue"]]
         page, token = page_of(found, query, "page_token")
         return 200, {key: page, "total_size": len(found), **({"next_page_token": token} if token else {})}
 
@@ -144,13 +158,15 @@ def start_run(kubeflow: Kubeflow, body: Any, _: Any) -> Answer:
         return 404, {"message": "no such experiment"}
     if run["pipeline_version_reference"]["pipeline_version_id"] not in kubeflow.versions:
         return 404, {"message": "no such version"}
-    return 200, _shown(_started(kubeflow, run))
+    return 200, _shown(_started(kubeflow, run, run["display_name"]))
 
 
-def _started(kubeflow: Kubeflow, run: Json) -> Json:
+def _started(kubeflow: Kubeflow, run: Json, job_name: str) -> Json:
     run = _stored(kubeflow.runs, "run_id", {**run, "state": "PENDING", "polled": 0})
     if kubeflow.execute:
-        thread = threading.Thread(target=_execute, args=(kubeflow, run))
+        workflow = f"wgan-tpu-pipeline-{run['run_id'][:5]}" if job_name else run["display_name"]
+        job = Job(run["run_id"], job_name, workflow, kubeflow=True)
+        thread = threading.Thread(target=_execute, args=(kubeflow, run, job))
         kubeflow.threads.append(thread)
         thread.start()
     return run
@@ -159,27 +175,32 @@ def _started(kubeflow: Kubeflow, run: Json) -> Json:
 def tick(kubeflow: Kubeflow, recurring_run_id: str) -> str:
     """Start the run of a schedule whose time has come, as Kubeflow does; return the run's id, "" if none may start."""
     schedule = kubeflow.recurring[recurring_run_id]
-    active = [
-        run for run in kubeflow.runs.values()
-        if run.get("recurring_run_id") == recurring_run_id and run["state"] in ("PENDING", "RUNNING")
-    ]  # fmt: skip
+    active = _active(kubeflow, recurring_run_id)
     if schedule["status"] != "ENABLED" or len(active) >= int(schedule["max_concurrency"]):
         return ""
     names = ("experiment_id", "pipeline_version_reference", "runtime_config")
     run = {name: schedule[name] for name in names if name in schedule}
-    run |= {"recurring_run_id": recurring_run_id, "display_name": f"{schedule['display_name']}-{len(kubeflow.runs)}"}
-    return str(_started(kubeflow, run)["run_id"])
+    workflow = f"{schedule['display_name']}{recurring_run_id[:5]}-{len(kubeflow.runs) + 1}-2986495537"
+    run |= {"recurring_run_id": recurring_run_id, "display_name": workflow}
+    return str(_started(kubeflow, run, job_name="")["run_id"])
 
 
-def _execute(kubeflow: Kubeflow, run: Json) -> None:
+def _active(kubeflow: Kubeflow, recurring_run_id: str) -> list[Json]:
+    runs = [run for run in kubeflow.runs.values() if run.get("recurring_run_id") == recurring_run_id]
+    return [run for run in runs if run["state"] in NOT_ENDED]
+
+
+def _execute(kubeflow: Kubeflow, run: Json, job: Job) -> None:
     root = kubeflow.folder / run["run_id"]
     file = kubeflow.folder / f"{run['pipeline_version_reference']['pipeline_version_id']}.yaml"
     arguments = (run.get("runtime_config") or {}).get("parameters") or {}
     run["state"] = "RUNNING"
-    process = start_compiled(file, root, kubeflow.folder / "cache", arguments)
+    process = start_compiled(file, root, kubeflow.folder / "cache", job, arguments)
     kubeflow.processes[run["run_id"]] = process
     code = process.wait()
-    run["run_details"] = _details(ended_tasks(root))
+    if "orphan" in run:
+        return
+    run["run_details"] = task_details(ended_tasks(root), job.resource_name)
     run["state"] = "SUCCEEDED" if code == 0 else "FAILED"
 
 
@@ -187,19 +208,64 @@ def get_run(kubeflow: Kubeflow, _: Any, __: Any, run_id: str) -> Answer:
     run = kubeflow.runs.get(run_id)
     if run is None:
         return 404, {"message": "no such run"}
+    if kubeflow.answers:
+        return 200, kubeflow.answers.pop(0) if len(kubeflow.answers) > 1 else kubeflow.answers[0]
     run["polled"] += 1
-    if not kubeflow.execute and run["polled"] >= 2:
+    if not kubeflow.execute and run["polled"] >= 2 and "orphan" not in run:
         run["state"], steps = kubeflow.outcome
-        run["run_details"] = _details(steps)
+        run["run_details"] = task_details(steps)
     return 200, _shown(run)
 
 
-def _details(steps: dict[str, str]) -> Json:
-    return {"task_details": [{"display_name": name, "state": state} for name, state in steps.items()]}
+def task_details(steps: Mapping[str, Attempts], workflow: str = "wgan-tpu-pipeline-6r5nl") -> Json:
+    """Return the tasks of a run as the API lists them: the nodes of Argo's workflow, each with its attempts, by random ids.
+
+    A name that ends with -driver is a step of which only the driver ran.
+    """
+    states = {name: [state] if isinstance(state, str) else state for name, state in steps.items()}
+    whole = "FAILED" if any(attempts[-1] == "FAILED" for attempts in states.values()) else "SUCCEEDED"
+    nodes = {name: [whole] for name in (workflow, "root", "exit-handler-1")}
+    nodes |= {"root-driver": ["SUCCEEDED"], "exit-handler-1-driver": ["SUCCEEDED"]}
+    tasks = [task for name, attempts in nodes.items() for task in _nodes(name, attempts, second=0)]
+    for number, (name, attempts) in enumerate(states.items(), start=1):
+        if name.endswith("-driver"):
+            tasks += _nodes(name, attempts, number)
+        else:
+            tasks += _nodes(f"{name}-driver", ["SUCCEEDED"], number)
+            tasks += _nodes(name, attempts[-1:], number) + _nodes("executor", attempts, number)
+    return {"task_details": sorted(tasks, key=lambda task: str(task["task_id"]))}
+
+
+def _nodes(name: str, attempts: list[str], second: int) -> list[Json]:
+    """Return a node of a workflow, whose state is that of its last attempt, and its attempts."""
+    named = {name: attempts[-1], **{f"{name}({number})": state for number, state in enumerate(attempts)}}
+    time = f"2026-11-24T03:36:{second:02}Z"
+    return [
+        {"task_id": str(uuid.uuid4()), "display_name": each, "state": state, "start_time": time}
+        for each, state in named.items()
+    ]
+
+
+def recorded_answer(name: str) -> Json:
+    """Return an answer of the real API server."""
+    answer: Json = json.loads((ANSWERS / f"{name}.json").read_bytes())
+    return answer
+
+
+def answer_at(answer: Json, time: str) -> Json:
+    """Return what the API server said of a run at an earlier time (ISO 8601 in UTC, to the second), from its last answer."""
+
+    def then(thing: Json) -> Json:
+        seen = [each["state"] for each in thing.get("state_history", ()) if each["update_time"] <= time]
+        return {**thing, **({"state": seen[-1]} if seen else {})}
+
+    tasks = answer["run_details"]["task_details"]
+    begun = [then(task) for task in tasks if any(each["update_time"] <= time for each in task.get("state_history", ()))]
+    return {**then(answer), "run_details": {"task_details": begun}}
 
 
 def _shown(run: Json) -> Json:
-    shown = {key: value for key, value in run.items() if key != "polled"}
+    shown = {key: value for key, value in run.items() if key not in ("polled", "orphan")}
     checked(shown, "V2beta1Run")
     return shown
 
@@ -221,6 +287,10 @@ def switch_recurring(kubeflow: Kubeflow, _: Any, __: Any, name: str, verb: str) 
 
 
 def delete_recurring(kubeflow: Kubeflow, _: Any, __: Any, name: str) -> Answer:
+    for run in _active(kubeflow, name):  # Kubernetes removes the workflows that the schedule owns
+        run |= {"orphan": True, "state": "RUNNING"}
+        if run["run_id"] in kubeflow.processes:
+            os.killpg(kubeflow.processes[run["run_id"]].pid, signal.SIGKILL)
     return (200, {}) if kubeflow.recurring.pop(name, None) else (404, {"message": "no such recurring run"})
 
 

@@ -1,8 +1,9 @@
-"""Run a compiled file with KFP's local runner: python -m tests.support.servers.run_compiled FILE ROOT [ARGUMENTS [CACHE]].
+"""Run a compiled file with KFP's local runner: python -m tests.support.servers.run_compiled FILE ROOT ARGUMENTS CACHE JOB.
 
-FILE is a file that `compile` wrote or `submit` sent; nothing else of the pipeline is known here. The creation time of the job,
-which platforms fill in and KFP's local runner does not, is filled in here. The folder `gcs` beside ROOT has the place of /gcs,
-where Vertex AI mounts the buckets. Exits with 0 if the run succeeded.
+FILE is a file that `compile` wrote or `submit` sent; nothing else of the pipeline is known here. The job's creation time, names
+and id, which platforms fill in and KFP's local runner does not or does otherwise, are filled in here from JOB, and the exit
+handler gets the final status that the platform gives it. The folder `gcs` beside ROOT has the place of /gcs, where Vertex AI
+mounts the buckets. Exits with 0 if the run succeeded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,7 +24,18 @@ ROOT = Path(__file__).parents[3]
 LAUNCHER = "google_cloud_pipeline_components.container.v1.custom_job.launcher"
 
 
-def start_compiled(file: Path, root: Path, cache: Path, arguments: dict[str, Any] | None = None) -> subprocess.Popen[bytes]:
+class Job(NamedTuple):
+    """What a platform fills in: the run's names and id. `kubeflow` is whether the exit handler gets Kubeflow's final status."""
+
+    id: str
+    name: str
+    resource_name: str
+    kubeflow: bool = False
+
+
+def start_compiled(
+    file: Path, root: Path, cache: Path, job: Job, arguments: dict[str, Any] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a process that runs `file`, in a process group of its own, with its output in `root`/log."""
     root.mkdir(parents=True, exist_ok=True)
     command = [
@@ -34,6 +46,7 @@ def start_compiled(file: Path, root: Path, cache: Path, arguments: dict[str, Any
         str(root),
         json.dumps(arguments or {}),
         str(cache),
+        json.dumps(job),
     ]
     with (root / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -45,18 +58,21 @@ def ended_tasks(root: Path) -> dict[str, str]:
     return {task: {"SUCCESS": "SUCCEEDED", "FAILURE": "FAILED"}[state] for task, state in ended}
 
 
-def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
+def main(file: Path, root: Path, arguments: str, cache: str, job: Job) -> int:
     """Run FILE with its default arguments and `arguments` (JSON); outputs go to ROOT, the platform's cache to `cache`."""
     from kfp import components, local
 
     document = file.read_text().split("\n---\n")[0]  # the second document has Kubernetes settings
-    document = document.replace("{{$.pipeline_job_create_time_utc}}", now()).replace("/gcs/", f"{root.parent}/gcs/")
+    known = {"create_time_utc": now(), "uuid": job.id, "name": job.name, "resource_name": job.resource_name}
+    for placeholder, value in known.items():
+        document = document.replace(f"{{{{$.pipeline_job_{placeholder}}}}}", value)
+    document = document.replace("/gcs/", f"{root.parent}/gcs/")
+    if job.kubeflow:
+        give_final_status_of_kubeflow()
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     os.environ["TMPDIR"] = str(root / "tmp")
-    caching = {"enable_caching": True, "cache_root": cache} if cache else {}
-    local.init(
-        local.SubprocessRunner(use_venv=False), pipeline_root=str(root / "steps"), workspace_root=str(root / "work"), **caching
-    )
+    folders = {"pipeline_root": str(root / "steps"), "workspace_root": str(root / "work"), "cache_root": cache}
+    local.init(local.SubprocessRunner(use_venv=False), enable_caching=True, **folders)
     pipeline = components.load_component_from_text(yaml.safe_dump(without_custom_jobs(yaml.safe_load(document))))
     try:
         pipeline(**json.loads(arguments))
@@ -64,6 +80,22 @@ def main(file: Path, root: Path, arguments: str = "{}", cache: str = "") -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def give_final_status_of_kubeflow() -> None:
+    """Give exit handlers the final status of Kubeflow Pipelines 2.17.0: ML Metadata's state, and never an error."""
+    from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
+
+    local_arguments = OrchestratorUtils.make_task_arguments
+
+    def make_task_arguments(*given: Any, **named: Any) -> dict[str, Any]:
+        arguments: dict[str, Any] = local_arguments(*given, **named)
+        for value in arguments.values():
+            if isinstance(value, dict) and "pipeline_task_name" in value:
+                value.update(state={"SUCCEEDED": "COMPLETE"}.get(value["state"], value["state"]), error={})
+        return arguments
+
+    OrchestratorUtils.make_task_arguments = make_task_arguments
 
 
 def without_custom_jobs(spec: dict[str, Any]) -> dict[str, Any]:
@@ -92,4 +124,5 @@ def without_custom_jobs(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
+    FILE, OUTPUT, ARGUMENTS, CACHE, JOB = sys.argv[1:]
+    sys.exit(main(Path(FILE), Path(OUTPUT), ARGUMENTS, CACHE, Job(*json.loads(JOB))))

@@ -21,7 +21,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from tests.support.servers.json_server import Answer, Json, page_of, served
-from tests.support.servers.run_compiled import ended_tasks, start_compiled
+from tests.support.servers.run_compiled import Job, ended_tasks, start_compiled
 from tests.support.servers.vertex_server import LOCATION, NUMBERED, VertexService, content, read
 
 State = aiplatform_v1.PipelineState
@@ -76,7 +76,8 @@ def _execute(runs: VertexRuns, job: Any) -> None:
     file = root / "pipeline.yaml"  # JSON is YAML
     file.write_text(json.dumps(content(job)["pipelineSpec"]))
     job.state = State.PIPELINE_STATE_RUNNING
-    code = start_compiled(file, root, runs.folder / "cache").wait()
+    known = Job(str(len(runs.jobs)), root.name, job.name)
+    code = start_compiled(file, root, runs.folder / "cache", known).wait()
     _end(job, "SUCCEEDED" if code == 0 else "FAILED", ended_tasks(root))
 
 

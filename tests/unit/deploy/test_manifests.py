@@ -79,18 +79,6 @@ class TestKubeflow:
         (patched,) = yaml.safe_load_all((folder / "no-internet.yaml").read_text())
         assert all("to" in rule for rule in patched["spec"]["egress"])
 
-    def test_argo_pods_are_hardened(self) -> None:
-        (found,) = yaml.safe_load_all((DEPLOY / "kubeflow" / "hardening" / "workflow-controller-configmap.yaml").read_text())
-        check(found, "V1ConfigMap", "ConfigMap")
-        for container in ("mainContainer", "executor"):
-            context = yaml.safe_load(found["data"][container])["securityContext"]
-            check(context, "V1SecurityContext", container)
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["capabilities"] == {"drop": ["ALL"]}
-        context = yaml.safe_load(found["data"]["workflowDefaults"])["spec"]["securityContext"]
-        check(context, "V1PodSecurityContext", "workflowDefaults")
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-
 
 def text(value: Any) -> Any:
     return value.strip('"') if isinstance(value, str) else value
@@ -218,6 +206,21 @@ class TestSchedules:
         assert config.deploy.volume_claim == claim["metadata"]["name"]
         if overlay == "shared-disk":  # whose network policy blocks all buckets
             assert "gs://" not in f"{config.ingest.source} {config.registry}"
+
+    @pytest.mark.parametrize(("code", "created"), [(0, True), (2, True), (1, False)])
+    def test_the_schedule_of_kubeflow_is_replaced_when_its_run_has_ended(
+        self, code: int, created: bool, tmp_path: Path
+    ) -> None:
+        """2: there is no schedule yet; 1: Kubeflow cannot be reached."""
+        program, called = tmp_path / "wgan-pipeline", tmp_path / "called"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {called}\n[ "$2" != delete ] || exit {code}\n')
+        program.chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOST": "http://h", "OVERLAY": "gke"}
+        done = subprocess.run([DEPLOY / "schedules" / "kubeflow.sh"], env=environment, capture_output=True, check=False)
+        assert (done.returncode == 0) == created
+        lines = called.read_text().splitlines()
+        assert lines[0] == "schedule delete nightly --wait --host http://h"
+        assert any(line.startswith("schedule create") for line in lines) == created
 
     def test_an_unknown_overlay_is_refused(self, tmp_path: Path) -> None:
         command = ["bash", str(DEPLOY / "schedules" / "kubeflow.sh")]

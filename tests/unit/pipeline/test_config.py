@@ -14,6 +14,10 @@ from pipeline.config import RunConfig, load_config, resolve_paths
 from tests.support.command_line import run
 
 BAD = [
+    ("deploy.memory=8", "deploy.memory = 8: write a number with a unit, such as 8G or 8Gi."),
+    ("deploy.memory=8GB", "deploy.memory = '8GB': write a number with a unit, such as 8G or 8Gi."),
+    ("deploy.cpu=-1", "deploy.cpu = '-1': string should match pattern"),
+    ("deploy.cpu=true", "deploy.cpu = True: input should be a valid string."),
     ("train.round=3", "train.round: unknown key; did you mean rounds?"),
     ("trian.rounds=3", "trian: unknown key; did you mean train?"),
     ("ingest.xyzzy=3", "ingest.xyzzy: unknown key; the known keys are source, tfds_manual_dir"),
@@ -200,3 +204,11 @@ class TestReference:
             2,
             "There is no section trian. Use run, ingest, validate, train, evaluate, push, deploy.",
         )
+
+
+@pytest.mark.parametrize(("value", "cpu"), [("1", "1"), ("0.5", "0.5"), ("4.0", "4"), ("500m", "500m"), ('"2"', "2")])
+def test_a_quantity_may_be_a_number(tmp_path: Path, value: str, cpu: str) -> None:
+    assert load_config(None, [f"deploy.cpu={value}"]).deploy.cpu == cpu
+    file = tmp_path / "c.toml"
+    file.write_text(f"[deploy]\ncpu = {value if value[-1] != 'm' else repr(value)}\n")
+    assert load_config(file).deploy.cpu == cpu

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +23,13 @@ from pipeline import snapshot, step_runner
 from pipeline.arguments import describe_run
 from pipeline.config import RunConfig, load_config, resolve_paths
 from pipeline.snapshot import SourceSnapshot, list_source, load_snapshot
+from pipeline.step_runner import PlatformRun
 from pipeline.targets.local import run
 from pipeline.targets.spec import UNKNOWN_KEY
+from tests.support.command_line import run as run_command
+
+STARTED, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00.000+00:00"
+JOB = PlatformRun("60bbdf74-201e-4e65-aaca-88b37aff0d55", "run-20261124-033629-4d9184", "wgan-tpu-pipeline-6r5nl", STARTED)
 
 
 def write(folder: Path, name: str, level: int = 100) -> None:
@@ -44,6 +52,17 @@ def described(config: RunConfig) -> str:
     """Return the description in a compiled pipeline, without id, time and keys."""
     keys = dict.fromkeys(config.sections(), UNKNOWN_KEY)
     return describe_run(config, keys, run_id="", started_at="", folder="").model_dump_json()
+
+
+def written(
+    config: RunConfig, tmp_path: Path, job: PlatformRun, state: str, folder: Path | None = None, message: str = ""
+) -> dict[str, Any]:
+    """Write the report of a run on a platform; return its summary, from the newest folder of a run or from `folder`."""
+    (tmp_path / "report").mkdir(exist_ok=True)
+    page = SimpleNamespace(path=str(tmp_path / "report" / "page"))
+    step_runner.write_run_report(described(config), job, state, message, page)
+    found = [folder / "summary.json"] if folder else (tmp_path / "runs").glob("*/summary.json")
+    return dict(json.loads(max(found, key=lambda file: file.stat().st_mtime_ns).read_bytes()))
 
 
 def test_the_keys_equal_those_of_a_local_run(config: RunConfig) -> None:
@@ -76,11 +95,8 @@ def test_a_missing_source_is_reported_as_failure_of_ingest(
         step_runner.find_step_keys(described(config), "job-1")
     assert caught.value.code == ConfigError.exit_code
     assert capsys.readouterr().err.startswith("snapshot: ")
-    (tmp_path / "report").mkdir()
-    page = SimpleNamespace(path=str(tmp_path / "report" / "page"))
-    step_runner.write_run_report(described(config), "job-1", "2026-01-01T00:00:00Z", "FAILED", "a task failed", page)
-    summary = json.loads((tmp_path / "report" / "summary.json").read_bytes())
-    assert (summary["run_id"], summary["status"], summary["exit_code"]) == ("job-1", "failed", 2)
+    summary = written(config, tmp_path, JOB._replace(id="job-1"), "FAILED")
+    assert (summary["run_id"], summary["status"], summary["exit_code"]) == (JOB.job_name, "failed", 2)
     assert summary["error"]["step"] == "ingest"
     assert str(tmp_path / "images") in summary["error"]["problem"]
 
@@ -102,32 +118,108 @@ def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
 
 
 def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunConfig, tmp_path: Path) -> None:
-    (tmp_path / "report").mkdir()
-    page = SimpleNamespace(path=str(tmp_path / "report" / "page"))
-    step_runner.write_run_report(described(config), "job-9", "2026-01-01T00:00:00Z", "FAILED", "the snapshot was killed", page)
-    summary = json.loads((tmp_path / "report" / "summary.json").read_bytes())
+    summary = written(config, tmp_path, JOB, "FAILED", message="the snapshot was killed")
     assert (summary["status"], summary["nothing_new"]) == ("failed", False)
     assert "the snapshot was killed" in summary["error"]["problem"]
 
 
+SCHEDULED = PlatformRun("60bbdf74-201e-4e65-aaca-88b37aff0d55", "", "every3lrcmn-1-2986495537", STARTED)
+
+
 @pytest.mark.parametrize(
-    ("state", "status"),
-    [("SUCCEEDED", "succeeded"), ("COMPLETE", "succeeded"), ("FAILED", "failed"), ("RUNNING", "failed"), ("", "failed")],
+    ("job", "name"),
+    [
+        (JOB, "run-20261124-033629-4d9184"),
+        (SCHEDULED, "every3lrcmn-1-2986495537"),
+        (PlatformRun("7", "", "projects/1/locations/europe-west4/pipelineJobs/run-1", STARTED), "run-1"),
+        (PlatformRun("7", "", "", STARTED), "7"),
+    ],
 )
-def test_the_report_knows_the_states_of_every_platform(
-    state: str, status: str, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_kind_of_run_has_a_name(job: PlatformRun, name: str) -> None:
+    """Kubeflow leaves the job's name of a scheduled run empty."""
+    assert job.name == name
+
+
+@pytest.mark.parametrize(
+    ("state", "outcomes", "status", "note"),
+    [
+        ("COMPLETE", "succeeded", "succeeded", ""),
+        ("SUCCEEDED", "succeeded", "succeeded", ""),
+        ("RUNNING", "succeeded", "succeeded", "Every step recorded success, but the pipeline's runner reported RUNNING: "),
+        ("FAILED", "succeeded", "succeeded", "Every step recorded success, but the pipeline's runner reported FAILED: "),
+        ("COMPLETE", "failed", "failed", ""),
+        ("FAILED", "failed", "failed", ""),
+        ("RUNNING", "missing", "failed", ""),
+        ("COMPLETE", "missing", "failed", ""),
+    ],
+)
+def test_what_the_steps_recorded_decides(
+    config: RunConfig, tmp_path: Path, state: str, outcomes: str, status: str, note: str
 ) -> None:
-    """Kubeflow Pipelines 2.17.0 calls a success COMPLETE, and a run whose driver failed RUNNING."""
-    seen: list[str] = []
+    """Kubeflow Pipelines 2.17.0 calls a success COMPLETE, and a run whose driver failed RUNNING; it never gives a reason."""
+    keys = step_runner.find_step_keys(described(config), JOB.id)._asdict()
+    for step in list(config.sections())[: None if outcomes != "missing" else -1]:
+        record = journal.StepRecord(step=step, key=keys[step], state="succeeded", pid=1, started_at=LATER)
+        if outcomes == "failed" and step == "push":
+            record = record.model_copy(update={"state": "failed"})
+        (config.work_dir / "journal" / f"{step}-{keys[step][:24]}.json").write_text(record.model_dump_json())
+    summary = written(config, tmp_path, JOB, state)
+    assert (summary["status"], summary["exit_code"]) == (status, status == "failed")
+    assert summary["note"].startswith(note)
+    assert bool(summary["note"]) == bool(note)
+    page = (tmp_path / "report" / "page").read_text()
+    assert summary["note"] in html.unescape(page)
+    if outcomes == "missing":
+        assert summary["error"]["problem"].startswith(
+            "The run ended early: no step recorded an error, and there is no record of"
+        )
 
-    def write_report(_: object, *, folder: Path, status: str, message: str) -> None:
-        seen.append(status)
-        (folder / "report.html").touch()
 
-    monkeypatch.setattr("components.report.run.run", write_report)
-    page = SimpleNamespace(path=str(tmp_path / "page"))
-    step_runner.write_run_report(described(config), "job-1", "2026-01-01T00:00:00Z", state, "", page)
-    assert seen == [status]
+def test_the_report_of_a_platform_is_where_runs_finds_it(config: RunConfig, tmp_path: Path) -> None:
+    step_runner.find_step_keys(described(config), SCHEDULED.id)
+    written(config, tmp_path, SCHEDULED, "RUNNING")
+    assert "run <code>every3lrcmn-1-2986495537</code>" in (tmp_path / "report" / "page").read_text()
+    runs = tmp_path / "runs"
+    folder = runs / "every3lrcmn-1-2986495537"
+    assert {file.name for file in folder.iterdir()} == {"config.json", "run.json", "summary.json", "report.html"}
+    assert json.loads((folder / "run.json").read_bytes())["folder"] == str(folder)
+    code, output = run_command("runs", "--runs-dir", str(runs))
+    assert code == 0, output
+    assert re.search(r"every3lrcmn-1-2986495537 +failed", output)
+    code, output = run_command("report", folder.name, "--runs-dir", str(runs))
+    assert code == 0, output
+    assert str(folder / "report.html") in output
+    assert "run.log" not in output, "the logs stay on the platform"
+
+
+def test_two_runs_never_share_a_folder(config: RunConfig, tmp_path: Path) -> None:
+    """Kubeflow does not ask for unique names, and a name may be that of a folder in run.dir, or no name for a folder."""
+    for job in [JOB, JOB, JOB._replace(id="0ther-id", created_at=LATER), JOB._replace(job_name="registry"),
+                JOB._replace(job_name="../../Clone of my run"), JOB._replace(job_name="..")]:  # fmt: skip
+        (tmp_path / "runs" / "registry").mkdir(parents=True, exist_ok=True)
+        written(config, tmp_path, job, "COMPLETE")
+    name, clone = JOB.job_name, "Clone-of-my-run"
+    expected = {name, f"{name}-0ther-id", f"registry-{JOB.id[:8]}", clone, JOB.id}
+    assert {file.parent.name for file in (tmp_path / "runs").glob("*/summary.json")} == expected
+    assert not list((tmp_path / "runs" / "registry").iterdir())
+
+
+def test_each_run_of_a_schedule_has_its_own_snapshot(config: RunConfig, tmp_path: Path) -> None:
+    step_runner.find_step_keys(described(config), SCHEDULED.id)
+    first = load_snapshot(config.work_dir, SCHEDULED.id)
+    write(tmp_path / "images", "b.png")
+    step_runner.find_step_keys(described(config), "the-next-night")
+    assert load_snapshot(config.work_dir, SCHEDULED.id) == first
+    assert load_snapshot(config.work_dir, "the-next-night") == taken(config) != first
+
+
+def test_a_report_reaches_the_platform_though_run_dir_cannot_be_written(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file in the place of the folder")
+    summary = written(config, tmp_path, JOB, "FAILED", tmp_path / "report")
+    assert summary["status"] == "failed"
+    assert capsys.readouterr().err.startswith(f"report: Cannot write {tmp_path}/runs/{JOB.job_name}/config.json")
 
 
 def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

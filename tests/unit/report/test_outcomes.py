@@ -10,7 +10,7 @@ import pytest
 from components.common.errors import DataRejectedError
 from components.common.journal import STEPS, StepRecord, entry_path, step_error
 from components.report.description import RunDescription
-from components.report.outcomes import StepOutcome, derive_outcomes, find_failure, read_entries, run_status
+from components.report.outcomes import StepOutcome, contradiction, derive_outcomes, find_failure, read_entries, run_status
 
 BEFORE, START, LATER, END = (f"2026-01-31T10:{minute}:00.000+00:00" for minute in ("00", "10", "20", "30"))
 
@@ -94,15 +94,36 @@ def test_times_with_and_without_a_time_zone_are_compared() -> None:
         # DockerRunner reports success for a container that failed, and dsl.If for a branch that never ran.
         ("succeeded", "new-succeeded new-succeeded new-failed none none", "failed"),
         ("succeeded", "new-succeeded new-succeeded new-succeeded new-succeeded none", "failed"),
-        ("failed", "new-succeeded " * 5, "failed"),
+        ("failed", "new-succeeded " * 5, "succeeded"),
+        # Kubeflow Pipelines 2.17.0: a success, a run in which the driver of push failed, a failed step, nothing at all
+        ("COMPLETE", "new-succeeded " * 5, "succeeded"),
+        ("COMPLETE", "old-succeeded " * 4 + "new-succeeded", "succeeded"),
+        ("RUNNING", "new-succeeded " * 4, "failed"),
+        ("RUNNING", "old-succeeded " * 5, "failed"),
+        ("FAILED", "new-succeeded new-failed", "failed"),
+        ("", "new-succeeded " * 5, "succeeded"),
         ("failed", "new-succeeded new-interrupted none none none", "interrupted"),
         ("interrupted", "new-succeeded new-running none none none", "interrupted"),
         ("CANCELLED", "none " * 5, "interrupted"),
-        ("what?", "new-succeeded " * 5, "failed"),
     ],
 )
-def test_run_status_corrects_the_runner(reported: str, words: str, expected: str) -> None:
+def test_the_steps_decide_and_not_the_runner(reported: str, words: str, expected: str) -> None:
     assert run_status(reported, derive_outcomes(entries(words), START, END)) == expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "said"),
+    [
+        ("SUCCEEDED", ""),
+        ("COMPLETE", ""),
+        ("FAILED", "Every step recorded success, but the pipeline's runner reported FAILED: it may have lost an output."),
+        ("", "Every step recorded success, but the pipeline's runner reported no state: "),
+    ],
+)
+def test_a_platform_that_contradicts_a_success_is_named(reported: str, said: str) -> None:
+    assert contradiction(reported, "succeeded").startswith(said)
+    assert bool(contradiction(reported, "succeeded")) == bool(said)
+    assert contradiction(reported, "failed") == ""
 
 
 def test_the_failure_is_the_error_of_the_step() -> None:
@@ -130,7 +151,7 @@ def test_a_failure_without_an_error_has_the_message_of_the_runner(message: str, 
     failure = find_failure("failed", outcomes, message)
     assert failure is not None
     assert failure.step is None
-    assert "no step recorded an error and there is no record of train, evaluate, push" in failure.problem
+    assert "no step recorded an error, and there is no record of train, evaluate, push" in failure.problem
     assert reason in failure.problem
     assert failure.cure
 

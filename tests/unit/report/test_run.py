@@ -24,7 +24,7 @@ from tests.support.report_runs import DECISION, HOSTILE, SCORES, Parsed, Run, ag
 
 TOP_LEVEL = (
     "run_id status exit_code started_at finished_at seconds error steps"
-    " ingest validate train evaluate push artifacts nothing_new"
+    " ingest validate train evaluate push artifacts note nothing_new"
 )
 SECTIONS = ("samples", "champion", "scores", "neighbours", "training", "data", "lineage", "timings", "configuration")
 

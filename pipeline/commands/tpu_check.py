@@ -25,9 +25,18 @@ def tpu_check(
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
     images: Annotated[int, typer.Option(min=0, help="Number of training images; 0: unknown.")] = 0,
     classes: Annotated[int, typer.Option(min=2, help="Number of labels, with train.conditional.")] = 10,
+    execute: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Rounds to execute on virtual replicas and compare; default: deploy.tpu_check_rounds."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compile the training for a TPU without one: whether it compiles and fits, and how fast it can be at most."""
+    """Compile the training for a TPU without one: whether it compiles and fits, and how fast it can be at most.
+
+    With --execute, also run the program on virtual replicas of this machine: whether it trains as the CPU does.
+    """
     from components.tpu_check import run
     from components.tpu_check.errors import ProgramRefusedError
     from components.tpu_check.report import rows
@@ -35,6 +44,8 @@ def tpu_check(
     loaded = load_config(config, overrides)
     try:
         section = loaded.for_tpu_check(topology).model_copy(update={"images": images, "classes": classes})
+        if execute is not None:
+            section = section.model_copy(update={"execute_rounds": execute})
     except ValidationError as error:
         raise ConfigError(explain(error, TpuCheckConfig).replace("topology", "--topology", 1)) from None
     try:

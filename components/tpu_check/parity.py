@@ -111,8 +111,9 @@ def compare(
     Raises ProgramRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
     """
     if differing:
+        first = " or ".join(METRICS[4:]) if differing[0] == "whole_metrics" else differing[0]
         raise ProgramRefusedError(
-            f"The replicas do not agree: {differing[0]} differs between them after the same round (first of {len(differing)}).",
+            f"The replicas do not agree: {first} differs between them after the same round (first of {len(differing)} results).",
             "Sum every gradient, and every metric that is not a part of a sum, over the replicas before it is used.",
         )
     apart = metric_differences(*metrics)

@@ -18,7 +18,7 @@ from components.common.progress import say
 from components.common.section import Summary
 from components.tpu_check import executor
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.errors import ProgramRefusedError
+from components.tpu_check.errors import ExecutionRefusedError
 from components.tpu_check.executor import Array, load_arrays, results_file
 from components.tpu_check.subprocesses import run_subprocess
 
@@ -108,19 +108,19 @@ def compare(
 ) -> Differences:
     """Return the largest differences between the expected and the found metrics [R, 6], and of the updates of each call.
 
-    Raises ProgramRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
+    Raises ExecutionRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
     """
     if differing:
         first = " or ".join(METRICS[4:]) if differing[0] == "whole_metrics" else differing[0]
-        raise ProgramRefusedError(
-            f"The replicas do not agree: {first} differs between them after the same round (first of {len(differing)} results).",
+        raise ExecutionRefusedError(
+            f"The replicas do not agree: {first} differs between them after equal rounds (first of {len(differing)} results).",
             "Sum every gradient, and every metric that is not a part of a sum, over the replicas before it is used.",
         )
     apart = metric_differences(*metrics)
     if (apart > bounds.metrics).any():
         row, column = (int(index) for index in np.argwhere(apart > bounds.metrics)[0])
         expected, found = (float(each[row, column]) for each in metrics)
-        raise ProgramRefusedError(
+        raise ExecutionRefusedError(
             f"Executed on replicas, the program does not train as the CPU does: {METRICS[column]} of round {row + 1} is"
             f" {found:.6g} and {expected:.6g} on the CPU (difference {apart[row, column]:.1e}, at most {bounds.metrics:.0e}"
             " expected).",
@@ -128,8 +128,8 @@ def compare(
         )
     for call, each in enumerate(updates, start=1):
         if wrong := [(name, difference) for name, difference in each.items() if difference > bounds.updates]:
-            raise ProgramRefusedError(
-                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in call {call}"
+            raise ExecutionRefusedError(
+                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in round {call}"
                 f" differs by {wrong[0][1]:.1e} of its size (at most {bounds.updates:.0e} expected); first of {len(wrong)}.",
                 "A gradient that is not summed, or is summed twice, is the usual reason.",
             )
@@ -142,7 +142,7 @@ def compare(
 def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
     """Execute `config.execute_rounds` rounds of the program at a smaller size (reference.smaller); compare with the CPU.
 
-    Raises ProgramRefusedError if they differ or the program cannot be executed.
+    Raises ExecutionRefusedError if they differ or the program cannot be executed.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
     rounds, replicas, bounds = config.execute_rounds, config.slice.replicas, BOUNDS[precision]

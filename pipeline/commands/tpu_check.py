@@ -38,7 +38,7 @@ def tpu_check(
     With --execute, also run the program on virtual replicas of this machine: whether it trains as the CPU does.
     """
     from components.tpu_check import run
-    from components.tpu_check.errors import ProgramRefusedError
+    from components.tpu_check.errors import ExecutionRefusedError, ProgramRefusedError
     from components.tpu_check.report import rows
 
     loaded = load_config(config, overrides)
@@ -54,7 +54,12 @@ def tpu_check(
     except ProgramRefusedError as error:
         if not as_json:
             raise
-        refused = {"topology": section.topology, "compiled": False, "reason": error.problem, "cure": error.cure}
+        refused = {
+            "topology": section.topology,
+            "compiled": isinstance(error, ExecutionRefusedError),
+            "reason": error.problem,
+            "cure": error.cure,
+        }
         print(json.dumps(refused, indent=1))
         raise typer.Exit(error.exit_code) from None
     if as_json:

@@ -108,7 +108,7 @@ def compare(
 ) -> Differences:
     """Return the largest differences between the expected and the found metrics [R, 6], and of the updates of each call.
 
-    Raises ExecutionRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
+    Raises ExecutionRefusedError that names the first metric or variable that is out of bounds or differs between replicas.
     """
     if differing:
         first = " or ".join(METRICS[4:]) if differing[0] == "whole_metrics" else differing[0]

@@ -100,6 +100,13 @@ class DeploySection(Section):
     tpu_check: bool = Field(
         True, description="Before training on a TPU (v4 and later), compile the training for the slice on a CPU machine."
     )
+    tpu_check_rounds: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Rounds that tpu_check also executes, at a smaller size, on virtual replicas of its machine, and compares "
+        "with its CPU; 0: none.",
+    )
     tpu_check_image: str = Field(
         "localhost/wgan-tpu-pipeline:tpu-check",
         min_length=1,
@@ -165,6 +172,7 @@ class RunConfig(Section):
             topology=topology or self.deploy.tpu_topology,
             image_size=self.ingest.image_size,
             channels=self.ingest.channels,
+            execute_rounds=self.deploy.tpu_check_rounds,
             train=self.train,
         )
 

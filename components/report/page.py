@@ -98,6 +98,10 @@ def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         memory = f"{checked['peak_hbm_bytes'] / 1e9:.2f} of {checked['hbm_bytes'] / 1e9:.1f} GB of HBM"
         speed = f"at most {number(round(checked['images_per_second_at_most']))} images/s"
         facts.append((f"Compiled for {checked['topology']}", f"{memory}, {speed}"))
+    for executed in checked.get("executed", ()):
+        ran = f"{executed['rounds']} rounds on {executed['replicas']} virtual replicas train as the CPU does"
+        size = f"batch {executed['global_batch_size']}, metrics within {executed['largest_metric_difference']:.0e}"
+        facts.append((f"Executed in {executed['precision']}", f"{ran} ({size})"))
     if train.get("rounds") is not None:
         facts.append(("Trained", f"{number(train['rounds'])} rounds, {number(train.get('images_seen'))} images"))
     if train.get("critic_images_per_second") is not None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from components.common.errors import first_line
 from components.tpu_check.compiler import check_expected, remove_copies, replica_options
-from components.tpu_check.errors import ProgramRefusedError
+from components.tpu_check.errors import ExecutionRefusedError
 
 Array = npt.NDArray[Any]
 
@@ -94,19 +94,21 @@ def save_arrays(file: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def find_devices(replicas: int, backend: str = "cpu") -> list[Any]:
-    """Return the first `replicas` devices of a JAX backend. Raises CompilerMissingError, ProgramRefusedError."""
+    """Return the first `replicas` devices of a JAX backend. Raises CompilerMissingError, ExecutionRefusedError."""
     check_expected("jax", "jaxlib")
     import jax
 
     jax.config.update("jax_enable_x64", True)  # Keras counts iterations in int64
     devices = jax.devices(backend)
     if len(devices) < replicas:
-        raise ProgramRefusedError(f"The program is for {replicas} replicas and JAX has {len(devices)} {backend} devices here.")
+        raise ExecutionRefusedError(
+            f"The program is for {replicas} replicas and JAX has {len(devices)} {backend} devices here."
+        )
     return list(devices[:replicas])
 
 
 def load(text: str, devices: Sequence[Any]) -> Any:
-    """Compile StableHLO for one replica on each device; return jaxlib's loaded executable. Raises ProgramRefusedError."""
+    """Compile StableHLO for one replica on each device; return jaxlib's loaded executable. Raises ExecutionRefusedError."""
     from jax._src.interpreters import mlir
     from jax.errors import JaxRuntimeError
     from jaxlib import _jax
@@ -121,7 +123,7 @@ def load(text: str, devices: Sequence[Any]) -> Any:
             return devices[0].client.compile_and_load(module, _jax.DeviceList(tuple(devices)), options)
         except (JaxRuntimeError, ir.MLIRError) as error:
             platform = devices[0].platform.upper()
-            raise ProgramRefusedError(f"XLA's compiler for {platform} refuses the program: {first_line(error)}.") from None
+            raise ExecutionRefusedError(f"XLA's compiler for {platform} refuses the program: {first_line(error)}.") from None
 
 
 def _drop_attributes(module: Any) -> None:
@@ -151,9 +153,9 @@ def needed_bytes(loaded: Any, replicas: int) -> int:
 
 
 def check_memory(needed: int, replicas: int, available: int) -> None:
-    """Raise ProgramRefusedError, with the sizes in GB, if a program needs more bytes than are available."""
+    """Raise ExecutionRefusedError, with the sizes in GB, if a program needs more bytes than are available."""
     if needed > available:
-        raise ProgramRefusedError(
+        raise ExecutionRefusedError(
             f"{replicas} replicas of the program need {needed / 1e9:.2f} GB of memory; {available / 1e9:.2f} GB are available.",
             "Execute fewer images, channels or replicas, or give the check more memory.",
         )
@@ -187,7 +189,7 @@ def place(bundle: Bundle, call: int, devices: Sequence[Any]) -> list[Any]:
 def run(loaded: Any, placed: Sequence[Any]) -> list[list[Any]]:
     """Run an executable once; return the results in order, each as one array of JAX for each replica.
 
-    Raises ProgramRefusedError if it fails.
+    Raises ExecutionRefusedError if it fails.
     """
     import jax
     from jax.errors import JaxRuntimeError
@@ -196,7 +198,7 @@ def run(loaded: Any, placed: Sequence[Any]) -> list[list[Any]]:
         results = loaded.execute_sharded(placed).disassemble_into_single_device_arrays()
         jax.block_until_ready(results)
     except JaxRuntimeError as error:
-        raise ProgramRefusedError(f"The program failed while it ran: {first_line(error)}.") from None
+        raise ExecutionRefusedError(f"The program failed while it ran: {first_line(error)}.") from None
     return list(results)
 
 
@@ -210,7 +212,7 @@ def outcome_of(bundle: Bundle, results: Sequence[Sequence[Any]]) -> Outcome:
 
 
 def execute(folder: Path, backend: str = "cpu") -> None:
-    """Run the bundle in a folder. Raises ProgramRefusedError, CompilerMissingError.
+    """Run the bundle in a folder. Raises ExecutionRefusedError, CompilerMissingError.
 
     Writes the results of each call (metrics and variables) and execution.json (differing results, seconds, bytes needed).
     """

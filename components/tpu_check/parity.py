@@ -18,13 +18,12 @@ from components.common.progress import say
 from components.common.section import Summary
 from components.tpu_check import executor
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.errors import ProgramRefusedError
+from components.tpu_check.errors import ExecutionRefusedError
 from components.tpu_check.executor import Array, load_arrays, results_file
 from components.tpu_check.subprocesses import run_subprocess
 
 # step.METRICS, which cannot be imported without TensorFlow
 METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss", "critic_grad_norm", "generator_grad_norm")
-ROWS, CHANNELS, IMAGES = 2, 8, 256  # of a program that is executed: rows of a replica, and at most so many channels and images
 SMALL = 1e-3  # a metric near zero is compared as if it were so large
 TENSORFLOW_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -64,10 +63,10 @@ class Execution(Summary):
     rounds: int
     replicas: int
     precision: str
+    data: str
     global_batch_size: int
     generator_channels: int
     critic_channels: int
-    images: int
     largest_metric_difference: float
     largest_metric_name: str
     largest_metric_round: int
@@ -109,18 +108,19 @@ def compare(
 ) -> Differences:
     """Return the largest differences between the expected and the found metrics [R, 6], and of the updates of each call.
 
-    Raises ProgramRefusedError that names the first metric or variable that is out of bounds, or that differs between replicas.
+    Raises ExecutionRefusedError that names the first metric or variable that is out of bounds or differs between replicas.
     """
     if differing:
-        raise ProgramRefusedError(
-            f"The replicas do not agree: {differing[0]} differs between them after the same rounds (first of {len(differing)}).",
+        first = " or ".join(METRICS[4:]) if differing[0] == "whole_metrics" else differing[0]
+        raise ExecutionRefusedError(
+            f"The replicas do not agree: {first} differs between them after equal rounds (first of {len(differing)} results).",
             "Sum every gradient, and every metric that is not a part of a sum, over the replicas before it is used.",
         )
     apart = metric_differences(*metrics)
     if (apart > bounds.metrics).any():
         row, column = (int(index) for index in np.argwhere(apart > bounds.metrics)[0])
         expected, found = (float(each[row, column]) for each in metrics)
-        raise ProgramRefusedError(
+        raise ExecutionRefusedError(
             f"Executed on replicas, the program does not train as the CPU does: {METRICS[column]} of round {row + 1} is"
             f" {found:.6g} and {expected:.6g} on the CPU (difference {apart[row, column]:.1e}, at most {bounds.metrics:.0e}"
             " expected).",
@@ -128,8 +128,8 @@ def compare(
         )
     for call, each in enumerate(updates, start=1):
         if wrong := [(name, difference) for name, difference in each.items() if difference > bounds.updates]:
-            raise ProgramRefusedError(
-                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in call {call}"
+            raise ExecutionRefusedError(
+                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in round {call}"
                 f" differs by {wrong[0][1]:.1e} of its size (at most {bounds.updates:.0e} expected); first of {len(wrong)}.",
                 "A gradient that is not summed, or is summed twice, is the usual reason.",
             )
@@ -139,30 +139,16 @@ def compare(
     return Differences(float(apart[row, column]), METRICS[column], row + 1, difference, name)
 
 
-def smaller(config: TpuCheckConfig, precision: str) -> TpuCheckConfig:
-    """Return the configuration that is executed: ROWS images a replica, at most CHANNELS channels, all else as configured."""
-    train = config.train.model_copy(
-        update={
-            "global_batch_size": min(config.train.global_batch_size, ROWS * config.slice.replicas),
-            "generator_channels": min(config.train.generator_channels, CHANNELS),
-            "critic_channels": min(config.train.critic_channels, CHANNELS),
-            "precision": precision,
-            "rounds_per_call": 1,
-        }
-    )
-    return config.model_copy(update={"train": train, "images": IMAGES})
-
-
 def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
-    """Execute `config.execute_rounds` rounds of the training's program at a smaller size; compare each with the CPU.
+    """Execute `config.execute_rounds` rounds of the program at a smaller size (reference.smaller); compare with the CPU.
 
-    Raises ProgramRefusedError if they differ or the program cannot be executed.
+    Raises ExecutionRefusedError if they differ or the program cannot be executed.
     """
-    config, bounds = smaller(config, precision), BOUNDS[precision]
-    train, replicas, rounds = config.train, config.slice.replicas, config.execute_rounds
-    say(f"Training {rounds} rounds in {precision} on the CPU, with batch {train.global_batch_size}")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": precision})})
+    rounds, replicas, bounds = config.execute_rounds, config.slice.replicas, BOUNDS[precision]
+    say(f"Training {rounds} rounds on the CPU in {precision}, at a smaller size")
     trained = run_subprocess("components.tpu_check.reference", config, folder, TENSORFLOW_ENVIRONMENT)
-    say(f"Executing the program of the same rounds on {replicas} virtual replicas")
+    say(f"Executing the program of these rounds on {replicas} virtual replicas")
     executed = run_subprocess("components.tpu_check.executor", config, folder, executor.environment(replicas))
     states = [load_arrays(folder / f"state-{number:03}.npz") for number in range(rounds + 1)]
     results = [load_arrays(folder / results_file(number)) for number in range(rounds)]
@@ -177,8 +163,7 @@ def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
         rounds=rounds,
         replicas=replicas,
         precision=precision,
-        **train.model_dump(include={"global_batch_size", "generator_channels", "critic_channels"}),
-        images=config.images,
+        **json.loads((folder / "sizes.json").read_text()),
         largest_metric_difference=largest.metric,
         largest_metric_name=largest.metric_name,
         largest_metric_round=largest.metric_round,
@@ -190,3 +175,23 @@ def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
         needed_bytes=figures["needed_bytes"],
         peak_memory_bytes=max(trained.peak_memory_bytes, executed.peak_memory_bytes),
     )
+
+
+def rows(execution: Execution) -> list[tuple[str, str]]:
+    """Return an execution as rows of (name, value) to print."""
+    channels = " and ".join(str(each) for each in sorted({execution.generator_channels, execution.critic_channels}))
+    ran = f"{execution.rounds} rounds on {execution.replicas} virtual replicas"
+    return [
+        (f"executed, {execution.precision}", f"{ran}, at batch {execution.global_batch_size} and {channels} channels"),
+        (
+            "metrics as on the CPU",
+            f"within {execution.largest_metric_difference:.1e}, at most {execution.metric_bound:g}"
+            f" ({execution.largest_metric_name}, round {execution.largest_metric_round})",
+        ),
+        (
+            "updates as on the CPU",
+            f"within {execution.largest_update_difference:.1e}, at most {execution.update_bound:g}"
+            f" ({execution.largest_update_name})",
+        ),
+        ("execution", f"{execution.seconds:.0f} s, {execution.peak_memory_bytes / 1e9:.1f} GB of memory"),
+    ]

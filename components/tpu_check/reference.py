@@ -2,11 +2,13 @@
 
     python -m components.tpu_check.reference FOLDER
 
-Both trainings have the same initial weights, images, noise and rounds, all of which follow from the seed.
+Both trainings have the same initial weights, images, noise and rounds, all of which follow from the seed. The stage makes them
+smaller than the training of the configuration, and one round a call, for parity.py.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +27,32 @@ from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
 from components.train.saving.variables import state_arrays
 
+ROWS, CHANNELS, IMAGES = 2, 8, 256  # of a training that is executed
+SIZES = ("data", "global_batch_size", "generator_channels", "critic_channels")
+
 
 class Images(NamedTuple):
     """Training images uint8 [N, H, W, C] and labels int32 [N]."""
 
     pixels: Array
     labels: Array
+
+
+def smaller(config: TpuCheckConfig) -> TpuCheckConfig:
+    """Return the training that is executed: ROWS images a replica, at most CHANNELS channels, one round a call.
+
+    Everything else is as configured; the images are resident or sent as at the full size.
+    """
+    train = config.train.model_copy(
+        update={
+            "data": "resident" if lowering.argument_specs(config)[0] else "stream",
+            "global_batch_size": min(config.train.global_batch_size, ROWS * config.slice.replicas),
+            "generator_channels": min(config.train.generator_channels, CHANNELS),
+            "critic_channels": min(config.train.critic_channels, CHANNELS),
+            "rounds_per_call": 1,
+        }
+    )
+    return config.model_copy(update={"train": train, "images": max(IMAGES, train.global_batch_size)})
 
 
 def synthetic_images(config: TpuCheckConfig) -> Images:
@@ -101,9 +123,11 @@ def _source(train: TrainConfig, images: Images) -> Resident:
 
 
 def _work(config: TpuCheckConfig, folder: Path) -> None:
+    config = smaller(config)
     images = synthetic_images(config)
     trained = train_on_cpu(config, images, config.execute_rounds, 1)
     write_bundle(config, folder, images, trained)
+    (folder / "sizes.json").write_text(json.dumps({name: getattr(config.train, name) for name in SIZES}))
     save_arrays(folder / "expected.npz", {"metrics": trained.metrics})
     for number, state in enumerate(trained.states):
         save_arrays(folder / f"state-{number:03}.npz", state)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.common.section import Summary
+from components.tpu_check import parity
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.slices import roofline
 from components.tpu_check.subprocesses import Cost
@@ -44,6 +45,7 @@ class TpuCheckSummary(Summary):
     check_peak_memory_bytes: int
     cached: bool
     notes: tuple[str, ...]
+    executed: tuple[parity.Execution, ...] = ()
 
 
 def summarise(config: TpuCheckConfig, figures: Mapping[str, Any], costs: tuple[Cost, ...]) -> TpuCheckSummary:
@@ -108,5 +110,6 @@ def rows(summary: TpuCheckSummary) -> list[tuple[str, str]]:
         ("host transfers", f"{summary.host_transfers_in_a_call} inside a call"),
         ("least time a round", f"{summary.roofline_seconds_a_round * 1e3:.3g} ms, bound by {summary.bound_by}"),
         ("images/s", f"at most {summary.images_per_second_at_most:,.0f} (an upper bound, not a forecast)"),
+        *(row for execution in summary.executed for row in parity.rows(execution)),
         ("this check", took + (", from the cache" if summary.cached else "")),
     ]

@@ -1,4 +1,4 @@
-"""The tpu_check step: compiles the training for its slice, or reports why it does not compile or fit."""
+"""The tpu_check step: compiles the training for its slice and may execute it, or reports what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from pathlib import Path
 from components.common.artifacts import code_digest, digest_of, new_artifact, read_manifest, write_text
 from components.common.errors import ConfigError
 from components.common.progress import say
-from components.tpu_check import compiler
+from components.tpu_check import compiler, parity
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.report import TpuCheckSummary, rows, summarise
 from components.tpu_check.subprocesses import run_subprocess
 from components.train.config import check_batch_divides
 
-LOWERING_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-
 
 def run(config: TpuCheckConfig, *, dataset: Path, work_dir: Path, out: Path) -> TpuCheckSummary:
     """Check the training with the number of images in `dataset`, write the artifact `out`, and cache results in `work_dir`.
 
-    Raises ProgramRefusedError if the training does not compile or fit, CompilerMissingError, ConfigError.
+    Raises ProgramRefusedError if the training does not compile or fit, or if its program, executed, does not train as the CPU
+    does; CompilerMissingError, ConfigError.
     """
     manifest = read_manifest(dataset, "dataset", verify=False)
     known = {"images": int(manifest.counts["train"]), "classes": max(2, len(manifest.details.get("label_names", [])))}
@@ -53,14 +52,25 @@ def check(config: TpuCheckConfig, cache: Path) -> TpuCheckSummary:
         return TpuCheckSummary.model_validate_json(file.read_bytes()).model_copy(update={"cached": True})
     with tempfile.TemporaryDirectory(prefix="tpu_check-") as folder:
         summary = _compile(config, Path(folder))
+    if config.execute_rounds:
+        summary = summary.model_copy(update={"executed": _execute(config)})
     write_text(file, summary.model_dump_json(indent=1))
     return summary
 
 
 def _compile(config: TpuCheckConfig, folder: Path) -> TpuCheckSummary:
     say("Lowering the training call with TensorFlow")
-    lowering = run_subprocess("components.tpu_check.lowering", config, folder, LOWERING_ENVIRONMENT)
+    lowering = run_subprocess("components.tpu_check.lowering", config, folder, parity.TENSORFLOW_ENVIRONMENT)
     say(f"Compiling it for {config.topology}; this takes a minute or more")
     compiling = run_subprocess("components.tpu_check.compiler", config, folder, compiler.ENVIRONMENT)
     figures = json.loads((folder / "figures.json").read_text())
     return summarise(config, figures, (lowering, compiling))
+
+
+def _execute(config: TpuCheckConfig) -> tuple[parity.Execution, ...]:
+    """Execute the program in float32, where the bounds are tight, and in bfloat16 if it trains in that."""
+    executions = []
+    for precision in ("float32",) if config.train.precision == "float32" else ("float32", "bfloat16"):
+        with tempfile.TemporaryDirectory(prefix="tpu_check-") as folder:
+            executions.append(parity.execute(config, precision, Path(folder)))
+    return tuple(executions)

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from components.common.errors import PipelineError
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
+from components.tpu_check.errors import CompilerMissingError, ExecutionRefusedError, ProgramRefusedError
 
 CONFIG, ERROR, STDERR = "config.json", "error.json", "stderr.txt"
-KINDS = {kind.__name__: kind for kind in (ProgramRefusedError, CompilerMissingError)}
+KINDS = {kind.__name__: kind for kind in (ProgramRefusedError, ExecutionRefusedError, CompilerMissingError)}
 
 
 class Cost(NamedTuple):

@@ -25,16 +25,27 @@ def tpu_check(
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
     images: Annotated[int, typer.Option(min=0, help="Number of training images; 0: unknown.")] = 0,
     classes: Annotated[int, typer.Option(min=2, help="Number of labels, with train.conditional.")] = 10,
+    execute: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Rounds to execute on virtual replicas and compare; default: deploy.tpu_check_rounds."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compile the training for a TPU without one: whether it compiles and fits, and how fast it can be at most."""
+    """Compile the training for a TPU without one: whether it compiles and fits, and how fast it can be at most.
+
+    With --execute, also run the program on virtual replicas of this machine: whether it trains as the CPU does.
+    """
     from components.tpu_check import run
-    from components.tpu_check.errors import ProgramRefusedError
+    from components.tpu_check.errors import ExecutionRefusedError, ProgramRefusedError
     from components.tpu_check.report import rows
 
     loaded = load_config(config, overrides)
     try:
         section = loaded.for_tpu_check(topology).model_copy(update={"images": images, "classes": classes})
+        if execute is not None:
+            section = section.model_copy(update={"execute_rounds": execute})
     except ValidationError as error:
         raise ConfigError(explain(error, TpuCheckConfig).replace("topology", "--topology", 1)) from None
     try:
@@ -43,7 +54,12 @@ def tpu_check(
     except ProgramRefusedError as error:
         if not as_json:
             raise
-        refused = {"topology": section.topology, "compiled": False, "reason": error.problem, "cure": error.cure}
+        refused = {
+            "topology": section.topology,
+            "compiled": isinstance(error, ExecutionRefusedError),
+            "reason": error.problem,
+            "cure": error.cure,
+        }
         print(json.dumps(refused, indent=1))
         raise typer.Exit(error.exit_code) from None
     if as_json:

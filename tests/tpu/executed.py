@@ -12,7 +12,7 @@ import pytest
 from components.tpu_check import executor, parity, reference
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.parity import Bounds, Differences
-from components.tpu_check.reference import Trained
+from components.tpu_check.reference import Images, Trained
 from components.tpu_check.slices import GENERATIONS, SLICES, TpuSlice
 from components.tpu_check.subprocesses import run_subprocess
 from components.train import networks
@@ -64,10 +64,10 @@ def trained_on_cpu(config: TpuCheckConfig) -> Trained:
     return reference.train_on_cpu(config, reference.synthetic_images(config), 1, config.train.rounds_a_call)
 
 
-def executed(config: TpuCheckConfig, folder: Path, trained: Trained | None = None) -> Executed:
+def executed(config: TpuCheckConfig, folder: Path, trained: Trained | None = None, images: Images | None = None) -> Executed:
     """Execute one host call of the program; the training on the CPU may be one from before a mistake was planted."""
     trained = trained or trained_on_cpu(config)
-    reference.write_bundle(config, folder, reference.synthetic_images(config), trained)
+    reference.write_bundle(config, folder, images or reference.synthetic_images(config), trained)
     environment = executor.environment(config.slice.replicas)
     run_subprocess("components.tpu_check.executor", TpuCheckConfig(), folder, environment)
     figures = json.loads((folder / "execution.json").read_text())

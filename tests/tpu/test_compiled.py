@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from components.tpu_check import parity
+from pipeline.cli import app
 from tests.support.local_runs import run
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,28 @@ def test_a_round_compiles_to_one_all_reduce_an_update(topology: str, chips: int,
     again, cached = tpu_check(tmp_path, topology, *SMALL)
     assert (again, cached["cached"]) == (0, True)
     assert {**cached, "cached": False} == found
+
+
+def test_rounds_are_executed_and_train_as_on_the_cpu(tmp_path: Path) -> None:
+    code, found = tpu_check(tmp_path, "v5e:2x2", *SMALL, "deploy.tpu_check_rounds=3", "train.penalty_every_rounds=2")
+    assert code == 0, found
+    assert [each["precision"] for each in found["executed"]] == ["float32", "bfloat16"]
+    for each in found["executed"]:
+        assert (each["rounds"], each["replicas"], each["global_batch_size"], each["critic_channels"]) == (3, 4, 8, 8)
+        assert 0 < each["largest_metric_difference"] < each["metric_bound"]
+        assert 0 < each["largest_update_difference"] < each["update_bound"]
+
+
+def test_a_program_that_differs_from_the_cpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "BOUNDS", {"float32": parity.Bounds(1e-12, 1.0, by_variable=True)})
+    words = [word for override in (f"run.dir={tmp_path}", *SMALL) for word in ("--set", override)]
+    command = ["tpu-check", "configs/quickstart.toml", "--topology", "v5e:1x1", "--execute", "1", "--images", "1437", "--json"]
+    done = CliRunner().invoke(app, [*command, *words], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["compiled"]) == (1, True)
+    assert found["reason"].startswith(
+        "Executed on replicas, the program does not train as the CPU does: critic_loss of round 1 is "
+    )
 
 
 def test_a_batch_that_does_not_fit_is_refused_with_the_missing_memory(tmp_path: Path) -> None:

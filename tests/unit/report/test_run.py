@@ -53,7 +53,8 @@ def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     run = Run(tmp_path).all()
     keys = {"ingest": "", "validate": "", "tpu_check": "9" * 64} | run.description.keys
     check = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
-    check |= {"images_per_second_at_most": 369_032.4}
+    executed = {"precision": "float32", "rounds": 5, "replicas": 8, "global_batch_size": 16, "largest_metric_difference": 2e-7}
+    check |= {"images_per_second_at_most": 369_032.4, "executed": [executed]}
     record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=check)
     write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
     report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
@@ -63,6 +64,7 @@ def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "Compiled for v5e:2x4" in page
     assert "2.60 of 17.2 GB of HBM, at most 369,032 images/s" in page
+    assert "5 rounds on 8 virtual replicas train as the CPU does (batch 16, metrics within 2e-07)" in page
 
 
 def test_summary_has_the_names_of_the_design(finished: Run) -> None:

@@ -135,8 +135,8 @@ def compare(
         if wrong := sorted((difference, name) for name, difference in each.items() if difference > bounds.updates):
             difference, name = wrong[-1]
             raise ExecutionRefusedError(
-                f"Executed on replicas, the program does not train as the CPU does: the update of {name} in round {call} differs by"
-                f" {difference:.1e} of its size (at most {bounds.updates:.0e} expected), the most of {len(wrong)} that do.",
+                f"Executed on replicas, the program does not train as the CPU does: the update of {name} in round {call}"
+                f" differs by {difference:.1e} of its size (at most {bounds.updates:.0e} expected), the most of {len(wrong)}.",
                 "A gradient that is not summed, or is summed twice, is the usual reason.",
             )
     row, column = (int(index) for index in np.unravel_index(np.argmax(apart), apart.shape))

@@ -163,13 +163,18 @@ def check_memory(needed: int, replicas: int, available: int) -> None:
 
 def available_bytes() -> int:
     """Return the memory that this process can still use: of the machine, or of its control group if that is less (Linux)."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    assert found
     limit, used = (Path(name) for name in MEMORY_FILES)
-    machine = int(found[1]) * 1024
+    machine = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
     if not limit.is_file() or limit.read_text().strip() == "max":
         return machine
     return min(machine, int(limit.read_text()) - int(used.read_text()))
+
+
+def _kilobytes(file: str, name: str) -> int:
+    """Return the number of a line "name: number kB" of a file of /proc."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])
 
 
 def place(bundle: Bundle, call: int, devices: Sequence[Any]) -> list[Any]:
@@ -214,7 +219,7 @@ def outcome_of(bundle: Bundle, results: Sequence[Sequence[Any]]) -> Outcome:
 def execute(folder: Path, backend: str = "cpu") -> None:
     """Run the bundle in a folder. Raises ExecutionRefusedError, CompilerMissingError.
 
-    Writes the results of each call (metrics and variables) and execution.json (differing results, seconds, bytes needed).
+    Writes the results of each call (metrics and variables) and execution.json (differing results, seconds, bytes).
     """
     bundle = read_bundle(folder)
     devices = find_devices(bundle.replicas, backend)
@@ -233,6 +238,7 @@ def execute(folder: Path, backend: str = "cpu") -> None:
         "compile_seconds": round(compiled - started, 1),
         "run_seconds": round(time.monotonic() - compiled, 1),
         "needed_bytes": needed,
+        "peak_memory_bytes": _kilobytes("/proc/self/status", "VmHWM") * 1024,
     }
     (folder / "execution.json").write_text(json.dumps(figures))
 

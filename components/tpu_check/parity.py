@@ -58,7 +58,11 @@ class Differences(NamedTuple):
 
 
 class Execution(Summary):
-    """A program that was executed on `replicas` virtual replicas and agreed with the CPU; sizes, differences and bounds."""
+    """A program that was executed on `replicas` virtual replicas and agreed with the CPU; sizes, differences and bounds.
+
+    `seconds` are those of both trainings with their compilation. `needed_bytes` is what XLA counts for all replicas,
+    `peak_memory_bytes` what the process that executed them had at most, most of it for compilation.
+    """
 
     rounds: int
     replicas: int
@@ -108,7 +112,7 @@ def compare(
 ) -> Differences:
     """Return the largest differences between the expected and the found metrics [R, 6], and of the updates of each call.
 
-    Raises ExecutionRefusedError that names the first metric or variable that is out of bounds or differs between replicas.
+    Raises ExecutionRefusedError naming what differs between replicas, or differs most in the first round that is out of bounds.
     """
     if differing:
         first = " or ".join(METRICS[4:]) if differing[0] == "whole_metrics" else differing[0]
@@ -118,7 +122,8 @@ def compare(
         )
     apart = metric_differences(*metrics)
     if (apart > bounds.metrics).any():
-        row, column = (int(index) for index in np.argwhere(apart > bounds.metrics)[0])
+        row = int(np.argwhere(apart > bounds.metrics)[0, 0])
+        column = int(np.argmax(apart[row]))
         expected, found = (float(each[row, column]) for each in metrics)
         raise ExecutionRefusedError(
             f"Executed on replicas, the program does not train as the CPU does: {METRICS[column]} of round {row + 1} is"
@@ -127,10 +132,11 @@ def compare(
             "A loss that is divided or summed wrongly, or rows and noise that replicas share, are the usual reasons.",
         )
     for call, each in enumerate(updates, start=1):
-        if wrong := [(name, difference) for name, difference in each.items() if difference > bounds.updates]:
+        if wrong := sorted((difference, name) for name, difference in each.items() if difference > bounds.updates):
+            difference, name = wrong[-1]
             raise ExecutionRefusedError(
-                f"Executed on replicas, the program does not train as the CPU does: the update of {wrong[0][0]} in round {call}"
-                f" differs by {wrong[0][1]:.1e} of its size (at most {bounds.updates:.0e} expected); first of {len(wrong)}.",
+                f"Executed on replicas, the program does not train as the CPU does: the update of {name} in round {call}"
+                f" differs by {difference:.1e} of its size (at most {bounds.updates:.0e} expected), the most of {len(wrong)}.",
                 "A gradient that is not summed, or is summed twice, is the usual reason.",
             )
     row, column = (int(index) for index in np.unravel_index(np.argmax(apart), apart.shape))
@@ -173,7 +179,7 @@ def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
         update_bound=bounds.updates,
         seconds=round(trained.seconds + executed.seconds, 1),
         needed_bytes=figures["needed_bytes"],
-        peak_memory_bytes=max(trained.peak_memory_bytes, executed.peak_memory_bytes),
+        peak_memory_bytes=figures["peak_memory_bytes"],
     )
 
 

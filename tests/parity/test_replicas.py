@@ -21,8 +21,9 @@ from tests.parity.training import (
     trained,
 )
 
-on_replicas = pytest.mark.parametrize("replicas", [2, 4, 8])
-on_most_replicas_if_heavy = pytest.mark.parametrize("replicas", [2, 4, pytest.param(8, marks=pytest.mark.heavy)])
+heavy = [pytest.param(replicas, marks=pytest.mark.heavy) for replicas in (4, 8)]
+on_replicas = pytest.mark.parametrize("replicas", [2, heavy[0], 8])
+on_most_replicas_if_heavy = pytest.mark.parametrize("replicas", [2, *heavy])
 ADAM: dict[str, Any] = {"optimizer": "adam", "critic_learning_rate": 5e-4, "generator_learning_rate": 5e-4}
 
 

@@ -115,6 +115,7 @@ def test_three_dropped_classes_are_detected(scores: Scores) -> None:
     assert (dropped.class_score or 0) < (honest.class_score or 0) - 1.0
     assert dropped.coverage < honest.coverage - 0.1
     assert dropped.recall < honest.recall
+    assert dropped.precision > 0.9
     assert dropped.kid > honest.kid + 5 * honest.kid_std
 
 

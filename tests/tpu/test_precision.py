@@ -106,7 +106,9 @@ def _one_per_image(array: Array) -> bool:
     return array.kind == "bf16" and array.shape in [(BATCH,), (2 * BATCH,), (BATCH, 1), (2 * BATCH, 1)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["conditional", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("plain", "residual"))]
+)
 def test_layers_are_in_bfloat16_and_all_else_in_float32(family: str) -> None:
     check_precision(lowering.lowered_call(small(**SETTINGS, **FAMILIES[family])).text, family)
 

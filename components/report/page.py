@@ -100,7 +100,7 @@ def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         facts.append((f"Compiled for {checked['topology']}", f"{memory}, {speed}"))
     for executed in checked.get("executed", ()):
         ran = f"{executed['rounds']} rounds on {executed['replicas']} virtual replicas train as the CPU does"
-        size = f"batch {executed['global_batch_size']}, metrics within {executed['largest_metric_difference']:.0e}"
+        size = f"batch {executed['global_batch_size']}, metrics within {executed['differences'][0][0]:.0e}"
         facts.append((f"Executed in {executed['precision']}", f"{ran} ({size})"))
     if train.get("rounds") is not None:
         facts.append(("Trained", f"{number(train['rounds'])} rounds, {number(train.get('images_seen'))} images"))

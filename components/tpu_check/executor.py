@@ -26,7 +26,7 @@ from components.tpu_check.errors import ExecutionRefusedError
 
 Array = npt.NDArray[Any]
 
-MEMORY_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+GROUP = Path("/sys/fs/cgroup")  # control group v2, as a container sees its own
 
 
 class Bundle(NamedTuple):
@@ -163,11 +163,13 @@ def check_memory(needed: int, replicas: int, available: int) -> None:
 
 def available_bytes() -> int:
     """Return the memory that this process can still use: of the machine, or of its control group if that is less (Linux)."""
-    limit, used = (Path(name) for name in MEMORY_FILES)
     machine = _kilobytes("/proc/meminfo", "MemAvailable") * 1024
+    limit = GROUP / "memory.max"
     if not limit.is_file() or limit.read_text().strip() == "max":
         return machine
-    return min(machine, int(limit.read_text()) - int(used.read_text()))
+    statistics = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+    used = int((GROUP / "memory.current").read_text()) - int(statistics["inactive_file"])  # the page cache can be dropped
+    return min(machine, int(limit.read_text()) - used)
 
 
 def _kilobytes(file: str, name: str) -> int:

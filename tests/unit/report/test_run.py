@@ -53,7 +53,13 @@ def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     run = Run(tmp_path).all()
     keys = {"ingest": "", "validate": "", "tpu_check": "9" * 64} | run.description.keys
     check = {"compiled": True, "topology": "v5e:2x4", "peak_hbm_bytes": 2.6e9, "hbm_bytes": 17.2e9}
-    executed = {"precision": "float32", "rounds": 5, "replicas": 8, "global_batch_size": 16, "largest_metric_difference": 2e-7}
+    executed = {
+        "precision": "float32",
+        "rounds": 5,
+        "replicas": 8,
+        "global_batch_size": 16,
+        "differences": [[2e-7, "penalty", 3]],
+    }
     check |= {"images_per_second_at_most": 369_032.4, "executed": [executed]}
     record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=check)
     write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())

@@ -15,7 +15,7 @@ from components.tpu_check.parity import Bounds
 from components.tpu_check.subprocesses import run_subprocess
 
 METRICS = np.arange(1.0, 13.0).reshape(2, 6)
-BOUNDS = Bounds(1e-4, 0.03, by_variable=True)
+BOUNDS = Bounds(1e-4, 0.03, 0.03, by_variable=True)
 START, AFTER = {"critic/kernel": np.array([1.0, 2.0])}, {"critic/kernel": np.array([1.1, 2.0])}
 
 
@@ -25,7 +25,18 @@ def updates(found: float) -> list[dict[str, float]]:
 
 def test_equal_trainings_have_no_difference() -> None:
     largest = parity.compare((METRICS, METRICS), updates(1.1), BOUNDS)
-    assert (largest.metric, largest.update, largest.update_name) == (0.0, 0.0, "critic/kernel")
+    assert (largest.metric.difference, largest.weight) == (0.0, (0.0, "critic/kernel", 1))
+
+
+def test_weights_and_moments_have_their_own_bounds() -> None:
+    bounds = Bounds(1e-4, moments=0.1, weights=0.4, by_variable=True)
+    found = {"critic/kernel": 0.3, "critic_optimizer/momentum": 0.05}
+    largest = parity.compare((METRICS, METRICS), [found], bounds)
+    assert (largest.moment.difference, largest.weight.difference) == (0.05, 0.3)
+    with pytest.raises(
+        ExecutionRefusedError, match=r"update of critic_optimizer/momentum in round 2 .* 2\.0e-01 .*at most 0\.1"
+    ):
+        parity.compare((METRICS, METRICS), [found, found | {"critic_optimizer/momentum": 0.2}], bounds)
 
 
 def test_a_difference_is_relative_to_the_size_of_the_update() -> None:
@@ -68,14 +79,17 @@ def test_replicas_that_differ_are_named() -> None:
 def test_an_execution_is_shown_with_its_sizes_differences_and_bounds() -> None:
     execution = parity.Execution(
         rounds=5, replicas=8, precision="float32", data="resident", global_batch_size=16, generator_channels=8,
-        critic_channels=4, largest_metric_difference=2e-7, largest_metric_name="penalty", largest_metric_round=3,
-        metric_bound=1e-4, largest_update_difference=1e-3, largest_update_name="critic/000/kernel", update_bound=0.03,
+        critic_channels=4, bounds=Bounds(1e-3, 0.1, 0.4, by_variable=True), differences=parity.Differences(
+            parity.Largest(2e-7, "penalty", 3), parity.Largest(1e-3, "critic_optimizer/0", 1),
+            parity.Largest(0.1, "critic/0", 2),
+        ),
         seconds=20.3, needed_bytes=1, peak_memory_bytes=900_000_000,
     )  # fmt: skip
     assert dict(parity.rows(execution)) == {
         "executed, float32": "5 rounds on 8 virtual replicas, at batch 16 and 4 and 8 channels",
-        "metrics as on the CPU": "within 2.0e-07, at most 0.0001 (penalty, round 3)",
-        "updates as on the CPU": "within 1.0e-03, at most 0.03 (critic/000/kernel)",
+        "metrics as on the CPU": "within 2.0e-07, at most 0.001 (penalty, round 3)",
+        "moments as on the CPU": "within 1.0e-03, at most 0.1 (critic_optimizer/0, round 1)",
+        "weights as on the CPU": "within 1.0e-01, at most 0.4 (critic/0, round 2)",
         "execution": "20 s, 0.9 GB of memory",
     }
 
@@ -94,7 +108,17 @@ def test_too_little_memory_is_refused_with_the_sizes() -> None:
         ExecutionRefusedError, match=r"^8 replicas of the program need 9\.00 GB of memory; 8\.00 GB are available"
     ):
         executor.check_memory(9_000_000_000, 8, 8_000_000_000)
-    assert executor.available_bytes() > 10_000_000
+
+
+def test_a_container_can_use_what_its_control_group_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "GROUP", tmp_path)
+    machine = executor.available_bytes()
+    assert machine > 10_000_000
+    (tmp_path / "memory.current").write_text("9000000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000000\ninactive_file 6000000\n")
+    for limit, expected in (("max\n", pytest.approx(machine, rel=0.5)), ("10000000\n", 7_000_000)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert executor.available_bytes() == expected
 
 
 def test_another_jax_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

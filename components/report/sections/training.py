@@ -37,7 +37,7 @@ def training_page(model: Path, summary: Mapping[str, Any]) -> str:
     training = TrainingSection(reader)
     last_round = training.over_time[-1] if training.over_time else None
     samples = SamplesSection(none, reader, none, last_round, seed="")
-    return render_sections("Training", samples=samples, training=training)
+    return render_sections("Samples and curves of the training", samples=samples, training=training)
 
 
 def _charts(model: ArtifactReader) -> tuple[Chart, ...]:

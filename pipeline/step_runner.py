@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,6 +24,7 @@ from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
 from components.train.devices.tpu_runtime import prepare
 from pipeline.config import RunConfig
+from pipeline.displays import fill_displays
 from pipeline.keys import step_keys
 
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
@@ -47,9 +48,12 @@ class PlatformRun(NamedTuple):
         return self.job_name or self.resource_name.rpartition("/")[2] or self.id
 
 
-def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs: Any) -> None:
+def run_step(
+    step: str, config: str, key: str, work_dir: str, out: Any, displays: Mapping[str, Any] | None = None, **inputs: Any
+) -> None:
     """Run a component on KFP artifacts: `config` is its section as JSON, `out` and `inputs` are dsl artifacts.
 
+    `displays` are the artifacts that the platform shows, by name; what is in them says displays.py.
     A PipelineError ends the process with its message and its exit code; other exceptions pass through.
     """
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
@@ -68,6 +72,7 @@ def run_step(step: str, config: str, key: str, work_dir: str, out: Any, **inputs
             }
             accepted = {name: value for name, value in known.items() if name in inspect.signature(run).parameters}
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
+        fill_displays(step, summary, Path(out.path), folders, displays or {})
         return summary
 
     # Without a handler, the first process of a container ignores SIGTERM. Train installs its own, which saves.

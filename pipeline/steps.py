@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output, PipelineTaskFinalStatus
+from kfp.dsl import HTML, Artifact, Dataset, Input, Markdown, Metrics, Model, Output, PipelineTaskFinalStatus
 
 from components.common.errors import ConfigError
 
@@ -57,11 +57,18 @@ def ingest(config: str, key: str, work_dir: str, dataset: Output[Dataset]) -> No
 
 
 @step
-def validate(config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Output[Artifact]) -> None:
+def validate(
+    config: str,
+    key: str,
+    work_dir: str,
+    dataset: Input[Dataset],
+    validation: Output[Artifact],
+    findings: Output[HTML],
+) -> None:
     """Check whether the dataset is fit to train on."""
     from pipeline.step_runner import run_step
 
-    run_step("validate", config, key, work_dir, validation, dataset=dataset)
+    run_step("validate", config, key, work_dir, validation, {"findings": findings}, dataset=dataset)
 
 
 @step
@@ -74,22 +81,36 @@ def tpu_check(config: str, key: str, work_dir: str, dataset: Input[Dataset], pro
 
 @step
 def train(
-    config: str, key: str, work_dir: str, dataset: Input[Dataset], validation: Input[Artifact], model: Output[Model]
+    config: str,
+    key: str,
+    work_dir: str,
+    dataset: Input[Dataset],
+    validation: Input[Artifact],
+    model: Output[Model],
+    curves: Output[HTML],
 ) -> None:
     """Train the WGAN-GP, from the last checkpoint if there is one."""
     from pipeline.step_runner import run_step
 
-    run_step("train", config, key, work_dir, model, dataset=dataset, validation=validation)
+    run_step("train", config, key, work_dir, model, {"curves": curves}, dataset=dataset, validation=validation)
 
 
 @step
 def evaluate(
-    config: str, key: str, work_dir: str, dataset: Input[Dataset], model: Input[Model], evaluation: Output[Artifact]
+    config: str,
+    key: str,
+    work_dir: str,
+    dataset: Input[Dataset],
+    model: Input[Model],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    scores: Output[Markdown],
 ) -> None:
     """Score samples of the model against real images."""
     from pipeline.step_runner import run_step
 
-    run_step("evaluate", config, key, work_dir, evaluation, dataset=dataset, model=model)
+    displays = {"metrics": metrics, "scores": scores}
+    run_step("evaluate", config, key, work_dir, evaluation, displays, dataset=dataset, model=model)
 
 
 @step
@@ -101,11 +122,14 @@ def push(
     evaluation: Input[Artifact],
     validation: Input[Artifact],
     decision: Output[Artifact],
+    metrics: Output[Metrics],
+    verdict: Output[Markdown],
 ) -> None:
     """Publish the model if it beats the champion, or record why not."""
     from pipeline.step_runner import run_step
 
-    run_step("push", config, key, work_dir, decision, model=model, evaluation=evaluation, validation=validation)
+    displays = {"metrics": metrics, "verdict": verdict}
+    run_step("push", config, key, work_dir, decision, displays, model=model, evaluation=evaluation, validation=validation)
 
 
 @step

@@ -6,13 +6,14 @@ import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
-from components.common.artifacts import new_artifact, now, write_bytes, write_json
+from components.common.artifacts import new_artifact, now, write_bytes, write_json, write_text
 from components.common.progress import say
 from components.common.section import Summary
 from components.common.store import repeat_on_conflict
 from components.push.candidate import SAMPLES_FILE, Candidate, read_candidate
 from components.push.config import PushConfig
 from components.push.registry.registry import Champion, Decision, Registry, RegistryLocation, State, check_image_size
+from components.push.verdict import CARD_FILE
 
 CHAMPION_SAMPLES = "champion_samples.png"
 
@@ -48,8 +49,18 @@ def run(
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
         if champion_samples:  # copied for the report, which does not read the registry
             write_bytes(writer.path / CHAMPION_SAMPLES, champion_samples)
+        if summary.decision == "published":  # copied for platforms that show it
+            write_text(writer.path / CARD_FILE, _card(summary, candidate))
         writer.details = summary.model_dump(mode="json") | details
     return summary
+
+
+def _card(summary: PushSummary, candidate: Candidate) -> str:
+    """Return the model card of the published version, without the picture, which a lone Markdown file cannot show."""
+    from components.push.card import model_cards
+
+    model, evaluation = candidate.model, candidate.evaluation
+    return model_cards(summary.version, model, evaluation, candidate.scores, summary.reason, b"")[CARD_FILE]
 
 
 def _update_vertex(config: PushConfig, registry: Registry) -> str:

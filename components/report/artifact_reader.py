@@ -114,6 +114,11 @@ def open_outcome(outcome: StepOutcome) -> ArtifactReader:
     return ArtifactReader(KINDS[outcome.step], record.artifact if record else None, record.summary if record else None)
 
 
+def open_finished(kind: str, path: Path, summary: Mapping[str, Any] | None = None) -> ArtifactReader:
+    """Return the artifact of a step that has just ended, with its summary."""
+    return ArtifactReader(kind, ArtifactRef(path=str(path), digest=""), summary)  # its digest is not recorded yet
+
+
 class CheckpointReader(ArtifactReader):
     """The last checkpoint of a training that wrote no model, with the sample grids in the folder above it."""
 

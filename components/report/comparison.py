@@ -18,7 +18,7 @@ from components.report.description import RunDescription
 from components.report.formatting import duration, number, plain
 from components.report.plots.chart import Chart
 from components.report.plots.curves import KID_PLOT, PLOTS, draw_curves
-from components.report.run import render
+from components.report.rendering import render
 from components.report.sections.data import COUNTS
 from components.report.sections.training import score_lines
 from components.report.summary import RunSummary

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-import jinja2
-
 from components.common.artifacts import now, write_json, write_text
-from components.report import formatting
 from components.report.description import RunDescription
 from components.report.outcomes import contradiction, derive_outcomes, find_failure, read_entries, run_status
 from components.report.page import Page
+from components.report.rendering import render
 from components.report.summary import RunSummary, summarize
-
-ROOM = Path(__file__).parent
 
 
 def run(description: RunDescription, *, folder: Path, status: str, message: str = "") -> RunSummary:
@@ -35,21 +30,3 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
     page = Page(description, summary, outcomes, failure, [*([note] if note else []), *notes])
     write_text(Path(folder) / "report.html", render("report.html.j2", page))
     return summary
-
-
-def render(template: str, page: object) -> str:
-    """Return one HTML document that refers to nothing outside itself; every value is escaped."""
-    return _environment().get_template(template).render(page=page)
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([ROOM / "templates", ROOM / "sections"]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"formatting": formatting, "style": (ROOM / "templates" / "report.css").read_text()}
-    return environment

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,42 @@ def test_every_artifact_is_complete_and_names_its_inputs(first: Outcome) -> None
     assert manifests["train"].inputs["dataset"] == manifests["ingest"].digest
     assert manifests["evaluate"].inputs["model"] == manifests["train"].digest
     assert manifests["push"].inputs["evaluation"] == manifests["evaluate"].digest
+
+
+def shown_by(run: Outcome, runs: Path) -> dict[str, Any]:
+    """Return what the steps of a run gave the platform to show, by STEP.OUTPUT: metadata of Metrics, and text.
+
+    The metadata is in the cache of KFP's local runner. push is never cached, but its Metrics are also in a file.
+    """
+    push = Path(run.summary["artifacts"]["push"]["path"]).parent
+    shown: dict[str, Any] = {"push.metrics": json.loads((push / "metrics").read_text())}
+    shown["push.verdict"] = (push / "verdict").read_text()
+    for entry in (runs / ".work" / "cache").glob("*.json"):
+        for name, artifact in json.loads(entry.read_text()).items():
+            file = Path(artifact["uri"])
+            if not file.is_relative_to(push.parent):
+                continue  # of a later run
+            if artifact["schema_title"] == "system.Metrics":
+                shown[f"{file.parent.name}.{name}"] = artifact["metadata"]
+                assert json.loads(file.read_text()) == artifact["metadata"]
+            elif artifact["schema_title"] in {"system.HTML", "system.Markdown"}:
+                shown[f"{file.parent.name}.{name}"] = file.read_text()
+    return shown
+
+
+def test_steps_give_the_platform_numbers_and_pages_to_show(first: Outcome, runs: Path) -> None:
+    shown, scores = shown_by(first, runs), first.summary["evaluate"]
+    numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
+    assert shown["evaluate.metrics"] == numbers
+    assert {"fid", "kid", "kid_std", "precision", "recall", "density", "coverage", "memorization"} <= numbers.keys()
+    assert f"| FID | {scores['fid']:.3f} |" in shown["evaluate.scores"]
+    assert shown["push.metrics"].items() >= {"published": 1.0, "data_passed": 1.0, "first_kid": scores["kid"]}.items()
+    assert shown["push.verdict"].startswith("# Published as v0001\n")
+    assert "# Generator v0001\n" in shown["push.verdict"]
+    assert "No anomaly was found." in shown["validate.findings"]
+    assert "1,797" in shown["validate.findings"]
+    assert "Wasserstein gap" in shown["train.curves"]
+    assert shown["train.curves"].count("data:image/png;base64,") >= 4  # samples of three rounds, and real images
 
 
 def test_an_unchanged_second_run_takes_every_step_from_the_cache(first: Outcome, second: Outcome) -> None:

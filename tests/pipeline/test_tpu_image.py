@@ -51,6 +51,11 @@ print(json.dumps({
     "lacks": [name for name in sys.argv[1:] if not hasattr(library, name)],
 }))
 """
+PAGE = """
+import pathlib, sys
+from components.report.sections.training import training_page
+print(training_page(pathlib.Path(sys.argv[1]), {}))
+"""
 # Functions that TensorFlow 2.20.0 needs from libtpu; libtpu 0.0.52 no longer has them.
 FUNCTIONS = (
     "ConfigureDistributedTpuOp_DoWork",
@@ -126,6 +131,8 @@ def test_checkpoint_and_model_of_plain_tensorflow_produce_the_same_images(python
     arguments = [str(tmp_path / "model"), str(training), json.dumps(SETTINGS), str(tmp_path / "theirs.npz")]
     done = on_tpu_build(python, script, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
+    page = on_tpu_build(python, "-c", PAGE, str(tmp_path / "model"))
+    assert "Wasserstein gap" in page.stdout, page.stderr[-2000:]  # what train shows needs only the packages of its image
     theirs = dict(np.load(tmp_path / "theirs.npz"))
     ours = images_here(tmp_path / "model")
     assert theirs["round"] == SETTINGS["rounds"]

@@ -79,6 +79,28 @@ def test_the_default_arguments_are_config_and_keys() -> None:
     assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
 
 
+@pytest.mark.parametrize("device", ["cpu:1", "tpu"])
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_steps_have_outputs_of_the_types_that_the_platforms_show(target: str, device: str) -> None:
+    types = {
+        f"{step}.{name}": output["artifactType"]["schemaTitle"]
+        for step in (*STEPS, "report")
+        for name, output in compiled(target, f"train.devices={device}")[0]["components"][f"comp-{step}"]["outputDefinitions"][
+            "artifacts"
+        ].items()
+    }
+    shown = {output: title for output, title in types.items() if title in {"system.Metrics", "system.Markdown", "system.HTML"}}
+    assert shown == {
+        "validate.findings": "system.HTML",
+        "train.curves": "system.HTML",
+        "evaluate.metrics": "system.Metrics",
+        "evaluate.scores": "system.Markdown",
+        "push.metrics": "system.Metrics",
+        "push.verdict": "system.Markdown",
+        "report.page": "system.HTML",
+    }
+
+
 def test_snapshot_push_and_report_are_never_cached(spec: dict[str, Any]) -> None:
     """They depend on the source and its history, on the registry, and on this run."""
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}

@@ -102,7 +102,10 @@ def test_everything_but_the_machine_equals_the_library_component(spec: dict[str,
     names = ours["components"]["comp-train"]["inputDefinitions"]["parameters"].keys()
     assert names == component["inputDefinitions"]["parameters"].keys()
     outputs = ours["components"]["comp-train"]["outputDefinitions"]
-    assert {kind: list(names) for kind, names in outputs.items()} == {"artifacts": ["model"], "parameters": ["gcp_resources"]}
+    assert {kind: list(names) for kind, names in outputs.items()} == {
+        "artifacts": ["curves", "model"],
+        "parameters": ["gcp_resources"],
+    }
     (executor,) = theirs["deploymentSpec"]["executors"].values()
     launcher = ours["deploymentSpec"]["executors"]["exec-train"]["container"]
     assert launcher == executor["container"]

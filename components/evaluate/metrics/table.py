@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from components.evaluate.metrics import classes, colours, kid, memorization, sharpness
 from components.evaluate.metrics.inputs import Inputs
 from components.evaluate.metrics.metric import Metric, Page
@@ -178,6 +182,13 @@ METRICS: tuple[Metric, ...] = (
 def measure_all(inputs: Inputs) -> dict[str, float]:
     """Return the values of all metrics that can be measured, with standard errors and p-values, by key."""
     return {key: value for metric in METRICS for key, value in metric.measure(inputs).items()}
+
+
+def finite_values(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values, standard errors and p-values of METRICS in `scores` by key, without those that are not finite."""
+    keys = [key for metric in METRICS for key in (metric.name, metric.error, metric.p_value)]
+    values = {key: scores[key] for key in keys if scores.get(key) is not None}
+    return {key: float(value) for key, value in values.items() if math.isfinite(value)}
 
 
 def metrics_on(page: Page) -> tuple[Metric, ...]:

@@ -16,11 +16,12 @@ SIGNIFICANCE = 0.01
 
 
 class Check(NamedTuple):
-    """One condition of the gate: whether it is met, and a sentence with the measured and the required number."""
+    """One condition of the gate: whether it is met, a sentence with the measured and the required number, and the numbers."""
 
     name: str
     passed: bool
     sentence: str
+    numbers: dict[str, float]
 
 
 class Verdict(NamedTuple):
@@ -60,7 +61,7 @@ def decide(
 
 def _data(errors: Sequence[str]) -> Check:
     sentence = f"The data was not accepted: {'; '.join(errors)}." if errors else "The data was accepted."
-    return Check("data", not errors, sentence)
+    return Check("data", not errors, sentence, {"errors": len(errors)})
 
 
 def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
@@ -71,7 +72,9 @@ def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
         f"{share:.0%} of the samples are nearer to a training image than 99% of held-out images are; "
         f"the limit is {config.max_memorization:.0%} (push.max_memorization)."
     )
+    numbers = {"share": share, "limit": config.max_memorization}
     if nearer is not None and p_value is not None:
+        numbers |= {"nearer": nearer, "nearer_limit": NEARER_LIMIT, "p": p_value}
         # The p-value alone proves nothing: samples of an honest generator are typical images, hence significantly nearer too.
         passed = passed and not (nearer > NEARER_LIMIT and p_value < SIGNIFICANCE)
         sentence += (
@@ -79,19 +82,21 @@ def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
             f"{'p < 0.001' if p_value < 0.001 else f'p = {p_value:.3f}'} (Mann-Whitney); "
             f"above {NEARER_LIMIT:.0%} with p < {SIGNIFICANCE:g} it counts as copying."
         )
-    return Check("memorization", passed, sentence)
+    return Check("memorization", passed, sentence, numbers)
 
 
 def _first(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
     kid = f"First model of this registry, KID {_text('kid', candidate)}"
     floor, ceiling = ((candidate.get(name) or {}).get("kid") for name in ("floor", "ceiling"))
     if floor is None or ceiling is None or ceiling <= floor:
-        return Check("first", True, f"{kid}; there are no scores of noise and of real images to compare with.")
+        sentence = f"{kid}; there are no scores of noise and of real images to compare with."
+        return Check("first", True, sentence, {"kid": candidate["kid"]})
     share = (ceiling - candidate["kid"]) / (ceiling - floor)
     limit = ceiling - config.first_share * (ceiling - floor)
     noise, real, most = (_text("kid", {"kid": value}) for value in (ceiling, floor, limit))
     sentence = f"{kid}: noise scores {noise}, real images {real}; the limit is {most} (push.first_share)."
-    return Check("first", share >= config.first_share, sentence)
+    numbers = {"kid": candidate["kid"], "noise": ceiling, "real": floor, "limit": limit}
+    return Check("first", share >= config.first_share, sentence, numbers)
 
 
 def _kid(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
@@ -101,7 +106,14 @@ def _kid(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredCha
         f"in {evidence.share_better:.1%} of {evidence.replicates:,} bootstrap resamplings; "
         f"{config.confidence:.1%} are required (push.confidence)."
     )
-    return Check("kid", evidence.difference > 0 and evidence.share_better >= config.confidence, sentence)
+    passed = evidence.difference > 0 and evidence.share_better >= config.confidence
+    numbers = {
+        "value": candidate["kid"],
+        "champion": champion.scores["kid"],
+        "share_better": evidence.share_better,
+        "required": config.confidence,
+    }
+    return Check("kid", passed, sentence, numbers)
 
 
 def _coverage(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
@@ -110,7 +122,8 @@ def _coverage(config: PushConfig, candidate: Mapping[str, Any], champion: Rescor
         f"Coverage {_text('coverage', candidate)} is {'at most' if passed else 'more than'} {config.coverage_margin:g} "
         f"below {champion.version}'s {_text('coverage', champion.scores)} (push.coverage_margin)."
     )
-    return Check("coverage", passed, sentence)
+    numbers = {"value": candidate["coverage"], "champion": champion.scores["coverage"], "margin": config.coverage_margin}
+    return Check("coverage", passed, sentence, numbers)
 
 
 def _text(name: str, scores: Mapping[str, Any]) -> str:

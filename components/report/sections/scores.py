@@ -19,6 +19,7 @@ EXTRACTORS = {
     "inception": "InceptionV3",
     "savedmodel": "an external SavedModel",
 }
+COMPARABLE = "Comparable only with scores of the same provenance, not with scores published elsewhere."
 NEIGHBOURS = (
     "Rows of one sample and the training images nearest to it",
     "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that the "
@@ -47,7 +48,7 @@ class ScoresSection:
 
     def __init__(self, evaluation: ArtifactReader, champion: Mapping[str, Any]) -> None:
         self.notes = evaluation.notes
-        self.scores = list_scores(evaluation.summary)
+        self.scores, self.comparable = list_scores(evaluation.summary), COMPARABLE
         provenance = evaluation.summary.get("provenance") or {}
         self.provenance = provenance_rows(provenance)
         self.summary = evaluation.attempt("The provenance", lambda: provenance_sentence(provenance), "", recorded=True)
@@ -83,6 +84,17 @@ def list_scores(scores: Mapping[str, Any]) -> tuple[Score, ...]:
         if value:
             shown.append(Score(metric.title, value, error, metric.reading, meaning))
     return tuple(shown)
+
+
+def scores_markdown(scores: Mapping[str, Any]) -> str:
+    """Return the scores of an evaluate summary as a Markdown table, and how they were measured."""
+    rows = []
+    for score in list_scores(scores):
+        value = f"{score.value} ± {score.error}" if score.error else score.value
+        rows.append(f"| {score.name} | {value} | {score.reading} | {score.meaning} |")
+    table_head = ["| Score | Value | How to read it | What it is |", "|---|---|---|---|"]
+    measured = provenance_sentence(scores.get("provenance") or {})
+    return "\n".join(["# Scores", "", *table_head, *rows, "", measured, "", COMPARABLE, ""])
 
 
 def p_value_text(p_value: float) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from components.report.artifact_reader import ArtifactReader, CheckpointReader
+from components.report.artifact_reader import ArtifactReader, CheckpointReader, open_finished
 from components.report.plots.chart import Chart
 from components.report.plots.curves import KID_PLOT, PLOTS, draw_curves, mark_best
 from components.report.plots.figures import Figure
+from components.report.rendering import render_sections
+from components.report.sections.samples import SamplesSection
 
 MAX_SAMPLES_OVER_TIME = 6
 
@@ -26,6 +29,15 @@ class TrainingSection:
         if isinstance(model, CheckpointReader) and model.manifest is not None:
             rounds = model.manifest.counts.get("round", 0)
             self.unfinished = f"Training did not finish. This is its last checkpoint, of round {rounds:,}."
+
+
+def training_page(model: Path, summary: Mapping[str, Any]) -> str:
+    """Return samples and curves of a model artifact as one HTML document."""
+    reader, none = open_finished("model", model, summary), ArtifactReader("", None)
+    training = TrainingSection(reader)
+    last_round = training.over_time[-1] if training.over_time else None
+    samples = SamplesSection(none, reader, none, last_round, seed="")
+    return render_sections("Samples and curves of the training", samples=samples, training=training)
 
 
 def _charts(model: ArtifactReader) -> tuple[Chart, ...]:

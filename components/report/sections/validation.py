@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from components.common.errors import PipelineError
 from components.common.journal import ArtifactRef
-from components.report.artifact_reader import ArtifactReader
+from components.report.artifact_reader import ArtifactReader, open_finished
 from components.report.formatting import number, percent
 from components.report.plots.chart import Chart
 from components.report.plots.figures import Figure
 from components.report.plots.histograms import draw_histogram
+from components.report.rendering import render_sections
+from components.report.sections.data import DataSection
 from components.validate.drift.history import History
 
 SHOWN_LABELS = 30
@@ -54,6 +57,13 @@ class ValidationSection:
         self.labels_left_out = len(labels) - len(self.labels)
         self.histograms = reader.attempt("The histograms", lambda: histograms(comparison), ())
         self.outliers = reader.attempt("The outliers", lambda: _outliers(reader), ())
+
+
+def validation_page(dataset: Path, validation: Path) -> str:
+    """Return a dataset artifact and its validation as one HTML document."""
+    images, findings = open_finished("dataset", dataset), open_finished("validation", validation)
+    section = ValidationSection(findings)
+    return render_sections("Data and its validation", data=DataSection(images, findings), validation=section)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def test_a_metric_with_a_row_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert summary.scores["mean_distance"] == pytest.approx(4.0, abs=0.5)  # √16
     assert summary.model_dump(mode="json")["mean_distance"] == summary.scores["mean_distance"]
     assert measure_features(features[:100], features[130:] + 1.0, 5)["mean_distance"] == summary.scores["mean_distance"]
+
+
+def test_finite_values_are_all_numbers_of_the_table_and_no_others() -> None:
+    scores = {"fid": 12.5, "kid": 0.01, "kid_std": 0.001, "classes_covered": 10, "memorization_p": 0.3, "precision": math.nan}
+    others = {"recall": None, "provenance": {}, "floor": {"fid": 1.0}, "intervals": {"fid": [1.0, 2.0]}}
+    assert table.finite_values(scores | others) == {
+        "fid": 12.5, "kid": 0.01, "kid_std": 0.001, "classes_covered": 10.0, "memorization_p": 0.3,
+    }  # fmt: skip
 
 
 def test_names_are_unique_and_the_gate_uses_four_metrics() -> None:

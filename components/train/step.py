@@ -67,9 +67,15 @@ class _GradientsAreSummed:
 
 
 class _Adam(_GradientsAreSummed, keras.optimizers.Adam):  # type: ignore[misc]
+    pass
+
+
+class _LeanAdam(_Adam):
     """Adam that does not use the variables of the first moment if beta_1 is 0, when it equals the gradient.
 
-    Keras would read and write them: seven arrays an update instead of five.
+    Keras would read and write them: seven arrays an update instead of five. Only for the program of a TPU: in the graph of
+    MirroredStrategy, Grappler rewrites this update in another way for the first replica than for the others, and their copies
+    of a variable then differ in the last bit.
     """
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -91,7 +97,8 @@ class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
 def _make_optimizer(config: TrainConfig, learning_rate: float) -> keras.optimizers.Optimizer:
     if config.optimizer == "sgd":
         return _SGD(learning_rate, name="sgd")  # the default would be "_sgd", which is not a valid name of a scope
-    return _Adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
+    adam = _LeanAdam if config.devices.startswith("tpu") else _Adam
+    return adam(learning_rate, beta_1=config.beta_1, beta_2=config.beta_2, name="adam")
 
 
 def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

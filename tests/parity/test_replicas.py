@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from components.train import step
+from components.train.data.resident import Resident
+from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
 from components.train.saving import variables
 from tests.parity.training import (
+    IMAGES,
+    LABELS,
     ROUNDS,
     TOLERANCE,
     Arrays,
@@ -17,6 +23,7 @@ from tests.parity.training import (
     config_for,
     difference,
     first_step,
+    shape_for,
     smooth_state,
     trained,
 )
@@ -48,6 +55,18 @@ def one_adam() -> Arrays:
 @on_most_replicas_if_heavy
 def test_metrics_with_adam_equal_those_of_one_replica(replicas: int, one_adam: Arrays) -> None:
     assert_parity(one_adam, trained(replicas, **ADAM)[1], tolerance=1e-3)
+
+
+def test_all_replicas_have_the_same_bits() -> None:
+    """A checkpoint has the variables of the first replica, and a training must resume from it with the same bits."""
+    config = config_for(2, **ADAM, beta_1=0.0, n_critic=2)
+    strategy = make_strategy(config)
+    state = step.make_state(shape_for(config), config, strategy)
+    source = Resident(IMAGES, LABELS, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
+    host_call.make_call(state, config, strategy, source)(source.take(0, 100), tf.constant(0))
+    for name, variable in variables.named_variables(state):
+        first, second = (copy.numpy() for copy in strategy.experimental_local_results(variable.value))
+        assert first.tobytes() == second.tobytes(), name
 
 
 FAMILIES: dict[str, dict[str, Any]] = {

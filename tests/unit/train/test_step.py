@@ -13,7 +13,7 @@ from components.train.config import TrainConfig
 
 @pytest.mark.parametrize("beta_1", [0.0, 0.5])
 def test_adam_updates_as_that_of_keras_with_and_without_a_first_moment(beta_1: float) -> None:
-    config = TrainConfig(beta_1=beta_1)
+    config = TrainConfig(beta_1=beta_1, devices="tpu")
     ours, theirs = step._make_optimizer(config, 1e-2), keras.optimizers.Adam(1e-2, beta_1, config.beta_2)
     variables = [[keras.Variable(np.ones(5, np.float32))] for _ in range(2)]
     draw = np.random.default_rng(0)

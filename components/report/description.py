@@ -18,6 +18,4 @@ class RunDescription(BaseModel):
     work_dir: str
     keys: dict[str, str]
     versions: dict[str, str] = {}
-    folder: str = (
-        ""  # for report.html and summary.json; empty in a compiled pipeline, until the step report knows the run's name
-    )
+    folder: str = ""  # of report.html and summary.json; a compiled pipeline knows it only in its step report

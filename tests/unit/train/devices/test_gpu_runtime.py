@@ -31,9 +31,10 @@ Build = Callable[..., str]
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> Build:
+def driver(tmp_path: Path, in_ci: bool) -> Build:
     """Return a function that compiles a libcuda.so.1 with these answers, and returns its path."""
     if shutil.which("cc") is None:
+        assert not in_ci, "CI needs a C compiler"
         pytest.skip("no C compiler")
 
     def build(code: int = 0, version: int = 12040, gpus: int = 1) -> str:

@@ -203,7 +203,7 @@ def kill_at_random_moments(
         while len(killed) < chains * kills:
             life = reference.life_seconds(training.rounds_saved())
             process, moment = training.start(), moments.uniform(0.0, life)
-            if number >= lanes - late_lanes:
+            if number >= lanes - late_lanes and training.rounds_saved() < SETTINGS["rounds"]:  # else there is no round left
                 training.wait_until(training.has_ticked)
                 moment = moments.uniform(0.0, life - reference.start_seconds)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from components.common.errors import ConfigError
-from pipeline.commands.options import Overrides
+from pipeline.commands.options import Overrides, with_parameters
 from pipeline.commands.printing import console
 from pipeline.config import RunConfig, load_config, resolve_paths
 from pipeline.keys import UPSTREAM
@@ -18,6 +18,7 @@ from pipeline.keys import UPSTREAM
 QUICKSTART = "quickstart.toml"
 
 
+@with_parameters
 def run(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; default: configs/quickstart.toml.")

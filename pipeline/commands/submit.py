@@ -16,6 +16,7 @@ from pipeline.commands.options import (
     Overrides,
     PlatformOptions,
     compiled_pipeline,
+    with_parameters,
     with_platform_options,
 )
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 @with_platform_options
+@with_parameters
 def submit(
     platform: PlatformOptions,
     config: Annotated[Path | None, typer.Argument(help="TOML file, or a file that compile wrote.")] = None,
@@ -38,10 +40,10 @@ def submit(
         raise typer.Exit(_follow(platform.connect(), follow))
     if config is None:
         raise ConfigError("Name a config file to submit, or a run with --follow.", "Examples are in configs/.")
-    with compiled_pipeline(config, overrides, platform.target) as (file, loaded):
+    with compiled_pipeline(config, overrides, platform.target) as pipeline:
         client = platform.connect()
         run_name = unique_name(name)
-        run_id = client.submit(file, run_name, experiment, loaded)
+        run_id = client.submit(pipeline, run_name, experiment)
     print(f"Run {run_name}: {client.link(run_id)}")
     if wait:
         raise typer.Exit(_follow(client, run_id))

@@ -38,6 +38,9 @@ def check_mounts_on_kubeflow(config: RunConfig) -> None:
             raise _refusal(key, location, problem, f"{mount}/FOLDER")
 
 
+CHECKS = {"kubeflow": check_mounts_on_kubeflow, "vertex": check_mounts_on_vertex}
+
+
 def _locations(config: RunConfig) -> dict[str, str]:
     """Return what the steps read and write, by the key of the config: paths and URLs."""
     source, start = config.ingest.source, config.train.start_from

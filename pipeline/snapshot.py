@@ -1,4 +1,4 @@
-"""The keys of the steps of a run that begins now, from the present content of the source; and its description for the report."""
+"""What a run on a platform finds when it begins: the keys of its steps, from the present content of the source."""
 
 from __future__ import annotations
 

@@ -66,4 +66,4 @@ class PushConfig(Section):
 
     def rule(self) -> dict[str, float]:
         """Return the keys that a decision depends on."""
-        return self.model_dump(exclude={"registry", "vertex_model", "serving_image"})
+        return self.model_dump(exclude={"publish", "registry", "vertex_model", "serving_image"})

@@ -127,7 +127,16 @@ def _decide(
         say(f"scoring {champion.version} with the extractor and images of this evaluation")
         rescored = rescore_champion(candidate, champion.version, folder)
     verdict = gate.decide(config, candidate.scores, rescored, candidate.data_errors())
-    version = ""
+    details = {
+        "champion_scores": rescored.scores if rescored else None,
+        "evidence": rescored.evidence._asdict() if rescored else None,
+        "checks": [check._asdict() for check in verdict.checks],
+    }
+    version, champion_kid = "", rescored.scores["kid"] if rescored else None
+    if verdict.publish and not config.publish:
+        # Not recorded: a later run that may publish this model must not take it for decided.
+        reason = f"It passed the gate, but was not published, because push.publish is false. {verdict.reason}"
+        return _summary("kept", reason, "", champion, champion_kid), details
     if verdict.publish:
         version = registry.version_of_model(candidate.model.digest, candidate.evaluation.digest, state)
         if version:  # of an interrupted push
@@ -136,7 +145,6 @@ def _decide(
         else:
             version, manifest = write_version(config, registry, candidate, verdict.reason)
         registry.set_champion(version, manifest, state, "push")
-    champion_kid = rescored.scores["kid"] if rescored else None
     summary = _summary("published" if verdict.publish else "kept", verdict.reason, version, champion, champion_kid)
     decision = Decision(
         **summary.model_dump(exclude={"uri"}),
@@ -147,11 +155,6 @@ def _decide(
         decided_at=now(),
     )
     registry.write_decision(decision)  # last: a record that says published means that version and pointer both exist
-    details = {
-        "champion_scores": rescored.scores if rescored else None,
-        "evidence": rescored.evidence._asdict() if rescored else None,
-        "checks": [check._asdict() for check in verdict.checks],
-    }
     return summary, details
 
 

@@ -88,7 +88,8 @@ def resolve_run(base: RunConfig, parameters: Mapping[str, Any], overrides: Seque
     Raises ConfigError for an invalid value, a setting that is fixed when the pipeline is compiled, and a folder that the
     target does not mount.
     """
-    changed = {name: value for name, value in parameters.items() if value != parameter_values(base)[name]}
+    before = parameter_values(base)
+    changed = {name: value for name, value in parameters.items() if value != before[name]}
     config = override_config(base, [*as_overrides(changed), *map(str, overrides)])
     _check_fixed(base, config)
     CHECKS[target](config)

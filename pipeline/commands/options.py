@@ -62,17 +62,15 @@ class PlatformOptions:
 
 def with_platform_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of PlatformOptions in place of its parameter `platform`."""
-    options = inspect.signature(PlatformOptions, eval_str=True).parameters.values()
-    return _with_options(command, options, lambda given, _: {"platform": PlatformOptions(**given)}, replaced="platform")
+    options = inspect.signature(PlatformOptions, eval_str=True).parameters
+    return _with_options(command, "platform", options.values(), PlatformOptions)
 
 
 def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each parameter of a run; its `overrides` begin with those of the options."""
-    options = [
-        inspect.Parameter(each.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=_option(each))
-        for each in PARAMETERS
-    ]
-    return _with_options(command, options, lambda given, own: {"overrides": [*as_overrides(given), *own["overrides"]]})
+    """Give a command an option for each parameter of a run in place of its parameter `parameters`, which gets overrides."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = [inspect.Parameter(each.name, kind, default=None, annotation=_option(each)) for each in PARAMETERS]
+    return _with_options(command, "parameters", options, lambda **given: as_overrides(given))
 
 
 def _option(parameter: Parameter) -> Any:
@@ -82,18 +80,15 @@ def _option(parameter: Parameter) -> Any:
 
 
 def _with_options(
-    command: Callable[..., None],
-    options: Iterable[inspect.Parameter],
-    arguments_of: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]],
-    replaced: str = "",
+    command: Callable[..., None], replaced: str, options: Iterable[inspect.Parameter], combine: Callable[..., Any]
 ) -> Callable[..., None]:
-    """Return a command with more options; `arguments_of(theirs, others)` returns the arguments that it gets for them."""
+    """Return a command with `options` in place of one of its parameters, which gets `combine(**options)`."""
     options = list(options)
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:
         given = {each.name: arguments.pop(each.name) for each in options}
-        command(**arguments | arguments_of(given, arguments))
+        command(**arguments, **{replaced: combine(**given)})
 
     own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != replaced]
     parameters = [*own, *options]

@@ -20,6 +20,7 @@ QUICKSTART = "quickstart.toml"
 
 @with_parameters
 def run(
+    parameters: list[str],
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; default: configs/quickstart.toml.")
     ] = None,
@@ -30,7 +31,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; write nothing.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine."""
-    loaded = load_config(config or shipped_config(QUICKSTART), overrides)
+    loaded = load_config(config or shipped_config(QUICKSTART), [*parameters, *overrides])
     if dry_run:
         _print_plan(loaded)
         return

@@ -34,6 +34,7 @@ ClusterZone = Annotated[str, typer.Option(help="Kubeflow: the cluster's time zon
 @with_parameters
 def create(
     platform: PlatformOptions,
+    parameters: list[str],
     config: Annotated[Path, typer.Argument(help="TOML file, or a file that compile wrote.")],
     cron: Annotated[str, typer.Option(help='Five fields, such as "0 2 * * *": every night at two.')],
     name: Annotated[str, typer.Option(help="Name of the schedule.")],
@@ -54,7 +55,7 @@ def create(
     now = datetime.datetime.now(datetime.UTC)
     if last is not None and last <= max(first or now, now):
         raise ConfigError(f"--end {end} is not after {'--start ' + start if start else 'now'}.", "No run would ever start.")
-    with compiled_pipeline(config, overrides, platform.target) as pipeline:
+    with compiled_pipeline(config, [*parameters, *overrides], platform.target) as pipeline:
         client = platform.connect(cluster_time_zone)
         if client.schedule(name) is not None:
             raise ConfigError(f"Schedule {name} already exists on {client.service}.", "Delete it, or use another --name.")

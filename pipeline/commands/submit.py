@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @with_parameters
 def submit(
     platform: PlatformOptions,
+    parameters: list[str],
     config: Annotated[Path | None, typer.Argument(help="TOML file, or a file that compile wrote.")] = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
     name: Annotated[str, typer.Option(help="Run name prefix.")] = "run",
@@ -40,7 +41,7 @@ def submit(
         raise typer.Exit(_follow(platform.connect(), follow))
     if config is None:
         raise ConfigError("Name a config file to submit, or a run with --follow.", "Examples are in configs/.")
-    with compiled_pipeline(config, overrides, platform.target) as pipeline:
+    with compiled_pipeline(config, [*parameters, *overrides], platform.target) as pipeline:
         client = platform.connect()
         run_name = unique_name(name)
         run_id = client.submit(pipeline, run_name, experiment)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from components.common.errors import ConfigError
 from pipeline.config import RunConfig, override_config, with_folders
-from pipeline.mounts import CHECKS
+from pipeline.mounts import CHECKS, locations
 
 OVERRIDES = "overrides"
 FIXED_SECTIONS = ("run", "deploy")  # they are in the settings of the pods: image, volume, mount, machines
@@ -92,7 +92,8 @@ def resolve_run(base: RunConfig, parameters: Mapping[str, Any], overrides: Seque
     changed = {name: value for name, value in parameters.items() if value != before[name]}
     config = override_config(base, [*as_overrides(changed), *map(str, overrides)])
     _check_fixed(base, config)
-    CHECKS[target](config)
+    if locations(config) != locations(base):  # those of the file were checked when it was compiled
+        CHECKS[target](config)
     return with_folders(config)
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from components.common import requests
-from components.push.registry.registry import Registry
+from components.registry.registry import Registry
 from tests.support.command_line import run
 from tests.support.datasets.snapshots import brighter, digits
 from tests.support.local_runs import SHORT, wait_for

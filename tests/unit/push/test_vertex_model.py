@@ -20,8 +20,8 @@ from components.common.errors import ConfigError
 from components.common.requests import RemoteError
 from components.evaluate.metrics import table
 from components.push import vertex_model
-from components.push.registry.registry import Registry
 from components.push.vertex_model import evaluation_request
+from components.registry.registry import Registry
 from pipeline.cli import app
 from pipeline.config import load_config
 from tests.support.push_bench import SCORES, Bench

@@ -16,12 +16,13 @@ import pytest
 
 from components.common.errors import ArtifactError, ConfigError
 from components.common.store import Bucket, Folder
-from components.push.gate import rescoring
-from components.push.gate.evidence import Evidence
-from components.push.gate.gate import RescoredChampion
-from components.push.registry import maintenance, publish
-from components.push.registry.registry import Registry, check_image_size
+from components.gate import rescoring
+from components.gate.checks import RescoredChampion
+from components.gate.evidence import Evidence
+from components.push import publish
 from components.push.run import PushSummary
+from components.registry import maintenance
+from components.registry.registry import Registry, check_image_size
 from tests.support.push_bench import SCORES, Bench
 from tests.support.stores import KINDS, MOUNT
 
@@ -298,7 +299,8 @@ class TestConcurrentPushes:
         assert all("better than" in each.reason for each in lost)
         assert bench.serves() == won.version
         output = capsys.readouterr().out
-        assert f"in {bench.registry} at the same time; its change stands. Deciding again." in output
+        assert f"in {bench.registry} at the same time; its change stands. Looking again." in output
+        assert f"the verdict compares with nothing, but {won.version} is in service: judging again" in output
 
     def test_better_and_better_models(self, bench: Bench) -> None:
         """Whatever the order, the best one is in service, each pointer was created once, and each version is whole."""

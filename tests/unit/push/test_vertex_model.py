@@ -55,7 +55,7 @@ def push(bench: Bench, inputs: dict[str, Path]) -> Any:
     from components.push.config import PushConfig
 
     config = PushConfig.model_construct(**{**PushConfig().model_dump(), "vertex_model": MODEL})
-    return run.run(config, registry=REGISTRY, **inputs, out=bench.root / "push")
+    return run.run(config, registry=REGISTRY, **inputs, verdict=bench.judge(inputs, REGISTRY), out=bench.root / "push")
 
 
 def vertex_version(bench: Bench) -> str:

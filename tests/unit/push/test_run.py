@@ -151,7 +151,7 @@ class TestVerdicts:
         inputs = bench.candidate()
         verdict = bench.judge(inputs)
         evaluated_again = inputs | {"evaluation": bench.evaluation(inputs["model"], kid=0.01)}
-        for others, names in ((bench.candidate(), "model and evaluation"), (evaluated_again, "evaluation")):
+        for others, names in ((bench.candidate(kid=0.05), "model and evaluation"), (evaluated_again, "evaluation")):
             with pytest.raises(ArtifactError) as caught:
                 bench.carry_out(others, verdict)
             assert str(caught.value) == f"The verdict is on another {names}. Run gate on this model."

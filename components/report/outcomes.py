@@ -92,14 +92,14 @@ def _outcome(step: str, entry: StepRecord | None, before: list[StepOutcome], sta
 
 
 def nothing_new(outcomes: tuple[StepOutcome, ...]) -> bool:
-    """Return whether an earlier run had done every step and push confirmed its decision."""
+    """Return whether an earlier run had done every step, and gate and push confirmed its decision."""
     return all(outcome.cached for outcome in outcomes)
 
 
 def run_status(reported: str, outcomes: tuple[StepOutcome, ...]) -> RunStatus:
     """Return the status of a run from what its steps recorded; only an interruption is taken from the runner (decision 0019).
 
-    A run succeeded if every step recorded success in it or in an earlier run. push records its result in every run, so a run
+    A run succeeded if every step recorded success in it or in an earlier run. gate and push record their results in every run, so a run
     that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran, failure
     for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
     """

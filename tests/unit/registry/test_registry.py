@@ -181,20 +181,24 @@ def killed_at(moment: int) -> Iterator[list[int]]:
 
 
 class TestKilled:
-    """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work."""
+    """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work.
+
+    The next push has the same verdict, as on a platform that repeats the step.
+    """
 
     def test_a_push(self, bench: Bench) -> None:
         bench.push(bench.candidate())
         served, untouched, number = [], bench.files(), 0
         inputs = bench.candidate(kid=0.01)
+        verdict = bench.judge(inputs)
         for moment in range(1, 100):
             restore(bench, untouched)
             with killed_at(moment) as reached, contextlib.suppress(KilledError):
-                bench.push(inputs)
+                bench.carry_out(inputs, verdict)
             served.append("new" if bench.serves() != "v0001" else "old")
             if not reached:
                 break
-            summary = bench.push(inputs)
+            summary = bench.carry_out(inputs, verdict)
             assert summary.version == bench.serves() != "v0001", f"moment {moment}"
             number = max(number, int(summary.version[1:]))
             assert maintenance.retain(bench.registry, 5) == [], "a version that was started a moment ago may be in progress"

@@ -1,4 +1,4 @@
-"""The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decision 0003)."""
+"""The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decisions 0003 and 0020)."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -81,10 +81,13 @@ def make_pipeline(
             train.after(*checks.values())
             model = train.outputs["model"]
             evaluate = steps.evaluate(**arguments("evaluate"), dataset=dataset, model=model)
-            evaluation = evaluate.outputs["evaluation"]
-            push = steps.push(**arguments("push"), model=model, evaluation=evaluation, validation=validation)
-            push.set_caching_options(False)  # it depends on the registry, which no cache key covers; repeating it is safe
-        tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate, "push": push}
+            judged = {"model": model, "evaluation": evaluate.outputs["evaluation"], "validation": validation}
+            gate = steps.gate(**arguments("gate"), **judged)
+            push = steps.push(**arguments("push"), **judged, verdict=gate.outputs["verdict"])
+            for task in (gate, push):  # they depend on the registry, which no cache key covers; repeating them is safe
+                task.set_caching_options(False)
+        tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate}
+        tasks |= {"gate": gate, "push": push}
         for step, task in {**tasks, "report": report}.items():
             place(task, step)
 

@@ -73,7 +73,7 @@ def pipeline_parameters(config: RunConfig) -> list[inspect.Parameter]:
 def pipeline_docstring() -> str:
     """Return the description of a compiled pipeline and of its parameters, in the form that KFP reads."""
     helps = {each.name: each.help for each in PARAMETERS} | {OVERRIDES: "Other keys, as SECTION.KEY=VALUE, which win."}
-    lines = ["Ingest, validate, train a WGAN-GP, evaluate, push if better.", "", "Args:"]
+    lines = ["Ingest, validate, train a WGAN-GP, evaluate, gate, push if better.", "", "Args:"]
     return "\n".join([*lines, *(f"  {name}: {text}" for name, text in helps.items())])
 
 

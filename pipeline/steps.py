@@ -62,6 +62,8 @@ def snapshot(
     train_key=str,
     evaluate_config=str,
     evaluate_key=str,
+    gate_config=str,
+    gate_key=str,
     push_config=str,
     push_key=str,
 ):
@@ -138,6 +140,25 @@ def evaluate(
 
 
 @step
+def gate(
+    config: str,
+    key: str,
+    work_dir: str,
+    model: Input[Model],
+    evaluation: Input[Artifact],
+    validation: Input[Artifact],
+    verdict: Output[Artifact],
+    metrics: Output[Metrics],
+    checks: Output[Markdown],
+) -> None:
+    """Judge whether the model may be published, beside the champion."""
+    from pipeline.step_runner import run_step
+
+    displays = {"metrics": metrics, "checks": checks}
+    run_step("gate", config, key, work_dir, verdict, displays, model=model, evaluation=evaluation, validation=validation)
+
+
+@step
 def push(
     config: str,
     key: str,
@@ -145,15 +166,16 @@ def push(
     model: Input[Model],
     evaluation: Input[Artifact],
     validation: Input[Artifact],
+    verdict: Input[Artifact],
     decision: Output[Artifact],
     metrics: Output[Metrics],
-    verdict: Output[Markdown],
+    outcome: Output[Markdown],
 ) -> None:
-    """Publish the model if it beats the champion, or record why not."""
+    """Publish the model if its verdict says so, or record why not."""
     from pipeline.step_runner import run_step
 
-    displays = {"metrics": metrics, "verdict": verdict}
-    run_step("push", config, key, work_dir, decision, displays, model=model, evaluation=evaluation, validation=validation)
+    inputs = {"model": model, "evaluation": evaluation, "validation": validation, "verdict": verdict}
+    run_step("push", config, key, work_dir, decision, {"metrics": metrics, "outcome": outcome}, **inputs)
 
 
 @step

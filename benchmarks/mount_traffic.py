@@ -29,12 +29,14 @@ from tests.support.mount import mounted  # noqa: E402
 from tests.support.servers.bucket_proxy import Traffic  # noqa: E402
 from tests.support.servers.object_store import Store, object_store  # noqa: E402
 
+JUDGED = {"model": "train", "evaluation": "evaluate", "validation": "validate"}
 STEPS: dict[str, dict[str, str]] = {  # step: argument: folder in the bucket
     "ingest": {},
     "validate": {"dataset": "ingest"},
     "train": {"dataset": "ingest", "validation": "validate", "work-dir": "work"},
     "evaluate": {"dataset": "ingest", "model": "train", "work-dir": "work"},
-    "push": {"registry": "registry", "model": "train", "evaluation": "evaluate", "validation": "validate"},
+    "gate": {"registry": "registry", **JUDGED},
+    "push": {"registry": "registry", **JUDGED, "verdict": "gate"},
 }
 LEFT = ("work", "registry")  # folders that steps write to besides their artifact
 BYTES_AIM = 1.2
@@ -72,7 +74,7 @@ samples = 1000
 real_images = 2000
 extractor_epochs = 1
 kid_subset_size = 200
-[push]
+[gate]
 first_share = 0.0
 """
 

@@ -40,7 +40,7 @@ def run(root: Path, registry: str, **settings: Any) -> dict[str, Any]:
         "ingest.source": f"images:{root / 'images'}",
         "ingest.labels_from_folders": "true",
         "push.registry": root / registry,
-        "push.first_share": 0.0,
+        "gate.first_share": 0.0,
         "train.score_every_images": 0,
     }
     every = {f"train.{name}_every_rounds": 100 for name in ("log", "checkpoint", "sample")}

@@ -17,6 +17,7 @@ from components.common.command import explain
 from components.common.errors import ConfigError
 from components.common.section import FolderPath, Section
 from components.evaluate.config import EvaluateConfig
+from components.gate.config import GateConfig, GateTask
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.tpu_check.config import TpuCheckConfig
@@ -65,7 +66,7 @@ class DeploySection(Section):
     timeout_hours: float = Field(
         48.0, gt=0.0, le=720.0, description="Time limit of a step (Kubeflow: every step; Vertex: train on a TPU)."
     )
-    retries: int = Field(2, ge=0, le=10, description="Retries of ingest, train, evaluate and push.")
+    retries: int = Field(2, ge=0, le=10, description="Retries of ingest, train, evaluate, gate and push.")
     service_account: str = Field(
         "",
         description="Account of the steps: a Kubernetes service account, or on Vertex NAME@PROJECT.iam.gserviceaccount.com; "
@@ -138,6 +139,7 @@ class RunConfig(Section):
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # BaseModel has a method `validate`
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
     push: PushConfig = PushConfig()
     deploy: DeploySection = DeploySection()
 
@@ -163,6 +165,7 @@ class RunConfig(Section):
             **({"tpu_check": self.for_tpu_check()} if checked else {}),
             "train": self.train,
             "evaluate": self.evaluate,
+            "gate": GateTask(**self.gate.rule(), registry=self.push.registry),
             "push": self.push,
         }
 

@@ -52,15 +52,23 @@ def _evaluate(summary: Summary, _: Path, __: Folders) -> dict[str, Content]:
     return {"metrics": finite_values(scores), "scores": scores_markdown(scores)}
 
 
-def _push(_: Summary, out: Path, __: Folders) -> dict[str, Content]:
-    from components.push.verdict import verdict_markdown, verdict_numbers
+def _gate(_: Summary, out: Path, __: Folders) -> dict[str, Content]:
+    from components.gate.verdict import read_verdict, verdict_markdown, verdict_numbers
 
-    return {"metrics": verdict_numbers(out), "verdict": verdict_markdown(out)}
+    verdict = read_verdict(out)
+    return {"metrics": verdict_numbers(verdict), "checks": verdict_markdown(verdict)}
+
+
+def _push(_: Summary, out: Path, __: Folders) -> dict[str, Content]:
+    from components.push.outcome import outcome_markdown, outcome_numbers
+
+    return {"metrics": outcome_numbers(out), "outcome": outcome_markdown(out)}
 
 
 CONTENTS: Mapping[str, Callable[[Summary, Path, Folders], dict[str, Content]]] = {
     "validate": _validate,
     "train": _train,
     "evaluate": _evaluate,
+    "gate": _gate,
     "push": _push,
 }

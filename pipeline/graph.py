@@ -1,4 +1,4 @@
-"""The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decision 0003)."""
+"""The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decisions 0003 and 0020)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -46,7 +46,7 @@ def make_pipeline(
     `find_keys` returns the keys of the steps: keys_as_given, or keys_of_snapshot if the source is unknown until the run begins.
     """
 
-    @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, push if better.")
+    @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, gate, push if better.")
     def wgan_pipeline(
         ingest_config: str,
         ingest_key: str,
@@ -56,6 +56,8 @@ def make_pipeline(
         train_key: str,
         evaluate_config: str,
         evaluate_key: str,
+        gate_config: str,
+        gate_key: str,
         push_config: str,
         push_key: str,
         work_dir: str,
@@ -73,7 +75,7 @@ def make_pipeline(
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
             given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}
-            given |= {"train": train_key, "evaluate": evaluate_key, "push": push_key}
+            given |= {"train": train_key, "evaluate": evaluate_key, "gate": gate_key, "push": push_key}
             key = find_keys(given, run, place)
             ingest = steps.ingest(config=ingest_config, key=key["ingest"], work_dir=work_dir)
             dataset = ingest.outputs["dataset"]
@@ -89,16 +91,14 @@ def make_pipeline(
             evaluate = steps.evaluate(
                 config=evaluate_config, key=key["evaluate"], work_dir=work_dir, dataset=dataset, model=model
             )
-            push = steps.push(
-                config=push_config,
-                key=key["push"],
-                work_dir=work_dir,
-                model=model,
-                evaluation=evaluate.outputs["evaluation"],
-                validation=validation,
-            )
-            push.set_caching_options(False)  # it depends on the registry, which no cache key covers; repeating it is safe
-        tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate, "push": push}
+            judged = {"model": model, "evaluation": evaluate.outputs["evaluation"], "validation": validation}
+            gate = steps.gate(config=gate_config, key=key["gate"], work_dir=work_dir, **judged)
+            verdict = gate.outputs["verdict"]
+            push = steps.push(config=push_config, key=key["push"], work_dir=work_dir, **judged, verdict=verdict)
+            for task in (gate, push):  # they depend on the registry, which no cache key covers; repeating them is safe
+                task.set_caching_options(False)
+        tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate}
+        tasks |= {"gate": gate, "push": push}
         for step, task in {**tasks, "report": report}.items():
             place(task, step)
 

@@ -17,7 +17,8 @@ UPSTREAM = {
     "tpu_check": ("ingest",),
     "train": ("ingest", "validate"),
     "evaluate": ("ingest", "train"),
-    "push": ("validate", "train", "evaluate"),
+    "gate": ("validate", "train", "evaluate"),
+    "push": ("validate", "train", "evaluate", "gate"),
 }
 
 # They decide whether a dataset is accepted, and change nothing of what is made from an accepted one.

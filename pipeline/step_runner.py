@@ -18,7 +18,7 @@ from components.common.artifacts import write_json
 from components.common.errors import ArtifactError, InterruptedStepError, PipelineError
 from components.common.journal import listing_file, record_failure, recorded
 from components.common.section import Summary
-from components.push.registry.registry import Registry
+from components.registry.registry import Registry
 from components.report.description import RunDescription
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig

@@ -41,7 +41,7 @@ def step(function: Callable[..., Any]) -> Any:
 def snapshot(
     run: str,
     job_id: str,
-) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, push=str):  # type: ignore[valid-type]
+) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, gate=str, push=str):  # type: ignore[valid-type]
     """Find the key of each step from the content of the source: steps with the key of an earlier run come from the cache."""
     from pipeline.step_runner import find_step_keys
 
@@ -114,6 +114,25 @@ def evaluate(
 
 
 @step
+def gate(
+    config: str,
+    key: str,
+    work_dir: str,
+    model: Input[Model],
+    evaluation: Input[Artifact],
+    validation: Input[Artifact],
+    verdict: Output[Artifact],
+    metrics: Output[Metrics],
+    checks: Output[Markdown],
+) -> None:
+    """Judge whether the model may be published, beside the champion."""
+    from pipeline.step_runner import run_step
+
+    displays = {"metrics": metrics, "checks": checks}
+    run_step("gate", config, key, work_dir, verdict, displays, model=model, evaluation=evaluation, validation=validation)
+
+
+@step
 def push(
     config: str,
     key: str,
@@ -121,15 +140,16 @@ def push(
     model: Input[Model],
     evaluation: Input[Artifact],
     validation: Input[Artifact],
+    verdict: Input[Artifact],
     decision: Output[Artifact],
     metrics: Output[Metrics],
-    verdict: Output[Markdown],
+    outcome: Output[Markdown],
 ) -> None:
-    """Publish the model if it beats the champion, or record why not."""
+    """Publish the model if its verdict says so, or record why not."""
     from pipeline.step_runner import run_step
 
-    displays = {"metrics": metrics, "verdict": verdict}
-    run_step("push", config, key, work_dir, decision, displays, model=model, evaluation=evaluation, validation=validation)
+    inputs = {"model": model, "evaluation": evaluation, "validation": validation, "verdict": verdict}
+    run_step("push", config, key, work_dir, decision, {"metrics": metrics, "outcome": outcome}, **inputs)
 
 
 @step

@@ -29,6 +29,13 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 COPY_BYTES = 1 << 20
 SHARED_ROOMS = ("common", "dataset", "generator")  # their code is part of every component's code digest
+CALLS = {  # the components whose code another one calls
+    "validate": ("ingest",),
+    "tpu_check": ("train",),
+    "train": ("evaluate",),
+    "gate": ("evaluate", "registry"),
+    "push": ("evaluate", "gate", "registry"),
+}
 PACKAGES_IN_CODE_DIGEST = (
     "tensorflow",
     "keras",
@@ -372,13 +379,11 @@ def code_digest(component: str) -> str:
     """Return a digest of a component's source code, of the shared rooms' code, and of the versions of the main libraries.
 
     It is part of the key of each step, because KFP's own cache key does not cover imported code. A component that calls code
-    of another also depends on that: `push` and `train` score with `evaluate`, and `validate` runs Beam with `ingest`'s code.
+    of another also depends on that (CALLS).
     """
     root = Path(__file__).parents[1]
-    others = {"push": "evaluate", "train": "evaluate", "tpu_check": "train", "validate": "ingest"}
-    folders = (component, *([others[component]] if component in others else []))
     files = []
-    for folder in (*SHARED_ROOMS, *folders):
+    for folder in (*SHARED_ROOMS, component, *CALLS.get(component, ())):
         files += sorted(file for file in (root / folder).rglob("*") if file.suffix in {".py", ".j2", ".css"})
     sources = {file.relative_to(root).as_posix(): file_sha256(file) for file in files}
     return digest_of([sources, {name: _version(name) for name in PACKAGES_IN_CODE_DIGEST}])

@@ -54,12 +54,16 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def _suggestion(model: type[BaseModel], location: list[str]) -> str:
-    """Return a hint for an unknown key: the most similar key, or all keys of its section."""
+    """Return a hint for an unknown key: the most similar key, else the same key of another section, else all of its section."""
+    sections = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
     for part in location[:-1]:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         model = cast(type[BaseModel], fields[part].annotation)
     names = [field.alias or name for name, field in model.model_fields.items()]
     near = difflib.get_close_matches(location[-1], names, n=1)
+    near = near or [
+        f"{name}.{location[-1]}" for name, kind in sections.items() if location[-1] in getattr(kind, "model_fields", ())
+    ]
     return f"did you mean {near[0]}?" if near else f"the known keys are {', '.join(names)}"
 
 

@@ -20,7 +20,7 @@ from components.common.artifacts import now, read_manifest, write_text
 from components.common.errors import InterruptedStepError, PipelineError, first_line
 from components.common.section import Summary
 
-STEPS = ("ingest", "validate", "train", "evaluate", "push")  # a run on a TPU also has tpu_check, before train
+STEPS = ("ingest", "validate", "train", "evaluate", "gate", "push")  # a run on a TPU also has tpu_check, before train
 State = Literal["running", "succeeded", "failed", "interrupted"]
 
 

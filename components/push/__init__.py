@@ -1,1 +1,1 @@
-"""Publish a generator when it beats the champion."""
+"""Publish a generator as its verdict says."""

@@ -1,4 +1,4 @@
-"""`python -m components.push`: decide on one model by hand."""
+"""`python -m components.push`: carry out the verdict on one model by hand."""
 
 import sys
 
@@ -12,5 +12,6 @@ if __name__ == "__main__":
         "model": "model artifact",
         "evaluation": "evaluation artifact of the model",
         "validation": "validation artifact of the model's dataset",
+        "verdict": "verdict artifact on these three, from python -m components.gate",
     }
     sys.exit(main("push", PushConfig, run, inputs))

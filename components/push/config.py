@@ -11,7 +11,7 @@ from components.common.section import Section, StoreLocation
 
 
 class PushConfig(Section):
-    """When and where a generator is published."""
+    """Where a generator is published."""
 
     registry: StoreLocation = Field(
         "",
@@ -23,27 +23,6 @@ class PushConfig(Section):
     serving_image: str = Field(
         "us-docker.pkg.dev/vertex-ai/prediction/tf2-cpu.2-15:latest",
         description="Container image that serves push.vertex_model on Vertex AI.",
-    )
-    confidence: float = Field(
-        0.95,
-        ge=0.5,
-        lt=1.0,
-        description="Share of bootstrap resamplings in which the candidate's KID must be better than the champion's.",
-    )
-    coverage_margin: float = Field(
-        0.05, ge=0.0, le=1.0, description="How far the candidate's coverage may be below the champion's."
-    )
-    first_share: float = Field(
-        0.5,
-        ge=0.0,
-        le=1.0,
-        description="First model of a registry: 0 accepts the KID of noise (ceiling), 1 requires that of real images (floor).",
-    )
-    max_memorization: float = Field(
-        0.25,
-        ge=0.0,
-        le=1.0,
-        description="Largest memorization score at which a model is published; about 0.01 without memorization.",
     )
 
     @field_validator("vertex_model")
@@ -60,7 +39,3 @@ class PushConfig(Section):
         if self.vertex_model and not self.registry.startswith("gs://"):
             raise ValueError(f"push.vertex_model needs push.registry to be a gs:// URL, not {self.registry!r}")
         return self
-
-    def rule(self) -> dict[str, float]:
-        """Return the keys that a decision depends on."""
-        return self.model_dump(exclude={"registry", "vertex_model", "serving_image"})

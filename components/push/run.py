@@ -1,27 +1,27 @@
-"""Publishes a model if it beats the champion, or records why not."""
+"""Carries out the verdict on a model: publishes it, or records why not."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from components.common.artifacts import new_artifact, now, write_bytes, write_json, write_text
+from components.common.artifacts import new_artifact, now, write_json, write_text
 from components.common.progress import say
 from components.common.section import Summary
 from components.common.store import repeat_on_conflict
-from components.push.candidate import SAMPLES_FILE, Candidate, read_candidate
+from components.gate.candidate import Candidate, read_candidate
+from components.gate.judge import Judged, judge
+from components.gate.verdict import Verdict, read_verdict
 from components.push.config import PushConfig
-from components.push.registry.registry import Champion, Decision, Registry, RegistryLocation, State, check_image_size
-from components.push.verdict import CARD_FILE
+from components.push.outcome import CARD_FILE
+from components.registry.registry import Decision, Registry, RegistryLocation, State
 
-CHAMPION_SAMPLES = "champion_samples.png"
-
-# TensorFlow, Jinja2 and NumPy are imported where they are needed: a model that was decided on before needs none of them.
+# TensorFlow, Jinja2 and NumPy are imported where they are needed: a model that is not published needs none of them, unless it
+# has to be judged again.
 
 
 class PushSummary(Summary):
-    """The decision. `champion` is the version the model was compared with, `uri` the location of the model's own version."""
+    """What was done. `champion` is the version the model was compared with, `uri` the location of the model's own version."""
 
     decision: Literal["published", "kept", "unchanged"]
     reason: str
@@ -32,26 +32,38 @@ class PushSummary(Summary):
 
 
 def run(
-    config: PushConfig, *, registry: RegistryLocation, model: Path, evaluation: Path, validation: Path, out: Path
+    config: PushConfig,
+    *,
+    registry: RegistryLocation,
+    model: Path,
+    evaluation: Path,
+    validation: Path,
+    verdict: Path,
+    out: Path,
 ) -> PushSummary:
-    """Decide on `model`, publish it into `registry` or not, and write the push artifact `out`.
+    """Publish `model` into `registry` or not, as `verdict` says, and write the push artifact `out`.
 
-    Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together or when the load test
-    fails; ConfigError when the champion makes images of another size. The old champion stays in service then.
+    If another champion is in service than the one that the verdict compares with, because several runs publish at once, the
+    model is judged again beside it, by the same rule; the push artifact then holds that verdict too.
+
+    Raises ArtifactError when an input or the registry is damaged, when the inputs do not belong together, when the verdict is
+    on other ones or when the load test fails. The old champion stays in service then.
     """
     candidate, store = read_candidate(model, evaluation, validation), Registry(registry)
-    summary, details, champion_samples = repeat_on_conflict(lambda: _decide_now(config, store, candidate), "Deciding again.")
+    given = read_verdict(verdict)
+    given.check_is_on(candidate.digests)
+    summary, again = repeat_on_conflict(lambda: _carry_out(config, store, candidate, given), "Looking again.")
     if summary.version:
         summary = summary.model_copy(update={"uri": store.version_location(summary.version)})
     say(f"{'not published' if summary.decision == 'kept' else summary.decision}: {summary.reason}")
-    details["vertex_version"] = _update_vertex(config, store)
-    with new_artifact(out, "push", config=config, inputs=candidate.inputs) as writer:
+    vertex_version = _update_vertex(config, store)
+    with new_artifact(out, "push", config=config, inputs=candidate.inputs | {"verdict": verdict}) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))
-        if champion_samples:  # copied for the report, which does not read the registry
-            write_bytes(writer.path / CHAMPION_SAMPLES, champion_samples)
+        if again:
+            again.write(writer)
         if summary.decision == "published":  # copied for platforms that show it
             write_text(writer.path / CARD_FILE, _card(summary, candidate))
-        writer.details = summary.model_dump(mode="json") | details
+        writer.details = summary.model_dump(mode="json") | {"vertex_version": vertex_version, "judged_again": bool(again)}
     return summary
 
 
@@ -75,94 +87,52 @@ def _update_vertex(config: PushConfig, registry: Registry) -> str:
     return version
 
 
-def _decide_now(config: PushConfig, registry: Registry, candidate: Candidate) -> tuple[PushSummary, dict[str, Any], bytes]:
-    """Decide in the present state of the registry; return outcome, details, and the champion's samples.
+def _carry_out(
+    config: PushConfig, registry: Registry, candidate: Candidate, verdict: Verdict
+) -> tuple[PushSummary, Judged | None]:
+    """Carry out the verdict in the present state of the registry; return the outcome, and a second verdict if one was needed.
 
     Raises ConflictError when another process changed the state before the model could be published.
     """
-    state = registry.state()
-    champion = registry.champion(state)
-    check_image_size(champion, registry.location, *(candidate.model.details[name] for name in ("image_size", "channels")))
-    with registry.open_version(champion.version) if champion else contextlib.nullcontext() as folder:
-        samples = (folder / SAMPLES_FILE).read_bytes() if folder else b""
-        if earlier := _earlier_outcome(config, registry, state, champion, candidate):
-            return earlier, {}, samples
-        return *_decide(config, registry, state, champion, folder, candidate), samples
-
-
-def _earlier_outcome(
-    config: PushConfig, registry: Registry, state: State, champion: Champion | None, candidate: Candidate
-) -> PushSummary | None:
-    """Return the outcome if the model is in service, or was decided on and nothing that the decision depends on changed."""
-    if champion is not None and champion.model_digest == candidate.model.digest:
-        return _summary("unchanged", f"{champion.version} is already published.", champion.version, champion)
-    earlier = registry.read_decision(candidate.model.digest)
-    if earlier is None:
-        return None
-    if earlier.decision == "published":
-        if champion is None or not registry.versions(state).get(earlier.version):
-            return None  # the pointer or the version was removed: decide again
-        reason = f"{earlier.version} is already published; {champion.version} has replaced it."
-        return _summary("unchanged", reason, earlier.version, champion)
-    current = (candidate.evaluation.digest, champion.digest if champion else "", config.rule())
-    if (earlier.evaluation_digest, earlier.champion_digest, earlier.rule) != current:
-        return None
-    return _summary("unchanged", f"Already decided: {earlier.reason}", "", champion, earlier.champion_kid)
-
-
-def _decide(
-    config: PushConfig, registry: Registry, state: State, champion: Champion | None, folder: Path | None, candidate: Candidate
-) -> tuple[PushSummary, dict[str, Any]]:
-    """Decide, publish and record the decision; return the outcome and the details it is based on.
-
-    `folder` is the champion's.
-    """
-    from components.push.gate import gate
-    from components.push.registry.publish import write_version
-
-    rescored = None
-    if champion is not None and folder is not None:
-        from components.push.gate.rescoring import rescore_champion
-
-        say(f"scoring {champion.version} with the extractor and images of this evaluation")
-        rescored = rescore_champion(candidate, champion.version, folder)
-    verdict = gate.decide(config, candidate.scores, rescored, candidate.data_errors())
-    version = ""
-    if verdict.publish:
-        version = registry.version_of_model(candidate.model.digest, candidate.evaluation.digest, state)
-        if version:  # of an interrupted push
-            with registry.open_version(version):
-                manifest, _ = registry.read_version(version)
-        else:
-            version, manifest = write_version(config, registry, candidate, verdict.reason)
-        registry.set_champion(version, manifest, state, "push")
-    champion_kid = rescored.scores["kid"] if rescored else None
-    summary = _summary("published" if verdict.publish else "kept", verdict.reason, version, champion, champion_kid)
-    decision = Decision(
+    state, again = registry.state(), None
+    in_service = state.pointer.version if state.pointer else "nothing"
+    if verdict.champion_digest != (state.pointer.digest if state.pointer else ""):
+        say(f"the verdict compares with {verdict.champion or 'nothing'}, but {in_service} is in service: judging again")
+        again = judge(verdict.rule, registry, state, candidate)
+        verdict = again.verdict
+    decision: Literal["published", "kept", "unchanged"] = "published" if verdict.blessed else "kept"
+    summary = PushSummary(
+        decision="unchanged" if verdict.unchanged else decision,
+        version=verdict.version,
+        uri="",
+        **verdict.model_dump(include={"reason", "champion", "champion_kid"}),
+    )
+    if verdict.unchanged:
+        return summary, again
+    if verdict.blessed:
+        version = _publish(config, registry, state, candidate, verdict.reason)
+        summary = summary.model_copy(update={"version": version})
+    record = Decision(
         **summary.model_dump(exclude={"uri"}),
-        champion_digest=champion.digest if champion else "",
+        champion_digest=verdict.champion_digest,
         model_digest=candidate.model.digest,
         evaluation_digest=candidate.evaluation.digest,
-        rule=config.rule(),
+        **verdict.model_dump(include={"rule", "checks"}),
         decided_at=now(),
     )
-    registry.write_decision(decision)  # last: a record that says published means that version and pointer both exist
-    details = {
-        "champion_scores": rescored.scores if rescored else None,
-        "evidence": rescored.evidence._asdict() if rescored else None,
-        "checks": [check._asdict() for check in verdict.checks],
-    }
-    return summary, details
+    registry.write_decision(record)  # last: a record that says published means that version and pointer both exist
+    return summary, again
 
 
-def _summary(
-    decision: Literal["published", "kept", "unchanged"],
-    reason: str,
-    version: str,
-    champion: Champion | None,
-    champion_kid: float | None = None,
-) -> PushSummary:
-    if champion is not None and champion_kid is None:
-        champion_kid = champion.scores["kid"]
-    name = champion.version if champion else ""
-    return PushSummary(decision=decision, reason=reason, version=version, uri="", champion=name, champion_kid=champion_kid)
+def _publish(config: PushConfig, registry: Registry, state: State, candidate: Candidate, reason: str) -> str:
+    """Put the model into service as a new version; return its name."""
+    from components.push.publish import write_version
+
+    version = registry.version_of_model(candidate.model.digest, candidate.evaluation.digest, state)
+    if version:  # of an interrupted push
+        with registry.open_version(version):
+            manifest, _ = registry.read_version(version)
+    else:
+        version, manifest = write_version(config, registry, candidate, reason)
+    registry.set_champion(version, manifest, state, "push")
+    return version

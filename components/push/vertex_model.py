@@ -11,7 +11,7 @@ from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, UnknownOutcomeError, no_answer
 from components.evaluate.metrics import table
 from components.generator.generator import SAVED_MODEL
-from components.push.registry.registry import Champion, Registry
+from components.registry.registry import Champion, Registry
 
 EVALUATION = "wgan-pipeline evaluate"
 ALIASES = ("champion", "default")

@@ -29,6 +29,7 @@ KINDS = {
     "tpu_check": "tpu_check",
     "train": "model",
     "evaluate": "evaluation",
+    "gate": "verdict",
     "push": "push",
 }
 # What reading a missing or damaged artifact can raise; the last three come from JSON of an unexpected shape.

@@ -13,7 +13,7 @@ class RunDescription(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     run_id: str
     started_at: str  # ISO 8601, UTC
-    config: dict[str, Any]  # the resolved RunConfig: sections run, ingest, validate, train, evaluate, push
+    config: dict[str, Any]  # the resolved RunConfig: sections run, ingest, validate, train, evaluate, gate, push
     command: str
     work_dir: str
     keys: dict[str, str]

@@ -21,7 +21,7 @@ from components.report.description import RunDescription
 StepStatus = Literal["succeeded", "cached", "failed", "killed", "interrupted", "skipped"]
 RunStatus = Literal["succeeded", "failed", "interrupted"]
 BROKEN: tuple[StepStatus, ...] = ("failed", "killed", "interrupted")
-NEVER_CACHED = "push"  # it reads the registry, which changes between runs, so it runs every time
+NEVER_CACHED = ("gate", "push")  # they read the registry, which changes between runs, so they run every time
 INTERRUPTED = ("interrupted", "cancelled", "canceled")
 # KFP's local runner and Vertex AI say SUCCEEDED; Kubeflow Pipelines 2.17.0 passes on ML Metadata's COMPLETE.
 SUCCESSES = ("succeeded", "complete")
@@ -83,25 +83,25 @@ def _outcome(step: str, entry: StepRecord | None, before: list[StepOutcome], sta
     if _time(entry.started_at) >= _time(started_at):
         if entry.state == "running":
             return StepOutcome(step, "killed", seconds_between(entry.started_at, finished_at), record=entry)
-        unchanged = step == NEVER_CACHED and entry.summary.get("decision") == "unchanged"
+        unchanged = step in NEVER_CACHED and entry.summary.get("decision") == "unchanged"
         return StepOutcome(step, entry.state, entry.seconds, unchanged, entry)
-    reusable = entry.state == "succeeded" and step != NEVER_CACHED
+    reusable = entry.state == "succeeded" and step not in NEVER_CACHED
     if reusable and all(outcome.status != "skipped" for outcome in before):
         return StepOutcome(step, "cached", 0.0, True, entry)
     return StepOutcome(step, "skipped")
 
 
 def nothing_new(outcomes: tuple[StepOutcome, ...]) -> bool:
-    """Return whether an earlier run had done every step and push confirmed its decision."""
+    """Return whether an earlier run had done every step, and gate and push confirmed its decision."""
     return all(outcome.cached for outcome in outcomes)
 
 
 def run_status(reported: str, outcomes: tuple[StepOutcome, ...]) -> RunStatus:
     """Return the status of a run from what its steps recorded; only an interruption is taken from the runner (decision 0019).
 
-    A run succeeded if every step recorded success in it or in an earlier run. push records its result in every run, so a run
-    that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran, failure
-    for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
+    A run succeeded if every step recorded success in it or in an earlier run. gate and push record their results in every run,
+    so a run that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran,
+    failure for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
     """
     statuses = {outcome.status for outcome in outcomes}
     if reported.lower() in INTERRUPTED:

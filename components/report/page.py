@@ -59,7 +59,7 @@ class Page:
     ) -> None:
         readers = {outcome.step: open_outcome(outcome) for outcome in outcomes}
         broken = {outcome.step for outcome in outcomes if outcome.status in BROKEN}
-        dataset, validation, model, evaluation, push = (readers[step] for step in STEPS)
+        dataset, validation, model, evaluation, gate, push = (readers[step] for step in STEPS)
         if "validate" in broken:
             validation = copies.enter_context(open_refused(description.config.get("validate", {}), dataset))
         if "train" in broken:
@@ -72,12 +72,12 @@ class Page:
         self.training = TrainingSection(model)
         last_round = self.training.over_time[-1] if self.training.over_time else None
         self.samples = SamplesSection(dataset, model, evaluation, last_round, seed=description.run_id)
-        self.champion = ChampionSection(push, evaluation.summary)
+        self.champion = ChampionSection(gate, push, evaluation.summary)
         self.scores = ScoresSection(evaluation, self.champion.scores)
         self.validation = ValidationSection(validation)
         self.data = DataSection(dataset, validation)
         self.lineage = LineageSection(artifact_rows(outcomes, readers))
-        self.notes = (*notes, *push.notes)
+        self.notes = (*notes, *gate.notes, *push.notes)
         sections = {
             "samples": self.samples.final,
             "scores": self.scores.scores or self.scores.notes,

@@ -64,7 +64,7 @@ def generate(
 @contextlib.contextmanager
 def generator_folder(model: str) -> Iterator[Path]:
     """Yield the folder of a generator: the champion of a registry, a local copy of a URL."""
-    from components.push.registry.registry import Registry
+    from components.registry.registry import Registry
 
     location, _, version = model.rstrip("/").partition("/versions/") if is_address(model) else (model, "", "")
     registry = Registry(location)

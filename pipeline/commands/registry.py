@@ -21,7 +21,7 @@ DEFAULT_REGISTRY = "runs/registry"
 def list_(registry: Registry = DEFAULT_REGISTRY) -> None:
     """List the versions with their scores, newest first."""
     from components.evaluate.metrics.table import metrics_on
-    from components.push.registry.maintenance import list_versions
+    from components.registry.maintenance import list_versions
 
     table = Table(box=None, pad_edge=False)
     metrics = metrics_on("console")
@@ -44,8 +44,8 @@ def show(
     version: Annotated[str, typer.Argument(help="Version; default: the champion.")] = "", registry: Registry = DEFAULT_REGISTRY
 ) -> None:
     """Verify every file of a version and print its path, scores and inputs as JSON."""
-    from components.push.registry import maintenance
-    from components.push.registry.registry import Registry as Store
+    from components.registry import maintenance
+    from components.registry.registry import Registry as Store
 
     found, manifest = maintenance.show(registry, version)
     about = {"version": found.name, "in_service": found.state, "path": Store(registry).version_location(found.name)}
@@ -60,15 +60,15 @@ def rollback(
     config: Annotated[Path | None, typer.Option(help="TOML file with push.registry and push.vertex_model.")] = None,
 ) -> None:
     """Put an earlier version into service and record it; update Vertex AI if the config names push.vertex_model."""
-    from components.push.registry import maintenance
+    from components.registry import maintenance
 
     push = load_config(config).push if config else None
     registry = push.registry or registry if push else registry
     pointer = maintenance.rollback(registry, version)
     print(f"{pointer.version} is in service" + (f"; it replaces {pointer.previous}." if pointer.previous else "."))
     if push and push.vertex_model:
-        from components.push.registry.registry import Registry as Store
         from components.push.vertex_model import update_vertex
+        from components.registry.registry import Registry as Store
 
         print(f"On Vertex AI it is {update_vertex(push.vertex_model, push.serving_image, Store(registry))}.")
 
@@ -80,7 +80,7 @@ def retain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
 ) -> None:
     """Remove old versions; the champion and the one before it always stay."""
-    from components.push.registry import maintenance
+    from components.registry import maintenance
 
     names = maintenance.retain(registry, keep, dry_run=dry_run)
     done = "Would remove" if dry_run else "Removed"

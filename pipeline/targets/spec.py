@@ -21,7 +21,7 @@ from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 # These continue or start over, and leave nothing half-written. Vertex AI retries them after every failure, so not validate and
 # tpu_check, which would only fail in the same way again. Kubeflow's own settings (retryPolicy OnError) retry a lost pod of any
 # step, and no exit code (docs/operations.md).
-RETRIED_STEPS = {"ingest", "train", "evaluate", "push"}
+RETRIED_STEPS = {"ingest", "train", "evaluate", "gate", "push"}
 BACKOFF = {"backoff_duration": "60s", "backoff_factor": 2.0, "backoff_max_duration": "900s"}
 UNKNOWN_KEY = "found by the step snapshot"  # the content of the source is unknown until the run begins
 SUFFIXES = {".yaml", ".yml"}

@@ -17,7 +17,7 @@ from tests.support.servers.object_store import Store
 from tests.support.trainings import Training, one_sentence
 
 pytestmark = pytest.mark.timeout(1800)
-STEPS = ["ingest", "validate", "train", "evaluate", "push"]
+STEPS = ["ingest", "validate", "train", "evaluate", "gate", "push"]
 # A bucket without write permission; one that takes no new objects (a quota), but still removes old ones.
 REFUSALS = {"read-only": Fault(403, WRITES), "full": Fault(403, ("insert", "part", "copy"))}
 

@@ -18,7 +18,7 @@ from tests.support.servers.object_store import Store
 from tests.support.two_runs import results_of
 
 pytestmark = pytest.mark.timeout(1800)
-STEPS = ["ingest", "validate", "train", "evaluate", "push"]
+STEPS = ["ingest", "validate", "train", "evaluate", "gate", "push"]
 
 
 class Runs(NamedTuple):

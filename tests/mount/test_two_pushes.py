@@ -32,14 +32,22 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]
     return found
 
 
-def start_push(inputs: dict[str, str], registry: Path, folder: Path) -> subprocess.Popen[str]:
-    """Start a push; its artifact goes to a disk, the version to the registry."""
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text("[push]\nfirst_share = 0.0\n")
-    paths = {"config": folder / "config.toml", "registry": registry, "out": folder / "push", **inputs}
+def start(step: str, paths: dict[str, str | Path]) -> subprocess.Popen[str]:
+    """Start a step; its artifact goes to a disk, a version to the registry."""
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "components.push", *words]
+    command = [sys.executable, "-m", f"components.{step}", *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_push(inputs: dict[str, str], registry: Path, folder: Path) -> subprocess.Popen[str]:
+    """Judge a model beside a champion that the registry does not have yet, and start its push."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("[gate]\nfirst_share = 0.0\n")
+    paths: dict[str, str | Path] = {"registry": registry, **inputs}
+    gate = start("gate", {**paths, "config": folder / "config.toml", "out": folder / "verdict"})
+    output, _ = gate.communicate(timeout=300)
+    assert gate.returncode == 0, output
+    return start("push", {**paths, "verdict": folder / "verdict", "out": folder / "push"})
 
 
 def test_two_pushes_at_once_get_two_numbers_and_publish_nothing_half(

@@ -17,7 +17,7 @@ from components.common.artifacts import read_manifest
 from tests.support.datasets.image_folder import write_digit_images
 from tests.support.local_runs import ROOT, Outcome, leftovers, run
 
-STEPS = ["ingest", "validate", "train", "evaluate", "push"]
+STEPS = ["ingest", "validate", "train", "evaluate", "gate", "push"]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,7 @@ def test_the_summary_has_every_documented_key(first: Outcome) -> None:
     assert scores["intervals"]["fid"][0] <= scores["fid"] <= scores["intervals"]["fid"][1]
     assert scores["fid"] > 0
     assert scores["provenance"]["extractor"]["kind"] == "classifier"
+    assert summary["gate"]["decision"] == "blessed"
     assert summary["push"]["decision"] == "published"
     assert summary["push"]["version"] == "v0001"
     assert all(not row["cached"] and row["seconds"] > 0 for row in summary["steps"].values())
@@ -71,17 +72,19 @@ def test_every_artifact_is_complete_and_names_its_inputs(first: Outcome) -> None
     manifests = {step: read_manifest(Path(first.summary["artifacts"][step]["path"])) for step in STEPS}
     assert manifests["train"].inputs["dataset"] == manifests["ingest"].digest
     assert manifests["evaluate"].inputs["model"] == manifests["train"].digest
-    assert manifests["push"].inputs["evaluation"] == manifests["evaluate"].digest
+    assert manifests["gate"].inputs["evaluation"] == manifests["evaluate"].digest
+    assert manifests["push"].inputs["verdict"] == manifests["gate"].digest
 
 
 def shown_by(run: Outcome, runs: Path) -> dict[str, Any]:
     """Return what the steps of a run gave the platform to show, by STEP.OUTPUT: metadata of Metrics, and text.
 
-    The metadata is in the cache of KFP's local runner. push is never cached, but its Metrics are also in a file.
+    The metadata is in the cache of KFP's local runner. gate and push are never cached, but their Metrics are also in a file.
     """
-    push = Path(run.summary["artifacts"]["push"]["path"]).parent
-    shown: dict[str, Any] = {"push.metrics": json.loads((push / "metrics").read_text())}
-    shown["push.verdict"] = (push / "verdict").read_text()
+    shown: dict[str, Any] = {}
+    for step, text in (("gate", "checks"), ("push", "outcome")):
+        push = Path(run.summary["artifacts"][step]["path"]).parent
+        shown |= {f"{step}.metrics": json.loads((push / "metrics").read_text()), f"{step}.{text}": (push / text).read_text()}
     for entry in (runs / ".work" / "cache").glob("*.json"):
         for name, artifact in json.loads(entry.read_text()).items():
             file = Path(artifact["uri"])
@@ -101,9 +104,11 @@ def test_steps_give_the_platform_numbers_and_pages_to_show(first: Outcome, runs:
     assert shown["evaluate.metrics"] == numbers
     assert {"fid", "kid", "kid_std", "precision", "recall", "density", "coverage", "memorization"} <= numbers.keys()
     assert f"| FID | {scores['fid']:.3f} |" in shown["evaluate.scores"]
-    assert shown["push.metrics"].items() >= {"published": 1.0, "data_passed": 1.0, "first_kid": scores["kid"]}.items()
-    assert shown["push.verdict"].startswith("# Published as v0001\n")
-    assert "# Generator v0001\n" in shown["push.verdict"]
+    assert shown["gate.metrics"].items() >= {"blessed": 1.0, "data_passed": 1.0, "first_kid": scores["kid"]}.items()
+    assert shown["gate.checks"].startswith("# Blessed\n")
+    assert shown["push.metrics"] == {"published": 1.0}
+    assert shown["push.outcome"].startswith("# Published as v0001\n")
+    assert "# Generator v0001\n" in shown["push.outcome"]
     assert "No anomaly was found." in shown["validate.findings"]
     assert "1,797" in shown["validate.findings"]
     assert "Wasserstein gap" in shown["train.curves"]
@@ -163,7 +168,8 @@ def test_an_unusable_tpu_is_reported_in_one_sentence_and_in_the_report(tmp_path:
     failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9", "deploy.tpu_check=false")
     assert failed.code == 1
     assert failed.statuses() == {
-        "ingest": "succeeded", "validate": "succeeded", "train": "failed", "evaluate": "skipped", "push": "skipped",
+        "ingest": "succeeded", "validate": "succeeded", "train": "failed", "evaluate": "skipped",
+        "gate": "skipped", "push": "skipped",
     }  # fmt: skip
     assert "A TPU needs tensorflow-tpu 2.20.0" in failed.summary["error"]["problem"]
     assert "failed in train: " in failed.stdout

@@ -15,7 +15,7 @@ from components.common.artifacts import read_manifest
 from tests.support.local_runs import interrupt, latest_summary, leftovers, run, start, step_runs, wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
-STEPS = ["ingest", "validate", "train", "evaluate", "push"]
+STEPS = ["ingest", "validate", "train", "evaluate", "gate", "push"]
 ROUNDS = 400
 LONG = f"train.rounds={ROUNDS}"
 
@@ -108,7 +108,7 @@ def test_runs_resume_whichever_step_was_ended_and_however(tmp_path: Path) -> Non
 
     last = run(tmp_path, LONG)
     assert last.code == 0, last.stdout + last.stderr
-    assert [last.statuses()[step] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
+    assert [last.statuses()[step] for step in STEPS] == ["cached"] * 4 + ["succeeded"] * 2
     assert last.summary["train"]["rounds"] == ROUNDS
     assert last.summary["push"]["decision"] in {"published", "unchanged"}
     metrics = Path(last.summary["artifacts"]["train"]["path"]) / "metrics.jsonl"

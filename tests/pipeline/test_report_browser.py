@@ -76,6 +76,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     succeeded, rejected, killed = Run(root / "a").all(), Run(root / "b"), Run(root / "c")
     report(succeeded.description, folder=root / "succeeded", status="succeeded")
     cached = again(succeeded)
+    cached.gate("unchanged", champion="v0003")
     cached.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     report(cached.description, folder=root / "cached", status="succeeded")
     rejected.reject()

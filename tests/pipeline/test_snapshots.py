@@ -31,7 +31,7 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
     assert first.code == 0, first.stderr
     assert first.summary["validate"]["accepted_against"] == ""
     statuses = again().statuses()  # a known snapshot does not change the key
-    assert statuses.pop("push") == "succeeded"  # push always runs
+    assert (statuses.pop("gate"), statuses.pop("push")) == ("succeeded", "succeeded")  # they always run
     assert set(statuses.values()) == {"cached"}
     write_images(tmp_path / "data", drifted=True)
     stopped = again()

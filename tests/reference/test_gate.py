@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from components.evaluate.metrics import kid, prdc
-from components.push.config import PushConfig
-from components.push.gate.evidence import compare
-from components.push.gate.gate import RescoredChampion, decide
+from components.gate.checks import RescoredChampion, check_candidate
+from components.gate.config import GateConfig
+from components.gate.evidence import compare
 from tests.support.push_bench import SCORES
 
 GATES, IMAGES, WIDTH, K = 200, 150, 16, 5
@@ -28,7 +28,8 @@ def published(seed: int, candidate_shift: float, champion_shift: float) -> bool:
     candidate, champion = draw(generator, IMAGES, candidate_shift), draw(generator, IMAGES, champion_shift)
     evidence = compare(real, candidate, champion, replicates=200, seed=seed)
     ours, theirs = (SCORES | {"coverage": prdc.compute(real, fake, K).coverage} for fake in (candidate, champion))
-    return decide(PushConfig(coverage_margin=0.1), ours, RescoredChampion("v0001", theirs, evidence)).publish
+    checks = check_candidate(GateConfig(coverage_margin=0.1), ours, RescoredChampion("v0001", theirs, evidence))
+    return all(check.passed for check in checks)
 
 
 class TestSimulatedGates:

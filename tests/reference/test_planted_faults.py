@@ -7,7 +7,6 @@ images, lack classes, or blur the images.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,8 @@ from PIL import Image, ImageFilter
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import EvaluateSummary
-from components.push.config import PushConfig
-from components.push.gate.gate import decide
+from components.gate.checks import check_candidate
+from components.gate.config import GateConfig
 from tests.support.datasets.tiny_artifacts import part, sample_here, write_dataset, write_model
 
 CONFIG = EvaluateConfig(samples=600, kid_subsets=10, kid_subset_size=200)
@@ -60,8 +59,8 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
 
 def passed(summary: EvaluateSummary) -> dict[str, bool]:
     """Return which conditions of the gate a first model passes."""
-    verdict: Any = decide(PushConfig(), summary.model_dump(), None, [])
-    return {check.name: check.passed for check in verdict.checks}
+    checks = check_candidate(GateConfig(), summary.model_dump(), None, [])
+    return {check.name: check.passed for check in checks}
 
 
 def test_an_honest_generator_passes(scores: Scores) -> None:

@@ -18,7 +18,7 @@ SHORT = [
     "train.checkpoint_every_rounds=10", "train.precision=float32",
     "train.sample_every_rounds=20", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=16",
     "evaluate.samples=200", "evaluate.extractor_epochs=2", "evaluate.kid_subset_size=100",
-    "push.first_share=0.0",  # after such a short training the images are hardly better than noise
+    "gate.first_share=0.0",  # after such a short training the images are hardly better than noise
 ]  # fmt: skip
 
 

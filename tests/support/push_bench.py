@@ -16,10 +16,12 @@ from components.common.artifacts import new_artifact, read_manifest, write_bytes
 from components.common.store import store_at
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.scores import Reference
+from components.gate import run as gate
+from components.gate.config import GateConfig
 from components.push import run as push
 from components.push.config import PushConfig
-from components.push.registry.registry import Champion, Registry, RegistryLocation
 from components.push.run import PushSummary
+from components.registry.registry import Champion, Registry, RegistryLocation
 from components.train.config import TrainConfig
 from tests.support.datasets.tiny_artifacts import LATENTS, write_dataset, write_validation
 
@@ -106,7 +108,22 @@ class Bench:
     def push(
         self, inputs: dict[str, Path], out: Path | None = None, registry: RegistryLocation | None = None, **config: float
     ) -> PushSummary:
-        return push.run(PushConfig(**config), registry=registry or self.registry, **inputs, out=out or self.root / "push")
+        """Judge a model, and carry out the verdict; `config` is the section [gate]."""
+        return self.carry_out(inputs, self.judge(inputs, registry, **config), out, registry)
+
+    def carry_out(
+        self, inputs: dict[str, Path], verdict: Path, out: Path | None = None, registry: RegistryLocation | None = None
+    ) -> PushSummary:
+        """Publish a model, or not, as a verdict says."""
+        return push.run(
+            PushConfig(), registry=registry or self.registry, **inputs, verdict=verdict, out=out or self.root / "push"
+        )
+
+    def judge(self, inputs: dict[str, Path], registry: RegistryLocation | None = None, **config: float) -> Path:
+        """Return the verdict on a model."""
+        out = self.root / f"verdict-{next(self.numbers)}"
+        gate.run(GateConfig(**config), registry=registry or self.registry, **inputs, out=out)
+        return out
 
     def champion(self) -> Champion | None:
         """Return the version in service, after checking every file."""

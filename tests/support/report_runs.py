@@ -23,6 +23,9 @@ from components.common.journal import STEPS, StepRecord, entry_path, recorded
 from components.common.section import Summary
 from components.dataset.records import Record, encode_example, shard_name, write_tfrecord
 from components.evaluate.config import EvaluateConfig
+from components.gate.config import GateConfig
+from components.gate.judge import Judged
+from components.gate.verdict import Verdict
 from components.ingest.config import IngestConfig
 from components.push.config import PushConfig
 from components.report.description import RunDescription
@@ -37,6 +40,7 @@ CONFIGS = {
     "validate": ValidateConfig(),
     "train": TrainConfig(),
     "evaluate": EvaluateConfig(),
+    "gate": GateConfig(),
     "push": PushConfig(),
 }
 SCORES: dict[str, Any] = {
@@ -66,7 +70,7 @@ CHAMPION_SCORES: dict[str, Any] = {
     "recall": 0.6,
     "coverage": 0.71,
 }
-DECISION = {
+DECISION: dict[str, Any] = {
     "decision": "published",
     "reason": "KID 0.0123 ± 0.0011 is lower than v0002's 0.0211 ± 0.0014 by more than 0.0018.",
     "version": "v0003",
@@ -237,18 +241,34 @@ class Run:
 
         self.record("evaluate", body, "ingest", "train")
 
+    def gate(self, decision: str = "blessed", champion: str = DECISION["champion"]) -> None:
+        """Write the verdict."""
+        kid = CHAMPION_SCORES["kid"] if champion else None
+        verdict = Verdict(
+            blessed=decision != "not blessed", unchanged=decision == "unchanged", reason=DECISION["reason"],
+            champion=champion, champion_digest="ef" * 32 if champion else "", champion_kid=kid,
+            champion_scores=CHAMPION_SCORES if champion else None, checks=(), digests={}, rule=GateConfig(),
+        )  # fmt: skip
+
+        def body() -> Summary:
+            inputs = {"model": self.out("train"), "evaluation": self.out("evaluate")}
+            with artifact(self.out("gate"), "verdict", config=CONFIGS["gate"], inputs=inputs) as writer:
+                Judged(verdict, b"").write(writer)
+            return AnySummary(decision=decision, reason=DECISION["reason"], champion=champion, champion_kid=kid)
+
+        self.record("gate", body, "train", "evaluate")
+
     def push(self, **changes: Any) -> None:
         """Write the decision."""
         decision = DECISION | changes
 
         def body() -> Summary:
-            inputs = {"model": self.out("train"), "evaluation": self.out("evaluate")}
+            inputs = {"model": self.out("train"), "evaluation": self.out("evaluate"), "verdict": self.out("gate")}
             with artifact(self.out("push"), "push", config=CONFIGS["push"], inputs=inputs) as writer:
                 write_json(writer.path / "decision.json", decision)
-                writer.details = {"champion_scores": CHAMPION_SCORES} if decision["champion"] else {}
             return AnySummary(**decision)
 
-        self.record("push", body, "train", "evaluate")
+        self.record("push", body, "train", "evaluate", "gate")
 
     def all(self, **decision: Any) -> Run:
         """Run every step."""
@@ -256,6 +276,7 @@ class Run:
         self.validate()
         self.train()
         self.evaluate()
+        self.gate(**{name: decision[name] for name in ("champion",) if name in decision})
         self.push(**decision)
         return self
 

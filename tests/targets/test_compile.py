@@ -95,8 +95,10 @@ def test_steps_have_outputs_of_the_types_that_the_platforms_show(target: str, de
         "train.curves": "system.HTML",
         "evaluate.metrics": "system.Metrics",
         "evaluate.scores": "system.Markdown",
+        "gate.checks": "system.Markdown",
+        "gate.metrics": "system.Metrics",
         "push.metrics": "system.Metrics",
-        "push.verdict": "system.Markdown",
+        "push.outcome": "system.Markdown",
         "report.page": "system.HTML",
     }
 
@@ -291,7 +293,7 @@ def test_kubernetes_settings_match_the_types_of_its_api() -> None:
 def test_only_repeatable_steps_are_retried() -> None:
     tasks, _ = kubernetes_of("deploy.retries=3")
     policies = {name: task["retryPolicy"] for name, task in tasks.items() if "retryPolicy" in task}
-    assert set(policies) == {"ingest", "train", "evaluate", "push"}
+    assert set(policies) == {"ingest", "train", "evaluate", "gate", "push"}
     for policy in policies.values():
         assert policy == {"maxRetryCount": 3, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"}
     tasks, _ = kubernetes_of("deploy.retries=0")

@@ -113,7 +113,7 @@ def test_everything_but_the_machine_equals_the_library_component(spec: dict[str,
 
 def test_the_task_is_named_train_and_other_steps_are_containers(spec: dict[str, Any]) -> None:
     tasks = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert set(tasks) == {"snapshot", "ingest", "validate", "tpu-check", "train", "evaluate", "push"}
+    assert set(tasks) == {"snapshot", "ingest", "validate", "tpu-check", "train", "evaluate", "gate", "push"}
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 2
     resources = spec["deploymentSpec"]["executors"]["exec-ingest"]["container"]["resources"]
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("2", "8G")

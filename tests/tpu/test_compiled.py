@@ -83,7 +83,7 @@ def test_a_program_that_is_too_large_ends_the_run_before_train(tmp_path: Path) -
     done = run(tmp_path / "runs", *SMALL, *TOO_LARGE, *tpu)
     assert done.code == 1, done.stdout + done.stderr
     statuses = done.statuses()
-    assert list(statuses) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
+    assert list(statuses) == ["ingest", "validate", "tpu_check", "train", "evaluate", "gate", "push"]
     assert (statuses["tpu_check"], statuses["train"]) == ("failed", "skipped")
     assert done.summary["error"]["step"] == "tpu_check"
     assert "GB too much." in done.summary["error"]["problem"]

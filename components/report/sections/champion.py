@@ -6,29 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.metrics import table
+from components.gate.verdict import CHAMPION_SAMPLES, VERDICT_FILE
 from components.report.artifact_reader import ArtifactReader
-
-SAMPLES_FILE = "champion_samples.png"
 
 
 class ChampionSection:
     """The section; empty if there is no champion other than the candidate itself.
 
-    The champion's scores are those of the decision, measured in the same way as the candidate's.
+    The champion's scores are those of the verdict that was carried out, measured in the same way as the candidate's: that of
+    gate, or that of push if it had to judge again.
     """
 
-    def __init__(self, push: ArtifactReader, candidate: Mapping[str, Any]) -> None:
-        self.version = str(push.summary.get("champion") or "")
+    def __init__(self, gate: ArtifactReader, push: ArtifactReader, candidate: Mapping[str, Any]) -> None:
+        source = push if VERDICT_FILE in push.names() else gate
+        self.version = str(source.summary.get("champion") or "")
         self.scores: Mapping[str, Any] = {}
         self.rows: tuple[tuple[str, str, str, str], ...] = ()
         self.samples = None
-        if push.manifest is None or not self.version or self.version == push.summary.get("version"):
+        if not self.version or self.version == push.summary.get("version"):
             return
-        self.scores = push.manifest.details.get("champion_scores") or {}
-        self.rows = push.attempt("The scores of the champion", lambda: compared_scores(candidate, self.scores), ())
-        if SAMPLES_FILE in push.manifest.files:
+        what = "The scores of the champion"
+        self.scores = source.attempt(what, lambda: source.json(VERDICT_FILE)["champion_scores"] or {}, {})
+        self.rows = source.attempt(what, lambda: compared_scores(candidate, self.scores), ())
+        if CHAMPION_SAMPLES in source.names():
             caption = f"Samples of the champion {self.version}."
-            self.samples = push.figure(SAMPLES_FILE, f"Grid of samples of {self.version}", caption)
+            self.samples = source.figure(CHAMPION_SAMPLES, f"Grid of samples of {self.version}", caption)
 
 
 def compared_scores(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> tuple[tuple[str, str, str, str], ...]:

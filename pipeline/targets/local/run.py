@@ -21,7 +21,7 @@ from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
 from components.common.mounts import is_mounted_bucket
 from components.common.processes import is_alive
-from components.push.registry.registry import Registry, check_image_size
+from components.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
 from components.train.devices.gpu_runtime import check_driver
 from components.train.devices.tpu_runtime import check_machine

@@ -61,7 +61,15 @@ def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path) -> No
     assert done.returncode == 0
     text, _, plan = done.stdout.partition("\nPlan")
     assert json.loads(text)["train"]["rounds"] == 7
-    assert [line.split()[0] for line in plan.splitlines()[1:]] == ["ingest", "validate", "train", "evaluate", "push", "report"]
+    assert [line.split()[0] for line in plan.splitlines()[1:]] == [
+        "ingest",
+        "validate",
+        "train",
+        "evaluate",
+        "gate",
+        "push",
+        "report",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

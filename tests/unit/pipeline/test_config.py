@@ -21,6 +21,7 @@ BAD = [
     ("train.round=3", "train.round: unknown key; did you mean rounds?"),
     ("trian.rounds=3", "trian: unknown key; did you mean train?"),
     ("ingest.xyzzy=3", "ingest.xyzzy: unknown key; the known keys are source, tfds_manual_dir"),
+    ("push.confidence=0.9", "push.confidence: unknown key; did you mean gate.confidence?"),
     ("ingest.image_size=30", "ingest.image_size = 30: input should be 8, 16, 28, 32, 64 or 128."),
     ("ingest.channels=4", "ingest.channels = 4: input should be 1 or 3."),
     ("train.rounds=many", "train.rounds = 'many': input should be a valid integer."),
@@ -173,7 +174,7 @@ def test_each_source_has_its_own_history() -> None:
 class TestReference:
     """`wgan-pipeline config` and docs/configuration.md."""
 
-    SECTIONS = ("run", "ingest", "validate", "train", "evaluate", "push", "deploy")
+    SECTIONS = ("run", "ingest", "validate", "train", "evaluate", "gate", "push", "deploy")
 
     def test_the_document_is_current(self) -> None:
         file = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -202,7 +203,7 @@ class TestReference:
     def test_an_unknown_section_is_refused(self) -> None:
         assert run("config", "trian") == (
             2,
-            "There is no section trian. Use run, ingest, validate, train, evaluate, push, deploy.",
+            "There is no section trian. Use run, ingest, validate, train, evaluate, gate, push, deploy.",
         )
 
 

@@ -9,11 +9,12 @@ from pipeline import keys
 from pipeline.config import load_config
 
 CHANGES = [
-    ("ingest.eval_fraction=0.3", {"ingest", "validate", "train", "evaluate", "push"}),
-    ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "push"}),
-    ("train.seed=1", {"train", "evaluate", "push"}),
-    ("evaluate.seed=1", {"evaluate", "push"}),
-    ("push.confidence=0.9", {"push"}),
+    ("ingest.eval_fraction=0.3", {"ingest", "validate", "train", "evaluate", "gate", "push"}),
+    ("validate.min_deviation=2.0", {"validate", "train", "evaluate", "gate", "push"}),
+    ("train.seed=1", {"train", "evaluate", "gate", "push"}),
+    ("evaluate.seed=1", {"evaluate", "gate", "push"}),
+    ("gate.confidence=0.9", {"gate", "push"}),
+    ("push.serving_image=other", {"push"}),
     ("run.dir=elsewhere", set()),
 ]
 
@@ -48,4 +49,4 @@ def test_another_baseline_snapshot_changes_only_the_key_of_validate() -> None:
 def test_changed_code_changes_the_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     before = keys.step_keys(load_config(None), "f")
     monkeypatch.setattr(keys, "code_digest", lambda step: "new" if step == "evaluate" else artifacts.code_digest(step))
-    assert changed(before, keys.step_keys(load_config(None), "f")) == {"evaluate", "push"}
+    assert changed(before, keys.step_keys(load_config(None), "f")) == {"evaluate", "gate", "push"}

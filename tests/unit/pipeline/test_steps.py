@@ -13,7 +13,10 @@ from kfp import dsl
 from components.common.errors import ConfigError
 from pipeline import steps
 
-STEPS = [steps.snapshot, steps.ingest, steps.validate, steps.tpu_check, steps.train, steps.evaluate, steps.push, steps.report]
+STEPS = [
+    steps.snapshot, steps.ingest, steps.validate, steps.tpu_check, steps.train, steps.evaluate, steps.gate, steps.push,
+    steps.report,
+]  # fmt: skip
 
 
 def command_of(component: dsl.base_component.BaseComponent) -> list[str]:

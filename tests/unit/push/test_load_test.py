@@ -14,8 +14,7 @@ import pytest
 import tensorflow as tf
 
 from components.common.errors import ArtifactError
-from components.push import load_test
-from components.push.registry import publish
+from components.push import load_test, publish
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.saving.export import Generator

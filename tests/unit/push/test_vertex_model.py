@@ -20,8 +20,8 @@ from components.common.errors import ConfigError
 from components.common.requests import RemoteError
 from components.evaluate.metrics import table
 from components.push import vertex_model
-from components.push.registry.registry import Registry
 from components.push.vertex_model import evaluation_request
+from components.registry.registry import Registry
 from pipeline.cli import app
 from pipeline.config import load_config
 from tests.support.push_bench import SCORES, Bench
@@ -55,7 +55,7 @@ def push(bench: Bench, inputs: dict[str, Path]) -> Any:
     from components.push.config import PushConfig
 
     config = PushConfig.model_construct(**{**PushConfig().model_dump(), "vertex_model": MODEL})
-    return run.run(config, registry=REGISTRY, **inputs, out=bench.root / "push")
+    return run.run(config, registry=REGISTRY, **inputs, verdict=bench.judge(inputs, REGISTRY), out=bench.root / "push")
 
 
 def vertex_version(bench: Bench) -> str:

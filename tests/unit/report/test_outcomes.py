@@ -10,7 +10,15 @@ import pytest
 from components.common.errors import DataRejectedError
 from components.common.journal import STEPS, StepRecord, entry_path, step_error
 from components.report.description import RunDescription
-from components.report.outcomes import StepOutcome, contradiction, derive_outcomes, find_failure, read_entries, run_status
+from components.report.outcomes import (
+    StepOutcome,
+    contradiction,
+    derive_outcomes,
+    find_failure,
+    nothing_new,
+    read_entries,
+    run_status,
+)
 
 BEFORE, START, LATER, END = (f"2026-01-31T10:{minute}:00.000+00:00" for minute in ("00", "10", "20", "30"))
 
@@ -19,13 +27,13 @@ def entry(step: str, state: str, started_at: str, **fields: Any) -> StepRecord:
     return StepRecord(step=step, key="k" * 64, state=state, pid=4_194_305, started_at=started_at, **fields)
 
 
-def entries(words: str, push: dict[str, Any] | None = None) -> dict[str, StepRecord]:
+def entries(words: str, decided: dict[str, Any] | None = None) -> dict[str, StepRecord]:
     """Return entries from one word per step: `new-STATE` began in this run, `old-STATE` before it, `none` has no entry."""
     records = {}
     for step, word in zip(STEPS, filled(words, "none"), strict=True):
         if word != "none":
             age, _, state = word.partition("-")
-            summary = push or {} if step == "push" else {}
+            summary = decided or {} if step in ("gate", "push") else {}
             started = LATER if age == "new" else START if age == "now" else BEFORE
             records[step] = entry(step, state, started, seconds=2.5, summary=summary)
     return records
@@ -33,10 +41,19 @@ def entries(words: str, push: dict[str, Any] | None = None) -> dict[str, StepRec
 
 # name: (entries, outcomes, status of the run); missing words at the end stand for `none` and `skipped`
 CASES = {
-    "all ran": ("new-succeeded " * 5, "succeeded " * 5, "succeeded"),
-    "started in the same millisecond": ("now-succeeded " * 5, "succeeded " * 5, "succeeded"),
-    "all cached, push ran": ("old-succeeded " * 4 + "new-succeeded", "cached " * 4 + "succeeded", "succeeded"),
-    "an old push is never reused": ("old-succeeded " * 5, "cached " * 4, "failed"),
+    "all ran": ("new-succeeded " * 6, "succeeded " * 6, "succeeded"),
+    "started in the same millisecond": ("now-succeeded " * 6, "succeeded " * 6, "succeeded"),
+    "all cached, the last two ran": (
+        "old-succeeded " * 4 + "new-succeeded " * 2,
+        "cached " * 4 + "succeeded " * 2,
+        "succeeded",
+    ),
+    "old verdicts and pushes are never reused": ("old-succeeded " * 6, "cached " * 4, "failed"),
+    "nor is an old push": (
+        "old-succeeded " * 4 + "new-succeeded old-succeeded",
+        "cached " * 4 + "succeeded",
+        "failed",
+    ),
     "first failed": ("new-failed", "failed", "failed"),
     "old entries after a failure do not count": (
         "old-succeeded new-failed old-succeeded old-succeeded old-succeeded",
@@ -72,9 +89,9 @@ def test_outcomes_follow_from_entries_and_times(words: str, expected: str, statu
         assert outcome.seconds == {"cached": 0, "skipped": 0, "killed": 600}.get(outcome.status, 2.5)
 
 
-def test_unchanged_push_counts_as_cached() -> None:
-    words = "old-succeeded " * 4 + "new-succeeded"
-    assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].cached
+def test_an_unchanged_verdict_or_push_counts_as_cached() -> None:
+    words = "old-succeeded " * 4 + "new-succeeded " * 2
+    assert nothing_new(derive_outcomes(entries(words, {"decision": "unchanged"}), START, END))
     assert not derive_outcomes(entries(words, {"decision": "published"}), START, END)[-1].cached
     assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].status == "succeeded"
 
@@ -89,22 +106,22 @@ def test_times_with_and_without_a_time_zone_are_compared() -> None:
 @pytest.mark.parametrize(
     ("reported", "words", "expected"),
     [
-        ("succeeded", "new-succeeded " * 5, "succeeded"),
-        ("SUCCEEDED", "new-succeeded " * 5, "succeeded"),
+        ("succeeded", "new-succeeded " * 6, "succeeded"),
+        ("SUCCEEDED", "new-succeeded " * 6, "succeeded"),
         # DockerRunner reports success for a container that failed, and dsl.If for a branch that never ran.
         ("succeeded", "new-succeeded new-succeeded new-failed none none", "failed"),
-        ("succeeded", "new-succeeded new-succeeded new-succeeded new-succeeded none", "failed"),
-        ("failed", "new-succeeded " * 5, "succeeded"),
+        ("succeeded", "new-succeeded new-succeeded new-succeeded new-succeeded new-succeeded none", "failed"),
+        ("failed", "new-succeeded " * 6, "succeeded"),
         # Kubeflow Pipelines 2.17.0: a success, a run in which the driver of push failed, a failed step, nothing at all
-        ("COMPLETE", "new-succeeded " * 5, "succeeded"),
-        ("COMPLETE", "old-succeeded " * 4 + "new-succeeded", "succeeded"),
-        ("RUNNING", "new-succeeded " * 4, "failed"),
-        ("RUNNING", "old-succeeded " * 5, "failed"),
+        ("COMPLETE", "new-succeeded " * 6, "succeeded"),
+        ("COMPLETE", "old-succeeded " * 4 + "new-succeeded " * 2, "succeeded"),
+        ("RUNNING", "new-succeeded " * 5, "failed"),
+        ("RUNNING", "old-succeeded " * 6, "failed"),
         ("FAILED", "new-succeeded new-failed", "failed"),
-        ("", "new-succeeded " * 5, "succeeded"),
+        ("", "new-succeeded " * 6, "succeeded"),
         ("failed", "new-succeeded new-interrupted none none none", "interrupted"),
         ("interrupted", "new-succeeded new-running none none none", "interrupted"),
-        ("CANCELLED", "none " * 5, "interrupted"),
+        ("CANCELLED", "none " * 6, "interrupted"),
     ],
 )
 def test_the_steps_decide_and_not_the_runner(reported: str, words: str, expected: str) -> None:
@@ -151,7 +168,7 @@ def test_a_failure_without_an_error_has_the_message_of_the_runner(message: str, 
     failure = find_failure("failed", outcomes, message)
     assert failure is not None
     assert failure.step is None
-    assert "no step recorded an error, and there is no record of train, evaluate, push" in failure.problem
+    assert "no step recorded an error, and there is no record of train, evaluate, gate, push" in failure.problem
     assert reason in failure.problem
     assert failure.cure
 

@@ -24,7 +24,7 @@ from tests.support.report_runs import DECISION, HOSTILE, SCORES, Parsed, Run, ag
 
 TOP_LEVEL = (
     "run_id status exit_code started_at finished_at seconds error steps"
-    " ingest validate train evaluate push artifacts note nothing_new"
+    " ingest validate train evaluate gate push artifacts note nothing_new"
 )
 SECTIONS = ("samples", "champion", "scores", "neighbours", "training", "data", "lineage", "timings", "configuration")
 
@@ -65,7 +65,7 @@ def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
     report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "push"]
+    assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "gate", "push"]
     assert summary["tpu_check"] == check
     page = (tmp_path / "report.html").read_text()
     assert "Compiled for v5e:2x4" in page
@@ -163,15 +163,16 @@ def test_names_in_an_error_are_escaped(tmp_path: Path) -> None:
 
 def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:
     second = again(Run(tmp_path).all())
+    second.gate("unchanged", champion="v0003")
     second.push(decision="unchanged", reason="v0003 is already published.", champion="v0003")
     summary, page, _ = page_of(second)
     assert (summary["status"], summary["nothing_new"]) == ("succeeded", True)
     assert "Nothing new: this model is v0003" in page.text
-    assert [summary["steps"][step]["status"] for step in STEPS] == ["cached"] * 4 + ["succeeded"]
+    assert [summary["steps"][step]["status"] for step in STEPS] == ["cached"] * 4 + ["succeeded"] * 2
     assert all(summary["steps"][step]["cached"] for step in STEPS)
     assert [summary["steps"][step]["seconds"] for step in STEPS[:4]] == [0.0] * 4
     assert summary["train"]["rounds"] == 1000
-    assert "5 of 5 steps" in page.text
+    assert "6 of 6 steps" in page.text
     assert sections(page) == [name for name in SECTIONS if name != "champion"]  # it is the champion itself
 
 
@@ -201,8 +202,8 @@ def test_rejected_data(tmp_path: Path) -> None:
     assert summary["error"]["step"] == "ingest"
     assert summary["error"]["problem"].startswith("9 of 100 images cannot be read")
     assert summary["error"]["cure"].startswith("Repair or remove them")
-    assert [summary["steps"][step]["status"] for step in STEPS] == ["failed"] + ["skipped"] * 4
-    assert [summary[step] for step in STEPS] == [None] * 5
+    assert [summary["steps"][step]["status"] for step in STEPS] == ["failed"] + ["skipped"] * 5
+    assert [summary[step] for step in STEPS] == [None] * 6
     assert summary["artifacts"] == {}
     assert sections(page) == ["timings", "configuration"]
     for words in ("ingest failed", "What to do:", "DataRejectedError", "Traceback", "samples, scores, training curves"):

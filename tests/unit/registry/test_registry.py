@@ -16,12 +16,13 @@ import pytest
 
 from components.common.errors import ArtifactError, ConfigError
 from components.common.store import Bucket, Folder
-from components.push.gate import rescoring
-from components.push.gate.evidence import Evidence
-from components.push.gate.gate import RescoredChampion
-from components.push.registry import maintenance, publish
-from components.push.registry.registry import Registry, check_image_size
+from components.gate import rescoring
+from components.gate.checks import RescoredChampion
+from components.gate.evidence import Evidence
+from components.push import publish
 from components.push.run import PushSummary
+from components.registry import maintenance
+from components.registry.registry import Registry, check_image_size
 from tests.support.push_bench import SCORES, Bench
 from tests.support.stores import KINDS, MOUNT
 
@@ -180,20 +181,24 @@ def killed_at(moment: int) -> Iterator[list[int]]:
 
 
 class TestKilled:
-    """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work."""
+    """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work.
+
+    The next push has the same verdict, as on a platform that repeats the step.
+    """
 
     def test_a_push(self, bench: Bench) -> None:
         bench.push(bench.candidate())
         served, untouched, number = [], bench.files(), 0
         inputs = bench.candidate(kid=0.01)
+        verdict = bench.judge(inputs)
         for moment in range(1, 100):
             restore(bench, untouched)
             with killed_at(moment) as reached, contextlib.suppress(KilledError):
-                bench.push(inputs)
+                bench.carry_out(inputs, verdict)
             served.append("new" if bench.serves() != "v0001" else "old")
             if not reached:
                 break
-            summary = bench.push(inputs)
+            summary = bench.carry_out(inputs, verdict)
             assert summary.version == bench.serves() != "v0001", f"moment {moment}"
             number = max(number, int(summary.version[1:]))
             assert maintenance.retain(bench.registry, 5) == [], "a version that was started a moment ago may be in progress"
@@ -298,7 +303,8 @@ class TestConcurrentPushes:
         assert all("better than" in each.reason for each in lost)
         assert bench.serves() == won.version
         output = capsys.readouterr().out
-        assert f"in {bench.registry} at the same time; its change stands. Deciding again." in output
+        assert f"in {bench.registry} at the same time; its change stands. Looking again." in output
+        assert f"the verdict compares with nothing, but {won.version} is in service: judging again" in output
 
     def test_better_and_better_models(self, bench: Bench) -> None:
         """Whatever the order, the best one is in service, each pointer was created once, and each version is whole."""

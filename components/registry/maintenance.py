@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from components.common.artifacts import Manifest
 from components.common.errors import ArtifactError, ConfigError
-from components.push.registry.registry import Pointer, Registry, RegistryLocation, State, version_number
+from components.registry.registry import Pointer, Registry, RegistryLocation, State, version_number
 
 InService = Literal["champion", "previous", ""]
 

@@ -33,9 +33,9 @@ from components.common.artifacts import MANIFEST, Manifest, now, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
 from components.common.store import check_creates, numbered, numbers_in, read_created, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
-from components.push.candidate import SCORES_FILE
 
 VERSIONS, POINTERS, DECISIONS, MOVES = "versions", "champion", "decisions", "moves"
+SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.png"  # of a version, and of the evaluation that they come from
 CLAIM = "claim.json"  # when, and by which push, the version number was reserved
 EARLIER_POINTER = "champion.json"  # of earlier releases, in a folder; it counts as the pointer with number 0
 VERSION_NAME = r"v\d{4,}"
@@ -77,7 +77,7 @@ class Champion(Pointer):
 
 
 class Decision(BaseModel):
-    """What was decided on a model, and everything the decision depends on: evaluation, champion and rule."""
+    """What was decided on a model, the checks, and everything that they depend on: evaluation, champion and rule."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier releases differ in `rule`: decided on again
     decision: Literal["published", "kept"]
@@ -89,6 +89,7 @@ class Decision(BaseModel):
     model_digest: str
     evaluation_digest: str
     rule: dict[str, float] = {}
+    checks: tuple[dict[str, Any], ...] = ()
     decided_at: str
 
 

@@ -1,4 +1,4 @@
-"""The artifacts that a push decides on."""
+"""The artifacts that the gate judges."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError
-from components.push.candidate import Candidate
+from components.gate.candidate import Candidate
 from tests.support.datasets.tiny_artifacts import write_dataset, write_validation
 from tests.support.push_bench import Bench
 
 
 def candidate_with(validation: Path, bench: Bench) -> Candidate:
-    model = read_manifest(bench.shared / "model")
-    return Candidate({"validation": validation}, model, model)
+    return Candidate({"validation": validation}, {"model": read_manifest(bench.shared / "model")})
 
 
 @pytest.mark.parametrize(

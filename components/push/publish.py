@@ -12,15 +12,15 @@ from pathlib import Path
 from components.common.artifacts import Manifest, new_artifact, write_bytes, write_json, write_text
 from components.common.errors import ArtifactError
 from components.common.progress import say
+from components.gate.candidate import Candidate
 from components.generator.generator import ENVIRONMENT, SAVED_MODEL, find_saved_model, last_line
-from components.push.candidate import SAMPLES_FILE, SCORES_FILE, Candidate
 from components.push.card import model_cards
 from components.push.config import PushConfig
-from components.push.registry.registry import Registry
+from components.registry.registry import SAMPLES_FILE, SCORES_FILE, Registry
 
 DETAILS = ("image_size", "channels", "latents", "classes")
 STATE = "state.npz"  # as in components.train.saving.warm_start
-LOAD_TEST = Path(__file__).parents[1] / "load_test.py"
+LOAD_TEST = Path(__file__).with_name("load_test.py")
 
 
 def write_version(config: PushConfig, registry: Registry, candidate: Candidate, reason: str) -> tuple[str, Manifest]:

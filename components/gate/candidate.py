@@ -1,4 +1,4 @@
-"""The model that a push decides on, with its evaluation and the validation of its data."""
+"""The model that the gate judges, with its evaluation and the validation of its data."""
 
 from __future__ import annotations
 
@@ -10,17 +10,30 @@ from typing import Any
 
 from components.common.artifacts import Manifest, read_manifest
 from components.common.errors import ArtifactError, first_line
-
-SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.png"  # of an evaluation, and of a version
+from components.registry.registry import SCORES_FILE
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The folders of the three artifacts by name (model, evaluation, validation), and the manifests of the first two."""
+    """The folders and the manifests of the three artifacts by name: model, evaluation, validation."""
 
     inputs: dict[str, Path]
-    model: Manifest
-    evaluation: Manifest
+    manifests: dict[str, Manifest]
+
+    @property
+    def model(self) -> Manifest:
+        """The manifest of the model."""
+        return self.manifests["model"]
+
+    @property
+    def evaluation(self) -> Manifest:
+        """The manifest of the evaluation."""
+        return self.manifests["evaluation"]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each artifact."""
+        return {name: manifest.digest for name, manifest in self.manifests.items()}
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -46,13 +59,16 @@ class Candidate:
         return [] if accepted else errors
 
 
-def read_candidate(model: Path, evaluation: Path, validation: Path) -> Candidate:
-    """Read and check the three artifacts. Raises ArtifactError when one is damaged or they do not belong together."""
+def read_candidate(model: Path, evaluation: Path, validation: Path, *, verify_model: bool = True) -> Candidate:
+    """Read and check the three artifacts; without `verify_model`, only the manifest of the model.
+
+    Raises ArtifactError when one is damaged or they do not belong together.
+    """
     inputs = {"model": model, "evaluation": evaluation, "validation": validation}
-    manifests = {name: read_manifest(path, name) for name, path in inputs.items()}
+    manifests = {name: read_manifest(path, name, verify=verify_model or name != "model") for name, path in inputs.items()}
     evaluated = manifests["evaluation"].inputs
     if evaluated["model"] != manifests["model"].digest:
         raise ArtifactError("The evaluation is of another model.", "Run evaluate on this model.")
     if evaluated["dataset"] not in manifests["validation"].inputs.values():
         raise ArtifactError("The validation is of another dataset than the evaluation.", "Run validate on the model's dataset.")
-    return Candidate(inputs, manifests["model"], manifests["evaluation"])
+    return Candidate(inputs, manifests)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
-from components.push.gate import rescoring
-from components.push.registry import publish
+from components.gate import rescoring
+from components.gate.verdict import read_verdict
+from components.push import publish
 from tests.support.datasets.tiny_artifacts import part, sample_here, write_model
 from tests.support.push_bench import SCORES, Bench
 
@@ -29,12 +29,15 @@ def test_the_champion_is_rescored_with_a_real_evaluation(real_bench: Bench, monk
     config = EvaluateConfig(samples=300, kid_subsets=5, kid_subset_size=100, extractor="random")
     folders = {"dataset": dataset, "model": good, "work_dir": bench.root / "work"}
     scores = evaluate.run(config, **folders, out=bench.root / "evaluation")
-    summary = bench.push({**bench.inputs(good), "evaluation": bench.root / "evaluation"})
+    inputs = {**bench.inputs(good), "evaluation": bench.root / "evaluation"}
+    verdict = bench.judge(inputs)
+    summary = bench.carry_out(inputs, verdict)
     assert summary.decision == "published"
     assert summary.champion_kid is not None
     assert summary.champion_kid > scores.kid + 0.05
-    details = read_manifest(bench.root / "push", "push").details
-    assert details["evidence"]["difference"] == pytest.approx(summary.champion_kid - scores.kid, rel=1e-6)
+    evidence = read_verdict(verdict).evidence
+    assert evidence is not None
+    assert evidence["difference"] == pytest.approx(summary.champion_kid - scores.kid, rel=1e-6)
 
 
 def test_an_evaluation_by_another_release_is_refused(bench: Bench) -> None:

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.common.errors import ArtifactError, ConfigError, ConflictError, PipelineError
-from components.push.registry import maintenance
-from components.push.registry.registry import Registry
+from components.registry import maintenance
+from components.registry.registry import Registry
 from pipeline.cli import app
 from tests.support.push_bench import Bench
 

@@ -12,9 +12,9 @@ from components.evaluate import run as evaluate
 from components.evaluate.features.extractor import Floats32
 from components.evaluate.provenance import comparable
 from components.evaluate.scores import SAMPLE_FEATURES_FILE, load_reference
-from components.push.candidate import Candidate
-from components.push.gate.evidence import compare
-from components.push.gate.gate import RescoredChampion
+from components.gate.candidate import Candidate
+from components.gate.checks import RescoredChampion
+from components.gate.evidence import compare
 
 
 def rescore_champion(candidate: Candidate, version: str, folder: Path) -> RescoredChampion:

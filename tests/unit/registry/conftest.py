@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components.push.gate import rescoring
-from components.push.registry import publish
+from components.gate import rescoring
+from components.push import publish
 from tests.support.push_bench import Bench, rescored
+from tests.support.push_fixtures import shared
 from tests.support.stores import location, servers
 
-__all__ = ["location", "servers"]
+__all__ = ["location", "servers", "shared"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Decides whether a candidate is good enough to be published; pure."""
+"""The checks that a candidate must pass to be published; pure."""
 
 from __future__ import annotations
 
@@ -6,30 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.evaluate.metrics import table
-from components.push.config import PushConfig
-from components.push.gate.evidence import Evidence
+from components.gate.config import GateConfig
+from components.gate.evidence import Evidence
+from components.gate.verdict import Check
 
 # Copying: the share of pairs in which a sample is nearer to the training images than a held-out image is. It is 0.5 for an
 # honest generator, and 0.92 for digits copied with noise of a sixth of the grey levels.
 NEARER_LIMIT = 0.9
 SIGNIFICANCE = 0.01
-
-
-class Check(NamedTuple):
-    """One condition of the gate: whether it is met, a sentence with the measured and the required number, and the numbers."""
-
-    name: str
-    passed: bool
-    sentence: str
-    numbers: dict[str, float]
-
-
-class Verdict(NamedTuple):
-    """Whether to publish, the reason, and the checks that it is based on."""
-
-    publish: bool
-    reason: str
-    checks: tuple[Check, ...]
 
 
 class RescoredChampion(NamedTuple):
@@ -40,23 +24,26 @@ class RescoredChampion(NamedTuple):
     evidence: Evidence
 
 
-def decide(
-    config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion | None, data_errors: Sequence[str] = ()
-) -> Verdict:
-    """Return the verdict on a candidate's scores; the champion's must be of the same provenance.
+def check_candidate(
+    config: GateConfig, candidate: Mapping[str, Any], champion: RescoredChampion | None, data_errors: Sequence[str] = ()
+) -> tuple[Check, ...]:
+    """Return the checks of a candidate's scores; the champion's must be of the same provenance.
 
-    A candidate is published if it passes every check: its data was accepted; it does not copy training images; its KID is
-    better than the champion's beyond noise and its coverage not much lower; without a champion, its KID is far enough from that
-    of noise. The reason lists the failed checks, or else the passed ones.
+    A candidate may be published if it passes all: its data was accepted; it does not copy training images; its KID is better
+    than the champion's beyond noise and its coverage not much lower; without a champion, its KID is far enough from that of
+    noise.
     """
-    checks = [_data(data_errors), _memorization(config, candidate)]
+    common = (_data(data_errors), _memorization(config, candidate))
     if champion is None:
-        checks.append(_first(config, candidate))
-    else:
-        checks += [_kid(config, candidate, champion), _coverage(config, candidate, champion)]
+        return (*common, _first(config, candidate))
+    return (*common, _kid(config, candidate, champion), _coverage(config, candidate, champion))
+
+
+def reason_of(checks: Sequence[Check]) -> str:
+    """Return the sentences of the failed checks, or else those of the passed ones."""
     failed = [check.sentence for check in checks if not check.passed]
-    # Data and memorization are mentioned only if they failed: a passed decision is read for the other numbers.
-    return Verdict(not failed, " ".join(failed or [check.sentence for check in checks[2:]]), tuple(checks))
+    # Data and memorization are mentioned only if they failed: who reads that a model passed wants the other numbers.
+    return " ".join(failed or [check.sentence for check in checks if check.name not in ("data", "memorization")])
 
 
 def _data(errors: Sequence[str]) -> Check:
@@ -64,13 +51,13 @@ def _data(errors: Sequence[str]) -> Check:
     return Check("data", not errors, sentence, {"errors": len(errors)})
 
 
-def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
+def _memorization(config: GateConfig, candidate: Mapping[str, Any]) -> Check:
     # Checked whatever the KID is: copying training images gives a good one.
     share, nearer, p_value = candidate["memorization"], candidate.get("memorization_nearer"), candidate.get("memorization_p")
     passed = share <= config.max_memorization
     sentence = (
         f"{share:.0%} of the samples are nearer to a training image than 99% of held-out images are; "
-        f"the limit is {config.max_memorization:.0%} (push.max_memorization)."
+        f"the limit is {config.max_memorization:.0%} (gate.max_memorization)."
     )
     numbers = {"share": share, "limit": config.max_memorization}
     if nearer is not None and p_value is not None:
@@ -85,7 +72,7 @@ def _memorization(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
     return Check("memorization", passed, sentence, numbers)
 
 
-def _first(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
+def _first(config: GateConfig, candidate: Mapping[str, Any]) -> Check:
     kid = f"First model of this registry, KID {_text('kid', candidate)}"
     floor, ceiling = ((candidate.get(name) or {}).get("kid") for name in ("floor", "ceiling"))
     if floor is None or ceiling is None or ceiling <= floor:
@@ -94,17 +81,17 @@ def _first(config: PushConfig, candidate: Mapping[str, Any]) -> Check:
     share = (ceiling - candidate["kid"]) / (ceiling - floor)
     limit = ceiling - config.first_share * (ceiling - floor)
     noise, real, most = (_text("kid", {"kid": value}) for value in (ceiling, floor, limit))
-    sentence = f"{kid}: noise scores {noise}, real images {real}; the limit is {most} (push.first_share)."
+    sentence = f"{kid}: noise scores {noise}, real images {real}; the limit is {most} (gate.first_share)."
     numbers = {"kid": candidate["kid"], "noise": ceiling, "real": floor, "limit": limit}
     return Check("first", share >= config.first_share, sentence, numbers)
 
 
-def _kid(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
+def _kid(config: GateConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
     evidence = champion.evidence
     sentence = (
         f"KID {_text('kid', candidate)} is better than {champion.version}'s {_text('kid', champion.scores)} "
         f"in {evidence.share_better:.1%} of {evidence.replicates:,} bootstrap resamplings; "
-        f"{config.confidence:.1%} are required (push.confidence)."
+        f"{config.confidence:.1%} are required (gate.confidence)."
     )
     passed = evidence.difference > 0 and evidence.share_better >= config.confidence
     numbers = {
@@ -116,11 +103,11 @@ def _kid(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredCha
     return Check("kid", passed, sentence, numbers)
 
 
-def _coverage(config: PushConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
+def _coverage(config: GateConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:
     passed = candidate["coverage"] >= champion.scores["coverage"] - config.coverage_margin
     sentence = (
         f"Coverage {_text('coverage', candidate)} is {'at most' if passed else 'more than'} {config.coverage_margin:g} "
-        f"below {champion.version}'s {_text('coverage', champion.scores)} (push.coverage_margin)."
+        f"below {champion.version}'s {_text('coverage', champion.scores)} (gate.coverage_margin)."
     )
     numbers = {"value": candidate["coverage"], "champion": champion.scores["coverage"], "margin": config.coverage_margin}
     return Check("coverage", passed, sentence, numbers)

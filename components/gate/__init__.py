@@ -1,0 +1,1 @@
+"""Judge whether a model may be published: the verdict that push carries out."""

@@ -1,1 +1,0 @@
-"""The checks that a model must pass to be published."""

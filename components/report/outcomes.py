@@ -99,9 +99,9 @@ def nothing_new(outcomes: tuple[StepOutcome, ...]) -> bool:
 def run_status(reported: str, outcomes: tuple[StepOutcome, ...]) -> RunStatus:
     """Return the status of a run from what its steps recorded; only an interruption is taken from the runner (decision 0019).
 
-    A run succeeded if every step recorded success in it or in an earlier run. gate and push record their results in every run, so a run
-    that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran, failure
-    for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
+    A run succeeded if every step recorded success in it or in an earlier run. gate and push record their results in every run,
+    so a run that ended earlier is never taken for a success. A runner may report success for a step that failed or never ran,
+    failure for Ctrl-C, and RUNNING or COMPLETE for a run that has ended.
     """
     statuses = {outcome.status for outcome in outcomes}
     if reported.lower() in INTERRUPTED:

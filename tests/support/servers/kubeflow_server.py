@@ -164,7 +164,7 @@ def start_run(kubeflow: Kubeflow, body: Any, _: Any) -> Answer:
 
 
 def check_parameters(file: Path, runtime_config: Json) -> None:
-    """Raise BadRequestError for parameters that the pipeline does not have, or of other types, as Kubeflow's API does."""
+    """Raise BadRequestError for parameters that the pipeline does not have, or of other types, as Kubeflow Pipelines 2.17.0."""
     declared = next(yaml.load_all(file.read_text(), yaml.CSafeLoader))["root"]["inputDefinitions"]["parameters"]
     types = {"STRING": str, "NUMBER_INTEGER": (int, float), "BOOLEAN": bool, "LIST": list}
     for name, value in runtime_config.get("parameters", {}).items():

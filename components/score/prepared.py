@@ -54,7 +54,7 @@ def common_shape(sources: Sequence[Source], image_size: int, channels: int) -> t
         shapes = {source.side: source.shapes() for source in sources}
     for source in sources:
         if not shapes[source.side]:
-            raise _no_images(source, [])
+            raise _no_images(source)
     colours = {side: max(channels for _, _, channels in found) for side, found in shapes.items()}
     if not channels and len(set(colours.values())) > 1:
         words = ["grey" if colours[source.side] == 1 else "in colour" for source in sources]
@@ -110,7 +110,7 @@ def prepare(source: Source, decoding: Decoding, file: Path) -> Prepared:
                 splits.append(SPLIT_CODES.index(image.split))
                 sizes[found.width, found.height, channels] += 1
     if not digests:
-        raise _no_images(source, unread)
+        raise _no_images(source)
     if len(unread) > INGEST.max_quarantine_fraction * source.total:
         share = f"{len(unread) / source.total:.1%}, allowed {INGEST.max_quarantine_fraction:.1%}"
         raise DataRejectedError(
@@ -206,10 +206,10 @@ def _enough(source: Source, real: RealImages, description: Description) -> tuple
     return real, description
 
 
-def _no_images(source: Source, unread: list[str]) -> DataRejectedError:
-    examples = f": {_examples(unread)}" if unread else ""
+def _no_images(source: Source) -> DataRejectedError:
+    examples = _examples([image.id for image in itertools.islice(source.read(), SHOWN_FILES + 1)])
     return DataRejectedError(
-        f"None of the {source.total} files of {source.side} ({source.location}) is a readable image{examples}.",
+        f"None of the {source.total} files of {source.side} ({source.location}) is a readable image: {examples}.",
         "Name a folder or an archive of images.",
     )
 

@@ -17,18 +17,16 @@ from components.evaluate.metrics import fid, table
 from components.evaluate.metrics.fid import Statistics
 from components.evaluate.provenance import provenance
 from components.evaluate.run import SCORES_FILE
-from components.evaluate.scored import GRID_COLUMNS, GRID_IMAGES, Scored, score_images
+from components.evaluate.scored import GRID_COLUMNS, GRID_IMAGES, score_images
 from components.evaluate.scores import check_counts
 from components.ingest.config import Decoding
 from components.report.artifact_reader import open_finished
-from components.report.plots.figures import figure
+from components.report.plots.figures import Figure, figure
 from components.report.rendering import render_sections
 from components.report.sections.samples import ShownSamples
 from components.report.sections.scores import PublishedScores, ScoresSection
 from components.score.prepared import common_shape, prepare_fake, prepare_real
 from components.score.sources import Images, open_source, read_statistics
-
-TITLE = "Scores of {fake} against {real}"
 
 
 class Options(NamedTuple):
@@ -81,7 +79,11 @@ def score(real: str, fake: str, options: Options) -> Result:
         scored = score_images(config, real_images, lambda: images, work_dir, dataset=dataset, weights=weights)
         content = {"real": of_real, "fake": of_fake, **scored.as_json()}
         content["not_measured"] = _not_measured(content, "needs REAL with at least two labels, and the default extractor")
-        return Result(content, _page(content, scored, scratch / "evaluation", config))
+        with new_artifact(scratch / "evaluation", "evaluation", config=config) as writer:
+            write_json(writer.path / SCORES_FILE, content)
+            scored.write_pictures(writer.path, config.neighbour_rows)
+        section = ScoresSection(open_finished("evaluation", scratch / "evaluation", content), {})
+        return Result(content, _page(content, images, real_images.train.images[:GRID_IMAGES], section))
 
 
 def _check_external(config: EvaluateConfig, statistics: Statistics) -> None:
@@ -112,30 +114,22 @@ def _against_statistics(
         "provenance": origin,
     }
     content["not_measured"] = _not_measured(content, "needs real images; REAL is published statistics")
-    section = PublishedScores(content)
-    return Result(content, render_sections(_title(content), compared=content, samples=_samples(images, None), scores=section))
+    return Result(content, _page(content, images, None, PublishedScores(content)))
 
 
 def _not_measured(content: dict[str, Any], reason: str) -> dict[str, str]:
     return {metric.name: reason for metric in table.METRICS if metric.name not in content}
 
 
-def _page(content: dict[str, Any], scored: Scored, folder: Path, config: EvaluateConfig) -> str:
-    with new_artifact(folder, "evaluation", config=config) as writer:
-        write_json(writer.path / SCORES_FILE, content)
-        scored.write_pictures(writer.path, config.neighbour_rows)
-    section = ScoresSection(open_finished("evaluation", folder, content), {})
-    real = scored.real.train.images[:GRID_IMAGES]
-    return render_sections(_title(content), compared=content, samples=_samples(scored.images, real), scores=section)
+def _page(content: dict[str, Any], fake: Images, real: Images | None, scores: ScoresSection | PublishedScores) -> str:
+    titles = {metric.name: metric.title for metric in table.METRICS}
+    missing = {titles[name]: reason for name, reason in content["not_measured"].items()}
+    samples = ShownSamples(_grid(fake, "FAKE"), None if real is None else _grid(real, "REAL"))
+    real_name, fake_name = (Path(content[side]["location"]).name for side in ("real", "fake"))
+    title = f"Scores of {fake_name} against {real_name}"
+    return render_sections(title, compared=content | {"not_measured": missing}, samples=samples, scores=scores)
 
 
-def _title(content: dict[str, Any]) -> str:
-    return TITLE.format(**{side: Path(content[side]["location"]).name for side in ("real", "fake")})
-
-
-def _samples(fake: Images, real: Images | None) -> ShownSamples:
-    def shown(images: Images, name: str) -> Any:
-        png = png_bytes(grid(images[:GRID_IMAGES], GRID_COLUMNS, viewable_scale(images.shape[1])))
-        return figure(png, f"Grid of images of {name}", f"The first images of {name}.")
-
-    return ShownSamples(shown(fake, "FAKE"), None if real is None else shown(real, "REAL"))
+def _grid(images: Images, name: str) -> Figure:
+    png = png_bytes(grid(images[:GRID_IMAGES], GRID_COLUMNS, viewable_scale(images.shape[1])))
+    return figure(png, f"Grid of images of {name}", f"The first images of {name}.")

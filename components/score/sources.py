@@ -86,7 +86,9 @@ def open_source(
     try:
         reader = open_files(config)
     except ConfigError as error:
-        raise ConfigError(error.problem.replace(f'ingest.source = "{source}"', side), error.cure) from None
+        raise ConfigError(
+            error.problem.replace(f'ingest.source = "{source}"', side), error.cure.replace("images:", "")
+        ) from None
     except DataRejectedError as error:
         raise DataRejectedError(f"{side}: {error.problem}", error.cure) from None
 
@@ -160,8 +162,10 @@ def _loaded(path: Path) -> Iterator[Any]:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         with loaded if path.suffix.lower() == ".npz" else contextlib.nullcontext(loaded) as content:
             yield content
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path} cannot be read as an array: {first_line(error)}.", ARRAY_CURE) from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise ConfigError(f"{path} is damaged, or holds something else than arrays of numbers.", ARRAY_CURE) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {first_line(error)}.", ARRAY_CURE) from None
 
 
 def _load_array(side: str, path: Path) -> Images:

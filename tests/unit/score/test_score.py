@@ -21,7 +21,7 @@ from components.ingest.config import IngestConfig
 from components.score.run import Options, score
 from tests.support.command_line import run
 from tests.support.datasets.tiny_artifacts import Images, part
-from tests.unit.report.sections.test_pages_of_steps import parsed
+from tests.support.report_runs import parsed
 
 COUNT, HELD_OUT, WIDTH = 2000, 300, 64
 

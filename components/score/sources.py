@@ -53,7 +53,7 @@ class Source(NamedTuple):
     splits: tuple[StoredSet, StoredSet] | None = None
     label_names: Sequence[str] = ()
     digest: str = ""  # of a dataset artifact
-    weights: str = "none: not drawn here"  # what drew the images, for the provenance
+    weights: str = "not drawn here"  # what drew the images, for the provenance
 
     def shapes(self) -> Counter[Shape]:
         """Return how many images have each shape; files that are not images are left out."""

@@ -96,11 +96,12 @@ def _print(content: dict[str, Any]) -> None:
     out.print(table)
     for side in ("real", "fake"):
         about = content[side]
-        counted = f"{number(about['images'])} images ({number(about['different'])} different" if "images" in about else ""
-        left_out = f", {about['left_out']} unreadable left out" if about.get("left_out") else ""
-        text = (
-            f"{counted}{left_out}), {about['sizes']}; resize {about['resize']}" if counted else f"{about['features']} features"
-        )
+        text = f"{about.get('features')} features"
+        if "images" in about:
+            left_out = f", {about['left_out']} unreadable left out" if about["left_out"] else ""
+            resized = "not resized" if about["resize"].startswith("none") else f"resized to {about['scored_at']} as ingest does"
+            counts = f"{number(about['images'])} images ({number(about['different'])} different{left_out})"
+            text = f"{counts}, {about['sizes']}, {resized}"
         out.print(f"{side.upper()}: {escape(about['location'])}: {about['kind']}, {text}", style="dim")
     out.print(provenance_sentence(content["provenance"]), style="dim")
     for reason in dict.fromkeys(content["not_measured"].values()):

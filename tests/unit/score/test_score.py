@@ -98,7 +98,7 @@ class TestReferenceValues:
         assert found["kid"] == pytest.approx(0.06306816431574136, rel=1e-4)
         assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-3)
         assert (found["provenance"]["real"]["count"], found["provenance"]["real"]["held_out"]) == (COUNT, HELD_OUT)
-        assert found["provenance"]["weights"] == "none: not drawn here"
+        assert found["provenance"]["weights"] == "not drawn here"
         assert set(found["not_measured"]) == {"class_score", "classes_covered", "class_imbalance"}
 
     def test_published_statistics_have_a_fid_and_nothing_else(self, extractor: str, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ class TestReferenceValues:
         code, output = run("score", *words, "--report", str(page))
         assert code == 0, output
         assert "1.522" in output
-        assert "2,000 samples (seed 0, none: not drawn here) against published statistics." in output.replace("\n", " ")
+        assert "2,000 samples (seed 0, not drawn here) against published statistics." in output.replace("\n", " ")
         assert "Not measured: KID, Precision, Recall" in output
         shown, sections = parsed(page.read_text())
         assert sections == ["compared", "samples", "scores"]

@@ -110,9 +110,10 @@ def read_statistics(location: str) -> Statistics | None:
         if not {"mu", "sigma"} <= set(arrays.files) or set(NAMES) & set(arrays.files):
             return None
         mean, covariance = (np.asarray(arrays[name], np.float64) for name in ("mu", "sigma"))
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(mean).all():
+    finite = np.isfinite(mean).all() and np.isfinite(covariance).all()
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not finite:
         raise ConfigError(
-            f"REAL: {path} holds mu {list(mean.shape)} and sigma {list(covariance.shape)}, not [D] and [D, D].",
+            f"REAL: {path} holds mu {list(mean.shape)} and sigma {list(covariance.shape)}, not finite arrays [D] and [D, D].",
             "Name statistics as FID programs write them.",
         )
     return Statistics(mean, covariance)

@@ -115,11 +115,13 @@ class TestReferenceValues:
         assert sections == ["compared", "samples", "scores"]
         assert "Comparable with a published FID only if" in shown.text
 
-    @pytest.mark.parametrize(("mean", "covariance"), [(np.zeros(64), np.eye(3)), (np.zeros((2, 2)), np.eye(2))])
+    @pytest.mark.parametrize(
+        ("mean", "covariance"), [(np.zeros(64), np.eye(3)), (np.zeros((2, 2)), np.eye(2)), (np.zeros(2), np.eye(2) * np.nan)]
+    )
     def test_statistics_of_another_shape_are_refused(self, mean: Any, covariance: Any, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", mu=mean, sigma=covariance)
         code, output = run("score", str(tmp_path / "x.npz"), str(tmp_path))
-        assert (code, "not [D] and [D, D]" in output) == (2, True), output
+        assert (code, "not finite arrays [D] and [D, D]." in output) == (2, True), output
 
 
 class TestForms:

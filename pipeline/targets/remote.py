@@ -292,7 +292,7 @@ class _PodNews:
         self._asked += 1
         waiting = [each for each in self._ask() if each.waits]
         for each in waiting:
-            self._tell(each[:4], f"{each.problem}. {each.cure}")
+            self._tell(each[:4], f"{each.problem}. {each.cure}".strip())
         if not waiting:
             self._tell(None, f"a step waits for its pod; {self._elsewhere} says why")
         lasting = (each for each in waiting if each.lasting and now - self._told[each[:4]] >= GIVEN_UP_AFTER_SECONDS)

@@ -152,8 +152,8 @@ class KubeflowClient(RemotePlatform):
             if pod.phase in WAITING and pod.message in QUIET:
                 where = [("podname", pod.name), ("podnamespace", pod.namespace)]
                 texts = event_texts((self._get_or_none("/k8s/pod/events", where) or {}).get("items") or [])
-            problems += [found for text in texts if (found := explain_pod(pod, text))][:1]
-        return problems
+            problems.append(explain_pod(pod, texts))
+        return [problem for problem in problems if problem]
 
     def _get_or_none(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
         """Return an answer as JSON, None if there is none: what it would explain is reported without it."""

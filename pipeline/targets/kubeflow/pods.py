@@ -8,6 +8,7 @@ is needed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -127,8 +128,8 @@ REASONS = (
         lasting=True,
     ),
     Reason(
-        r"Unschedulable: (?P<detail>.+)|FailedScheduling: (?P<more>.+)",
-        "waits for a machine: {detail}{more}",
+        r"Unschedulable: (?P<detail>.+?)(?:\. |$)",
+        "waits for a machine: {detail}",
         "Wait, add machines, or ask for less in [deploy].",
     ),
     Reason(
@@ -138,7 +139,7 @@ REASONS = (
     ),
     Reason(
         r"low on resource: (?P<name>[\w-]+)|(?P<local>ephemeral[- ]storage|EmptyDir volume)",
-        "was evicted: {text}",
+        "was evicted: {sentence}",
         "Free the machine's disk, or use machines with larger ones: it holds images, logs and the steps' outputs.",
     ),
     Reason(
@@ -151,24 +152,35 @@ REASONS = (
         "was lost: its pod was deleted, as when its machine is preempted, drained or dies",
         "Run again: it continues where it stopped.",
     ),
+    Reason(r'^Pulling: Pulling image "(?P<name>[^"]+)"', "waits for its image {name}, which is being pulled", ""),
     Reason(r"exit code \d+\): (?P<detail>.+)", "failed: {detail}", ""),
 )
 
 
-def explain(pod: Pod, text: str) -> PodProblem | None:
-    """Return what a text of Kubernetes or Argo about a pod means, None if no row of the table matches."""
-    text = " ".join(text.split())
-    for reason in REASONS:
-        if found := re.search(reason.pattern, text):
-            known = {**pod._asdict(), **{name: value or "" for name, value in found.groupdict().items()}}
-            known |= {"text": _last_part(text), "memory": pod.memory or "unset"}
-            subject = pod.step or "the run"
-            problem = f"{subject} {reason.problem.format(**known)}".rstrip(". ")
-            waits = pod.phase in WAITING
-            return PodProblem(
-                pod.step, pod.attempt, waits, reason.pattern, problem, reason.cure.format(**known), reason.lasting
-            )
+def explain(pod: Pod, texts: Iterable[str]) -> PodProblem | None:
+    """Return what the first of these texts of Kubernetes or Argo that is in the table means.
+
+    Without one, a pod that waits gets the command that shows why, and one that failed its message, None if that says nothing.
+    """
+    for text in (" ".join(text.split()) for text in texts):
+        for reason in REASONS:
+            if found := re.search(reason.pattern, text):
+                known = {**pod._asdict(), **{name: value or "" for name, value in found.groupdict().items()}}
+                sentence = text.partition(". ")[0]
+                known |= {"sentence": sentence, "text": _last_part(sentence), "memory": pod.memory or "unset"}
+                problem, cure = reason.problem.format(**known), reason.cure.format(**known)
+                return _problem(pod, reason.pattern, problem, cure, lasting=reason.lasting)
+    if pod.phase in WAITING:
+        cure = f"kubectl -n {pod.namespace} describe pod {pod.name} says why."
+        return _problem(pod, "", "waits for its pod" if pod.message in QUIET else f"waits for its pod: {pod.message}", cure)
+    if pod.message and "exit code" not in pod.message:
+        return _problem(pod, "", f"failed: {pod.message}", "")
     return None
+
+
+def _problem(pod: Pod, kind: str, problem: str, cure: str, *, lasting: bool = False) -> PodProblem:
+    sentence = f"{pod.step or 'the run'} {problem}".rstrip(". ")
+    return PodProblem(pod.step, pod.attempt, pod.phase in WAITING, kind, sentence, cure, lasting)
 
 
 def read_pods(manifest: str) -> list[Pod]:
@@ -181,10 +193,10 @@ def read_pods(manifest: str) -> list[Pod]:
 
 
 def event_texts(events: Iterable[Any]) -> list[str]:
-    """Return the warnings among a pod's events as "REASON: MESSAGE", the latest first."""
-    warnings = [event for event in events if event.get("type") == "Warning"]
-    warnings.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), reverse=True)
-    return [f"{event.get('reason')}: {event.get('message')}" for event in warnings]
+    """Return the events of a pod since it got its machine as "REASON: MESSAGE", the latest first."""
+    ordered = sorted(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    texts = [f"{event.get('reason')}: {event.get('message')}" for event in reversed(ordered)]
+    return list(itertools.takewhile(lambda text: not text.startswith("Scheduled:"), texts))
 
 
 def _pod(node: Any, metadata: Any) -> Pod:

@@ -156,9 +156,9 @@ class KubeflowClient(RemotePlatform):
         return [problem for problem in problems if problem]
 
     def _get_or_none(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
-        """Return an answer as JSON, None if there is none: what it would explain is reported without it."""
+        """Return a JSON object, None if the server does not give it: what it would explain is then reported without it."""
         try:
-            return self._api.call_api(
+            answer = self._api.call_api(
                 path,
                 "GET",
                 query_params=list(query),
@@ -171,6 +171,7 @@ class KubeflowClient(RemotePlatform):
             if _failure(error) is None:
                 raise
             return None
+        return answer if isinstance(answer, dict) else None
 
     def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
         listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)

@@ -25,7 +25,6 @@ class Pod(NamedTuple):
 
     step: str
     attempt: int
-    driver: bool
     phase: str
     message: str
     name: str
@@ -187,7 +186,7 @@ def read_pods(manifest: str) -> list[Pod]:
     """Return the pods of Argo's workflow that wait or failed, in the order in which they were started."""
     workflow = json.loads(manifest) if manifest else {}
     metadata, status = workflow.get("metadata", {}), workflow.get("status", {})
-    nodes = [node for node in status.get("nodes", {}).values() if node.get("type") == "Pod"]
+    nodes = [node for node in (status.get("nodes") or {}).values() if node.get("type") == "Pod"]
     nodes.sort(key=lambda node: str(node.get("startedAt", "")))
     return [_pod(node, metadata) for node in nodes if node.get("phase") in (*WAITING, *FAILED)]
 
@@ -211,7 +210,6 @@ def _pod(node: Any, metadata: Any) -> Pod:
     return Pod(
         step=steps[-1].removesuffix(DRIVER) if steps else "",
         attempt=int(attempt[1]) + 1 if attempt else 1,
-        driver=bool(steps) and steps[-1].endswith(DRIVER),
         phase=node["phase"],
         message=node.get("message", ""),
         name=name,

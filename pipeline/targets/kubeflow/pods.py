@@ -115,7 +115,13 @@ REASONS = (
         lasting=True,
     ),
     Reason(
-        r"ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|ImageInspectError",
+        r'Failed to pull image "(?P<name>[^"]+)": ',
+        "cannot start: the image {name} cannot be pulled: {text}",
+        "Push it, correct it in [deploy], or give the cluster access to its registry.",
+        lasting=True,
+    ),
+    Reason(
+        r"(?:ErrImagePull|ImagePullBackOff|InvalidImageName|ErrImageNeverPull|ImageInspectError): ",
         "cannot start: the image {image} cannot be pulled: {text}",
         "Push it, correct it in [deploy], or give the cluster access to its registry.",
         lasting=True,

@@ -122,6 +122,7 @@ def test_kubernetes_gets_the_sentence_of_a_step_that_failed(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_kubernetes: bool
 ) -> None:
     (tmp_path / "images" / "a.png").unlink()
+    (tmp_path / "images").rmdir()
     log = tmp_path / "termination-log"
     if on_kubernetes:
         log.touch()

@@ -22,7 +22,7 @@ from components.common.requests import Failure, RemoteError, RetryingClient, no_
 from pipeline.config import RunConfig
 from pipeline.cron import Cron
 from pipeline.graph import NAME
-from pipeline.targets.kubeflow.pods import QUIET, WAITING, event_texts, read_pods
+from pipeline.targets.kubeflow.pods import QUIET, WAITING, Pod, driver_error, event_texts, read_pods
 from pipeline.targets.kubeflow.pods import explain as explain_pod
 from pipeline.targets.remote import (
     CANCELLING,
@@ -145,20 +145,25 @@ class KubeflowClient(RemotePlatform):
 
     def pod_problems(self, run_id: str) -> list[PodProblem]:
         """Return why pods of a run wait or failed, in the order in which they started, as far as Kubeflow tells."""
-        answer = self._get_or_none(f"/apis/v1beta1/runs/{run_id}") or {}
-        problems = []
-        for pod in read_pods((answer.get("pipeline_runtime") or {}).get("workflow_manifest") or ""):
-            texts = [pod.message]
-            if pod.phase in WAITING and pod.message in QUIET:
-                where = [("podname", pod.name), ("podnamespace", pod.namespace)]
-                texts = event_texts((self._get_or_none("/k8s/pod/events", where) or {}).get("items") or [])
-            problems.append(explain_pod(pod, texts))
+        answer = self._details(f"/apis/v1beta1/runs/{run_id}")
+        runtime = answer.get("pipeline_runtime") if isinstance(answer, dict) else None
+        problems = [explain_pod(pod, self._texts(pod)) for pod in read_pods((runtime or {}).get("workflow_manifest") or "")]
         return [problem for problem in problems if problem]
 
-    def _get_or_none(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
-        """Return a JSON object, None if the server does not give it: what it would explain is then reported without it."""
+    def _texts(self, pod: Pod) -> list[str]:
+        """Return what Argo, the pod's events or the log of Kubeflow's driver say about a pod."""
+        where = [("podname", pod.name), ("podnamespace", pod.namespace)]
+        if pod.phase in WAITING and pod.message in QUIET:
+            events = self._details("/k8s/pod/events", where)
+            return event_texts(events.get("items") or []) if isinstance(events, dict) else []
+        if pod.driver and "exit code" in pod.message:
+            return [driver_error(str(self._details("/k8s/pod/logs", where) or "")), pod.message]
+        return [pod.message]
+
+    def _details(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
+        """Return an answer, JSON or text, None if the server does not give it: what it explains is then reported without it."""
         try:
-            answer = self._api.call_api(
+            return self._api.call_api(
                 path,
                 "GET",
                 query_params=list(query),
@@ -171,7 +176,6 @@ class KubeflowClient(RemotePlatform):
             if _failure(error) is None:
                 raise
             return None
-        return answer if isinstance(answer, dict) else None
 
     def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
         listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)

@@ -25,6 +25,7 @@ class Pod(NamedTuple):
 
     step: str
     attempt: int
+    driver: bool
     phase: str
     message: str
     name: str
@@ -47,6 +48,16 @@ class Reason(NamedTuple):
 
 # The first row that matches decides. Messages are those of Kubernetes 1.34 and Argo 4.0 (tests/targets/kubeflow/pods).
 REASONS = (
+    Reason(
+        r"^KFP driver: .*is forbidden: (?P<detail>.+)",
+        "could not start: Kubeflow's driver may not do its work: {detail}",
+        "Give the service account of the run the role in deploy/kubeflow/base.",
+    ),
+    Reason(
+        r"^KFP driver: (?P<detail>.+)",
+        "could not start: Kubeflow's driver ended with: {detail}",
+        "kubectl -n {namespace} logs {name} -c main shows more.",
+    ),
     Reason(
         r'persistentvolumeclaim "(?P<name>[^"]+)" (?:not found|is being deleted)',
         "cannot start: the volume claim {name} does not exist in the namespace {namespace}",
@@ -204,6 +215,12 @@ def event_texts(events: Iterable[Any]) -> list[str]:
     return list(itertools.takewhile(lambda text: not text.startswith("Scheduled:"), texts))
 
 
+def driver_error(log: str) -> str:
+    """Return the line with which Kubeflow's driver ends its log when it fails, "" if there is none."""
+    found = re.search(r"KFP driver: .+", log)
+    return found[0] if found else ""
+
+
 def _pod(node: Any, metadata: Any) -> Pod:
     """Return a node as a pod. Its name is a path, such as `wgan-x(0).root(0).exit-handler-1(0).train(0).executor(1)`."""
     *path, last = node["name"].split(".")
@@ -216,6 +233,7 @@ def _pod(node: Any, metadata: Any) -> Pod:
     return Pod(
         step=steps[-1].removesuffix(DRIVER) if steps else "",
         attempt=int(attempt[1]) + 1 if attempt else 1,
+        driver=last.partition("(")[0].endswith(DRIVER),
         phase=node["phase"],
         message=node.get("message", ""),
         name=name,

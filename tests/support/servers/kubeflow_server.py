@@ -45,7 +45,8 @@ class Kubeflow(Service):
     """The state of the server. With `execute` False, a run ends with `outcome` at the second request for its state.
 
     `answers` are the answers to the next requests for the state of a run; the last one stays. `workflow` is Argo's workflow of
-    every run, as the API's older version returns it, and `events` are those of its pods, which KFP's user interface serves.
+    every run, as the API's older version returns it; `events` and `logs` are those of its pods, which KFP's user interface
+    serves.
     """
 
     folder: Path = Path()
@@ -55,6 +56,7 @@ class Kubeflow(Service):
     answers: list[Json] = field(default_factory=list)
     workflow: Json = field(default_factory=dict)
     events: dict[str, list[Json]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
     experiments: dict[str, Json] = field(default_factory=dict)
     pipelines: dict[str, Json] = field(default_factory=dict)
     versions: dict[str, Json] = field(default_factory=dict)
@@ -231,6 +233,11 @@ def get_events(kubeflow: Kubeflow, _: Any, query: Json) -> Answer:
     return 200, {"kind": "EventList", "items": kubeflow.events.get(query["podname"], [])}
 
 
+def get_log(kubeflow: Kubeflow, _: Any, query: Json) -> Answer:
+    found = kubeflow.logs.get(query["podname"])
+    return (404, "pod not found") if found is None else (200, found)
+
+
 def task_details(steps: Mapping[str, Attempts], workflow: str = "wgan-tpu-pipeline-6r5nl") -> Json:
     """Return the tasks of a run as the API lists them: the nodes of Argo's workflow, each with its attempts, by random ids.
 
@@ -339,6 +346,7 @@ Kubeflow.ROUTES = (
     ("GET", "/runs/([^/]+)", get_run),
     ("GET", "/apis/v1beta1/runs/([^/]+)", get_workflow),
     ("GET", "/k8s/pod/events", get_events),
+    ("GET", "/k8s/pod/logs", get_log),
     ("GET", "/recurringruns", listed("recurringRuns", lambda k, _: list(k.recurring.values()))),
     ("POST", "/recurringruns", create_recurring),
     ("POST", "/recurringruns/([^/]+):(enable|disable)", switch_recurring),

@@ -18,7 +18,7 @@ from tests.support.command_line import run
 from tests.support.servers.kubeflow_server import Kubeflow
 
 PODS = Path(__file__).parent / "pods"
-POD = Pod("train", 1, "Pending", "", "a-pod", "kubeflow", "registry/image:1", "4Gi")
+POD = Pod("train", 1, False, "Pending", "", "a-pod", "kubeflow", "registry/image:1", "4Gi")
 
 
 def recorded(server: Kubeflow, case: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def recorded(server: Kubeflow, case: str) -> dict[str, Any]:
     answers: dict[str, Any] = json.loads((PODS / f"{case}.json").read_bytes())
     server.runs[answers["run"]["run_id"]] = {}
     server.answers = [answers["run"]]
-    server.workflow, server.events = answers["workflow"], answers["events"]
+    server.workflow, server.events, server.logs = answers["workflow"], answers["events"], answers["logs"]
     return answers
 
 

@@ -22,7 +22,7 @@ from components.common.requests import Failure, RemoteError, RetryingClient, no_
 from pipeline.config import RunConfig
 from pipeline.cron import Cron
 from pipeline.graph import NAME
-from pipeline.targets.kubeflow.pods import QUIET, WAITING, Pod, driver_error, event_texts, read_pods
+from pipeline.targets.kubeflow.pods import DELETED, QUIET, WAITING, Pod, driver_error, event_texts, read_pods
 from pipeline.targets.kubeflow.pods import explain as explain_pod
 from pipeline.targets.remote import (
     CANCELLING,
@@ -153,9 +153,9 @@ class KubeflowClient(RemotePlatform):
     def _texts(self, pod: Pod) -> list[str]:
         """Return what Argo, the pod's events or the log of Kubeflow's driver say about a pod."""
         where = [("podname", pod.name), ("podnamespace", pod.namespace)]
-        if pod.phase in WAITING and pod.message in QUIET:
+        if (pod.phase in WAITING and pod.message in QUIET) or pod.message == DELETED:
             events = self._details("/k8s/pod/events", where)
-            return event_texts(events.get("items") or []) if isinstance(events, dict) else []
+            return [*(event_texts(events.get("items") or []) if isinstance(events, dict) else []), pod.message]
         if pod.driver and "exit code" in pod.message:
             return [driver_error(str(self._details("/k8s/pod/logs", where) or "")), pod.message]
         return [pod.message]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pipeline.targets.remote import DRIVER, PodProblem, is_step
 
 WAITING, FAILED = ("Pending",), ("Failed", "Error")
+DELETED = "pod deleted"  # also of a pod whose deadline has passed, or that was evicted: the events tell
 QUIET = ("", "ContainerCreating", "PodInitializing")  # a pod that only the events explain
 
 
@@ -138,7 +139,7 @@ REASONS = (
         lasting=True,
     ),
     Reason(
-        r"(?P<name>(?:CreateContainer|RunContainer|CreateContainerConfig|Start|ContainerCannotRun)\w*)(?: \(exit.*?\))?: .+",
+        r"(?:CreateContainer\w*Error|RunContainerError|StartError|ContainerCannotRun)\b.*: .+",
         "cannot start: its container does not start: {text}",
         "Check that deploy.image is an image of this program for the machine's processor.",
         lasting=True,
@@ -167,6 +168,11 @@ REASONS = (
         r"^pod deleted|[Pp]reempt|node shutdown|Node is shutting down|node was lost",
         "was lost: its pod was deleted, as when its machine is preempted, drained or dies",
         "Run again: it continues where it stopped.",
+    ),
+    Reason(
+        r"failed to put file: (?P<detail>.+)",
+        "failed: Kubeflow's object store took no file: {text}",
+        "Check that it runs: kubectl -n {namespace} get pods.",
     ),
     Reason(r'^Pulling: Pulling image "(?P<name>[^"]+)"', "waits for its image {name}, which is being pulled", ""),
     Reason(r"exit code \d+\): (?P<detail>.+)", "failed: {detail}", ""),

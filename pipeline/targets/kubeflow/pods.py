@@ -236,12 +236,13 @@ def _pod(node: Any, metadata: Any) -> Pod:
     if metadata.get("annotations", {}).get("workflows.argoproj.io/pod-name-format") != "v1":
         name = f"{workflow}-{node.get('templateName', '')}-{node['id'].rpartition('-')[2]}"
     container = _main_container(node)
+    recreated = node["phase"] in WAITING and node.get("message") == DELETED  # Argo makes it again
     return Pod(
         step=steps[-1].removesuffix(DRIVER) if steps else "",
         attempt=int(attempt[1]) + 1 if attempt else 1,
         driver=last.partition("(")[0].endswith(DRIVER),
         phase=node["phase"],
-        message=node.get("message", ""),
+        message="" if recreated else node.get("message", ""),
         name=name,
         namespace=metadata.get("namespace", ""),
         image=container.get("image", "of Kubeflow's own container"),

@@ -17,6 +17,7 @@ from pipeline.commands import (
     run,
     runs,
     schedule,
+    score,
     submit,
     tpu_check,
     tpu_first_hour,
@@ -36,6 +37,7 @@ app.add_typer(schedule.app, name="schedule")
 app.command("tpu-check")(tpu_check.tpu_check)
 app.command("tpu-first-hour")(tpu_first_hour.tpu_first_hour)
 app.command()(generate.generate)
+app.command()(score.score)
 app.command()(runs.runs)
 app.command()(runs.report)
 app.add_typer(registry.app, name="registry")

@@ -29,6 +29,7 @@ from pipeline.displays import fill_displays
 from pipeline.keys import step_keys
 from pipeline.parameters import resolve_run
 
+TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows this file with the exit code, and `submit` reads it there
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
 
 
@@ -175,6 +176,8 @@ def _champion_folder(location: str) -> Iterator[Path | None]:
 
 def _exit(step: str, error: PipelineError) -> NoReturn:
     print(f"{step}: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError), TERMINATION_LOG.open("r+") as file:  # "r+" creates nothing elsewhere
+        file.write(str(error))
     raise SystemExit(error.exit_code) from None
 
 

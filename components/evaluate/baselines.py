@@ -16,6 +16,7 @@ from components.evaluate.metrics.one_pass import RealSide
 from components.evaluate.scores import Baselines, Reference, measure_features
 
 FOLDER = "baselines"
+MOST_NOISE_IMAGES = 10_000  # they are in memory
 
 
 def floor_and_ceiling(
@@ -47,7 +48,7 @@ def floor_and_ceiling(
 def _measure(config: EvaluateConfig, reference: Reference, extractor: AnyExtractor, side: RealSide | None) -> Baselines:
     held_out = reference.held_out[: config.samples]
     settings = extractor.settings
-    shape = (config.samples, settings.image_size, settings.image_size, settings.channels)
+    shape = (min(config.samples, MOST_NOISE_IMAGES), settings.image_size, settings.image_size, settings.channels)
     noise = extractor.features(np.random.default_rng(config.seed).integers(0, 256, shape, np.uint8))
     k = config.neighbours_k
     enough = len(held_out) > k

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from components.common.section import Section
 
+GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
 KINDS = ("auto", "classifier", "random", "inception")
 
 
@@ -22,8 +23,12 @@ class EvaluateConfig(Section):
         description="Network that computes features: classifier (trained on the labels), random (fixed weights), inception "
         "(InceptionV3), or savedmodel:PATH. auto: classifier if there are labels, else random.",
     )
-    extractor_weights: str = Field("", description="inception: file with its weights, without the classification layer.")
-    download_weights: bool = Field(False, description="inception: let Keras download the weights if no file is named.")
+    extractor_weights: str = Field(
+        "",
+        description="inception: file with its weights: classify_image_graph_def.pb, the graph of published FIDs, or those of "
+        "Keras' InceptionV3 without the classification layer.",
+    )
+    download_weights: bool = Field(False, description="inception: let Keras download its weights, and check their digest.")
     extractor_digest: str = Field("", description="inception, savedmodel: digest that the weights must have; empty: any.")
     extractor_range: Literal["0..255", "0..1", "-1..1"] = Field(
         "0..255", description="savedmodel: range of the pixel values that it takes. inception always takes -1..1."
@@ -49,5 +54,8 @@ class EvaluateConfig(Section):
         if not external and self.extractor_digest:
             raise ValueError(f'extractor_digest needs extractor = "inception" or "savedmodel:PATH", not "{self.extractor}"')
         if self.extractor == "inception" and not self.extractor_weights and not self.download_weights:
-            raise ValueError('extractor = "inception" needs extractor_weights = FILE, or download_weights = true')
+            raise ValueError(
+                f'extractor = "inception" needs extractor_weights = FILE, or download_weights = true for those of Keras; '
+                f"the FID of papers needs the file classify_image_graph_def.pb from {GRAPH_URL}"
+            )
         return self

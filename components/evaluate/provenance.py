@@ -12,9 +12,14 @@ NOT_COMPARED = ("extractor.accuracy",)  # determined by the digest of the weight
 
 
 def provenance(
-    config: EvaluateConfig, extractor: AnyExtractor, dataset_digest: str, real_count: int, held_out_count: int
+    config: EvaluateConfig,
+    extractor: AnyExtractor,
+    dataset_digest: str,
+    real_count: int,
+    held_out_count: int,
+    weights: str = "ema",
 ) -> dict[str, Any]:
-    """Return what the scores of a model depend on besides the model, as plain JSON."""
+    """Return what the scores of a model depend on besides the model, as plain JSON; `weights` says what drew the samples."""
     settings = extractor.settings
     return {
         "extractor": {
@@ -30,7 +35,7 @@ def provenance(
         "neighbours_k": config.neighbours_k,
         "kid_subsets": config.kid_subsets,
         "kid_subset_size": config.kid_subset_size,
-        "weights": "ema",
+        "weights": weights,
         **program(),
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,38 +10,27 @@ import numpy.typing as npt
 
 from components.common.artifacts import Manifest, new_artifact, read_manifest, write_json
 from components.common.errors import ArtifactError
-from components.common.images import grid, viewable_scale, write_png
 from components.common.progress import say
-from components.dataset.stored_images import StoredImages, StoredSet, open_split
-from components.evaluate.baselines import floor_and_ceiling
+from components.dataset.stored_images import open_split
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
-from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32
-from components.evaluate.features.extractor_training import extractor_for
+from components.evaluate.features.extractor import Floats32
 from components.evaluate.metrics import table
-from components.evaluate.metrics.memorization import worst_pairs
-from components.evaluate.metrics.tiles import nearest_images
-from components.evaluate.provenance import program, provenance
-from components.evaluate.real_statistics import load_real_statistics, probabilities_of, real_statistics_of
-from components.evaluate.reference_cache import cached_reference
+from components.evaluate.provenance import program
+from components.evaluate.real_statistics import load_real_statistics
+from components.evaluate.scored import RealImages, features_of, score_images
 from components.evaluate.scores import (
     SAMPLE_FEATURES_FILE,
     EvaluateSummary,
-    Reference,
-    Samples,
     check_counts,
     load_reference,
     measure,
-    modes,
     save_array,
 )
 from components.generator.generator import sample_in_fresh_process
 
 SCORES_FILE = "scores.json"
 EXTRACTOR_FOLDER = "extractor"
-GRID_COLUMNS, GRID_IMAGES = 8, 64
-NEIGHBOURS = 5
-WORST_PAIRS, WORST_PAIRS_A_ROW = 16, 4
 
 Images = npt.NDArray[np.uint8]
 
@@ -56,32 +44,21 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, o
     data = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are read
     _check_shape("The model", _shape(read_manifest(model, "model")), _shape(data))
     check_counts(config, data.counts["train"], data.counts["eval"])
-    train, held_out = open_split(dataset, "train"), open_split(dataset, "eval")
+    names = [str(name) for name in data.details.get("label_names", [])]
+    real = RealImages(open_split(dataset, "train"), open_split(dataset, "eval"), data.digest, names)
     say(f"drawing {config.samples:,} samples in a fresh process")
-    with ThreadPoolExecutor(1) as background:
-        # TensorFlow takes seconds to start, in that process and in this one, so they start at the same time.
-        drawing = background.submit(_draw, model, config, train.images.shape[1:])
-        extractor = extractor_for(config, dataset, data.digest, train, held_out, work_dir)
-        real_count = min(len(train.images), config.real_images)
-        reference = Reference(extractor.features(train.images), extractor.features(held_out.images), real_count)
-        images = drawing.result()
-    samples = _samples(images, extractor)
-    origin = provenance(config, extractor, data.digest, real_count, len(held_out.images))
-    cached = cached_reference(*reference, config, work_dir)
-    baselines = floor_and_ceiling(config, reference, extractor, data.digest, work_dir, cached.side)
-    real = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
-    summary, nearest, distances = measure(reference, samples, config, origin, real=real, baselines=baselines, cached=cached)
+    scored = score_images(config, real, lambda: _draw(model, config, _shape(data)), work_dir, dataset=dataset)
+    summary = scored.measurement.summary
     say(", ".join(f"{metric.title} {metric.text(summary.scores)}" for metric in table.metrics_on("console")))
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
-        scores = summary.model_dump(mode="json") | _modes(extractor, train, samples.features, data)
+        scores = scored.as_json()
         write_json(writer.path / SCORES_FILE, scores)
-        extractor.save(writer.path / EXTRACTOR_FOLDER)
-        reference.save(writer.path)
-        real.save(writer.path)
-        save_array(writer.path / SAMPLE_FEATURES_FILE, samples.features)
-        _write_grids(writer.path, config, images, samples.features, train.images, reference.train)
-        _write_worst_pairs(writer.path, images, train.images, worst_pairs(distances, nearest, WORST_PAIRS))
-        writer.counts = {"samples": len(images), "real": real_count, **data.counts}
+        scored.extractor.save(writer.path / EXTRACTOR_FOLDER)
+        scored.reference.save(writer.path)
+        scored.statistics.save(writer.path)
+        save_array(writer.path / SAMPLE_FEATURES_FILE, scored.samples.features)
+        scored.write_pictures(writer.path, config.neighbour_rows)
+        writer.counts = {"samples": len(scored.images), "real": scored.reference.real_count, **data.counts}
         writer.details = {**_description(data), "scores": scores}
     return summary
 
@@ -103,17 +80,12 @@ def rescore(evaluation: Path, model: Path) -> Rescored:
     extractor = extractors.load(evaluation / EXTRACTOR_FOLDER)
     reference = load_reference(evaluation, manifest.counts["real"])
     size, channels = extractor.settings.image_size, extractor.settings.channels
-    samples = _samples(_draw(model, config, (size, size, channels)), extractor)
+    samples = features_of(_draw(model, config, (size, size, channels)), extractor)
     scores = manifest.details["scores"]
     baselines = {name: scores.get(name) for name in ("floor", "ceiling")}
     origin = {**scores["provenance"], **program()}
     real = load_real_statistics(evaluation)
     return Rescored(measure(reference, samples, config, origin, real=real, baselines=baselines).summary, samples.features)
-
-
-def _samples(images: Images, extractor: AnyExtractor) -> Samples:
-    features = extractor.features(images)
-    return Samples(features, images, probabilities_of(extractor, features))
 
 
 def _draw(model: Path, config: EvaluateConfig, shape: tuple[int, ...]) -> Images:
@@ -138,13 +110,6 @@ def _shape(manifest: Manifest) -> tuple[int, ...]:
     return size, size, channels
 
 
-def _modes(extractor: AnyExtractor, train: StoredSet, fake_features: Floats32, data: Manifest) -> dict[str, Any]:
-    if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
-        return {"modes": None}
-    names = [str(name) for name in data.details.get("label_names", [])]
-    return {"modes": modes(train.labels[train.labels >= 0], extractor.classes_of(fake_features), names)}
-
-
 def _description(data: Manifest) -> dict[str, Any]:
     dataset = {
         "digest": data.digest,
@@ -155,25 +120,3 @@ def _description(data: Manifest) -> dict[str, Any]:
         "counts": data.counts,
     }
     return {"image_size": data.details["image_size"], "channels": data.details["channels"], "dataset": dataset}
-
-
-def _write_grids(
-    folder: Path,
-    config: EvaluateConfig,
-    images: Images,
-    features: Floats32,
-    train_images: StoredImages,
-    train_features: Floats32,
-) -> None:
-    rows = config.neighbour_rows
-    scale = viewable_scale(images.shape[1])
-    write_png(folder / "samples.png", grid(images[:GRID_IMAGES], GRID_COLUMNS, scale))
-    nearest, _ = nearest_images(features[:rows], train_features, NEIGHBOURS)
-    cells = np.concatenate([images[:rows, None], train_images[nearest]], axis=1)
-    write_png(folder / "neighbours.png", grid(cells.reshape(-1, *images.shape[1:]), 1 + NEIGHBOURS, scale))
-
-
-def _write_worst_pairs(folder: Path, samples: Images, train_images: StoredImages, pairs: list[tuple[int, int]]) -> None:
-    fake, real = samples[[sample for sample, _ in pairs]], train_images[np.array([train for _, train in pairs])]
-    cells = np.stack([fake, real], axis=1).reshape(-1, *samples.shape[1:])
-    write_png(folder / "worst_pairs.png", grid(cells, 2 * WORST_PAIRS_A_ROW, viewable_scale(samples.shape[1])))

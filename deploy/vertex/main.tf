@@ -151,6 +151,8 @@ resource "google_project_iam_custom_role" "submitter" {
   title       = "Submits runs of the WGAN pipeline"
   description = "Permissions of wgan-pipeline submit and schedule."
   permissions = [
+    "aiplatform.contexts.addContextChildren",
+    "aiplatform.contexts.create",
     "aiplatform.pipelineJobs.create",
     "aiplatform.pipelineJobs.get",
     "aiplatform.pipelineJobs.list",

@@ -45,7 +45,9 @@ def submit(
         client = platform.connect()
         run_name = unique_name(name)
         run_id = client.submit(pipeline, run_name, experiment)
-    print(f"Run {run_name}: {client.link(run_id)}")
+    print(f"Run {run_name}: {client.link(run_id)}", flush=True)
+    if problem := client.join_experiment(run_id, experiment):
+        print(f"  {problem}")
     if wait:
         raise typer.Exit(_follow(client, run_id))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +19,8 @@ T = TypeVar("T")
 POLL_SECONDS = 5.0
 JUST_FIRED_SECONDS = 120.0
 SETTLE_SECONDS = 15.0  # a run that a schedule started just before it was paused is in the platform's lists after this time
-TOLD_AFTER_SECONDS = 60.0  # a pod that has been pending for this time is worth a line
+TOLD_AFTER_SECONDS = 30.0  # why pods wait is asked this often
+GIVEN_UP_AFTER_SECONDS = 300.0  # a pod that waits for something that does not come by itself
 CANCELLED_AFTER_SECONDS = 600.0
 TASKS = {SNAPSHOT, *STEPS, "tpu_check", "report"}
 CANCELLED = ("CANCELED", "CANCELLED")
@@ -45,11 +46,27 @@ class Attempt(NamedTuple):
     state: str
 
 
+class PodProblem(NamedTuple):
+    """Why an attempt of a step waits or failed, in a sentence that begins with the step, and what to do.
+
+    `kind` is the same for the same reason; `lasting`: waiting longer does not help.
+    """
+
+    step: str
+    attempt: int
+    waits: bool
+    kind: str
+    problem: str
+    cure: str
+    lasting: bool
+
+
 class RunState(NamedTuple):
     """The state of a run and of each of its tasks, in the platform's words, and its error message.
 
     A step's state is that of its last attempt. `attempts` has those of the step that is running, as far as the platform tells
-    them; `cancelled` is known only if the run was cancelled while someone waited for it.
+    them; `cancelled` is known only if the run was cancelled while someone waited for it. `waits`: a pod of the run waits.
+    `problem` is why it failed or, if it has not ended, why it cannot go on, if the platform tells.
     """
 
     state: str
@@ -57,6 +74,8 @@ class RunState(NamedTuple):
     message: str
     attempts: Sequence[Attempt] = ()
     cancelled: bool = False
+    waits: bool = False
+    problem: PodProblem | None = None
 
     @property
     def failed(self) -> list[str]:
@@ -83,10 +102,14 @@ class RunState(NamedTuple):
             return f"Cancelled, but not ended after {minutes:.0f} minutes; the step report may have no machine to run on"
         if self.cancelled or self.state in CANCELLED:
             return "Cancelled"
+        if self.problem and self.state not in ENDED:
+            return f"Not waited for any longer: {self.problem.problem}. {self.problem.cure} The run, which goes on then"
+        prefix = "Failed, although the platform calls the run succeeded" if self.state == "SUCCEEDED" else "Failed"
+        if self.problem:
+            return " ".join(filter(None, [f"{prefix}: {self.problem.problem}.", self.problem.cure, "The run"]))
         steps = [*(f"{step} could not start" for step in self.not_started), *(f"{step} failed" for step in self.failed)]
         reasons = [", ".join(steps), first_line(self.message) if self.message else ""]
         problem = ": ".join(reason for reason in reasons if reason) or f"the platform calls the run {self.state.lower()}"
-        prefix = "Failed, although the platform calls the run succeeded" if self.state == "SUCCEEDED" else "Failed"
         place = "step" if self.failed else "step's driver" if self.not_started else "run"
         return f"{prefix}: {problem.rstrip('.')}. The log of the {place} has the reason"
 
@@ -120,6 +143,10 @@ class RemotePlatform(ABC):
     def link(self, run_id: str) -> str:
         """Return the URL of a run in the user interface."""
 
+    def join_experiment(self, run_id: str, experiment: str) -> str:  # noqa: ARG002 - a hook
+        """Add a run that was started to its experiment where that is a second request; return a sentence if it failed."""
+        return ""
+
     @abstractmethod
     def create_schedule(
         self, pipeline: CompiledPipeline, name: str, experiment: str, cron: Cron, start: str | None, end: str | None
@@ -136,6 +163,18 @@ class RemotePlatform(ABC):
     @abstractmethod
     def _state(self, run_id: str) -> RunState: ...
 
+    where_pods_are_explained = "the platform's user interface"
+
+    def pod_problems(self, run_id: str) -> list[PodProblem]:  # noqa: ARG002 - a hook
+        """Return why pods of a run wait or failed, in the order in which they started, as far as the platform tells."""
+        return []
+
+    def _why_failed(self, run_id: str, run: RunState) -> PodProblem | None:
+        """Return what is known about the last attempt of the first step that failed, None if nothing is."""
+        failed = [*run.not_started, *run.failed]
+        of_step = [each for each in self.pod_problems(run_id) if not each.waits and each.step == (failed[0] if failed else "")]
+        return of_step[-1] if of_step else None
+
     @abstractmethod
     def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
         """Yield the schedules, with `name` at least those of that name."""
@@ -143,11 +182,12 @@ class RemotePlatform(ABC):
     def wait(self, run_id: str, report: Callable[[str], None]) -> RunState:
         """Wait until a run has ended or was cancelled; `report` gets a line for each step whose state changes.
 
-        A lost attempt, an attempt without a machine for TOLD_AFTER_SECONDS and a cancellation get a line too. A cancelled run
-        that does not end within CANCELLED_AFTER_SECONDS ends the wait.
+        A lost attempt, a pod that waits for TOLD_AFTER_SECONDS and a cancellation get a line too. The wait ends early for a
+        cancelled run that does not end within CANCELLED_AFTER_SECONDS, and for a run whose pod has waited for
+        GIVEN_UP_AFTER_SECONDS for something that does not come by itself.
         """
         seen: dict[str, str] = {}
-        pods = _PodNews(report)
+        pods = _PodNews(report, lambda: self.pod_problems(run_id), self.where_pods_are_explained)
         cancelled_at: float | None = None
         while True:
             run = self._state(run_id)
@@ -155,13 +195,14 @@ class RemotePlatform(ABC):
                 if is_step(name) and seen.get(name) != state:
                     report(f"{name}: {state.lower()}")
             seen |= run.tasks
-            pods.tell(run.attempts)
+            stuck = pods.tell(run)
             if cancelled_at is None and run.state in CANCELLING:
                 cancelled_at = time.monotonic()
                 report("the run is being cancelled")
             given_up = cancelled_at is not None and time.monotonic() - cancelled_at >= CANCELLED_AFTER_SECONDS
-            if run.state in ENDED or given_up:
-                return run._replace(tasks=seen, cancelled=cancelled_at is not None)
+            if run.state in ENDED or given_up or (stuck and cancelled_at is None):
+                run = run._replace(tasks=seen, cancelled=cancelled_at is not None, problem=stuck)
+                return run if run.succeeded or stuck else run._replace(problem=self._why_failed(run_id, run))
             time.sleep(POLL_SECONDS)
 
     def schedules(self) -> list[PlatformSchedule]:
@@ -237,23 +278,38 @@ def _has_just_fired(schedule: PlatformSchedule) -> bool:
 class _PodNews:
     """What is worth saying about the pods of a run: each thing once."""
 
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._first_seen: dict[Attempt, float] = {}
-        self._told: set[Attempt] = set()
+    def __init__(self, report: Callable[[str], None], ask: Callable[[], list[PodProblem]], elsewhere: str) -> None:
+        self._report, self._ask, self._elsewhere = report, ask, elsewhere
+        self._waits_since: float | None = None
+        self._asked = 0
+        self._told: dict[object, float] = {}  # when each thing was first told
 
-    def tell(self, attempts: Iterable[Attempt]) -> None:
-        """Report attempts that failed while their step goes on, and attempts whose pod has been pending for long."""
-        for attempt in attempts:
-            waited = time.monotonic() - self._first_seen.setdefault(attempt, time.monotonic())
-            line = ""
-            if attempt.state == "FAILED":
-                line = f"{attempt.step}: attempt {attempt.number} was lost or failed"
-            elif attempt.state == "PENDING" and waited >= TOLD_AFTER_SECONDS:
-                line = f"{attempt.step} waits for its pod: no machine is free for it, or its image is still being pulled"
-            if line and attempt not in self._told:
-                self._told.add(attempt)
-                self._report(line)
+    def tell(self, run: RunState) -> PodProblem | None:
+        """Report attempts that failed while their step goes on, and why pods wait; return why one waits in vain."""
+        for attempt in run.attempts:
+            if attempt.state == "FAILED" and attempt not in self._told:
+                why = [each for each in self._ask() if (each.step, each.attempt) == (attempt.step, attempt.number)]
+                self._tell(attempt, why[-1].problem if why else f"{attempt.step}: attempt {attempt.number} was lost or failed")
+        if not run.waits:
+            self._waits_since, self._asked = None, 0
+            return None
+        now = time.monotonic()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        if now - self._waits_since < (self._asked + 1) * TOLD_AFTER_SECONDS:
+            return None
+        self._asked += 1
+        waiting = [each for each in self._ask() if each.waits]
+        for each in waiting:
+            self._tell(each[:4], f"{each.problem}. {each.cure}".strip())
+        if not waiting:
+            self._tell(None, f"a step waits for its pod; {self._elsewhere} says why")
+        lasting = (each for each in waiting if each.lasting and now - self._told[each[:4]] >= GIVEN_UP_AFTER_SECONDS)
+        return next(lasting, None)
+
+    def _tell(self, thing: object, line: str) -> None:
+        if thing not in self._told:
+            self._told[thing] = time.monotonic()
+            self._report(line)
 
 
 def is_step(task: str) -> bool:

@@ -346,3 +346,13 @@ class Parsed(HTMLParser):
         """The URLs of all attributes that load something, such as src and href."""
         names = ("src", "href", "xlink:href", "srcset", "data", "action", "poster", "background")
         return [value or "" for _, attributes in self.elements for name, value in attributes.items() if name in names]
+
+
+def parsed(html: str) -> tuple[Parsed, list[str]]:
+    """Return a page and the ids of its sections, after checking that it loads nothing."""
+    page = Parsed(html)
+    assert html.startswith("<!doctype html>")
+    assert page.unbalanced == []
+    assert all(url.startswith("data:") for url in page.urls)
+    assert "script" not in {tag for tag, _ in page.elements}
+    return page, [str(attributes["id"]) for tag, attributes in page.elements if tag == "section"]

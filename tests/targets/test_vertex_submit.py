@@ -21,7 +21,7 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.vertex import client, compiler
 from tests.support.command_line import run
-from tests.support.servers.vertex_runs import VertexRuns, runs_served
+from tests.support.servers.vertex_runs import STORE, VertexRuns, runs_served
 from tests.support.servers.vertex_server import TOKEN, content
 from tests.targets.retry_tests import RetryTests, Submit
 
@@ -163,7 +163,21 @@ class TestSubmit:
         parent = "projects/p/locations/europe-west4"
         run_id = name.rpartition("/")[2]
         get = f"GET {parent}/pipelineJobs/{run_id}"
-        assert served[1].requests == [f"POST {parent}/pipelineJobs", get, get]
+        contexts = f"{parent.replace('/p/', '/123456/')}/metadataStores/default/contexts"
+        join = [get, f"POST {contexts}", f"POST {contexts}/wgan-tpu-pipeline:addContextChildren"]
+        assert served[1].requests == [f"POST {parent}/pipelineJobs", *join, get]
+
+    def test_runs_join_an_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        for _ in range(2):
+            assert submit(served, config, "--experiment", "Faces 64")[0] == 0
+        runs = [f"{STORE}/contexts/{job.rpartition('/')[2]}" for job in served[1].jobs]
+        assert served[1].experiments == {"faces-64": runs}
+
+    def test_a_run_goes_on_without_its_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        served[1].fault = lambda _, path: (403, {}) if "contexts" in path else None
+        code, output = submit(served, config)
+        assert code == 0
+        assert "\n  The run is not in the experiment wgan-tpu-pipeline: Vertex AI (p, europe-west4) answered 403" in output
 
     def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, VertexRuns], config: Path, tmp_path: Path) -> None:
         file = tmp_path / "p.yaml"

@@ -1,8 +1,8 @@
-"""External extractors: Keras' InceptionV3, and any SavedModel that turns images into features.
+"""External extractors: the Inception graph of 2015, Keras' InceptionV3, and any SavedModel that turns images into features.
 
-Published FIDs use the 2015 Inception graph and its resize; with a SavedModel of that graph, ours are comparable with them
-except for the resize. Images are resized by bilinear interpolation with antialiasing, as recommended by Parmar et al. 2022,
-"On Aliased Resizing and Surprising Subtleties in GAN Evaluation".
+Published FIDs use the graph of 2015 (Heusel et al. 2017), which resizes images itself, without antialiasing. For the others,
+images are resized by bilinear interpolation with antialiasing, as recommended by Parmar et al. 2022, "On Aliased Resizing and
+Surprising Subtleties in GAN Evaluation".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.artifacts import digest_of, write_text
@@ -25,6 +26,8 @@ from components.dataset.stored_images import StoredImages
 SETTINGS_FILE = "external_extractor.json"
 BATCH_SIZE = 64
 INCEPTION_SIZE = 299
+# In the graph of 2015: its images, 0 to 255 and of any size, before it resizes them; and the features [N, 1, 1, 2048].
+GRAPH_IMAGES, GRAPH_FEATURES = "ExpandDims:0", "pool_3:0"
 RANGES = {"0..255": (1.0, 0.0), "0..1": (1 / 255, 0.0), "-1..1": (1 / 127.5, -1.0)}  # factor and offset of pixel values
 
 Floats32 = npt.NDArray[np.float32]
@@ -38,7 +41,7 @@ class ExternalSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["inception", "savedmodel"]
+    kind: Literal["inception", "inception-2015", "savedmodel"]
     location: str
     range: Range
     digest: str = ""
@@ -63,7 +66,7 @@ class ExternalExtractor:
 
     def __init__(self, settings: ExternalSettings) -> None:
         """Load the network. Raises ConfigError, and ArtifactError if the weights do not have the digest of the settings."""
-        network = (_inception if settings.kind == "inception" else _saved_model)(settings.location)
+        network = NETWORKS[settings.kind](settings.location)
         if settings.digest not in ("", network.digest):
             raise ArtifactError(
                 f"The extractor at {settings.location or 'Keras'} has digest {network.digest[:12]}, not "
@@ -91,6 +94,8 @@ class ExternalExtractor:
         native = f"{settings.image_size}×{settings.image_size}"
         size = f"{settings.size}×{settings.size}"
         how = f"none: native {native}" if settings.size in (0, settings.image_size) else f"bilinear, antialiased, to {size}"
+        if settings.kind == "inception-2015":
+            how = f"bilinear, not antialiased, to {INCEPTION_SIZE}×{INCEPTION_SIZE}, by the network itself"
         return f"{how}, values {settings.range.replace('..', ' to ')}"
 
     def features(self, images: npt.NDArray[np.uint8] | StoredImages) -> Floats32:
@@ -101,7 +106,7 @@ class ExternalExtractor:
             problem = "features of unequal width"
         elif not all(np.isfinite(part).all() for part in parts):
             problem = "features that are not finite"
-        elif len(images) > 1 and all((part == parts[0][0]).all() for part in parts):
+        elif all((part == parts[0][0]).all() for part in parts) and _differ(images):
             problem = "the same features for all images"
         if problem:
             name = self.settings.location or self.settings.kind
@@ -132,6 +137,38 @@ def load_external(folder: Path) -> ExternalExtractor:
     except (OSError, ValidationError) as error:
         raise ArtifactError(f"{folder} does not contain an extractor: {first_line(error)}.", "Run evaluate again.") from error
     return ExternalExtractor(settings)
+
+
+def _differ(images: npt.NDArray[np.uint8] | StoredImages) -> bool:
+    first = images[:1]
+    return any((images[start : start + BATCH_SIZE] != first).any() for start in range(0, len(images), BATCH_SIZE))
+
+
+def _inception_2015(location: str) -> Network:
+    import tensorflow as tf
+
+    _check_exists(Path(location), "evaluate.extractor_weights")
+    content = Path(location).read_bytes()
+    graph, definition = tf.Graph(), tf.compat.v1.GraphDef()
+    try:
+        definition.ParseFromString(content)
+        with graph.as_default():  # a session, because functions of TensorFlow 2 refuse the graph's old operations
+            pixels = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+            (features,) = tf.compat.v1.import_graph_def(
+                definition, input_map={GRAPH_IMAGES: pixels}, return_elements=[GRAPH_FEATURES], name=""
+            )
+    except (DecodeError, ValueError) as error:
+        raise ConfigError(
+            f'evaluate.extractor = "inception": {location} is not the Inception graph of 2015: {first_line(error)}.',
+            "Set evaluate.extractor_weights to classify_image_graph_def.pb.",
+        ) from error
+    session = tf.compat.v1.Session(graph=graph)
+
+    def compute(images: Any) -> Floats32:
+        found: Floats32 = session.run(features, {pixels: images.numpy()})
+        return found.reshape(len(found), -1)
+
+    return Network(compute, hashlib.sha256(content).hexdigest(), 0)
 
 
 def _inception(location: str) -> Network:
@@ -194,6 +231,13 @@ def _saved_model(location: str) -> Network:
         return np.asarray(features.reshape(len(features), -1), np.float32)
 
     return Network(compute, _digest_of_files(folder), int(shape[1] or 0))
+
+
+NETWORKS: dict[str, Callable[[str], Network]] = {
+    "inception": _inception,
+    "inception-2015": _inception_2015,
+    "savedmodel": _saved_model,
+}
 
 
 def _only(choices: Any, preferred: str, where: str, what: str) -> tuple[str, Any]:

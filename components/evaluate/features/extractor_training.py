@@ -47,11 +47,12 @@ def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
 
 
 def extractor_for(
-    config: EvaluateConfig, dataset: Path, data_digest: str, train: Labelled, held_out: Labelled, work_dir: Path
+    config: EvaluateConfig, dataset: Path | None, data_digest: str, train: Labelled, held_out: Labelled, work_dir: Path
 ) -> AnyExtractor:
     """Return the extractor of the dataset, cached in work_dir/extractors by a digest of data, settings and code.
 
-    External extractors are not cached. Raises ArtifactError and ConfigError.
+    `dataset` is None if the images are not from a dataset artifact. External extractors are not cached. Raises ArtifactError
+    and ConfigError.
     """
     if config.extractor == "inception" or config.extractor.startswith("savedmodel:"):
         return external_extractor(config, train.images.shape[1], train.images.shape[3])
@@ -61,7 +62,7 @@ def extractor_for(
     folder = work_dir / "extractors" / key[:24]
     if not (folder / MANIFEST).is_file():
         created = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
-        with new_artifact(folder, "extractor", config=config, inputs={"dataset": dataset}) as writer:
+        with new_artifact(folder, "extractor", config=config, inputs={"dataset": dataset} if dataset else None) as writer:
             created.save(writer.path)
             writer.details = {**created.settings.model_dump(), "digest": created.digest}
     return extractor.load(folder)
@@ -69,12 +70,13 @@ def extractor_for(
 
 def external_extractor(config: EvaluateConfig, image_size: int, channels: int) -> ExternalExtractor:
     """Return the external extractor of the config. Raises ConfigError, and ArtifactError if its digest is another."""
-    kind, _, path = config.extractor.partition(":")
+    _, _, path = config.extractor.partition(":")
     location = path or config.extractor_weights
+    graph = location.endswith(".pb") and not path
     settings = ExternalSettings(
-        kind="inception" if kind == "inception" else "savedmodel",
+        kind="savedmodel" if path else "inception-2015" if graph else "inception",
         location=str(Path(location).expanduser()) if location else "",
-        range="-1..1" if kind == "inception" else config.extractor_range,
+        range=config.extractor_range if path else "0..255" if graph else "-1..1",
         digest=config.extractor_digest,
         image_size=image_size,
         channels=channels,

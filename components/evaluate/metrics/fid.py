@@ -6,6 +6,7 @@ the squared 2-Wasserstein distance between two Gaussians with the means and cova
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike) -> float
     """Return the FID of fake features [M, D] against real features [N, D]; 0 is best. Raises ValueError."""
     check_widths(check_features(real_features, "real"), check_features(fake_features, "fake"))
     return statistics_to_metric(features_to_statistics(real_features), features_to_statistics(fake_features))
+
+
+def digest(statistics: Statistics) -> str:
+    """Return the hex SHA-256 of mean and covariance as float64."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in statistics)).hexdigest()
 
 
 def root(covariance: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,14 @@ FRAME = 3  # pixels of colour around an image of the answer
 REAL, SAMPLE = (23, 140, 80), (200, 60, 40)
 
 Images = npt.NDArray[np.uint8]
+
+
+class ShownSamples(NamedTuple):
+    """The section without a blind test, for images that are not of a run."""
+
+    final: Figure
+    real: Figure | None
+    blind_test: None = None
 
 
 class SamplesSection:

@@ -17,9 +17,11 @@ EXTRACTORS = {
     "classifier": "a classifier trained on the labels",
     "random": "a random convolutional network",
     "inception": "InceptionV3",
+    "inception-2015": "the Inception graph of 2015",
     "savedmodel": "an external SavedModel",
 }
 COMPARABLE = "Comparable only with scores of the same provenance, not with scores published elsewhere."
+PUBLISHED = "Comparable with a published FID only if network, preparation of the images and number of samples are the same."
 NEIGHBOURS = (
     "Rows of one sample and the training images nearest to it",
     "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that the "
@@ -29,6 +31,10 @@ NEAREST_PAIRS = (
     "Pairs of a sample and the training image nearest to it, the nearest pairs first",
     "The samples nearest to a training image, four pairs in a row: on the left the sample, on the right the training image. "
     "An identical pair means that the model memorized it.",
+)
+FARTHEST_PAIRS = (
+    "Pairs of a sample and the training image nearest to it, the farthest pairs first",
+    "The samples farthest from all training images, beside the nearest one: these look least real to the extractor.",
 )
 
 
@@ -57,12 +63,24 @@ class ScoresSection:
         self.classes, self.classes_summary = evaluation.attempt(
             "The classes of the samples", lambda: class_bars(content.get("modes")), (Bars(), "")
         )
-        self.neighbours = self.nearest_pairs = None
+        self.neighbours = self.nearest_pairs = self.farthest_pairs = None
         files = evaluation.names()
         if files:
             self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
         if "worst_pairs.png" in files:  # evaluations of earlier versions do not have it
             self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
+        if "farthest_pairs.png" in files:
+            self.farthest_pairs = evaluation.figure("farthest_pairs.png", *FARTHEST_PAIRS)
+
+
+class PublishedScores:
+    """The same section for the FID against published statistics."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.scores, self.comparable = list_scores(content), PUBLISHED
+        self.provenance, self.summary = provenance_rows(content["provenance"]), provenance_sentence(content["provenance"])
+        self.notes, self.scales, self.classes, self.classes_summary = (), (), Bars(), ""
+        self.neighbours = None
 
 
 def class_bars(modes: Mapping[str, Any] | None) -> tuple[Bars, str]:
@@ -109,11 +127,15 @@ def provenance_sentence(provenance: Mapping[str, Any]) -> str:
     extractor, real = provenance["extractor"], provenance["real"]
     accuracy = extractor.get("accuracy")
     correct = f", correct on {percent(accuracy, 1)} of held-out images" if accuracy is not None else ""
+    against = real["split"]
+    if "count" in real:
+        held_out = f"{number(real['held_out'])} held-out images for memorization"
+        against = f"{number(real['count'])} {real['split']} images; {held_out}"
+    weights = "EMA weights" if provenance["weights"] == "ema" else provenance["weights"]
     return (
         f"Features of {EXTRACTORS.get(extractor['kind'], extractor['kind'])}{correct} (digest {extractor['digest'][:12]}), "
         f"resize {provenance['resize']}. {number(provenance['samples'])} samples (seed {provenance['seed']}, "
-        f"{provenance['weights'].upper()} weights) against {number(real['count'])} {real['split']} images; "
-        f"{number(real['held_out'])} held-out images for memorization."
+        f"{weights}) against {against}."
     )
 
 

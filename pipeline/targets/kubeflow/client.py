@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import kfp_server_api as api
@@ -20,12 +20,15 @@ from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
 from pipeline.cron import Cron
 from pipeline.graph import NAME
+from pipeline.targets.kubeflow.pods import DELETED, QUIET, WAITING, Pod, driver_error, event_texts, read_pods
+from pipeline.targets.kubeflow.pods import explain as explain_pod
 from pipeline.targets.remote import (
     CANCELLING,
     ENDED,
     Attempt,
     CompiledPipeline,
     PlatformSchedule,
+    PodProblem,
     RemotePlatform,
     RunState,
     is_step,
@@ -33,6 +36,7 @@ from pipeline.targets.remote import (
     read_cron,
 )
 
+DETAILS_SECONDS = 15.0  # the time limit of requests for what only explains a state
 MEANINGS = {
     401: "it does not accept this token (expired?); give a new one with --token-file",
     403: "this account is not allowed to do that; it needs the role kubeflow-pipelines-edit in the namespace",
@@ -45,6 +49,7 @@ class KubeflowClient(RemotePlatform):
     Raises ConfigError if `host` is not one or has no namespaces although one is given, RemoteError if it cannot be reached.
     """
 
+    where_pods_are_explained = "kubectl get events in the namespace of the run"
     runs_end_with_schedule = True  # Argo's workflows of a schedule carry an owner reference to it
 
     def __init__(self, host: str, *, token: Callable[[], str] = str, namespace: str = "", cluster_zone: str = "UTC") -> None:
@@ -59,7 +64,7 @@ class KubeflowClient(RemotePlatform):
         self._configuration.retries = False  # RetryingClient decides what is retried
         self._configuration.api_key_prefix["authorization"] = "Bearer"
         self._renew_token()
-        client = api.ApiClient(self._configuration)
+        self._api = client = api.ApiClient(self._configuration)
         self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
         self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
         self._recurring_runs = api.RecurringRunServiceApi(client)
@@ -134,7 +139,42 @@ class KubeflowClient(RemotePlatform):
         details = getattr(run.run_details, "task_details", None) or []
         tasks, attempts = read_tasks(details)
         message = getattr(run.error, "message", "") if run.error else ""
-        return RunState((run.state or "PENDING").upper(), tasks, message or "", attempts)
+        waits = any(each.display_name and each.state == "PENDING" for each in details)
+        return RunState((run.state or "PENDING").upper(), tasks, message or "", attempts, waits=waits)
+
+    def pod_problems(self, run_id: str) -> list[PodProblem]:
+        """Return why pods of a run wait or failed, in the order in which they started, as far as Kubeflow tells."""
+        answer = self._details(f"/apis/v1beta1/runs/{run_id}")
+        runtime = answer.get("pipeline_runtime") if isinstance(answer, dict) else None
+        problems = [explain_pod(pod, self._texts(pod)) for pod in read_pods((runtime or {}).get("workflow_manifest") or "")]
+        return [problem for problem in problems if problem]
+
+    def _texts(self, pod: Pod) -> list[str]:
+        """Return what Argo, the pod's events or the log of Kubeflow's driver say about a pod."""
+        where = [("podname", pod.name), ("podnamespace", pod.namespace)]
+        if (pod.phase in WAITING and pod.message in QUIET) or pod.message == DELETED:
+            events = self._details("/k8s/pod/events", where)
+            return [*(event_texts(events.get("items") or []) if isinstance(events, dict) else []), pod.message]
+        if pod.driver and "exit code" in pod.message:
+            return [driver_error(str(self._details("/k8s/pod/logs", where) or "")), pod.message]
+        return [pod.message]
+
+    def _details(self, path: str, query: Sequence[tuple[str, str]] = ()) -> Any:
+        """Return an answer, JSON or text, None if the server does not give it: what it explains is then reported without it."""
+        try:
+            return self._api.call_api(
+                path,
+                "GET",
+                query_params=list(query),
+                response_type="object",
+                auth_settings=["Bearer"],
+                _return_http_data_only=True,
+                _request_timeout=(DETAILS_SECONDS, DETAILS_SECONDS),
+            )
+        except Exception as error:
+            if _failure(error) is None:
+                raise
+            return None
 
     def _schedules(self, name: str = "") -> Iterator[PlatformSchedule]:
         listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)

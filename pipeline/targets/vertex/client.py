@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,9 +14,11 @@ from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
 from pipeline.cron import Cron
 from pipeline.graph import NAME
+from pipeline.targets import remote
 from pipeline.targets.remote import CompiledPipeline, PlatformSchedule, RemotePlatform, RunState, pages, read_cron
 
 T = TypeVar("T")
+EXPERIMENT_SECONDS = 120.0
 CONSOLE = "https://console.cloud.google.com/vertex-ai/pipelines/locations/{region}/runs/{run}?project={project}"
 MEANINGS = {
     401: "it does not accept these credentials (expired?); run gcloud auth application-default login",
@@ -38,6 +42,7 @@ class VertexClient(RemotePlatform):
         common: dict[str, Any] = {"credentials": _credentials(), "transport": "rest", "client_options": options}
         self._pipeline_client = self._v1.PipelineServiceClient(**common)
         self._schedule_client = self._v1.ScheduleServiceClient(**common)
+        self._metadata_client = self._v1.MetadataServiceClient(**common)
 
     def submit(self, pipeline: CompiledPipeline, name: str, experiment: str) -> str:
         """Start a run and return its id, made from its unique `name`: Vertex refuses a second request for it."""
@@ -57,6 +62,43 @@ class VertexClient(RemotePlatform):
     def link(self, run_id: str) -> str:
         """Return the URL of a run in the user interface."""
         return CONSOLE.format(region=self._region, run=run_id, project=self._project)
+
+    def join_experiment(self, run_id: str, experiment: str) -> str:
+        """Add a run to a Vertex AI experiment, created if missing, as google-cloud-aiplatform does; return why it failed.
+
+        The experiment then compares runs by their parameters and the Metrics of their steps. Vertex makes the run's context a
+        while after the run. The run goes on if this fails.
+        """
+        name = _run_id(experiment)
+        until = time.monotonic() + EXPERIMENT_SECONDS
+        try:
+            while not (
+                context := self._call("find the run", lambda: self._get_run(run_id)).job_detail.pipeline_run_context.name
+            ):
+                if time.monotonic() >= until:
+                    return f"The run is not in the experiment {name}: Vertex AI has not recorded its start."
+                time.sleep(remote.POLL_SECONDS)
+            store, _, _ = context.partition("/contexts/")
+            self._call(f"create the experiment {name}", lambda: self._create_experiment(store, name))
+            add = self._metadata_client.add_context_children
+            parent = f"{store}/contexts/{name}"
+            self._call("join the experiment", lambda: _send(add, context=parent, child_contexts=[context]))
+        except RemoteError as error:
+            return f"The run is not in the experiment {name}: {error}"
+        return ""
+
+    def _create_experiment(self, store: str, name: str) -> None:
+        """Create an experiment unless it exists: a context of the type and with the metadata that Vertex AI looks for."""
+        context = self._v1.Context(
+            display_name=name,
+            schema_title="system.Experiment",
+            schema_version="0.0.1",
+            metadata={"experiment_deleted": False},
+        )
+        from google.api_core.exceptions import Conflict
+
+        with contextlib.suppress(Conflict):
+            _send(self._metadata_client.create_context, parent=store, context=context, context_id=name)
 
     def create_schedule(
         self, pipeline: CompiledPipeline, name: str, experiment: str, cron: Cron, start: str | None, end: str | None

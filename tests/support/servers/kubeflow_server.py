@@ -44,7 +44,9 @@ PLAIN = {"str": str, "int": int, "bool": bool, "datetime": str, "object": object
 class Kubeflow(Service):
     """The state of the server. With `execute` False, a run ends with `outcome` at the second request for its state.
 
-    `answers` are the answers to the next requests for the state of a run; the last one stays.
+    `answers` are the answers to the next requests for the state of a run; the last one stays. `workflow` is Argo's workflow of
+    every run, as the API's older version returns it; `events` and `logs` are those of its pods, which KFP's user interface
+    serves.
     """
 
     folder: Path = Path()
@@ -52,6 +54,9 @@ class Kubeflow(Service):
     multi_user: bool = False
     outcome: tuple[str, dict[str, Attempts]] = ("SUCCEEDED", {})
     answers: list[Json] = field(default_factory=list)
+    workflow: Json = field(default_factory=dict)
+    events: dict[str, list[Json]] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
     experiments: dict[str, Json] = field(default_factory=dict)
     pipelines: dict[str, Json] = field(default_factory=dict)
     versions: dict[str, Json] = field(default_factory=dict)
@@ -66,7 +71,7 @@ class Kubeflow(Service):
         return list(self.runs.values())
 
     def path(self, path: str) -> str | None:
-        return path.removeprefix(API) if path.startswith(API) else None
+        return path.removeprefix(API) if path.startswith(API) else path
 
 
 class KubeflowHandler(JsonHandler):
@@ -230,6 +235,22 @@ def get_run(kubeflow: Kubeflow, _: Any, __: Any, run_id: str) -> Answer:
     return 200, _shown(run)
 
 
+def get_workflow(kubeflow: Kubeflow, _: Any, __: Any, run_id: str) -> Answer:
+    if run_id not in kubeflow.runs:
+        return 404, {"message": "no such run"}
+    return 200, {"run": {"id": run_id}, "pipeline_runtime": {"workflow_manifest": json.dumps(kubeflow.workflow)}}
+
+
+def get_events(kubeflow: Kubeflow, _: Any, query: Json) -> Answer:
+    assert query["podnamespace"] == kubeflow.workflow["metadata"]["namespace"]
+    return 200, {"kind": "EventList", "items": kubeflow.events.get(query["podname"], [])}
+
+
+def get_log(kubeflow: Kubeflow, _: Any, query: Json) -> Answer:
+    found = kubeflow.logs.get(query["podname"])
+    return (404, "pod not found") if found is None else (200, found)
+
+
 def task_details(steps: Mapping[str, Attempts], workflow: str = "wgan-tpu-pipeline-6r5nl") -> Json:
     """Return the tasks of a run as the API lists them: the nodes of Argo's workflow, each with its attempts, by random ids.
 
@@ -336,6 +357,9 @@ Kubeflow.ROUTES = (
     ("POST", "/runs", start_run),
     ("GET", "/runs", listed("runs", lambda k, _: [_shown(each) for each in k.runs.values()])),
     ("GET", "/runs/([^/]+)", get_run),
+    ("GET", "/apis/v1beta1/runs/([^/]+)", get_workflow),
+    ("GET", "/k8s/pod/events", get_events),
+    ("GET", "/k8s/pod/logs", get_log),
     ("GET", "/recurringruns", listed("recurringRuns", lambda k, _: list(k.recurring.values()))),
     ("POST", "/recurringruns", create_recurring),
     ("POST", "/recurringruns/([^/]+):(enable|disable)", switch_recurring),

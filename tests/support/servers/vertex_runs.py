@@ -24,6 +24,7 @@ from tests.support.servers.json_server import Answer, Json, page_of, served
 from tests.support.servers.run_compiled import Job, ended_tasks, start_compiled
 from tests.support.servers.vertex_server import LOCATION, NUMBERED, VertexService, content, read
 
+STORE = f"{NUMBERED}/metadataStores/default"
 State = aiplatform_v1.PipelineState
 
 
@@ -36,6 +37,7 @@ class VertexRuns(VertexService):
     outcome: tuple[str, dict[str, str], str] = ("SUCCEEDED", {}, "")
     jobs: dict[str, Any] = field(default_factory=dict)
     schedules: dict[str, Any] = field(default_factory=dict)
+    experiments: dict[str, list[str]] = field(default_factory=dict)  # the contexts of their runs
     polled: dict[str, int] = field(default_factory=dict)
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -84,7 +86,7 @@ def _execute(runs: VertexRuns, job: Any) -> None:
 
 def _end(job: Any, state: str, steps: dict[str, str], message: str = "") -> None:
     details = [aiplatform_v1.PipelineTaskDetail(task_name=step, state=each) for step, each in steps.items()]
-    job.job_detail = aiplatform_v1.PipelineJobDetail(task_details=details)
+    job.job_detail.task_details = details
     if message:
         job.error = {"code": 9, "message": message}
     job.state = f"PIPELINE_STATE_{state}"
@@ -95,9 +97,29 @@ def get_job(runs: VertexRuns, _: Any, __: Any, run_id: str) -> Answer:
     if job is None:
         return runs.missing()
     runs.polled[run_id] = runs.polled.get(run_id, 0) + 1
+    job.job_detail.pipeline_run_context.name = f"{STORE}/contexts/{run_id}"
     if not runs.execute and runs.polled[run_id] >= 2:
         _end(job, *runs.outcome)
     return 200, content(job)
+
+
+def create_context(runs: VertexRuns, body: Json, query: Json) -> Answer:
+    context = read(body, aiplatform_v1.Context)
+    assert re.fullmatch("[a-z0-9][a-z0-9-]{0,127}", query["contextId"])
+    assert (context.schema_title, context.schema_version) == ("system.Experiment", "0.0.1")
+    assert dict(context.metadata) == {"experiment_deleted": False}
+    if query["contextId"] in runs.experiments:
+        return 409, runs.error(409, "it exists")
+    runs.experiments[query["contextId"]] = []
+    return 200, content(context)
+
+
+def add_children(runs: VertexRuns, body: Json, _: Any, name: str) -> Answer:
+    if name not in runs.experiments:
+        return runs.missing()
+    children = read(body, aiplatform_v1.AddContextChildrenRequest).child_contexts
+    runs.experiments[name] += [each for each in children if each not in runs.experiments[name]]
+    return 200, {}
 
 
 def create_schedule(runs: VertexRuns, body: Json, _: Any) -> Answer:
@@ -146,6 +168,8 @@ def delete_schedule(runs: VertexRuns, _: Any, __: Any, number: str) -> Answer:
 VertexRuns.ROUTES = (
     ("POST", rf"{LOCATION}/pipelineJobs", create_job),
     ("GET", rf"{LOCATION}/pipelineJobs/([a-z0-9-]+)", get_job),
+    ("POST", rf"{LOCATION}/metadataStores/default/contexts", create_context),
+    ("POST", rf"{LOCATION}/metadataStores/default/contexts/([a-z0-9-]+):addContextChildren", add_children),
     ("POST", rf"{LOCATION}/schedules", create_schedule),
     ("GET", rf"{LOCATION}/schedules", list_schedules),
     ("GET", rf"{LOCATION}/schedules/(\d+)", get_schedule),

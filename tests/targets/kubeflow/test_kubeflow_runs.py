@@ -52,7 +52,7 @@ def test_a_pod_that_stays_pending_is_told(served: tuple[str, Kubeflow], monkeypa
     assert code == 0, output
     assert output.splitlines()[:3] == [
         "  snapshot: running",
-        "  snapshot waits for its pod: no machine is free for it, or its image is still being pulled",
+        "  a step waits for its pod; kubectl get events in the namespace of the run says why",
         "  snapshot: succeeded",
     ]
 

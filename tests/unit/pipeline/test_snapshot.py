@@ -167,6 +167,22 @@ def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
     assert said.endswith(": Not a directory. Free space or name a writable folder, for instance --set run.dir=DIR.\n")
 
 
+@pytest.mark.parametrize("on_kubernetes", [True, False])
+def test_kubernetes_gets_the_sentence_of_a_step_that_failed(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_kubernetes: bool
+) -> None:
+    (tmp_path / "images" / "a.png").unlink()
+    (tmp_path / "images").rmdir()
+    log = tmp_path / "termination-log"
+    if on_kubernetes:
+        log.touch()
+    monkeypatch.setattr(step_runner, "TERMINATION_LOG", log)
+    with pytest.raises(SystemExit):
+        step_runner.find_step_keys(described(config), "job-1")
+    assert log.exists() == on_kubernetes
+    assert not on_kubernetes or str(tmp_path / "images") in log.read_text()
+
+
 def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunConfig, tmp_path: Path) -> None:
     summary = written(config, tmp_path, JOB, "FAILED", message="the snapshot was killed")
     assert (summary["status"], summary["nothing_new"]) == ("failed", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,53 @@ def test_rescoring_with_a_saved_model_gives_the_same_scores(tmp_path: Path, monk
     save(tmp_path / "x", seed=1)
     with pytest.raises(ArtifactError, match="it has changed"):
         evaluate.rescore(tmp_path / "out", model)
+
+
+def write_graph(file: Path, kernel: npt.NDArray[np.float32], statistics: npt.NDArray[np.float32]) -> Path:
+    """Write a small graph with the names, the resize and the old operations of the Inception graph of 2015."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        decoded = v1.placeholder(tf.uint8, [None, None, 3], "DecodeJpeg")
+        batch = tf.expand_dims(tf.cast(decoded, tf.float32, "Cast"), 0, "ExpandDims")
+        resized = v1.image.resize_bilinear(batch, [SIZE, SIZE], name="ResizeBilinear")
+        mapped = tf.nn.conv2d((resized - 128.0) * (1 / 128), kernel, 1, "SAME", name="conv")
+        names = [tf.constant(row, name=name).op.name for name, row in zip(("m", "v", "b", "g"), statistics, strict=True)]
+        old = graph.as_graph_def()
+    node = old.node.add(name="batchnorm", op="BatchNormWithGlobalNormalization", input=[mapped.op.name, *names])
+    node.attr["T"].type = tf.float32.as_datatype_enum
+    node.attr["variance_epsilon"].f, node.attr["scale_after_normalization"].b = 0.001, True
+    pool = old.node.add(name="pool_3", op="AvgPool", input=["batchnorm"])
+    pool.attr["T"].type, pool.attr["padding"].s = tf.float32.as_datatype_enum, b"VALID"
+    for name in ("ksize", "strides"):
+        pool.attr[name].list.i.extend([1, SIZE, SIZE, 1])
+    old.versions.producer = 8
+    file.write_bytes(old.SerializeToString())
+    return file
+
+
+def test_the_graph_of_published_fids_resizes_by_itself(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    kernel = generator.standard_normal((3, 3, 3, WIDTH)).astype(np.float32)
+    statistics = generator.uniform(0.5, 1.5, (4, WIDTH)).astype(np.float32)
+    file = write_graph(tmp_path / "classify_image_graph_def.pb", kernel, statistics)
+    made = external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(file)), 8, 1)
+    assert made.resize == "bilinear, not antialiased, to 299×299, by the network itself, values 0 to 255"
+    assert (made.settings.kind, made.width) == ("inception-2015", WIDTH)
+    assert made.settings.digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    rgb = np.repeat(grey(), 3, axis=3).astype(np.float32)
+    at = np.arange(SIZE) * 8 / SIZE  # TensorFlow 1 puts pixel i at i, not at i + 1/2
+    low, share = np.floor(at).astype(int), (at % 1)[:, None, None]
+    high = np.minimum(low + 1, 7)
+    rows = rgb[:, low] * (1 - share) + rgb[:, high] * share
+    resized = rows[:, :, low] * (1 - share[:, 0]) + rows[:, :, high] * share[:, 0]
+    mapped = tf.nn.conv2d(((resized - 128) / 128).astype(np.float32), kernel, 1, "SAME").numpy()
+    mean, variance, offset, scale = statistics
+    expected = ((mapped - mean) / np.sqrt(variance + 0.001) * scale + offset).mean(axis=(1, 2))
+    np.testing.assert_allclose(made.features(grey()), expected, rtol=1e-4, atol=1e-4)
+    for content in (b"not a graph", tf.compat.v1.GraphDef().SerializeToString()):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="is not the Inception graph of 2015"):
+            external_extractor(EvaluateConfig(extractor="inception", extractor_weights=str(file)), 8, 1)
 
 
 @pytest.mark.heavy

@@ -9,23 +9,13 @@ import pytest
 from components.report.sections.scores import scores_markdown
 from components.report.sections.training import training_page
 from components.report.sections.validation import validation_page
-from tests.support.report_runs import HOSTILE, SCORES, Parsed, Run
+from tests.support.report_runs import HOSTILE, SCORES, Run, parsed
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run that tests only read."""
     return Run(tmp_path_factory.mktemp("finished")).all()
-
-
-def parsed(html: str) -> tuple[Parsed, list[str]]:
-    """Return a page and the ids of its sections, after checking that it loads nothing."""
-    page = Parsed(html)
-    assert html.startswith("<!doctype html>")
-    assert page.unbalanced == []
-    assert all(url.startswith("data:") for url in page.urls)
-    assert "script" not in {tag for tag, _ in page.elements}
-    return page, [str(attributes["id"]) for tag, attributes in page.elements if tag == "section"]
 
 
 def test_train_shows_samples_and_curves(finished: Run) -> None:

@@ -171,16 +171,16 @@ def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
 def test_kubernetes_gets_the_sentence_of_a_step_that_failed(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_kubernetes: bool
 ) -> None:
-    (tmp_path / "images" / "a.png").unlink()
-    (tmp_path / "images").rmdir()
+    (tmp_path / "runs" / "images" / "a.png").unlink()
+    (tmp_path / "runs" / "images").rmdir()
     log = tmp_path / "termination-log"
     if on_kubernetes:
         log.touch()
     monkeypatch.setattr(step_runner, "TERMINATION_LOG", log)
     with pytest.raises(SystemExit):
-        step_runner.find_step_keys(described(config), "job-1")
+        begin(config, "job-1")
     assert log.exists() == on_kubernetes
-    assert not on_kubernetes or str(tmp_path / "images") in log.read_text()
+    assert not on_kubernetes or str(tmp_path / "runs" / "images") in log.read_text()
 
 
 def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunConfig, tmp_path: Path) -> None:

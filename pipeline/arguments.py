@@ -1,10 +1,13 @@
-"""The arguments of the pipeline: the same for a local run, a compiled file and a submitted job."""
+"""The arguments of the steps: the same for a local run and for a run on a platform."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Mapping
+
+from pydantic import BaseModel
 
 from components.report.description import RunDescription
 from pipeline.config import RunConfig
@@ -27,11 +30,14 @@ def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, starte
     )
 
 
-def pipeline_arguments(config: RunConfig, keys: dict[str, str], description: RunDescription) -> dict[str, str]:
-    """Return the pipeline's arguments: each step's section as a JSON string, since KFP turns numbers in dicts into floats."""
-    arguments = {"work_dir": str(config.work_dir), "run": description.model_dump_json()}
+def step_arguments(config: RunConfig, keys: Mapping[str, str]) -> dict[str, str]:
+    """Return STEP_config and STEP_key of each step: its section as JSON, since KFP turns numbers in dicts into floats."""
+    arguments: dict[str, str] = {}
     for step, section in config.sections().items():
-        arguments[f"{step}_config"] = section.model_dump_json()
-        arguments[f"{step}_key"] = keys[step]
-    # kfp's SubprocessRunner replaces "python3" in every argument, JSON included, by the interpreter's path.
-    return {name: value.replace("python3", "python\\u0033") for name, value in arguments.items()}
+        arguments |= {f"{step}_config": as_argument(section), f"{step}_key": keys[step]}
+    return arguments
+
+
+def as_argument(model: BaseModel) -> str:
+    """Return JSON for a step: kfp's SubprocessRunner replaces "python3" in every argument by the interpreter's path."""
+    return model.model_dump_json().replace("python3", "python\\u0033")

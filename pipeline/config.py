@@ -212,13 +212,21 @@ def _check_tpu_trains(deploy: DeploySection) -> None:
 
 def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError."""
-    content = _read_toml(file) if file else {}
+    return _validated(_read_toml(file) if file else {}, overrides, str(file) if file else "")
+
+
+def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return a config with `a.b=c` overrides. Raises ConfigError."""
+    return _validated(config.as_dict(), overrides)
+
+
+def _validated(content: dict[str, Any], overrides: Sequence[str], source: str = "") -> RunConfig:
     for override in overrides:
         _apply(content, override)
     try:
         return RunConfig.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        sources = " ".join([*([str(file)] if file else []), *(f"--set {override}" for override in overrides)])
+        sources = " ".join([*([source] if source else []), *(f"--set {override}" for override in overrides)])
         raise ConfigError(f"The configuration ({sources}) is invalid: {explain(error, RunConfig)}") from None
 
 

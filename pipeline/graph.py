@@ -1,6 +1,7 @@
 """The pipeline: wiring only. A step's decision is in its artifact, where the next step reads it (decisions 0003 and 0020)."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -10,61 +11,53 @@ from pipeline.config import RunConfig
 
 NAME = "wgan-tpu-pipeline"
 PlaceTask = Callable[[dsl.PipelineTask, str], None]
-Keys = Mapping[str, Any]
-FindKeys = Callable[[Keys, Any, PlaceTask], Keys]
+Values = Mapping[str, Any]
+FindArguments = Callable[[Values, PlaceTask], Values]
 Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
 
 
-def keys_as_given(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
-    """Return the keys among the pipeline's arguments: the caller has read the source."""
-    return given
+def known(arguments: Values) -> FindArguments:
+    """Return a function that returns these arguments of the steps: the caller has resolved the config and read the source."""
+    return lambda parameters, place: arguments  # noqa: ARG005
 
 
-def keys_of_snapshot(given: Keys, run: Any, place: PlaceTask) -> Keys:  # noqa: ARG001
-    """Return the keys that the step `snapshot` finds when the run begins."""
-    snapshot = steps.snapshot(run=run, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
-    snapshot.set_caching_options(False)
-    place(snapshot, "snapshot")
-    found: Keys = snapshot.outputs
-    return found
+def found_by_snapshot(run: str, target: str) -> FindArguments:
+    """Return a function that adds the step `snapshot`, which finds the arguments from the parameters when the run begins."""
+
+    def find(parameters: Values, place: PlaceTask) -> Values:
+        snapshot = steps.snapshot(run=run, target=target, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **parameters)
+        snapshot.set_caching_options(False)
+        place(snapshot, "snapshot")
+        found: Values = snapshot.outputs
+        return found
+
+    return find
 
 
 def make_pipeline(
     place: PlaceTask,
     before_train: Checks,
+    find: FindArguments,
+    run: str,
+    work_dir: str,
+    parameters: Sequence[inspect.Parameter] = (),
+    docstring: str = "",
+    *,
     created_at: str = "",
     resource_name: str = "",
-    *,
     train_step: Callable[..., dsl.PipelineTask] = steps.train,
-    find_keys: FindKeys = keys_as_given,
 ) -> Any:
     """Return the @dsl.pipeline. `place(task, step)` sets where each task runs, which depends on the target.
 
-    `before_train` are the steps that must succeed before train (checks_before_train). `created_at` and `resource_name` are the
-    platform's placeholders for the start and a name of the run; a local run has both in `run`, and KFP's local runner fails on
-    the latter. `train_step` has the parameters of steps.train.
-    `find_keys` returns the keys of the steps: keys_as_given, or keys_of_snapshot if the source is unknown until the run begins.
+    `before_train` are the steps that must succeed before train (checks_before_train). `find` returns the section and key of
+    each step (arguments.step_arguments): it is `known`, or `found_by_snapshot` if parameters and source are unknown until the
+    run begins. `run` describes the run to the report (arguments.describe_run), `work_dir` is its folder of checkpoints and
+    journal, and `parameters` and `docstring` are the signature of the pipeline.
+    `created_at` and `resource_name` are the platform's placeholders for the start and a name of the run; a local run has both
+    in `run`, and KFP's local runner fails on the latter. `train_step` has the parameters of steps.train.
     """
 
-    @dsl.pipeline(name=NAME, description="Ingest, validate, train a WGAN-GP, evaluate, gate, push if better.")
-    def wgan_pipeline(
-        ingest_config: str,
-        ingest_key: str,
-        validate_config: str,
-        validate_key: str,
-        train_config: str,
-        train_key: str,
-        evaluate_config: str,
-        evaluate_key: str,
-        gate_config: str,
-        gate_key: str,
-        push_config: str,
-        push_key: str,
-        work_dir: str,
-        run: str,
-        tpu_check_config: str = "",
-        tpu_check_key: str = "",
-    ) -> None:
+    def wgan_pipeline(*channels: Any) -> None:
         report = steps.report(
             run=run,
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -74,27 +67,23 @@ def make_pipeline(
         )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
-            given = {"ingest": ingest_key, "validate": validate_key, "tpu_check": tpu_check_key}
-            given |= {"train": train_key, "evaluate": evaluate_key, "gate": gate_key, "push": push_key}
-            key = find_keys(given, run, place)
-            ingest = steps.ingest(config=ingest_config, key=key["ingest"], work_dir=work_dir)
+            found = find({channel.name: channel for channel in channels}, place)
+
+            def arguments(step: str) -> dict[str, Any]:
+                return {"config": found[f"{step}_config"], "key": found[f"{step}_key"], "work_dir": work_dir}
+
+            ingest = steps.ingest(**arguments("ingest"))
             dataset = ingest.outputs["dataset"]
-            validate = steps.validate(config=validate_config, key=key["validate"], work_dir=work_dir, dataset=dataset)
+            validate = steps.validate(**arguments("validate"), dataset=dataset)
             validation = validate.outputs["validation"]
-            checks = {
-                step: check(config=tpu_check_config, key=key["tpu_check"], work_dir=work_dir, dataset=dataset)
-                for step, check in before_train.items()
-            }
-            train = train_step(config=train_config, key=key["train"], work_dir=work_dir, dataset=dataset, validation=validation)
+            checks = {step: check(**arguments(step), dataset=dataset) for step, check in before_train.items()}
+            train = train_step(**arguments("train"), dataset=dataset, validation=validation)
             train.after(*checks.values())
             model = train.outputs["model"]
-            evaluate = steps.evaluate(
-                config=evaluate_config, key=key["evaluate"], work_dir=work_dir, dataset=dataset, model=model
-            )
+            evaluate = steps.evaluate(**arguments("evaluate"), dataset=dataset, model=model)
             judged = {"model": model, "evaluation": evaluate.outputs["evaluation"], "validation": validation}
-            gate = steps.gate(config=gate_config, key=key["gate"], work_dir=work_dir, **judged)
-            verdict = gate.outputs["verdict"]
-            push = steps.push(config=push_config, key=key["push"], work_dir=work_dir, **judged, verdict=verdict)
+            gate = steps.gate(**arguments("gate"), **judged)
+            push = steps.push(**arguments("push"), **judged, verdict=gate.outputs["verdict"])
             for task in (gate, push):  # they depend on the registry, which no cache key covers; repeating them is safe
                 task.set_caching_options(False)
         tasks = {"ingest": ingest, "validate": validate, **checks, "train": train, "evaluate": evaluate}
@@ -102,7 +91,10 @@ def make_pipeline(
         for step, task in {**tasks, "report": report}.items():
             place(task, step)
 
-    return wgan_pipeline
+    # KFP reads signature and docstring; a pipeline on this machine has no parameters.
+    wgan_pipeline.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wgan_pipeline.__doc__ = docstring
+    return dsl.pipeline(wgan_pipeline, name=NAME)
 
 
 def checks_before_train(config: RunConfig) -> Checks:

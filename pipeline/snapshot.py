@@ -1,4 +1,4 @@
-"""The keys of the steps of a run that begins now, from the present content of the source."""
+"""What a run on a platform finds when it begins: the keys of its steps, from the present content of the source."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from components.common.artifacts import digest_of, write_bytes, write_text
 from components.common.journal import listing_file, read_entry
 from components.ingest.sources.fingerprint import source_fingerprint
+from components.report.description import RunDescription
 from components.validate.drift.history import History
 from pipeline.config import RunConfig
 from pipeline.keys import step_keys
-
-
-class SourceSnapshot(BaseModel):
-    """A digest of the source's content when a run began, and the key of each step."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    digest: str
-    keys: dict[str, str]
 
 
 class ListedSource(NamedTuple):
@@ -41,30 +34,30 @@ def list_source(config: RunConfig) -> Iterator[ListedSource]:
         yield ListedSource(source_fingerprint(config.ingest, listing), listing)
 
 
-def take_snapshot(config: RunConfig, source: ListedSource) -> SourceSnapshot:
-    """Return the snapshot of a source that was just listed, and of its history; save the listing if ingest will need it."""
+def take_snapshot(config: RunConfig, source: ListedSource) -> dict[str, str]:
+    """Return the keys of the steps for a source that was just listed and its history; save the listing if ingest needs it."""
     key = step_keys(config, source.digest)["ingest"]
     dataset = _known_dataset(config.work_dir, key)
     if not dataset and source.listing.is_file():
         write_bytes(listing_file(config.work_dir, key), source.listing.read_bytes())
-    return SourceSnapshot(digest=source.digest, keys=step_keys(config, source.digest, History(config.history).state(dataset)))
+    return step_keys(config, source.digest, History(config.history).state(dataset))
 
 
-def save_snapshot(snapshot: SourceSnapshot, work_dir: Path, job_id: str) -> None:
-    """Write the snapshot of a run for its report, under the platform's id of the run, which every kind of run has."""
-    write_text(_file(work_dir, job_id), snapshot.model_dump_json(indent=1))
+def save_run(run: RunDescription, job_id: str) -> None:
+    """Write config and keys of a run for its report, under the platform's id of the run, which every kind of run has."""
+    write_text(_file(run.work_dir, job_id), run.model_dump_json(indent=1))
 
 
-def load_snapshot(work_dir: Path, job_id: str) -> SourceSnapshot | None:
-    """Return the saved snapshot of a run, None if there is none or it cannot be read."""
+def load_run(work_dir: str, job_id: str) -> RunDescription | None:
+    """Return what save_run wrote, None if there is nothing or it cannot be read."""
     try:
-        return SourceSnapshot.model_validate_json(_file(work_dir, job_id).read_bytes())
+        return RunDescription.model_validate_json(_file(work_dir, job_id).read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-def _file(work_dir: Path, job_id: str) -> Path:
-    return work_dir / "journal" / f"snapshot-{digest_of(job_id)[:24]}.json"
+def _file(work_dir: str, job_id: str) -> Path:
+    return Path(work_dir) / "journal" / f"run-{digest_of(job_id)[:24]}.json"
 
 
 def _known_dataset(work_dir: Path, ingest_key: str) -> str:

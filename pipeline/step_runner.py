@@ -10,22 +10,24 @@ import re
 import signal
 import sys
 from collections import namedtuple
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from components.common.artifacts import write_json
+from components.common.artifacts import digest_of, write_json
 from components.common.errors import ArtifactError, InterruptedStepError, PipelineError
-from components.common.journal import listing_file, record_failure, recorded
+from components.common.journal import SNAPSHOT, listing_file, record_failure, recorded
 from components.common.section import Summary
 from components.registry.registry import Registry
 from components.report.description import RunDescription
 from components.tpu_check.config import TpuCheckConfig
 from components.train.config import TrainConfig
 from components.train.devices.tpu_runtime import prepare
-from pipeline.config import RunConfig
+from pipeline.arguments import step_arguments
+from pipeline.config import RunConfig, with_folders
 from pipeline.displays import fill_displays
 from pipeline.keys import step_keys
+from pipeline.parameters import resolve_run
 
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows this file with the exit code, and `submit` reads it there
 SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
@@ -86,37 +88,35 @@ def run_step(
     out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
 
 
-def find_step_keys(run: str, job_id: str) -> Any:
-    """Return the keys of this run's steps, as a named tuple, from the present content of the source; save them for the report.
+def begin_run(run: str, target: str, job_id: str, parameters: Mapping[str, Any], overrides: Sequence[object]) -> Any:
+    """Return the section and the key of each step of a run on a platform, as a named tuple.
 
-    If the source cannot be read, ingest is recorded as failed.
+    `run` is the description in the compiled file; the run's own config follows from it, `parameters` and `overrides`, and the
+    keys from the present content of the source. The report gets both through a file in the journal, and, if a parameter is
+    wrong or the source cannot be read, a record of the step `snapshot` with the error.
     """
-    from pipeline.snapshot import (  # needs packages that the train-tpu image lacks
-        SourceSnapshot,
-        list_source,
-        save_snapshot,
-        take_snapshot,
-    )
+    from pipeline.snapshot import list_source, save_run, take_snapshot  # needs packages that the train-tpu image lacks
 
     description = RunDescription.model_validate_json(run)
-    config = RunConfig.model_validate_json(json.dumps(description.config))
-    work_dir = Path(description.work_dir)
+    base = RunConfig.model_validate_json(json.dumps(description.config))
+    config = with_folders(base)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         try:
+            config = resolve_run(base, parameters, overrides, target)
             with list_source(config) as source:
-                snapshot = take_snapshot(config, source)
+                keys = take_snapshot(config, source)
         except PipelineError as error:
-            snapshot = SourceSnapshot(digest="", keys=step_keys(config, job_id))
-            save_snapshot(snapshot, work_dir, job_id)
-            record_failure("ingest", snapshot.keys["ingest"], work_dir, error)
+            keys = {SNAPSHOT: digest_of(job_id), **step_keys(config, job_id)}
+            save_run(description.model_copy(update={"config": config.as_dict(), "keys": keys}), job_id)
+            record_failure(SNAPSHOT, keys[SNAPSHOT], config.work_dir, error)
             raise
-        save_snapshot(snapshot, work_dir, job_id)
+        save_run(description.model_copy(update={"config": config.as_dict(), "keys": keys}), job_id)
     except PipelineError as error:
-        _exit("snapshot", error)
-    print(f"snapshot: the digest of the source is {snapshot.digest[:12]}")
-    keys = {"tpu_check": "", **snapshot.keys}
-    return namedtuple("Keys", keys)(**keys)
+        _exit(SNAPSHOT, error)
+    print(f"{SNAPSHOT}: the digest of the source is {source.digest[:12]}")
+    found = {"tpu_check_config": "", "tpu_check_key": "", **step_arguments(config, keys)}
+    return namedtuple("Arguments", found)(**found)
 
 
 def write_run_report(run: str, job: PlatformRun, state: str, message: str, page: Any) -> None:
@@ -126,13 +126,12 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
     steps recorded decides how the run ended.
     """
     from components.report.run import run as write_report  # slow to import, and no other step needs it
-    from pipeline.snapshot import load_snapshot
+    from pipeline.snapshot import load_run
 
     description = RunDescription.model_validate_json(run)
     if not description.run_id:
-        snapshot = load_snapshot(Path(description.work_dir), job.id)
-        known = {"run_id": job.name, "started_at": job.created_at, "keys": snapshot.keys if snapshot else description.keys}
-        description = description.model_copy(update=known)
+        description = load_run(description.work_dir, job.id) or description
+        description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
         description = _with_folder(description, job, Path(page.path).parent)
     folder = Path(description.folder)
     write_report(description, folder=folder, status=state, message=message)

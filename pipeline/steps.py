@@ -40,12 +40,38 @@ def step(function: Callable[..., Any]) -> Any:
 @step
 def snapshot(
     run: str,
+    target: str,
     job_id: str,
-) -> NamedTuple("Keys", ingest=str, validate=str, tpu_check=str, train=str, evaluate=str, gate=str, push=str):  # type: ignore[valid-type]
-    """Find the key of each step from the content of the source: steps with the key of an earlier run come from the cache."""
-    from pipeline.step_runner import find_step_keys
+    source: str,
+    image_size: int,
+    rounds: int,
+    batch: int,
+    seed: int,
+    devices: str,
+    publish: bool,
+    overrides: list,  # type: ignore[type-arg] # KFP's type
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Arguments",
+    ingest_config=str,
+    ingest_key=str,
+    validate_config=str,
+    validate_key=str,
+    tpu_check_config=str,
+    tpu_check_key=str,
+    train_config=str,
+    train_key=str,
+    evaluate_config=str,
+    evaluate_key=str,
+    gate_config=str,
+    gate_key=str,
+    push_config=str,
+    push_key=str,
+):
+    """Resolve the parameters of this run into the section and key of each step; a key of an earlier run is in the cache."""
+    from pipeline.step_runner import begin_run
 
-    return find_step_keys(run, job_id)
+    asked = {"source": source, "image_size": image_size, "rounds": rounds, "batch": batch, "seed": seed}
+    return begin_run(run, target, job_id, {**asked, "devices": devices, "publish": publish}, overrides)
 
 
 @step

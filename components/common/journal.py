@@ -21,6 +21,7 @@ from components.common.errors import InterruptedStepError, PipelineError, first_
 from components.common.section import Summary
 
 STEPS = ("ingest", "validate", "train", "evaluate", "gate", "push")  # a run on a TPU also has tpu_check, before train
+SNAPSHOT = "snapshot"  # the first step of a run on a platform; it has an entry only if it failed
 State = Literal["running", "succeeded", "failed", "interrupted"]
 
 

@@ -13,6 +13,9 @@ from components.common.section import Section, StoreLocation
 class PushConfig(Section):
     """Where a generator is published."""
 
+    publish: bool = Field(
+        True, description="Publish a model that passes the gate; false: score and judge it, and keep the champion in service."
+    )
     registry: StoreLocation = Field(
         "",
         description="Folder, gs:// or s3:// URL of the published versions and the champion pointer; default: run.dir/registry.",

@@ -109,6 +109,10 @@ def _carry_out(
     )
     if verdict.unchanged:
         return summary, again
+    if verdict.blessed and not config.publish:
+        # Not recorded: a later run that may publish this model must not take it for decided.
+        reason = f"The gate passed it, but it is not published, because push.publish is false. {verdict.reason}"
+        return summary.model_copy(update={"decision": "kept", "reason": reason}), again
     if verdict.blessed:
         version = _publish(config, registry, state, candidate, verdict.reason)
         summary = summary.model_copy(update={"version": version})

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from components.common.artifacts import Manifest, read_manifest
 from components.common.errors import ArtifactError, first_line
-from components.common.journal import ArtifactRef
+from components.common.journal import SNAPSHOT, ArtifactRef
 from components.dataset.records import decode_example, read_tfrecord
 from components.report.outcomes import StepOutcome
 from components.report.plots.figures import Figure, figure
@@ -24,6 +24,7 @@ T = TypeVar("T")
 Default = TypeVar("Default")
 
 KINDS = {
+    SNAPSHOT: "",
     "ingest": "dataset",
     "validate": "validation",
     "tpu_check": "tpu_check",

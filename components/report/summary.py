@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from components.common.journal import ArtifactRef
+from components.common.journal import SNAPSHOT, ArtifactRef
 from components.common.section import Summary
 from components.report.description import RunDescription
 from components.report.outcomes import RunFailure, RunStatus, StepOutcome, StepStatus, nothing_new, seconds_between
@@ -68,7 +68,7 @@ def summarize(
 ) -> RunSummary:
     """Return the content of summary.json."""
     records = {outcome.step: outcome.record for outcome in outcomes}
-    sections = {step: record.summary or None if record else None for step, record in records.items()}
+    sections = {step: record.summary or None if record else None for step, record in records.items() if step != SNAPSHOT}
     return RunSummary(
         run_id=description.run_id,
         status=status,

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +15,10 @@ import typer
 
 from components.common.errors import ConfigError
 from pipeline.config import RunConfig, load_config
+from pipeline.parameters import PARAMETERS, Parameter, as_overrides, runtime_parameters
 
 if TYPE_CHECKING:
-    from pipeline.targets.remote import RemotePlatform
+    from pipeline.targets.remote import CompiledPipeline, RemotePlatform
 
 EXPERIMENT = "wgan-tpu-pipeline"
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file.")]
@@ -62,14 +63,35 @@ class PlatformOptions:
 def with_platform_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of PlatformOptions in place of its parameter `platform`."""
     options = inspect.signature(PlatformOptions, eval_str=True).parameters
+    return _with_options(command, "platform", options.values(), PlatformOptions)
+
+
+def with_parameters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each parameter of a run in place of its parameter `parameters`, which gets overrides."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = [inspect.Parameter(each.name, kind, default=None, annotation=_option(each)) for each in PARAMETERS]
+    return _with_options(command, "parameters", options, lambda **given: as_overrides(given))
+
+
+def _option(parameter: Parameter) -> Any:
+    flag = f"--{parameter.name.replace('_', '-')}"
+    names = f"{flag}/--no-{flag[2:]}" if parameter.type is bool else flag
+    return Annotated[parameter.type | None, typer.Option(names, help=parameter.help)]
+
+
+def _with_options(
+    command: Callable[..., None], replaced: str, options: Iterable[inspect.Parameter], combine: Callable[..., Any]
+) -> Callable[..., None]:
+    """Return a command with `options` in place of one of its parameters, which gets `combine(**options)`."""
+    options = list(options)
 
     @functools.wraps(command)
     def with_options(**arguments: Any) -> None:
-        platform = PlatformOptions(**{name: arguments.pop(name) for name in options})
-        command(**arguments, platform=platform)
+        given = {each.name: arguments.pop(each.name) for each in options}
+        command(**arguments, **{replaced: combine(**given)})
 
-    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != "platform"]
-    parameters = [*own, *options.values()]
+    own = [each for each in inspect.signature(command, eval_str=True).parameters.values() if each.name != replaced]
+    parameters = [*own, *options]
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # typer reads both
     with_options.__annotations__ = {each.name: each.annotation for each in parameters}
     return with_options
@@ -87,21 +109,24 @@ def find_compiler(target: str) -> Callable[[RunConfig, Path], None]:
 
 
 @contextlib.contextmanager
-def compiled_pipeline(source: Path, overrides: list[str], target: str) -> Iterator[tuple[Path, RunConfig]]:
-    """Yield a compiled file and its config; `source` is a config, or a file that was compiled for `target`."""
+def compiled_pipeline(source: Path, overrides: list[str], target: str) -> Iterator[CompiledPipeline]:
+    """Yield a compiled pipeline; `source` is a config, which is compiled with the overrides, or a file for `target`.
+
+    For a file, the overrides become parameters of the run, so that runs with other settings use the same file.
+    """
+    from pipeline.targets.compiled import read_compiled
+    from pipeline.targets.remote import CompiledPipeline
+
     compile_pipeline = find_compiler(target)
     if source.suffix in (".yaml", ".yml"):
-        from pipeline.targets.compiled import read_compiled
-
-        if overrides:
-            raise ConfigError(f"--set cannot change {source}, which is compiled.", "Use --set when compiling it.")
-        yield source, read_compiled(source, target)
+        config = read_compiled(source, target)
+        yield CompiledPipeline(source, config, runtime_parameters(config, overrides, target))
         return
     config = load_config(source, overrides)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         compile_pipeline(config, file)
-        yield file, config
+        yield CompiledPipeline(file, config, {})
 
 
 def _read_token(file: Path | None) -> str:

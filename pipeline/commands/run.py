@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from components.common.errors import ConfigError
-from pipeline.commands.options import Overrides
+from pipeline.commands.options import Overrides, with_parameters
 from pipeline.commands.printing import console
 from pipeline.config import RunConfig, load_config, resolve_paths
 from pipeline.keys import UPSTREAM
@@ -18,7 +18,9 @@ from pipeline.keys import UPSTREAM
 QUICKSTART = "quickstart.toml"
 
 
+@with_parameters
 def run(
+    parameters: list[str],
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG]", help="TOML file; default: configs/quickstart.toml.")
     ] = None,
@@ -29,7 +31,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; write nothing.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine."""
-    loaded = load_config(config or shipped_config(QUICKSTART), overrides)
+    loaded = load_config(config or shipped_config(QUICKSTART), [*parameters, *overrides])
     if dry_run:
         _print_plan(loaded)
         return

@@ -17,6 +17,7 @@ from pipeline.commands.options import (
     Overrides,
     PlatformOptions,
     compiled_pipeline,
+    with_parameters,
     with_platform_options,
 )
 from pipeline.commands.printing import console
@@ -30,8 +31,10 @@ ClusterZone = Annotated[str, typer.Option(help="Kubeflow: the cluster's time zon
 
 @app.command()
 @with_platform_options
+@with_parameters
 def create(
     platform: PlatformOptions,
+    parameters: list[str],
     config: Annotated[Path, typer.Argument(help="TOML file, or a file that compile wrote.")],
     cron: Annotated[str, typer.Option(help='Five fields, such as "0 2 * * *": every night at two.')],
     name: Annotated[str, typer.Option(help="Name of the schedule.")],
@@ -52,11 +55,11 @@ def create(
     now = datetime.datetime.now(datetime.UTC)
     if last is not None and last <= max(first or now, now):
         raise ConfigError(f"--end {end} is not after {'--start ' + start if start else 'now'}.", "No run would ever start.")
-    with compiled_pipeline(config, overrides, platform.target) as (file, loaded):
+    with compiled_pipeline(config, [*parameters, *overrides], platform.target) as pipeline:
         client = platform.connect(cluster_time_zone)
         if client.schedule(name) is not None:
             raise ConfigError(f"Schedule {name} already exists on {client.service}.", "Delete it, or use another --name.")
-        client.create_schedule(file, name, experiment, loaded, schedule, _utc_text(first), _utc_text(last))
+        client.create_schedule(pipeline, name, experiment, schedule, _utc_text(first), _utc_text(last))
     print(f"Schedule {name}: {schedule.explain()}.")
     print("Next: " + ", ".join(_minutes_text(time) for time in schedule.next_times(max(first or now, now))))
 

@@ -16,6 +16,7 @@ from pipeline.commands.options import (
     Overrides,
     PlatformOptions,
     compiled_pipeline,
+    with_parameters,
     with_platform_options,
 )
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 
 
 @with_platform_options
+@with_parameters
 def submit(
     platform: PlatformOptions,
+    parameters: list[str],
     config: Annotated[Path | None, typer.Argument(help="TOML file, or a file that compile wrote.")] = None,
     overrides: Overrides = [],  # noqa: B006 - typer reads the default
     name: Annotated[str, typer.Option(help="Run name prefix.")] = "run",
@@ -38,10 +41,10 @@ def submit(
         raise typer.Exit(_follow(platform.connect(), follow))
     if config is None:
         raise ConfigError("Name a config file to submit, or a run with --follow.", "Examples are in configs/.")
-    with compiled_pipeline(config, overrides, platform.target) as (file, loaded):
+    with compiled_pipeline(config, [*parameters, *overrides], platform.target) as pipeline:
         client = platform.connect()
         run_name = unique_name(name)
-        run_id = client.submit(file, run_name, experiment, loaded)
+        run_id = client.submit(pipeline, run_name, experiment)
     print(f"Run {run_name}: {client.link(run_id)}", flush=True)
     if problem := client.join_experiment(run_id, experiment):
         print(f"  {problem}")

@@ -18,9 +18,9 @@ def read_compiled(file: Path, target: str) -> RunConfig:
     """Return the config of a file that `compile --target` wrote. Raises ConfigError for other files and other targets."""
     try:
         spec, *rest = yaml.safe_load_all(file.read_text())
-        parameters = spec["root"]["inputDefinitions"]["parameters"]
+        inputs = spec["root"]["dag"]["tasks"]["report"]["inputs"]["parameters"]
         named = spec["pipelineInfo"]["name"]
-        description = RunDescription.model_validate_json(parameters["run"]["defaultValue"])
+        description = RunDescription.model_validate_json(inputs["run"]["runtimeValue"]["constant"])
         config = RunConfig.model_validate_json(json.dumps(description.config))
     except FileNotFoundError:
         raise ConfigError(f"There is no file {file}.", "wgan-pipeline compile writes one.") from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from components.common.errors import ConfigError, first_line
-from components.common.journal import STEPS
+from components.common.journal import SNAPSHOT, STEPS
 from components.common.requests import RemoteError, RetryingClient
 from pipeline.config import RunConfig
 from pipeline.cron import Cron, parse_cron
@@ -22,12 +22,20 @@ SETTLE_SECONDS = 15.0  # a run that a schedule started just before it was paused
 TOLD_AFTER_SECONDS = 30.0  # why pods wait is asked this often
 GIVEN_UP_AFTER_SECONDS = 300.0  # a pod that waits for something that does not come by itself
 CANCELLED_AFTER_SECONDS = 600.0
-TASKS = {"snapshot", *STEPS, "tpu_check", "report"}
+TASKS = {SNAPSHOT, *STEPS, "tpu_check", "report"}
 CANCELLED = ("CANCELED", "CANCELLED")
 FAILED = ("FAILED", *CANCELLED)
 ENDED = ("SUCCEEDED", "SKIPPED", *FAILED)
 CANCELLING = ("CANCELING", "CANCELLING")
 DRIVER = "-driver"  # Kubeflow runs one before each step
+
+
+class CompiledPipeline(NamedTuple):
+    """A compiled file, its config, and the parameters of a run that differ from the defaults in the file."""
+
+    file: Path
+    config: RunConfig
+    parameters: Mapping[str, Any]
 
 
 class Attempt(NamedTuple):
@@ -128,8 +136,8 @@ class RemotePlatform(ABC):
     _client: RetryingClient
 
     @abstractmethod
-    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> str:
-        """Start a run of the compiled `file` and return its id. `name` must be unique, to find the run after a lost answer."""
+    def submit(self, pipeline: CompiledPipeline, name: str, experiment: str) -> str:
+        """Start a run and return its id. `name` must be unique, to find the run after a lost answer."""
 
     @abstractmethod
     def link(self, run_id: str) -> str:
@@ -141,7 +149,7 @@ class RemotePlatform(ABC):
 
     @abstractmethod
     def create_schedule(
-        self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
+        self, pipeline: CompiledPipeline, name: str, experiment: str, cron: Cron, start: str | None, end: str | None
     ) -> PlatformSchedule:
         """Create a schedule: one run at a time, and no runs in place of those that were missed."""
 

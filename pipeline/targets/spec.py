@@ -12,10 +12,11 @@ from kfp import compiler, dsl
 from components.common.artifacts import write_bytes
 from components.common.errors import ConfigError
 from pipeline import steps
-from pipeline.arguments import describe_run, pipeline_arguments
-from pipeline.config import DeploySection, RunConfig, with_folders
-from pipeline.graph import PlaceTask, checks_before_train, keys_of_snapshot, make_pipeline
+from pipeline.arguments import as_argument, describe_run
+from pipeline.config import DeploySection, RunConfig
+from pipeline.graph import PlaceTask, checks_before_train, found_by_snapshot, make_pipeline
 from pipeline.keys import step_keys
+from pipeline.parameters import pipeline_docstring, pipeline_parameters
 from pipeline.platforms import TITLES, Platform, TpuRow, find_training_row
 
 # These continue or start over, and leave nothing half-written. Vertex AI retries them after every failure, so not validate and
@@ -44,9 +45,9 @@ def tpu_row(config: RunConfig, platform: Platform) -> TpuRow | None:
 
 
 def compile_spec(
-    config: RunConfig, out: Path, place: PlaceTask, train_job: Callable[..., dsl.PipelineTask] | None = None
+    config: RunConfig, target: str, out: Path, place: PlaceTask, train_job: Callable[..., dsl.PipelineTask] | None = None
 ) -> None:
-    """Write the pipeline with `config` as its default arguments to `out`; needs no account and no network.
+    """Write the pipeline for `target` to `out`, with the values of `config` as its defaults; needs no account and no network.
 
     `train_job` replaces steps.train where training is not a container like the other steps. Raises ConfigError for a file name
     that KFP does not accept, ArtifactError when the file cannot be written.
@@ -54,7 +55,6 @@ def compile_spec(
     if out.suffix not in SUFFIXES:
         raise ConfigError(f"{out} does not end in .yaml, as KFP requires.", f"Use -o {out.with_suffix('.yaml')}.")
     _check_digests(config)
-    config = with_folders(config)
 
     def place_remotely(task: dsl.PipelineTask, step: str) -> None:
         if step != "train" or train_job is None:
@@ -62,15 +62,22 @@ def compile_spec(
         place(task, step)
 
     keys = dict.fromkeys(step_keys(config, ""), UNKNOWN_KEY)
-    description = describe_run(config, keys, run_id="", started_at="", folder="")
-    arguments = pipeline_arguments(config, keys, description)
-    checks = checks_before_train(config)
-    job = (dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER, dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER)
-    train = train_job or steps.train
-    pipeline = make_pipeline(place_remotely, checks, *job, train_step=train, find_keys=keys_of_snapshot)
+    run = as_argument(describe_run(config, keys, run_id="", started_at="", folder=""))
+    pipeline = make_pipeline(
+        place_remotely,
+        checks_before_train(config),
+        found_by_snapshot(run, target),
+        run,
+        str(config.work_dir),
+        pipeline_parameters(config),
+        pipeline_docstring(),
+        created_at=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
+        resource_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
+        train_step=train_job or steps.train,
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline, str(file), pipeline_parameters=arguments)
+        compiler.Compiler().compile(pipeline, str(file))
         write_bytes(out, file.read_bytes())
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,14 +30,22 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
-def test_it_produces_the_same_artifacts(config: Path, local_run: Results, target: str) -> None:
+# For Vertex AI, compiled with other settings: its run has those of the local run through its parameters.
+OTHERS = ["train.rounds=10", "train.seed=3", "evaluate.samples=200", "evaluate.kid_subset_size=50"]
+PARAMETERS = {"rounds": 40, "seed": 0, "overrides": ["evaluate.samples=300", "evaluate.kid_subset_size=100"]}
+
+
+@pytest.mark.parametrize(("target", "settings", "parameters"), [("kubeflow", [], {}), ("vertex", OTHERS, PARAMETERS)])
+def test_it_produces_the_same_artifacts(
+    config: Path, local_run: Results, target: str, settings: list[str], parameters: dict[str, Any]
+) -> None:
     folder, file = config.parent / target, config.parent / f"{target}.yaml"
     where = {"kubeflow": [f"run.dir={folder}", "deploy.volume_claim=wgan"], "vertex": ["run.dir=/gcs/bucket"]}[target]
-    sets = [f"--set={setting}" for setting in where]
+    sets = [f"--set={setting}" for setting in [*where, *settings]]
     run_program("pipeline", "compile", str(config), "--target", target, "-o", str(file), *sets)
     job = json.dumps(Job("id-1", "run-1", "projects/1/pipelineJobs/run-1", kubeflow=target == "kubeflow"))
-    run_program("tests.support.servers.run_compiled", str(file), str(folder / "root"), "{}", str(folder / "cache"), job)
+    words = [str(file), str(folder / "root"), json.dumps(parameters), str(folder / "cache"), job]
+    run_program("tests.support.servers.run_compiled", *words)
     runs = folder / "gcs" / "bucket" if target == "vertex" else folder
     summary = runs / "run-1" / "summary.json"
     assert made_in(folder / "root" / "steps") == local_run.artifacts

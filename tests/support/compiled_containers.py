@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import override_config, with_folders
+from pipeline.targets.compiled import read_compiled
 from pipeline.targets.local.docker import container_settings
 from tests.support.command_line import run
 from tests.support.servers.run_compiled import without_custom_jobs
@@ -31,15 +33,17 @@ class Machine:
         words = [f"--set={setting}" for setting in [f"run.dir={BUCKET}/runs", "train.devices=tpu", *settings]]
         code, said = run("compile", str(config), "--target", "vertex", "-o", str(file), *words)
         assert code == 0, said
+        self.config = with_folders(override_config(read_compiled(file, "vertex"), ["train.devices=cpu:1"]))
         self.spec = without_custom_jobs(yaml.safe_load(file.read_text()))
 
     def command(self, step: str) -> list[str]:
         """Return the command of a step in the compiled file, with the input that Vertex AI fills in."""
         component = self.spec["components"][f"comp-{step}"]
-        given = self.spec["root"]["inputDefinitions"]["parameters"]
-        known = {name: each.get("defaultValue", "") for name, each in given.items()}
-        known |= {"config": known.get(f"{step}_config", ""), "key": step, "job_id": "job-1"}
-        known["config"] = known["config"].replace('"devices":"tpu"', '"devices":"cpu:1"')
+        tasks = {**self.spec["root"]["dag"]["tasks"], **self.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
+        given = {**self.spec["root"]["inputDefinitions"]["parameters"], **tasks[step]["inputs"]["parameters"]}
+        known = {name: each.get("defaultValue", each.get("runtimeValue", {}).get("constant")) for name, each in given.items()}
+        section = self.config.sections().get(step)
+        known |= {"config": section.model_dump_json() if section else "", "key": step, "job_id": "job-1"}
         inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
         filled = {
             "inputs": {

@@ -112,12 +112,15 @@ class Bench:
         return self.carry_out(inputs, self.judge(inputs, registry, **config), out, registry)
 
     def carry_out(
-        self, inputs: dict[str, Path], verdict: Path, out: Path | None = None, registry: RegistryLocation | None = None
+        self,
+        inputs: dict[str, Path],
+        verdict: Path,
+        out: Path | None = None,
+        registry: RegistryLocation | None = None,
+        config: PushConfig = PushConfig(),  # noqa: B008 - it is frozen
     ) -> PushSummary:
         """Publish a model, or not, as a verdict says."""
-        return push.run(
-            PushConfig(), registry=registry or self.registry, **inputs, verdict=verdict, out=out or self.root / "push"
-        )
+        return push.run(config, registry=registry or self.registry, **inputs, verdict=verdict, out=out or self.root / "push")
 
     def judge(self, inputs: dict[str, Path], registry: RegistryLocation | None = None, **config: float) -> Path:
         """Return the verdict on a model."""

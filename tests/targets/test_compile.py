@@ -67,16 +67,35 @@ def test_kfp_loads_the_file(spec: dict[str, Any]) -> None:
     assert components.load_component_from_text(yaml.safe_dump(spec)).name == "wgan-tpu-pipeline"
 
 
-def test_the_default_arguments_are_config_and_keys() -> None:
-    spec, *_ = compiled("kubeflow")
+@pytest.mark.parametrize("target", ["kubeflow", "vertex"])
+def test_the_form_shows_typed_parameters_with_the_values_of_the_config_and_nothing_else(target: str) -> None:
+    spec, *_ = compiled(target, "train.rounds=70", "push.publish=false")
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    config = config_of("kubeflow")
-    assert json.loads(parameters["train_config"]["defaultValue"]) == config.train.model_dump(mode="json")
-    assert parameters["train_key"]["defaultValue"] == "found by the step snapshot"
-    assert parameters["work_dir"]["defaultValue"] == "/mnt/wgan/.work"
-    assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "/mnt/wgan/snapshots/digits"
-    assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "/mnt/wgan/registry"
-    assert json.loads(parameters["run"]["defaultValue"])["config"]["validate"]["history"] == "/mnt/wgan/snapshots/digits"
+    assert {name: (each["parameterType"], each["defaultValue"]) for name, each in parameters.items()} == {
+        "source": ("STRING", "digits"),
+        "image_size": ("NUMBER_INTEGER", 8),
+        "rounds": ("NUMBER_INTEGER", 70),
+        "batch": ("NUMBER_INTEGER", 64),
+        "seed": ("NUMBER_INTEGER", 0),
+        "devices": ("STRING", "cpu:1"),
+        "publish": ("BOOLEAN", False),
+        "overrides": ("LIST", []),
+    }
+    assert all(each["isOptional"] for each in parameters.values())
+    assert parameters["rounds"]["description"] == "Rounds to train, including those of an earlier, interrupted attempt."
+
+
+def test_config_and_work_dir_are_constants_of_the_file(spec: dict[str, Any]) -> None:
+    """Where the history of a source is follows from the source, which a run may change, so it is not in the file."""
+    steps = spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    inputs = [task["inputs"]["parameters"] for task in (spec["root"]["dag"]["tasks"]["report"], steps["snapshot"])]
+    assert inputs[0]["run"] == inputs[1]["run"]
+    config = json.loads(inputs[0]["run"]["runtimeValue"]["constant"])["config"]
+    assert (config["train"]["rounds"], config["validate"]["history"]) == (3000, "")
+    folder = config["run"]["dir"]
+    assert {steps[step]["inputs"]["parameters"]["work_dir"]["runtimeValue"]["constant"] for step in STEPS} == {
+        f"{folder}/.work"
+    }
 
 
 @pytest.mark.parametrize("device", ["cpu:1", "tpu"])
@@ -109,10 +128,11 @@ def test_snapshot_push_and_report_are_never_cached(spec: dict[str, Any]) -> None
     cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached - {"exit-handler-1"} == {"ingest", "validate", "train", "evaluate"}
     for step in STEPS:
-        assert tasks[step]["inputs"]["parameters"]["key"]["taskOutputParameter"] == {
-            "outputParameterKey": step,
-            "producerTask": "snapshot",
-        }
+        for name in ("config", "key"):
+            assert tasks[step]["inputs"]["parameters"][name]["taskOutputParameter"] == {
+                "outputParameterKey": f"{step}_{name}",
+                "producerTask": "snapshot",
+            }
 
 
 def test_the_report_is_the_exit_handler_and_gets_the_start_time(spec: dict[str, Any]) -> None:
@@ -205,8 +225,7 @@ def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[
 @pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///gcs/bucket/in"])
 def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str) -> None:
     spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
-    written = spec["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
-    assert json.loads(written)["source"] == f"images:{place}"
+    assert spec["root"]["inputDefinitions"]["parameters"]["source"]["defaultValue"] == f"images:{place}"
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
@@ -250,8 +269,9 @@ def test_tpu_check_runs_before_train_on_a_tpu_only() -> None:
     assert not {"nodeSelector", "tolerations"} & set(check), "on a CPU machine"
     image = spec["deploymentSpec"]["executors"]["exec-tpu-check"]["container"]["image"]
     assert image == "localhost/wgan-tpu-pipeline:tpu-check", "the one with the compiler"
-    section = json.loads(spec["root"]["inputDefinitions"]["parameters"]["tpu_check_config"]["defaultValue"])
-    assert (section["topology"], section["train"]["devices"]) == ("v5e:2x2", "tpu")
+    assert (
+        tasks["tpu-check"]["inputs"]["parameters"]["config"]["taskOutputParameter"]["outputParameterKey"] == "tpu_check_config"
+    )
 
 
 def kubernetes_of(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:

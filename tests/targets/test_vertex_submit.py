@@ -186,6 +186,15 @@ class TestSubmit:
         assert code == 0, output
         (job,) = served[1].jobs.values()
         assert job.runtime_config.gcs_output_directory == "gs://bucket/root", "of the config that it was compiled from"
+        words = ["--rounds", "7", "--no-publish", "--set", "train.beta_1=0.5"]
+        code, output = run("submit", str(file), *where(served), *words)
+        assert code == 0, output
+        given = [content(each)["runtimeConfig"].get("parameterValues", {}) for each in served[1].jobs.values()]
+        assert given == [{}, {"rounds": 7, "publish": False, "overrides": ["train.beta_1=0.5"]}]
+        words = ["--cron", "0 2 * * *", "--name", "n", "--rounds", "7"]
+        assert schedule(served, "create", str(file), *words)[0] == 0
+        (made,) = served[1].schedules.values()
+        assert dict(made.create_pipeline_job_request.pipeline_job.runtime_config.parameter_values) == {"rounds": 7}
         code, output = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
         assert code == 2
         assert "was compiled for vertex, but --target is kubeflow." in output

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import kfp_server_api as api
@@ -19,7 +18,6 @@ import kfp_server_api as api
 from components.common import requests
 from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
-from pipeline.config import RunConfig
 from pipeline.cron import Cron
 from pipeline.graph import NAME
 from pipeline.targets.kubeflow.pods import DELETED, QUIET, WAITING, Pod, driver_error, event_texts, read_pods
@@ -28,6 +26,7 @@ from pipeline.targets.remote import (
     CANCELLING,
     ENDED,
     Attempt,
+    CompiledPipeline,
     PlatformSchedule,
     PodProblem,
     RemotePlatform,
@@ -85,9 +84,9 @@ class KubeflowClient(RemotePlatform):
                 "Omit --namespace.",
             )
 
-    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> str:
-        """Upload `file` unless it is there, start a run of it under a unique `name`, and return the run's id."""
-        body = api.V2beta1Run(display_name=name, **self._run_fields(file, experiment, config))
+    def submit(self, pipeline: CompiledPipeline, name: str, experiment: str) -> str:
+        """Upload the file unless it is there, start a run of it under a unique `name`, and return the run's id."""
+        body = api.V2beta1Run(display_name=name, **self._run_fields(pipeline, experiment))
         listed = functools.partial(self._runs.run_service_list_runs, experiment_id=body.experiment_id)
         run = self._client.create(
             "start the run",
@@ -101,7 +100,7 @@ class KubeflowClient(RemotePlatform):
         return f"{self.service}/#/runs/details/{run_id}"
 
     def create_schedule(
-        self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
+        self, pipeline: CompiledPipeline, name: str, experiment: str, cron: Cron, start: str | None, end: str | None
     ) -> PlatformSchedule:
         """Create a schedule: one run at a time, and no runs in place of those that were missed."""
         trigger = api.V2beta1CronSchedule(cron=cron.for_kubeflow(self._zone), start_time=start, end_time=end)
@@ -111,7 +110,7 @@ class KubeflowClient(RemotePlatform):
             trigger=api.V2beta1Trigger(cron_schedule=trigger),
             max_concurrency=1,
             no_catchup=True,
-            **self._run_fields(file, experiment, config),
+            **self._run_fields(pipeline, experiment),
         )
         create = self._recurring_runs.recurring_run_service_create_recurring_run
         return self._client.create(
@@ -181,8 +180,8 @@ class KubeflowClient(RemotePlatform):
         listed = functools.partial(self._recurring_runs.recurring_run_service_list_recurring_runs, **self._namespace)
         return map(self._scheduled, self._list("list the schedules", listed, "recurring_runs", name))
 
-    def _run_fields(self, file: Path, experiment: str, config: RunConfig) -> dict[str, Any]:
-        """Return what a run and a schedule have in common; upload `file` and create its pipeline and experiment if missing."""
+    def _run_fields(self, compiled: CompiledPipeline, experiment: str) -> dict[str, Any]:
+        """Return what a run and a schedule have in common; upload the file and create pipeline and experiment if missing."""
         create_pipeline = self._pipelines.pipeline_service_create_pipeline
         pipeline = self._find_or_create(
             "pipeline",
@@ -190,13 +189,13 @@ class KubeflowClient(RemotePlatform):
             functools.partial(self._pipelines.pipeline_service_list_pipelines, **self._namespace),
             lambda: _send(create_pipeline, pipeline=api.V2beta1Pipeline(display_name=NAME, **self._namespace)),
         )
-        digest = f"spec-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+        digest = f"spec-{hashlib.sha256(compiled.file.read_bytes()).hexdigest()[:16]}"
         upload = self._uploads.upload_pipeline_version
         version = self._find_or_create(
             "pipeline version",
             digest,
             functools.partial(self._pipelines.pipeline_service_list_pipeline_versions, pipeline.pipeline_id),
-            lambda: _send(upload, str(file), name=digest, pipelineid=pipeline.pipeline_id),
+            lambda: _send(upload, str(compiled.file), name=digest, pipelineid=pipeline.pipeline_id),
         )
         create_experiment = self._experiments.experiment_service_create_experiment
         found = self._find_or_create(
@@ -210,8 +209,8 @@ class KubeflowClient(RemotePlatform):
             "pipeline_version_reference": api.V2beta1PipelineVersionReference(
                 pipeline_id=pipeline.pipeline_id, pipeline_version_id=version.pipeline_version_id
             ),
-            "runtime_config": api.V2beta1RuntimeConfig(parameters={}),
-            "service_account": config.deploy.service_account or None,
+            "runtime_config": api.V2beta1RuntimeConfig(parameters=dict(compiled.parameters)),
+            "service_account": compiled.config.deploy.service_account or None,
         }
 
     def _scheduled(self, found: Any) -> PlatformSchedule:

@@ -7,8 +7,8 @@ from pathlib import Path
 from kfp import dsl, kubernetes
 
 from pipeline.config import DeploySection, RunConfig
+from pipeline.mounts import check_mounts_on_kubeflow
 from pipeline.platforms import TPU_RESOURCE, TpuRow, gke_node_selector, gke_tolerations
-from pipeline.targets.mounts import check_mounts_on_kubeflow
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 KEYS = "/var/run/secrets/google"
@@ -33,7 +33,7 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
         if step == "train" and row:
             _place_on_tpu(task, row, config.deploy)
 
-    compile_spec(config, out, place)
+    compile_spec(config, "kubeflow", out, place)
 
 
 def _set_pod(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:

@@ -25,7 +25,7 @@ from components.registry.registry import Registry, check_image_size
 from components.report.description import RunDescription
 from components.train.devices.gpu_runtime import check_driver
 from components.train.devices.tpu_runtime import check_machine
-from pipeline.arguments import describe_run, pipeline_arguments
+from pipeline.arguments import as_argument, describe_run, step_arguments
 from pipeline.config import RunConfig, resolve_paths
 from pipeline.snapshot import list_source, take_snapshot
 from pipeline.targets.local import docker, process
@@ -57,7 +57,7 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
             check_image_size(champion, registry.location, config.ingest.image_size, config.ingest.channels)
             with registry.open_version(champion.version):  # every file is checked now, and not only hours later
                 pass
-        return take_snapshot(config, source).keys
+        return take_snapshot(config, source)
 
 
 def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:
@@ -87,12 +87,12 @@ def _run_pipeline(
     """Run the graph in KFP; return the status and KFP's message. The errors of the steps are in the journal."""
     from kfp import local  # takes 0.7 s, so only after the config was checked
 
-    from pipeline.graph import checks_before_train, make_pipeline
+    from pipeline.graph import checks_before_train, known, make_pipeline
 
     in_containers = runner == "docker"
     kfp_runner = docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False)
     folders = {"pipeline_root": str(folder / "steps"), "cache_root": str(config.work_dir / "cache")}
-    arguments = pipeline_arguments(config, description.keys, description)
+    arguments = known(step_arguments(config, description.keys))
 
     def place(task: Any, _: str) -> None:
         if in_containers:
@@ -103,7 +103,7 @@ def _run_pipeline(
     try:
         with _scratch(folder) as scratch, shown, _environment(scratch), _sigterm_as_interrupt(), containers:
             local.init(kfp_runner, workspace_root=str(scratch / "workspace"), enable_caching=True, **folders)
-            make_pipeline(place, checks_before_train(config))(**arguments)
+            make_pipeline(place, checks_before_train(config), arguments, as_argument(description), description.work_dir)()
     except KeyboardInterrupt:
         console.print("Stopping: the step saves its progress; press Ctrl-C again to exit at once.", highlight=False)
         if not in_containers:  # run_container has stopped those

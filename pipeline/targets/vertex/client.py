@@ -7,17 +7,15 @@ import difflib
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from components.common import requests
 from components.common.errors import ConfigError, first_line
 from components.common.requests import Failure, RemoteError, RetryingClient, no_answer
-from pipeline.config import RunConfig
 from pipeline.cron import Cron
 from pipeline.graph import NAME
 from pipeline.targets import remote
-from pipeline.targets.remote import PlatformSchedule, RemotePlatform, RunState, pages, read_cron
+from pipeline.targets.remote import CompiledPipeline, PlatformSchedule, RemotePlatform, RunState, pages, read_cron
 
 T = TypeVar("T")
 EXPERIMENT_SECONDS = 120.0
@@ -46,9 +44,9 @@ class VertexClient(RemotePlatform):
         self._schedule_client = self._v1.ScheduleServiceClient(**common)
         self._metadata_client = self._v1.MetadataServiceClient(**common)
 
-    def submit(self, file: Path, name: str, experiment: str, config: RunConfig) -> str:
-        """Start a run of `file` and return its id, made from its unique `name`: Vertex refuses a second request for it."""
-        job = self._job(file, name, experiment, config)
+    def submit(self, pipeline: CompiledPipeline, name: str, experiment: str) -> str:
+        """Start a run and return its id, made from its unique `name`: Vertex refuses a second request for it."""
+        job = self._job(pipeline, name, experiment)
         run_id = _run_id(name)
 
         def start() -> Any:
@@ -103,10 +101,10 @@ class VertexClient(RemotePlatform):
             _send(self._metadata_client.create_context, parent=store, context=context, context_id=name)
 
     def create_schedule(
-        self, file: Path, name: str, experiment: str, config: RunConfig, cron: Cron, start: str | None, end: str | None
+        self, pipeline: CompiledPipeline, name: str, experiment: str, cron: Cron, start: str | None, end: str | None
     ) -> PlatformSchedule:
         """Create a schedule: one run at a time, none queued, and no runs in place of those that were missed."""
-        request = self._v1.CreatePipelineJobRequest(parent=self._parent, pipeline_job=self._job(file, name, experiment, config))
+        request = self._v1.CreatePipelineJobRequest(parent=self._parent, pipeline_job=self._job(pipeline, name, experiment))
         schedule = self._v1.Schedule(
             display_name=name,
             cron=cron.for_vertex(),
@@ -162,20 +160,21 @@ class VertexClient(RemotePlatform):
 
         return (_scheduled(each) for each in pages(fetch) if "create_pipeline_job_request" in each)
 
-    def _job(self, file: Path, name: str, experiment: str, config: RunConfig) -> Any:
+    def _job(self, compiled: CompiledPipeline, name: str, experiment: str) -> Any:
         """Return the run as Vertex's message. Raises ConfigError when the config lacks a key that it needs."""
         import yaml
 
-        deploy = config.deploy
+        deploy = compiled.config.deploy
         if not deploy.pipeline_root:
             raise ConfigError("deploy.pipeline_root is missing.", "Vertex stores the outputs there: gs://BUCKET/FOLDER.")
         runtime = self._v1.PipelineJob.RuntimeConfig(
             gcs_output_directory=deploy.pipeline_root,
+            parameter_values=compiled.parameters,
             failure_policy=self._v1.PipelineFailurePolicy.PIPELINE_FAILURE_POLICY_FAIL_FAST,
         )
         return self._v1.PipelineJob(
             display_name=name,
-            pipeline_spec=yaml.safe_load(file.read_text()),
+            pipeline_spec=yaml.safe_load(compiled.file.read_text()),
             runtime_config=runtime,
             service_account=deploy.service_account,
             network=deploy.network,

@@ -19,8 +19,8 @@ from components.common.errors import ConfigError
 from pipeline import steps
 from pipeline.config import DeploySection, RunConfig
 from pipeline.graph import NAME
+from pipeline.mounts import check_mounts_on_vertex
 from pipeline.platforms import TpuRow, scheduling, worker_pool_specs
-from pipeline.targets.mounts import check_mounts_on_vertex
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
@@ -43,7 +43,7 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
         task.set_cpu_limit(config.deploy.cpu)  # Vertex chooses a machine with at least this
         task.set_memory_limit(config.deploy.memory)
 
-    compile_spec(config, out, place, train_job)
+    compile_spec(config, "vertex", out, place, train_job)
 
 
 def _train_job(row: TpuRow, deploy: DeploySection) -> Callable[..., Any]:

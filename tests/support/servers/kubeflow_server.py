@@ -161,9 +161,22 @@ def start_run(kubeflow: Kubeflow, body: Any, _: Any) -> Answer:
     run = checked(body, "V2beta1Run")
     if run["experiment_id"] not in kubeflow.experiments:
         return 404, {"message": "no such experiment"}
-    if run["pipeline_version_reference"]["pipeline_version_id"] not in kubeflow.versions:
+    version = run["pipeline_version_reference"]["pipeline_version_id"]
+    if version not in kubeflow.versions:
         return 404, {"message": "no such version"}
+    check_parameters(kubeflow.folder / f"{version}.yaml", run["runtime_config"])
     return 200, _shown(_started(kubeflow, run, run["display_name"]))
+
+
+def check_parameters(file: Path, runtime_config: Json) -> None:
+    """Raise BadRequestError for parameters that the pipeline does not have, or of other types, as Kubeflow Pipelines 2.17.0."""
+    declared = next(yaml.load_all(file.read_text(), yaml.CSafeLoader))["root"]["inputDefinitions"]["parameters"]
+    types = {"STRING": str, "NUMBER_INTEGER": (int, float), "BOOLEAN": bool, "LIST": list}
+    for name, value in runtime_config.get("parameters", {}).items():
+        if name not in declared:
+            raise BadRequestError(f"parameter(s) provided are not required by pipeline: {name}")
+        if not isinstance(value, types[declared[name]["parameterType"]]):
+            raise BadRequestError(f"input parameter {name} requires type {declared[name]['parameterType']}")
 
 
 def _started(kubeflow: Kubeflow, run: Json, job_name: str) -> Json:

@@ -79,7 +79,8 @@ def _execute(runs: VertexRuns, job: Any) -> None:
     file.write_text(json.dumps(content(job)["pipelineSpec"]))
     job.state = State.PIPELINE_STATE_RUNNING
     known = Job(str(len(runs.jobs)), root.name, job.name)
-    code = start_compiled(file, root, runs.folder / "cache", known).wait()
+    arguments = content(job)["runtimeConfig"].get("parameterValues", {})
+    code = start_compiled(file, root, runs.folder / "cache", known, arguments).wait()
     _end(job, "SUCCEEDED" if code == 0 else "FAILED", ended_tasks(root))
 
 

@@ -25,6 +25,17 @@ class TestSchedule:
         (made,) = served[1].recurring.values()
         assert made["service_account"] == "wgan"
 
+    def test_schedules_of_one_file_have_their_own_parameters(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+        """One file trains every night, and at another place on Sundays for longer."""
+        assert schedule(served, "create", str(compiled), "--cron", "0 2 * * *", "--name", "nightly")[0] == 0
+        words = ["--cron", "0 2 * * sun", "--name", "weekly", "--rounds", "900", "--source", "tfds:mnist"]
+        assert schedule(served, "create", str(compiled), *words, "--set", "train.beta_1=0.5")[0] == 0
+        assert [each["runtime_config"]["parameters"] for each in served[1].recurring.values()] == [
+            {},
+            {"source": "tfds:mnist", "rounds": 900, "overrides": ["train.beta_1=0.5"]},
+        ]
+        assert len(served[1].versions) == 1
+
     def test_create_list_pause_resume_delete(self, served: tuple[str, Kubeflow], config: Path) -> None:
         server = served[1]
         code, output = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import json
 import re
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.common import requests
 from pipeline.commands.submit import unique_name
+from pipeline.config import load_config
 from pipeline.targets import remote
+from pipeline.targets.compiled import read_compiled
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
 from tests.support.servers.kubeflow_server import (
@@ -136,27 +141,45 @@ class TestSubmit:
         (version,) = served[1].versions
         assert (served[1].folder / f"{version}.yaml").read_bytes() == compiled.read_bytes()
 
+    def test_runs_of_one_file_have_their_own_parameters(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+        words = ["--rounds", "7", "--no-publish", "--set", "train.seed=3", "--set", "train.beta_1=0.5"]
+        assert run("submit", str(compiled), "--host", served[0], *words)[0] == 0
+        assert run("submit", str(compiled), "--host", served[0])[0] == 0
+        assert [each["runtime_config"]["parameters"] for each in served[1].runs.values()] == [
+            {"rounds": 7, "seed": 3, "publish": False, "overrides": ["train.beta_1=0.5"]},
+            {},
+        ]
+        assert len(served[1].versions) == 1
+
+    def test_options_of_a_config_are_compiled_into_its_file(
+        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
+        assert submit(served, config, "--batch", "32", "--image-size", "16")[0] == 0
+        ((version, _),) = served[1].versions.items()
+        compiled = read_compiled(served[1].folder / f"{version}.yaml", "kubeflow")
+        assert (compiled.train.global_batch_size, compiled.ingest.image_size, compiled.train.rounds) == (32, 16, 20)
+
     @pytest.mark.heavy
     @pytest.mark.timeout(600)
     def test_the_submitted_file_runs(
         self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Submit, run, result: the server runs the uploaded file with KFP's own orchestrator."""
-        import json
-
-        monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
+        """Submit, run, result: the server runs the uploaded file with KFP's own orchestrator, and the parameters of the run."""
         monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
         server = served[1]
         server.execute = True
-        file = tmp_path / "tiny.toml"
-        file.write_text(TINY.format(runs=tmp_path / "runs"))
-        code, output = run("submit", str(file), "--host", served[0], CLAIM)
+        config, file = tmp_path / "tiny.toml", tmp_path / "tiny.yaml"
+        config.write_text(TINY.format(runs=tmp_path / "runs"))
+        COMPILE(load_config(config, ["deploy.volume_claim=wgan"]), file)
+        code, output = run("submit", str(file), "--host", served[0], "--rounds", "10", "--set", "train.beta_1=0.25")
         assert code == 0, output
         assert "train: succeeded" in output
         (made,) = server.runs.values()
         folder = tmp_path / "runs" / made["display_name"]
         found = json.loads((folder / "summary.json").read_bytes())
-        assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
+        assert (found["status"], found["train"]["rounds"]) == ("succeeded", 10)
+        assert json.loads((folder / "config.json").read_bytes())["train"]["beta_1"] == 0.25
         assert (found["run_id"], found["note"]) == (made["display_name"], "")
         (page,) = (tmp_path / "server").glob("*/steps/*/report/page")
         assert page.read_bytes() == (folder / "report.html").read_bytes()
@@ -166,15 +189,31 @@ class TestSubmit:
         assert code == 0, output
         assert f"Report   {folder / 'report.html'}" in output
         nowhere = f"images:{tmp_path}/runs/nowhere"
-        sets = ["--set", f"ingest.source={nowhere}", "--set", "deploy.retries=0"]
-        code, output = run("submit", str(file), "--host", served[0], CLAIM, *sets)
-        assert code == 1, output
-        assert "snapshot: failed" in output
-        assert "Failed: snapshot failed." in output
-        summaries = [json.loads(each.read_bytes()) for each in (tmp_path / "runs").glob("*/summary.json")]
-        (failed,) = [each for each in summaries if each["status"] == "failed"]
-        assert (failed["exit_code"], failed["error"]["step"]) == (2, "ingest")
-        assert "/runs/nowhere" in failed["error"]["problem"]
+        for name, parameters, problem in [
+            ("no-source", {"source": nowhere}, "/runs/nowhere"),
+            ("bad-override", {"rounds": 10, "overrides": ["train.round=3"]}, "train.round: unknown key; did you mean rounds?"),
+        ]:
+            run_id = start_from_the_form(served, name, parameters)
+            code, output = run("submit", "--follow", run_id, "--host", served[0])
+            assert code == 1, output
+            assert "snapshot: failed" in output
+            assert "Failed: snapshot failed." in output
+            failed = json.loads((tmp_path / "runs" / name / "summary.json").read_bytes())
+            assert (failed["status"], failed["exit_code"], failed["error"]["step"]) == ("failed", 2, "snapshot")
+            assert problem in failed["error"]["problem"]
+        assert len(server.versions) == 1
+
+
+def start_from_the_form(served: tuple[str, Kubeflow], name: str, parameters: dict[str, Any]) -> str:
+    """Start another run of the uploaded file with these parameters, as Kubeflow's user interface does; return its id."""
+    (first, *_) = served[1].runs.values()
+    run = {key: first[key] for key in ("experiment_id", "pipeline_version_reference")}
+    run |= {"display_name": name, "runtime_config": {"parameters": parameters}}
+    request = urllib.request.Request(
+        f"{served[0]}/apis/v2beta1/runs", json.dumps(run).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        return str(json.load(answer)["run_id"])
 
 
 TINY = """
@@ -326,7 +365,12 @@ class TestFaults(RetryTests):
     def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [
             (["--target", "vertex"], "was compiled for kubeflow, but --target is vertex. Use --target kubeflow, or compile"),
-            (["--set", "train.rounds=3"], "--set cannot change "),
+            (
+                ["--rounds", "0"],
+                "(--set train.rounds=0) is invalid: train.rounds = 0: input should be greater than or equal to 1.",
+            ),
+            (["--set", "train.round=3"], "train.round: unknown key; did you mean rounds?"),
+            (["--set", "deploy.cpu=4"], "deploy.cpu = '4' cannot be set for a run of a compiled pipeline, which was"),
         ]:
             code, output = run(
                 "submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,10 @@ from components.ingest import run as ingest
 from components.ingest.sources.location import FilePattern
 from components.ingest.sources.readers import open_source
 from pipeline import snapshot, step_runner
-from pipeline.arguments import describe_run
-from pipeline.config import RunConfig, load_config, resolve_paths
-from pipeline.snapshot import SourceSnapshot, list_source, load_snapshot
+from pipeline.arguments import describe_run, step_arguments
+from pipeline.config import RunConfig, load_config, override_config, resolve_paths, with_folders
+from pipeline.parameters import parameter_values
+from pipeline.snapshot import list_source, load_run
 from pipeline.step_runner import PlatformRun
 from pipeline.targets.local import run
 from pipeline.targets.spec import UNKNOWN_KEY
@@ -33,19 +35,26 @@ JOB = PlatformRun("60bbdf74-201e-4e65-aaca-88b37aff0d55", "run-20261124-033629-4
 
 
 def write(folder: Path, name: str, level: int = 100) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((8, 8), level, np.uint8)).save(folder / name)
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    write(tmp_path / "images", "a.png")
-    return resolve_paths(load_config(None, [f"run.dir={tmp_path / 'runs'}", f"ingest.source=images:{tmp_path / 'images'}"]))
+    write(tmp_path / "runs" / "images", "a.png")
+    images = f"ingest.source=images:{tmp_path / 'runs' / 'images'}"
+    return resolve_paths(load_config(None, [f"run.dir={tmp_path / 'runs'}", "deploy.volume_claim=wgan", images]))
 
 
-def taken(config: RunConfig) -> SourceSnapshot:
+def taken(config: RunConfig) -> dict[str, str]:
     with list_source(config) as source:
         return snapshot.take_snapshot(config, source)
+
+
+def begin(config: RunConfig, job_id: str, *overrides: str, **parameters: Any) -> dict[str, str]:
+    """Run the step snapshot; return its outputs by name."""
+    asked = parameter_values(config) | parameters
+    return dict(step_runner.begin_run(described(config), "kubeflow", job_id, asked, overrides)._asdict())
 
 
 def described(config: RunConfig) -> str:
@@ -66,54 +75,95 @@ def written(
 
 
 def test_the_keys_equal_those_of_a_local_run(config: RunConfig) -> None:
-    assert taken(config).keys == run.check_before_running(config)
+    assert taken(config) == run.check_before_running(config)
 
 
 def test_the_keys_change_only_with_the_source(config: RunConfig, tmp_path: Path) -> None:
     before = taken(config)
     assert taken(config) == before
-    write(tmp_path / "images", "b.png")
+    write(tmp_path / "runs" / "images", "b.png")
     after = taken(config)
-    assert after.digest != before.digest
-    assert not set(after.keys.values()) & set(before.keys.values())
+    assert not set(after.values()) & set(before.values())
 
 
-def test_the_step_returns_the_keys_by_name_and_saves_them_for_the_report(config: RunConfig) -> None:
-    keys = step_runner.find_step_keys(described(config), "job-1")
-    assert keys._asdict() == {"tpu_check": "", **taken(config).keys}
-    assert type(keys).__name__ == "Keys"
-    assert load_snapshot(config.work_dir, "job-1") == taken(config)
-    assert load_snapshot(config.work_dir, "job-2") is None
+def test_the_step_returns_section_and_key_of_each_step_and_saves_them_for_the_report(config: RunConfig) -> None:
+    found = begin(config, "job-1")
+    assert found == {"tpu_check_config": "", "tpu_check_key": "", **step_arguments(config, taken(config))}
+    saved = load_run(str(config.work_dir), "job-1")
+    assert saved
+    assert (saved.config, saved.keys) == (config.as_dict(), taken(config))
+    assert load_run(str(config.work_dir), "job-2") is None
 
 
-def test_a_missing_source_is_reported_as_failure_of_ingest(
+def test_the_steps_get_what_the_parameters_and_overrides_say(config: RunConfig, tmp_path: Path) -> None:
+    """Another source has another history; the report shows the config of the run and not that of the file."""
+    write(tmp_path / "runs" / "other", "a.png")
+    source = f"images:{tmp_path / 'runs' / 'other'}"
+    base = load_config(None, [f"run.dir={tmp_path / 'runs'}", "deploy.volume_claim=wgan"])
+    found = begin(base, JOB.id, "train.beta_1=0.5", "train.rounds=9", source=source, rounds=7)
+    sections = {step: json.loads(found[f"{step}_config"]) for step in ("ingest", "validate", "train")}
+    expected = with_folders(override_config(base, [f"ingest.source={source}"]))
+    assert (sections["ingest"]["source"], sections["validate"]["history"]) == (source, expected.history)
+    assert (sections["train"]["beta_1"], sections["train"]["rounds"]) == (0.5, 9), "an override wins"
+    written(config, tmp_path, JOB, "FAILED")
+    shown = json.loads((tmp_path / "runs" / JOB.job_name / "config.json").read_bytes())
+    assert {step: shown[step] for step in sections} == sections
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("train.round=3", "The configuration (--set train.round=3) is invalid: train.round: unknown key; did you mean rounds?"),
+        ("deploy.cpu=4", "deploy.cpu = '4' cannot be set for a run of a compiled pipeline, which was compiled with '2'."),
+    ],
+)
+def test_a_wrong_override_ends_the_run_in_its_first_step_and_is_in_the_report(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, problem: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        begin(config, JOB.id, override)
+    assert caught.value.code == ConfigError.exit_code
+    assert capsys.readouterr().err.startswith(f"snapshot: {problem}")
+    summary = written(config, tmp_path, JOB, "FAILED")
+    assert (summary["status"], summary["exit_code"]) == ("failed", 2)
+    assert (summary["error"]["step"], summary["error"]["problem"]) == ("snapshot", problem)
+    assert {step: each["status"] for step, each in summary["steps"].items()} == {
+        "snapshot": "failed",
+        **dict.fromkeys(config.sections(), "skipped"),
+    }
+    page = html.unescape((tmp_path / "report" / "page").read_text())
+    assert "snapshot failed" in page
+    assert problem in page
+
+
+def test_a_missing_source_is_reported_as_failure_of_snapshot(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "images" / "a.png").unlink()
-    (tmp_path / "images").rmdir()
+    (tmp_path / "runs" / "images" / "a.png").unlink()
+    (tmp_path / "runs" / "images").rmdir()
     with pytest.raises(SystemExit) as caught:
-        step_runner.find_step_keys(described(config), "job-1")
+        begin(config, "job-1")
     assert caught.value.code == ConfigError.exit_code
     assert capsys.readouterr().err.startswith("snapshot: ")
     summary = written(config, tmp_path, JOB._replace(id="job-1"), "FAILED")
     assert (summary["run_id"], summary["status"], summary["exit_code"]) == (JOB.job_name, "failed", 2)
-    assert summary["error"]["step"] == "ingest"
-    assert str(tmp_path / "images") in summary["error"]["problem"]
+    assert summary["error"]["step"] == "snapshot"
+    assert str(tmp_path / "runs" / "images") in summary["error"]["problem"]
 
 
 @pytest.mark.parametrize("source_exists", [True, False])
 def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], source_exists: bool
 ) -> None:
-    config.work_dir.parent.mkdir(parents=True)
+    config.work_dir.parent.mkdir(parents=True, exist_ok=True)
     config.work_dir.write_text("a file in the place of the folder")
     if not source_exists:
-        (tmp_path / "images" / "a.png").unlink()
+        (tmp_path / "runs" / "images" / "a.png").unlink()
     with pytest.raises(SystemExit) as caught:
-        step_runner.find_step_keys(described(config), "job-1")
+        begin(config, "job-1")
     assert caught.value.code == ArtifactError.exit_code
     said = capsys.readouterr().err
-    assert said.startswith(f"snapshot: Cannot write {config.work_dir}/journal/snapshot-")
+    assert said.startswith(f"snapshot: Cannot write {config.work_dir}/journal/run-")
     assert said.endswith(": Not a directory. Free space or name a writable folder, for instance --set run.dir=DIR.\n")
 
 
@@ -121,16 +171,16 @@ def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
 def test_kubernetes_gets_the_sentence_of_a_step_that_failed(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_kubernetes: bool
 ) -> None:
-    (tmp_path / "images" / "a.png").unlink()
-    (tmp_path / "images").rmdir()
+    (tmp_path / "runs" / "images" / "a.png").unlink()
+    (tmp_path / "runs" / "images").rmdir()
     log = tmp_path / "termination-log"
     if on_kubernetes:
         log.touch()
     monkeypatch.setattr(step_runner, "TERMINATION_LOG", log)
     with pytest.raises(SystemExit):
-        step_runner.find_step_keys(described(config), "job-1")
+        begin(config, "job-1")
     assert log.exists() == on_kubernetes
-    assert not on_kubernetes or str(tmp_path / "images") in log.read_text()
+    assert not on_kubernetes or str(tmp_path / "runs" / "images") in log.read_text()
 
 
 def test_without_a_snapshot_the_report_has_the_failure_of_the_run(config: RunConfig, tmp_path: Path) -> None:
@@ -173,7 +223,8 @@ def test_what_the_steps_recorded_decides(
     config: RunConfig, tmp_path: Path, state: str, outcomes: str, status: str, note: str
 ) -> None:
     """Kubeflow Pipelines 2.17.0 calls a success COMPLETE, and a run whose driver failed RUNNING; it never gives a reason."""
-    keys = step_runner.find_step_keys(described(config), JOB.id)._asdict()
+    begin(config, JOB.id)
+    keys = taken(config)
     for step in list(config.sections())[: None if outcomes != "missing" else -1]:
         record = journal.StepRecord(step=step, key=keys[step], state="succeeded", pid=1, started_at=LATER)
         if outcomes == "failed" and step == "push":
@@ -192,7 +243,7 @@ def test_what_the_steps_recorded_decides(
 
 
 def test_the_report_of_a_platform_is_where_runs_finds_it(config: RunConfig, tmp_path: Path) -> None:
-    step_runner.find_step_keys(described(config), SCHEDULED.id)
+    begin(config, SCHEDULED.id)
     written(config, tmp_path, SCHEDULED, "RUNNING")
     assert "run <code>every3lrcmn-1-2986495537</code>" in (tmp_path / "report" / "page").read_text()
     runs = tmp_path / "runs"
@@ -221,17 +272,21 @@ def test_two_runs_never_share_a_folder(config: RunConfig, tmp_path: Path) -> Non
 
 
 def test_each_run_of_a_schedule_has_its_own_snapshot(config: RunConfig, tmp_path: Path) -> None:
-    step_runner.find_step_keys(described(config), SCHEDULED.id)
-    first = load_snapshot(config.work_dir, SCHEDULED.id)
-    write(tmp_path / "images", "b.png")
-    step_runner.find_step_keys(described(config), "the-next-night")
-    assert load_snapshot(config.work_dir, SCHEDULED.id) == first
-    assert load_snapshot(config.work_dir, "the-next-night") == taken(config) != first
+    begin(config, SCHEDULED.id)
+    first = load_run(str(config.work_dir), SCHEDULED.id)
+    write(tmp_path / "runs" / "images", "b.png")
+    begin(config, "the-next-night")
+    assert load_run(str(config.work_dir), SCHEDULED.id) == first
+    second = load_run(str(config.work_dir), "the-next-night")
+    assert first
+    assert second
+    assert second.keys == taken(config) != first.keys
 
 
 def test_a_report_reaches_the_platform_though_run_dir_cannot_be_written(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").write_text("a file in the place of the folder")
     summary = written(config, tmp_path, JOB, "FAILED", tmp_path / "report")
     assert summary["status"] == "failed"
@@ -240,9 +295,9 @@ def test_a_report_reaches_the_platform_though_run_dir_cannot_be_written(
 
 def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest reads the listing that the keys were made from; a file that was added since belongs to the next run."""
-    keys = taken(config).keys
+    keys = taken(config)
     listing = journal.listing_file(config.work_dir, keys["ingest"])
-    write(tmp_path / "images", "b.png")
+    write(tmp_path / "runs" / "images", "b.png")
     monkeypatch.setattr(FilePattern, "files", lambda _: pytest.fail("the source was listed again"))
     reader = open_source(config.ingest, listing)
     assert (reader.total, len(reader.chunks)) == (1, 1)
@@ -253,12 +308,12 @@ def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypa
 
 def test_a_listing_is_saved_only_for_an_ingest_that_has_not_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "_known_dataset", lambda *_: "known")
-    assert not journal.listing_file(config.work_dir, taken(config).keys["ingest"]).exists()
+    assert not journal.listing_file(config.work_dir, taken(config)["ingest"]).exists()
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:-4] + b"0000"])
 def test_a_damaged_listing_is_an_error(config: RunConfig, damage: Callable[[bytes], bytes]) -> None:
-    listing = journal.listing_file(config.work_dir, taken(config).keys["ingest"])
+    listing = journal.listing_file(config.work_dir, taken(config)["ingest"])
     listing.write_bytes(damage(listing.read_bytes()))
     with pytest.raises(ArtifactError, match=r"^The listing \S+ cannot be read: .*\. Remove \S+ and run again\."):
         open_source(config.ingest, listing)

@@ -13,6 +13,7 @@ import pytest
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError
 from components.gate.verdict import Verdict, read_verdict
+from components.push.config import PushConfig
 from components.registry import maintenance
 from components.registry.registry import check_image_size
 from tests.support.datasets.tiny_artifacts import write_model
@@ -82,6 +83,22 @@ class TestDecisions:
         assert again.reason == f"Already decided: {summary.reason}"
         # The decision depends on the confidence too: decide again.
         assert bench.push(inputs, confidence=0.5).decision == "published"
+
+    def test_a_model_that_passed_is_kept_out_where_publishing_is_switched_off(self, bench: Bench) -> None:
+        """Nothing is recorded, so that the next run that may publish it does so."""
+        inputs = bench.candidate()
+        before = bench.files()
+        summary = bench.carry_out(inputs, bench.judge(inputs), config=PushConfig(publish=False))
+        assert (summary.decision, summary.version, summary.uri) == ("kept", "", "")
+        assert summary.reason.startswith(
+            "The gate passed it, but it is not published, because push.publish is false. First model of this registry, KID"
+        )
+        assert bench.files() == before
+        copying = bench.candidate(memorization=0.4)
+        refused = bench.carry_out(copying, bench.judge(copying), config=PushConfig(publish=False))
+        assert refused.reason.startswith("40% of the samples"), "the gate's reason, which is the stronger one"
+        published = bench.push(inputs)
+        assert (published.decision, published.version) == ("published", "v0001")
 
     def test_a_new_champion_or_a_new_evaluation_needs_a_new_decision(self, bench: Bench) -> None:
         bench.push(bench.candidate())

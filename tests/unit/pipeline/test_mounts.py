@@ -6,7 +6,7 @@ import pytest
 
 from components.common.errors import ConfigError
 from pipeline.config import load_config
-from pipeline.targets.mounts import check_mounts_on_kubeflow, check_mounts_on_vertex
+from pipeline.mounts import check_mounts_on_kubeflow, check_mounts_on_vertex
 
 VERTEX, KUBEFLOW = ["run.dir=/gcs/b/wgan"], ["run.dir=/mnt/wgan", "deploy.volume_claim=wgan"]
 NOT_IN_A_BUCKET = "is not in /gcs/BUCKET, and Vertex AI mounts nothing else."

@@ -15,7 +15,7 @@ FOLDERS_ONLY = ("run.dir", "run.work_dir")
 
 def check_mounts_on_vertex(config: RunConfig) -> None:
     """Raise ConfigError for a folder that is not in a bucket, which is all that Vertex AI mounts."""
-    for key, location in _locations(config).items():
+    for key, location in locations(config).items():
         path = _path(location)
         if path and not (path.parts[:2] == ("/", "gcs") and len(path.parts) > 2):
             raise _refusal(key, location, "is not in /gcs/BUCKET, and Vertex AI mounts nothing else.", "/gcs/BUCKET/FOLDER")
@@ -31,14 +31,17 @@ def check_mounts_on_kubeflow(config: RunConfig) -> None:
     if not claim:
         problem = f"run.dir = {run_dir!r} is not on a volume, and the images of the steps are read-only."
         raise ConfigError(problem, "Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir.")
-    for key, location in _locations(config).items():
+    for key, location in locations(config).items():
         path = _path(location)
         if path and not path.is_relative_to(mount):
             problem = f"is not on the volume {claim}, which is mounted at run.dir = {run_dir!r}."
             raise _refusal(key, location, problem, f"{mount}/FOLDER")
 
 
-def _locations(config: RunConfig) -> dict[str, str]:
+CHECKS = {"kubeflow": check_mounts_on_kubeflow, "vertex": check_mounts_on_vertex}
+
+
+def locations(config: RunConfig) -> dict[str, str]:
     """Return what the steps read and write, by the key of the config: paths and URLs."""
     source, start = config.ingest.source, config.train.start_from
     locations = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import operator
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.common.addresses import MANIFESTS, suffix_in
+from components.common.errors import first_line
 from components.ingest.config import Decoding, IngestConfig
 from components.ingest.pixels.crop import crop
 from components.ingest.pixels.decode import load_image, pillow_prepared, to_mode
@@ -33,12 +35,12 @@ BITS = 4  # of a channel, for counting equal colours
 
 @dataclass
 class Look:
-    """What was found. `files` and `labels` are those of the whole source; all else is of the sample.
+    """What was found. `files` and `labels` are those of the whole source; all else is of the sample, read in `seconds`.
 
-    `labels` maps each label to its number of files; "" stands for files without one. They are folders, or a column of a list.
-    `problems` are the reasons why files
-    could not be read. `sizes` are (width, height) in pixels, `different` the number of different pictures. `coloured`,
-    `transparent` and `blank` count images; `common_share` is the share of all pixels that have the most common colour.
+    `labels` maps each label to its number of files; "" stands for files without one. `labels_are_folders` is False for a list
+    with a column of labels. `problems` say why files could not be read, `sizes` are (width, height) in pixels, `different` is
+    the number of different pictures. `coloured`, `transparent` and `blank` count images; `common_share` is the share of all
+    pixels that have the most common colour.
     """
 
     files: int
@@ -52,6 +54,7 @@ class Look:
     blank: int = 0
     common_share: float = 0.0
     common_colour: str = ""
+    seconds: float = 0.0
 
     @property
     def readable(self) -> int:
@@ -66,35 +69,37 @@ class Look:
     @property
     def images(self) -> int:
         """Estimated number of different images in the source."""
-        return round(self.files * self.different / max(self.sampled, 1))
+        return round(self.files * self.different / self.sampled)
 
     @property
     def side(self) -> int:
-        """Median of the shorter sides in pixels; 0 without an image."""
-        return int(statistics.median(min(size) for size in self.sizes)) if self.sizes else 0
+        """Median of the shorter sides in pixels."""
+        return int(statistics.median(min(size) for size in self.sizes))
 
 
-def look_at(location: str) -> Look:
-    """Look at the images of a folder, an archive, a list or a URL, as in ingest.source = "images:LOCATION".
+def look_at(config: IngestConfig) -> Look:
+    """Look at the images of config.source, which is "images:LOCATION".
 
     Raises ConfigError if the source does not exist, DataRejectedError if it is empty or a damaged archive.
     """
-    config = IngestConfig(source=f"images:{location}", labels_from_folders=not suffix_in(location, MANIFESTS))
-    reader = open_source(config)
-    look = Look(reader.total, _count_labels(reader), config.labels_from_folders)
-    seen: set[bytes] = set()
-    colours = np.zeros(1 << 3 * BITS, np.int64)
-    read_bytes = 0
+    folders = not suffix_in(config.source, MANIFESTS)
+    reader = open_source(config.model_copy(update={"labels_from_folders": folders}))
+    look, started, read_bytes = Look(reader.total, _count_labels(reader), folders), time.monotonic(), 0
+    settings, found = Decoding(SIDE, 3, max_pixels=config.max_pixels), []
     with pillow_prepared(config.max_pixels):
         for group in _sample(reader):
-            read_bytes += sum(_look_at(item, look, seen, colours) for chunk in group for item in read_chunk(chunk))
+            for item in itertools.chain.from_iterable(map(read_chunk, group)):
+                try:
+                    found.append(_decode(item, settings, look))
+                except CannotReadError as error:
+                    detail = "" if error.reason == "not an image" else f": {error.detail}"
+                    look.problems.append(f"{item.id} ({error.reason}{detail})")
+                read_bytes += len(item.content) if isinstance(item, RawImage) else 0
             if read_bytes > SAMPLE_BYTES or sum(width * height for width, height in look.sizes) > SAMPLE_PIXELS:
                 break
-    look.different = len(seen)
-    if look.readable:
-        most = int(colours.argmax())
-        look.common_share = float(colours[most] / colours.sum())
-        look.common_colour = "#" + "".join(f"{(most >> shift & 15) * 17:02x}" for shift in (2 * BITS, BITS, 0))
+    look.seconds = time.monotonic() - started
+    if found:
+        _judge(look, np.stack(found))
     return look
 
 
@@ -122,31 +127,34 @@ def _sample(reader: Reader) -> Iterator[list[Chunk]]:
         yield group
 
 
-def _look_at(item: RawImage | Unread, look: Look, seen: set[bytes], colours: npt.NDArray[np.int64]) -> int:
-    """Decode one image, count it in `look`, `seen` and `colours`, and return the bytes of its file."""
-    settings = Decoding(SIDE, 3)
+def _decode(item: RawImage | Unread, settings: Decoding, look: Look) -> npt.NDArray[np.uint8]:
+    """Return an image as RGB [SIDE, SIDE, 3]; add its size and transparency to `look`. Raises CannotReadError."""
+    if isinstance(item, Unread):
+        raise CannotReadError(item.reason, item.detail)
+    image, height, width = load_image(item.content, settings)
     try:
-        if isinstance(item, Unread):
-            raise CannotReadError(item.reason, item.detail)
-        image, height, width = load_image(item.content, settings)
         transparent = image.has_transparency_data and _has_holes(image)
         small = crop(to_mode(image, "RGB"), settings, height, width)
-    except (CannotReadError, ValueError, MemoryError) as error:
-        reason = error.reason if isinstance(error, CannotReadError) else "unsupported pixels"
-        look.problems.append(f"{item.id}: {reason}")
-        return 0
-    pixels = np.asarray(small)
-    seen.add(pixels.tobytes())
+    except (ValueError, MemoryError) as error:
+        raise CannotReadError("unsupported pixels", first_line(error)) from None
     look.sizes.append((width, height))
     look.transparent += transparent
-    look.coloured += bool((np.ptp(pixels, axis=-1) >= COLOUR_LEVELS).mean() >= COLOUR_SHARE)
-    look.blank += bool(pixels.std(axis=(0, 1)).max() < BLANK_DEVIATION)
-    codes = (pixels >> 8 - BITS).astype(np.int64) @ [1 << 2 * BITS, 1 << BITS, 1]
-    colours += np.bincount(codes.ravel(), minlength=len(colours))
-    return len(item.content)
+    return np.asarray(small)
 
 
 def _has_holes(image: Image.Image) -> bool:
     """Return whether a pixel is not opaque: many files have an alpha channel that is not used."""
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return float(lowest) < 255  # type: ignore[arg-type]  # of one band, both are numbers
+    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())
+
+
+def _judge(look: Look, pixels: npt.NDArray[np.uint8]) -> None:
+    """Count different, coloured and blank images among pixels [N, SIDE, SIDE, 3], and find the most common colour."""
+    look.different = len({image.tobytes() for image in pixels})
+    coloured = (np.ptp(pixels, axis=-1) >= COLOUR_LEVELS).mean(axis=(1, 2)) >= COLOUR_SHARE
+    look.coloured = int(coloured.sum())
+    look.blank = int((pixels.std(axis=(1, 2)).max(axis=-1) < BLANK_DEVIATION).sum())
+    codes = (pixels >> 8 - BITS).astype(np.int64) @ [1 << 2 * BITS, 1 << BITS, 1]
+    counts = np.bincount(codes.ravel())
+    most = int(counts.argmax())
+    look.common_share = float(counts[most] / counts.sum())
+    look.common_colour = "#" + "".join(f"{(most >> shift & 15) * 17:02x}" for shift in (2 * BITS, BITS, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,13 +33,17 @@ def run(
             metavar="LOCATION", help="Folder, archive, list or URL of images: look at them and choose the configuration."
         ),
     ] = "",
-    minutes: Annotated[float, typer.Option(min=0.1, help="With --images: minutes of training.")] = 10.0,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, show_default="10", help="With --images: minutes of training.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; write nothing.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine."""
     lines: list[str] = []
     if images:
-        loaded, lines = _config_for_images(config, images, minutes, overrides)
+        loaded, lines = _config_for_images(config, images, minutes or 10.0, overrides)
+    elif minutes:
+        raise ConfigError("--minutes needs --images.", "Without it, use --set train.rounds=N.")
     else:
         loaded = load_config(config or shipped_config(QUICKSTART), overrides)
     if dry_run:
@@ -60,10 +65,7 @@ def _config_for_images(config: Path | None, location: str, minutes: float, overr
         raise ConfigError(f"--images chooses the configuration, and {config} is one too.", "Use one of them, and --set.")
     from pipeline.images.configure import configure  # imports NumPy and Pillow
 
-    loaded, lines = configure(location, minutes, overrides)
-    for line in lines:
-        console().print(line, markup=False)
-    return loaded, lines
+    return configure(location, minutes, overrides, functools.partial(console().print, markup=False))
 
 
 def print_outcome(summary: dict[str, Any], folder: Path) -> None:

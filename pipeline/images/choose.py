@@ -6,7 +6,7 @@ What the user has set is not chosen again: it is repeated, and what depends on i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from components.common.errors import DataRejectedError
@@ -35,8 +35,8 @@ EVERY = {"log_every_rounds": 100, "checkpoint_every_rounds": 10, "sample_every_r
 class Choices:
     """Chosen settings by section.key, and a line for each choice; `asked` are the user's settings, which win."""
 
-    def __init__(self, asked: Mapping[str, Any]) -> None:
-        self.asked = asked
+    def __init__(self, asked: Mapping[str, Any], show: Callable[[str], None] = lambda _: None) -> None:
+        self.asked, self._show = asked, show
         self.settings: dict[str, Any] = {}
         self.lines: list[str] = []
 
@@ -54,15 +54,15 @@ class Choices:
     def say(self, title: str, text: str) -> None:
         """Add a line."""
         self.lines.append(f"{title:<11} {text}")
+        self._show(self.lines[-1])
 
 
-def choose(look: Look, source: str, asked: Mapping[str, Any], devices: str) -> Choices:
-    """Return all settings but those that depend on the speed of training.
+def choose(made: Choices, look: Look, source: str, devices: str) -> None:
+    """Choose all settings but those that depend on the speed of training.
 
     Raises DataRejectedError for images with which no training is possible.
     """
-    _refuse(look, source.removeprefix("images:"), asked)
-    made = Choices(asked)
+    _refuse(look, source.removeprefix("images:"), made.asked)
     made.set("ingest.source", source)
     _say_what_was_found(made, look)
     devices = str(made.choose("Devices", "train.devices", devices, f"{devices}, the fastest of this machine"))
@@ -72,7 +72,6 @@ def choose(look: Look, source: str, asked: Mapping[str, Any], devices: str) -> C
     made.choose("Channels", "ingest.channels", 3 if look.coloured else 1, rgb if look.coloured else grey)
     _labels(made, look)
     _networks(made, size, devices)
-    return made
 
 
 def choose_rounds(made: Choices, train: TrainConfig, minutes: float, speed: Speed | None) -> None:

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from components.common.errors import ConfigError, DeviceError
 from components.train.devices.gpu_runtime import check_driver, check_packages
 from pipeline.config import RunConfig, load_config, override_values, resolve_paths
-from pipeline.images.choose import choose, choose_rounds
+from pipeline.images.choose import Choices, choose, choose_rounds
 from pipeline.images.look import look_at
 from pipeline.images.speed import measure_speed
 
 
-class ChosenConfig(NamedTuple):
-    """A configuration, and a line for each choice with its reason."""
+def configure(
+    location: str, minutes: float, overrides: Sequence[str], show: Callable[[str], None]
+) -> tuple[RunConfig, list[str]]:
+    """Return the configuration for the images of a location, and a line for each choice, which `show` gets at once.
 
-    config: RunConfig
-    lines: list[str]
+    `minutes` are those of training; `overrides` (section.key=value) win over all choices.
 
-
-def configure(location: str, minutes: float, overrides: Sequence[str]) -> ChosenConfig:
-    """Return the configuration for the images of a location; `overrides` (section.key=value) win over all choices.
-
-    `minutes` are those of training. Raises ConfigError, DataRejectedError if the images cannot be used, and DeviceError.
+    Raises ConfigError, DataRejectedError if no training is possible with the images, and DeviceError.
     """
     asked = override_values(overrides)
     if "ingest.source" in asked:
         raise ConfigError("--images and ingest.source both name the images.", "Use one of them.")
     of_ingest = [override for override in overrides if override.startswith("ingest.")]
     ingest = resolve_paths(load_config(None, of_ingest, {"ingest.source": f"images:{location}"})).ingest
-    made = choose(look_at(ingest), ingest.source, asked, find_devices())
+    made = Choices(asked, show)
+    choose(made, look_at(ingest), ingest.source, find_devices())
     config = load_config(None, overrides, made.settings)
     # Images of another size cannot be compared with these, nor can models of them.
     shape = f"{config.ingest.image_size}x{config.ingest.image_size}x{config.ingest.channels}"
@@ -42,7 +39,7 @@ def configure(location: str, minutes: float, overrides: Sequence[str]) -> Chosen
     known = "train.rounds" in asked
     speed = None if known else measure_speed(config.train, config.ingest.image_size, config.ingest.channels)
     choose_rounds(made, config.train, minutes, speed)
-    return ChosenConfig(load_config(None, overrides, made.settings), made.lines)
+    return load_config(None, overrides, made.settings), made.lines
 
 
 def find_devices() -> str:

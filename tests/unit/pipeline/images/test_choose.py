@@ -18,7 +18,9 @@ PLAIN = Look(2000, {"": 2000}, sizes=[(64, 64)] * 400, different=400, coloured=3
 
 
 def made(look: Look = PLAIN, asked: dict[str, Any] | None = None, devices: str = "cpu:1") -> Choices:
-    return choose(look, SOURCE, asked or {}, devices)
+    choices = Choices(asked or {})
+    choose(choices, look, SOURCE, devices)
+    return choices
 
 
 def config_of(choices: Choices, overrides: list[str] | None = None) -> RunConfig:

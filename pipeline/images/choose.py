@@ -23,7 +23,7 @@ LARGEST = {"cpu": 32}  # the image size that is chosen at most; 64 on other devi
 TUNED = {8: "quickstart.toml", 16: "fashion_mnist.toml", 28: "fashion_mnist.toml", 32: "rgb32.toml"}
 GPU_BATCH = 64
 FEWEST_IMAGES, FEW_IMAGES = 100, 500  # with fewer than the first, validate refuses the dataset
-FEWEST_PER_LABEL, MOST_LABELS = 50, 100  # to train with labels
+FEWEST_PER_LABEL, MOST_LABELS = 50, 100  # for folders to be labels
 COMMON_SHARE = 0.4  # of all pixels in one colour
 LONG_READING_SECONDS = 60.0
 FEW_ROUNDS = 1500  # emoji at 32×32 were blurs after 900 rounds of batch 16, and recognisable after 1,840
@@ -169,7 +169,7 @@ def _image_size(made: Choices, look: Look, kind: str) -> int:
 
 
 def _labels(made: Choices, look: Look) -> None:
-    """Train with labels if every image has one and no label is rare."""
+    """Use folders as labels if every image has one and no label is rare; they train the classifier that scores use."""
     counts = {label: count for label, count in look.labels.items() if label}
     rarest = min(counts, key=lambda label: counts[label], default="")
     why = ""
@@ -181,10 +181,13 @@ def _labels(made: Choices, look: Look) -> None:
         why = f"{len(counts):,} folders are too many to be classes, of which there may be {MOST_LABELS}"
     elif counts[rarest] < FEWEST_PER_LABEL:
         why = f"{rarest} has only {counts[rarest]} images, and {FEWEST_PER_LABEL} are needed"
-    elif look.labels_are_folders:
-        made.set("ingest.labels_from_folders", True)
     names = ", ".join([*list(counts)[:5], *["…"] * (len(counts) > 5)])
-    made.choose("Labels", "train.conditional", not why, f"none: {why}" if why else f"{len(counts)}, to draw by name: {names}")
+    used = f"{len(counts)} ({names}), for the scores; --set train.conditional=true also trains with them, to draw one by name"
+    text = f"none: {why}" if why else used
+    if look.labels_are_folders:
+        made.choose("Labels", "ingest.labels_from_folders", not why, text)
+    else:
+        made.say("Labels", text)
 
 
 def _networks(made: Choices, size: int, devices: str) -> None:

@@ -50,22 +50,20 @@ def test_images_without_colour_are_grey(coloured: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "conditional", "words"),
+    ("labels", "used", "words"),
     [
         ({"": 2000}, False, "all images are in one folder"),
         ({"a": 2000}, False, "all images are in one folder"),
-        ({"a": 1950, "b": 50}, True, "2, to draw by name: a, b"),
+        ({"a": 1950, "b": 50}, True, "2 (a, b), for the scores"),
         ({"a": 1998, "b": 2}, False, "b has only 2 images, and 50 are needed"),
         ({"": 10, "a": 990, "b": 1000}, False, "10 of the 2,000 images have none"),
         ({str(number): 60 for number in range(101)}, False, "101 folders are too many"),
     ],
 )
-def test_folders_are_labels_if_all_images_have_one_and_none_is_rare(
-    labels: dict[str, int], conditional: bool, words: str
-) -> None:
+def test_folders_are_labels_if_all_images_have_one_and_none_is_rare(labels: dict[str, int], used: bool, words: str) -> None:
     choices = made(replace(PLAIN, labels=labels))
     config = config_of(choices)
-    assert (config.train.conditional, config.ingest.labels_from_folders) == (conditional, conditional)
+    assert (config.train.conditional, config.ingest.labels_from_folders) == (False, used)
     assert words in line(choices, "Labels")
 
 
@@ -132,7 +130,7 @@ def test_networks_come_from_the_config_for_the_size(size: int, name: str, rate: 
     ("key", "value", "title"),
     [
         ("ingest.image_size", 16, "Image size"), ("ingest.channels", 1, "Channels"), ("train.devices", "cpu:2", "Devices"),
-        ("train.conditional", True, "Labels"), ("train.rounds", 70, "Rounds"),
+        ("ingest.labels_from_folders", True, "Labels"), ("train.rounds", 70, "Rounds"),
     ],
 )  # fmt: skip
 def test_what_the_user_has_set_is_repeated_and_not_chosen(key: str, value: Any, title: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +56,7 @@ def run(
     folder = Path(loaded.run.dir) / str(summary["run_id"])
     print_outcome(summary, folder)
     if images:
-        print(f"Repeat   wgan-pipeline run {folder / 'config.toml'}")
+        print(f"Repeat   wgan-pipeline run {shlex.quote(str(folder / 'config.toml'))}")
     raise typer.Exit(int(summary["exit_code"]))
 
 

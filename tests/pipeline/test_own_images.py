@@ -22,6 +22,7 @@ def wgan(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(900)  # two runs; half a minute on idle cores
 def test_a_folder_of_images_runs_and_its_file_repeats_the_run(tmp_path: Path) -> None:
     write_digit_images(tmp_path / "images", 300)
     runs = tmp_path / "runs"

@@ -182,12 +182,12 @@ def _labels(made: Choices, look: Look) -> None:
     elif counts[rarest] < FEWEST_PER_LABEL:
         why = f"{rarest} has only {counts[rarest]} images, and {FEWEST_PER_LABEL} are needed"
     names = ", ".join([*list(counts)[:5], *["…"] * (len(counts) > 5)])
-    used = f"{len(counts)} ({names}), for the scores; --set train.conditional=true also trains with them, to draw one by name"
-    text = f"none: {why}" if why else used
+    cure = "if they do not say what is drawn, --set ingest.labels_from_folders=false"
     if look.labels_are_folders:
+        text = f"none: {why}" if why else f"the {len(counts)} folders ({names}), for the scores; {cure}"
         made.choose("Labels", "ingest.labels_from_folders", not why, text)
     else:
-        made.say("Labels", text)
+        made.say("Labels", f"none: {why}" if why else f"{len(counts)} in the list ({names}), for the scores")
 
 
 def _networks(made: Choices, size: int, devices: str) -> None:

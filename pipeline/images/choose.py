@@ -23,7 +23,7 @@ LARGEST = {"cpu": 32}  # the image size that is chosen at most; 64 on other devi
 TUNED = {8: "quickstart.toml", 16: "fashion_mnist.toml", 28: "fashion_mnist.toml", 32: "rgb32.toml"}
 GPU_BATCH = 64
 FEWEST_IMAGES, FEW_IMAGES = 100, 500  # with fewer than the first, validate refuses the dataset
-FEWEST_PER_LABEL, MOST_LABELS = 50, 100  # for folders to be labels
+FEWEST_LABELS, MOST_LABELS, FEWEST_PER_LABEL = 3, 100, 50  # for folders to be labels
 COMMON_SHARE = 0.4  # of all pixels in one colour
 LONG_READING_SECONDS = 60.0
 FEW_ROUNDS = 1500  # emoji at 32×32 were blurs after 900 rounds of batch 16, and recognisable after 1,840
@@ -172,22 +172,24 @@ def _labels(made: Choices, look: Look) -> None:
     """Use folders as labels if every image has one and no label is rare; they train the classifier that scores use."""
     counts = {label: count for label, count in look.labels.items() if label}
     rarest = min(counts, key=lambda label: counts[label], default="")
+    if not look.labels_are_folders:
+        made.say("Labels", f"those of the list: {len(counts)}")
+        return
     why = ""
     if len(counts) < 2:
-        why = "all images are in one folder" if look.labels_are_folders else "the list has fewer than two"
+        why = "all images are in one folder"
     elif "" in look.labels:
         why = f"{look.labels['']:,} of the {look.files:,} images have none"
     elif len(counts) > MOST_LABELS:
         why = f"{len(counts):,} folders are too many to be classes, of which there may be {MOST_LABELS}"
     elif counts[rarest] < FEWEST_PER_LABEL:
         why = f"{rarest} has only {counts[rarest]} images, and {FEWEST_PER_LABEL} are needed"
+    elif len(counts) < FEWEST_LABELS:
+        why = "with a classifier of two labels, scores can mislead (docs/own_images.md)"
     names = ", ".join([*list(counts)[:5], *["…"] * (len(counts) > 5)])
-    cure = "if they do not say what is drawn, --set ingest.labels_from_folders=false"
-    if look.labels_are_folders:
-        text = f"none: {why}" if why else f"the {len(counts)} folders ({names}), for the scores; {cure}"
-        made.choose("Labels", "ingest.labels_from_folders", not why, text)
-    else:
-        made.say("Labels", f"none: {why}" if why else f"{len(counts)} in the list ({names}), for the scores")
+    used = f"the {len(counts)} folders ({names}), for the scores; if they do not say what is drawn,"
+    used += " --set ingest.labels_from_folders=false"
+    made.choose("Labels", "ingest.labels_from_folders", not why, f"none: {why}" if why else used)
 
 
 def _networks(made: Choices, size: int, devices: str) -> None:

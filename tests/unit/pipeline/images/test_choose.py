@@ -54,9 +54,10 @@ def test_images_without_colour_are_grey(coloured: int, channels: int) -> None:
     [
         ({"": 2000}, False, "all images are in one folder"),
         ({"a": 2000}, False, "all images are in one folder"),
-        ({"a": 1950, "b": 50}, True, "the 2 folders (a, b), for the scores"),
+        ({"a": 1000, "b": 1000}, False, "with a classifier of two labels, scores can mislead"),
+        ({"a": 1900, "b": 50, "c": 50}, True, "the 3 folders (a, b, c), for the scores"),
         ({"a": 1998, "b": 2}, False, "b has only 2 images, and 50 are needed"),
-        ({"": 10, "a": 990, "b": 1000}, False, "10 of the 2,000 images have none"),
+        ({"": 10, "a": 990, "b": 500, "c": 500}, False, "10 of the 2,000 images have none"),
         ({str(number): 60 for number in range(101)}, False, "101 folders are too many"),
     ],
 )

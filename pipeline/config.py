@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -210,9 +210,16 @@ def _check_tpu_trains(deploy: DeploySection) -> None:
         raise ValueError(f"deploy.tpu_topology = {deploy.tpu_topology!r}: {error}") from None
 
 
-def load_config(file: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError."""
-    return _validated(_read_toml(file) if file else {}, overrides, str(file) if file else "")
+def load_config(file: Path | None, overrides: Sequence[str] = (), chosen: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a TOML file (None: all defaults) and apply `a.b=c` overrides. Raises ConfigError.
+
+    `chosen` are values by key (a.b) in place of the defaults.
+    """
+    content = _read_toml(file) if file else {}
+    for key, value in (chosen or {}).items():
+        section, _, leaf = key.partition(".")
+        content.setdefault(section, {})[leaf] = value
+    return _validated(content, overrides, str(file) if file else "")
 
 
 def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -228,6 +235,23 @@ def _validated(content: dict[str, Any], overrides: Sequence[str], source: str = 
     except ValidationError as error:
         sources = " ".join([*([source] if source else []), *(f"--set {override}" for override in overrides)])
         raise ConfigError(f"The configuration ({sources}) is invalid: {explain(error, RunConfig)}") from None
+
+
+def shipped_config(name: str) -> Path:
+    """Return a config that ships with the program, from the checkout or from the installed package."""
+    package = Path(__file__).parent
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConfigError(f"This installation lacks {name}.", "Name a config file.")
+
+
+def as_toml(config: RunConfig, comment: Sequence[str] = ()) -> str:
+    """Return a TOML file with all values that differ from their defaults, after lines of comment."""
+    lines = [f"# {line}" for line in comment]
+    for section, values in config.model_dump(mode="json", by_alias=True, exclude_defaults=True).items():
+        lines += ["", f"[{section}]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def resolve_paths(config: RunConfig) -> RunConfig:
@@ -272,6 +296,16 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no config file {file}.", "Examples are in configs/.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file} cannot be read as TOML: {error}.") from None
+
+
+def override_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of `a.b=c` overrides by key. Raises ConfigError."""
+    values = {}
+    for override in overrides:
+        _apply({}, override)
+        key, _, text = override.partition("=")
+        values[key.strip()] = _toml_value(text)
+    return values
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +14,7 @@ from rich.console import Console
 from components.common.errors import ConfigError
 from pipeline.commands.options import Overrides, with_parameters
 from pipeline.commands.printing import console
-from pipeline.config import RunConfig, load_config, resolve_paths
+from pipeline.config import RunConfig, load_config, resolve_paths, shipped_config
 from pipeline.keys import UPSTREAM
 
 QUICKSTART = "quickstart.toml"
@@ -28,27 +30,45 @@ def run(
     runner: Annotated[
         Literal["subprocess", "docker"], typer.Option(help="Steps as processes, or each in a container of deploy.image.")
     ] = "subprocess",
+    images: Annotated[
+        str,
+        typer.Option(
+            metavar="LOCATION", help="Folder, archive, list or URL of images: look at them and choose the configuration."
+        ),
+    ] = "",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, show_default="10", help="With --images: minutes of training.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the plan; write nothing.")] = False,
 ) -> None:
     """Run the whole pipeline on this machine."""
-    loaded = load_config(config or shipped_config(QUICKSTART), [*parameters, *overrides])
+    lines: list[str] = []
+    if images:
+        loaded, lines = _config_for_images(config, images, minutes or 10.0, [*parameters, *overrides])
+    elif minutes:
+        raise ConfigError("--minutes needs --images.", "Without it, use --set train.rounds=N.")
+    else:
+        loaded = load_config(config or shipped_config(QUICKSTART), [*parameters, *overrides])
     if dry_run:
         _print_plan(loaded)
         return
     from pipeline.targets.local.run import run_locally
 
-    summary = run_locally(loaded, console(), runner)
-    print_outcome(summary, Path(loaded.run.dir) / str(summary["run_id"]))
+    summary = run_locally(loaded, console(), runner, lines)
+    folder = Path(loaded.run.dir) / str(summary["run_id"])
+    print_outcome(summary, folder)
+    if images:
+        print(f"Repeat   wgan-pipeline run {shlex.quote(str(folder / 'config.toml'))}")
     raise typer.Exit(int(summary["exit_code"]))
 
 
-def shipped_config(name: str) -> Path:
-    """Return a config that ships with the program, from the checkout or from the installed package."""
-    package = Path(__file__).parents[1]
-    for folder in (package.parent / "configs", package / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigError(f"This installation lacks {name}.", "Name a config file.")
+def _config_for_images(config: Path | None, location: str, minutes: float, overrides: list[str]) -> tuple[RunConfig, list[str]]:
+    """Look at the images and print what was chosen; return the configuration and the printed lines."""
+    if config:
+        raise ConfigError(f"--images chooses the configuration, and {config} is one too.", "Use one of them, and --set.")
+    from pipeline.images.configure import configure  # imports NumPy and Pillow
+
+    return configure(location, minutes, overrides, functools.partial(console().print, markup=False))
 
 
 def print_outcome(summary: dict[str, Any], folder: Path) -> None:

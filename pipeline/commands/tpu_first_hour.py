@@ -12,8 +12,7 @@ from components.common.command import explain
 from components.common.errors import ConfigError
 from components.train.config import TrainConfig
 from pipeline.commands.printing import console
-from pipeline.commands.run import shipped_config
-from pipeline.config import load_config
+from pipeline.config import load_config, shipped_config
 
 CELEBA_IMAGES = 162_770
 

@@ -88,11 +88,9 @@ def open_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, in
     EXIF rotation is applied, transparency becomes white, 16 bits are scaled to 8, and an animation is its first frame. A
     large JPEG is returned reduced. Raises CannotReadError.
     """
-    if not content:
-        raise CannotReadError("empty file", "0 bytes")
-    image, height, width = _load(content, settings)
+    image, height, width = load_image(content, settings)
     try:
-        return _to_mode(image, MODES[settings.channels]), height, width
+        return to_mode(image, MODES[settings.channels]), height, width
     except (ValueError, MemoryError) as error:
         raise CannotReadError("unsupported pixels", _first_line(error)) from None
 
@@ -118,8 +116,10 @@ def pillow_prepared(max_pixels: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def _load(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
-    """Return the decoded image after EXIF rotation, and its full height and width."""
+def load_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, int]:
+    """Return the decoded image after EXIF rotation, in its own mode, and its full height and width. Raises CannotReadError."""
+    if not content:
+        raise CannotReadError("empty file", "0 bytes")
     try:
         image = _open(content, settings)
         width, height = image.size
@@ -181,7 +181,8 @@ def _check_png(content: bytes) -> None:
             raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
 
 
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in 8 bits a channel, mode L or RGB, with transparency on white. Raises CannotReadError, ValueError."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         image = _sixteen_to_eight_bits(image)
     if image.mode in {"I", "F"}:

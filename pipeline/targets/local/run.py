@@ -9,14 +9,14 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from components.common.addresses import is_address
-from components.common.artifacts import now, write_json
+from components.common.artifacts import now, write_json, write_text
 from components.common.errors import ArtifactError, ConfigError
 from components.common.journal import read_entry
 from components.common.mounts import is_mounted_bucket
@@ -26,7 +26,7 @@ from components.report.description import RunDescription
 from components.train.devices.gpu_runtime import check_driver
 from components.train.devices.tpu_runtime import check_machine
 from pipeline.arguments import as_argument, describe_run, step_arguments
-from pipeline.config import RunConfig, resolve_paths
+from pipeline.config import RunConfig, as_toml, resolve_paths
 from pipeline.snapshot import list_source, take_snapshot
 from pipeline.targets.local import docker, process
 from pipeline.targets.local.terminal import shown_on
@@ -60,8 +60,13 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
         return take_snapshot(config, source)
 
 
-def run_locally(config: RunConfig, console: Console, runner: Runner = "subprocess") -> dict[str, Any]:
-    """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written."""
+def run_locally(
+    config: RunConfig, console: Console, runner: Runner = "subprocess", comment: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run every step; return the run's summary as in summary.json. Raises ConfigError before anything is written.
+
+    The run's folder gets a config.toml, with these lines of comment, that repeats the run.
+    """
     config = resolve_paths(config)
     if runner == "docker":
         docker.check_devices(config.train.devices)
@@ -72,6 +77,7 @@ def run_locally(config: RunConfig, console: Console, runner: Runner = "subproces
     folder = _new_run_folder(Path(config.run.dir))
     process.mark(folder)
     write_json(folder / "config.json", config.as_dict())
+    write_text(folder / "config.toml", as_toml(config, comment))
     description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
     write_json(folder / "run.json", description.model_dump(mode="json"))
     console.print(f"Run [bold]{folder.name}[/] in {folder}", highlight=False, soft_wrap=True)

@@ -19,6 +19,10 @@ def wgan(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 BAD = [
     (["run", "--set", "train.round=3"], 2, "did you mean rounds?"),
     (["run", "--set", "ingest.image_size=30"], 2, "input should be 8, 16, 28, 32, 64 or 128"),
+    (["run", "--images", "/nowhere/at/all"], 2, "/nowhere/at/all is not a folder"),
+    (["run", "--images", "docs", "--set", "ingest.source=digits"], 2, "--images and ingest.source both name the images."),
+    (["run", "configs/quickstart.toml", "--images", "docs"], 2, "--images chooses the configuration"),
+    (["run", "--images", "docs/decisions"], 3, "cannot be read as images: 0001"),
     (["run", "nowhere.toml"], 2, "There is no config file nowhere.toml."),
     (["run", "--set", "ingest.source=images:/nowhere/at/all"], 2, "/nowhere/at/all"),
     (["run", "--set", "run.dir=/proc/runs"], 2, "/proc/runs cannot be written"),

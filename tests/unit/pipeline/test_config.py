@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from components.common.errors import ConfigError
 from pipeline.commands.config import as_markdown, keys_of
-from pipeline.config import RunConfig, load_config, resolve_paths
+from pipeline.config import RunConfig, as_toml, load_config, override_values, resolve_paths
 from tests.support.command_line import run
 
 BAD = [
@@ -139,6 +139,24 @@ def test_a_config_is_frozen_and_survives_json() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         config.train.rounds = 8  # type: ignore[misc]
     assert RunConfig.model_validate_json(config.model_dump_json(by_alias=True)) == config
+
+
+def test_a_toml_file_has_what_differs_from_the_defaults_and_reads_back(tmp_path: Path) -> None:
+    overrides = ['ingest.source=images:/data/Bär "x"', "ingest.beam_options=['--a', '--b']", "validate.min_deviation=0.5"]
+    config = load_config(None, overrides, {"train.critic_learning_rate": 1e-5, "validate.min_deviation": 2.0})
+    text = as_toml(config, ["Why", "and how"])
+    assert text.startswith("# Why\n# and how\n\n[ingest]\n")
+    assert text.count("=") == 4
+    (tmp_path / "config.toml").write_text(text)
+    assert load_config(tmp_path / "config.toml") == config
+    assert config.validation.min_deviation == 0.5
+    assert as_toml(RunConfig()) == "\n"
+
+
+def test_overrides_by_key() -> None:
+    assert override_values(["a.b=1", " a.c = x y"]) == {"a.b": 1, "a.c": " x y"}
+    with pytest.raises(ConfigError, match="is not of the form"):
+        override_values(["ab"])
 
 
 def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, starte
         started_at=started_at,
         config=config.as_dict(),
         command=" ".join(["wgan-pipeline", *sys.argv[1:]]),
-        work_dir=str(config.work_dir),
+        work_dir=config.work_dir,
         keys=keys,
         versions={"python": platform.python_version(), **versions},
         folder=folder,
@@ -29,7 +29,7 @@ def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, starte
 
 def pipeline_arguments(config: RunConfig, keys: dict[str, str], description: RunDescription) -> dict[str, str]:
     """Return the pipeline's arguments: each step's section as a JSON string, since KFP turns numbers in dicts into floats."""
-    arguments = {"work_dir": str(config.work_dir), "run": description.model_dump_json()}
+    arguments = {"work_dir": config.work_dir, "run": description.model_dump_json()}
     for step, section in config.sections().items():
         arguments[f"{step}_config"] = section.model_dump_json()
         arguments[f"{step}_key"] = keys[step]

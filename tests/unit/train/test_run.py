@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, DeviceError, InterruptedStepError, TrainingDivergedError
+from components.common.store import Folder
 from components.train import loop, step
 from components.train import run as train_run
 from components.train.config import TrainConfig
@@ -52,7 +53,7 @@ def uninterrupted(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
 
 def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     (training,) = (folder / "work" / "checkpoints").iterdir()
-    last = checkpoint.load_latest(training, TrainConfig(**TINY), ImageShape(8, 1))
+    last = checkpoint.load_latest(Folder(training), TrainConfig(**TINY), ImageShape(8, 1))
     assert last is not None
     assert last.progress.round == 12
     return last.arrays
@@ -260,7 +261,7 @@ def test_a_weight_that_is_not_finite_is_named(devices: str) -> None:
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     broken = checkpoint.Checkpoint({"critic/bias": np.array([1.0, np.inf])}, Progress(3))
     with pytest.raises(TrainingDivergedError, match="critic/bias is not finite"):
-        checkpoint.save(tmp_path, TrainConfig(), ImageShape(8, 1), broken)
+        checkpoint.save(Folder(tmp_path), TrainConfig(), ImageShape(8, 1), broken)
     assert not list(tmp_path.iterdir())
 
 
@@ -287,11 +288,11 @@ def test_a_checkpoint_with_other_variables_is_refused(data: Any, uninterrupted: 
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
     training = tmp_path / "work" / "checkpoints" / theirs.name
     config, shape = TrainConfig(**TINY), ImageShape(8, 1)
-    last = checkpoint.load_latest(theirs, config, shape)
+    last = checkpoint.load_latest(Folder(theirs), config, shape)
     assert last is not None
     name = min(last.arrays)
     last.arrays[name] = last.arrays[name][..., :2]
-    checkpoint.save(training, config, shape, last)
+    checkpoint.save(Folder(training), config, shape, last)
     with pytest.raises(
         checkpoint.ForeignCheckpointError, match=f"round-00000012 belongs to another training: it has {name} as"
     ):

@@ -166,7 +166,7 @@ def _with_folder(description: RunDescription, job: PlatformRun, otherwise: Path)
 def _run_folder(runs: Store, job: PlatformRun) -> str:
     """Return the name of a run's folder: the name of the run, with its id if another folder has that name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-.")[:100] or job.id
-    if not runs.names(name):
+    if name not in runs.names():
         return name
     try:
         mine = json.loads(runs.read(f"{name}/run.json"))["started_at"] == job.created_at

@@ -72,7 +72,7 @@ class Folder:
 
     def write(self, name: str, blocks: Iterable[bytes], *, sync: bool = False) -> int:
         """Write a file under a temporary name and rename it, with `sync` durably; return its size in bytes."""
-        with writing(name), self._temporary(name) as temporary:
+        with writing(str(self.path / name)), self._temporary(name) as temporary:
             with temporary.open("wb") as stream:
                 stream.writelines(blocks)
                 size = stream.tell()

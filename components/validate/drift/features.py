@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from components.common.artifacts import MANIFEST, Manifest
-from components.common.errors import ArtifactError, first_line
+from components.common.errors import ArtifactError, UnreachableError, first_line
 from components.common.store import Store
 from components.common.stored_artifacts import open_artifact
 from components.dataset.records import decode_example, read_tfrecord
@@ -26,7 +26,7 @@ Images = npt.NDArray[np.uint8]
 
 
 def feature_distance(work: Store | None, before: Path, now: Path, size: int, channels: int, chance: float) -> Distance | None:
-    """Return the distance of the samples in two folders; None if there is no extractor for images of this size.
+    """Return the distance of the samples in two folders; None if there is no intact extractor for images of this size.
 
     Raises ArtifactError when a sample is missing or damaged.
     """
@@ -34,8 +34,13 @@ def feature_distance(work: Store | None, before: Path, now: Path, size: int, cha
     if not work or not name:
         return None
     samples = [sample_images(side, size, channels) for side in (before, now)]
-    with open_artifact(work, name, "extractor", verify=False) as folder:
-        network = extractor.load(folder)  # imports TensorFlow, which a validation without an extractor does not need
+    try:
+        with open_artifact(work, name, "extractor", verify=False) as folder:
+            network = extractor.load(folder)  # imports TensorFlow, which a validation without an extractor does not need
+    except UnreachableError:
+        raise
+    except ArtifactError:  # damaged
+        return None
     a, b = (np.asarray(network.features(images), np.float64) for images in samples)
     value, noise = discrepancy(a, b, chance)
     text = (
@@ -46,12 +51,12 @@ def feature_distance(work: Store | None, before: Path, now: Path, size: int, cha
 
 
 def newest_extractor(work: Store, size: int, channels: int) -> str:
-    """Return the name of the newest extractor for images of this size, "" if there is none; a damaged one is ignored."""
+    """Return the name of the newest extractor for images of this size, "" if there is none; a damaged manifest is ignored."""
     found = [("", "")]
     manifests = {name: length for name, length in work.files(FOLDER).items() if name.endswith(f"/{MANIFEST}")}
     with work.spans((name, 0, length) for name, length in manifests.items()) as read:
         for name, length in manifests.items():
-            with contextlib.suppress(ValueError):  # damaged: evaluate creates it again
+            with contextlib.suppress(ValueError):  # damaged
                 manifest = Manifest.model_validate_json(read(name, 0, length))
                 if (manifest.details.get("image_size"), manifest.details.get("channels")) == (size, channels):
                     found.append((manifest.created_at, name.removesuffix(f"/{MANIFEST}")))

@@ -152,6 +152,8 @@ def test_a_killed_training_resumes_on_another_machine_bit_for_bit(cluster: Clust
     assert 20 <= resumed["train"]["resumed_from_round"] < 100
     steps = [cluster.folder / "artifacts" / root / "steps" for root in ("first", "resumed")]
     undisturbed, disturbed = (made_in(each)["model"] for each in steps)
+    for model in (undisturbed, disturbed):
+        del model["saved_model/saved_model.pb"]  # the order of its functions differs from process to process
     assert disturbed == undisturbed
     assert "state.npz" in disturbed
     assert "samples/round-00000040.png" in disturbed

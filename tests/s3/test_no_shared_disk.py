@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from components.common.journal import STEPS
 from pipeline.config import load_config
 from pipeline.targets.kubeflow.compiler import compile_pipeline
 from tests.support.local_runs import ROOT, wait_for
@@ -44,7 +45,6 @@ kid_subset_size = 100
 [push]
 first_share = 0.0
 """
-STEPS = ["ingest", "validate", "train", "evaluate", "push"]
 
 
 class Cluster(NamedTuple):

@@ -71,10 +71,9 @@ def test_the_keys_equal_those_of_a_local_run(config: RunConfig) -> None:
 def test_a_local_run_needs_a_folder() -> None:
     with pytest.raises(ConfigError) as caught:
         run.check_before_running(resolve_paths(load_config(None, ["run.dir=s3://bucket/wgan"])))
-    assert str(caught.value) == (
-        "run.dir = 's3://bucket/wgan' is a URL, but the steps of a local run exchange files in a folder. Use a folder for run.dir;"
-        " run.work_dir, push.registry and validate.history may be URLs."
-    )
+    problem = "run.dir = 's3://bucket/wgan' is a URL, but the steps of a local run exchange files in a folder."
+    cure = "Use a folder for run.dir; run.work_dir, push.registry and validate.history may be URLs."
+    assert str(caught.value) == f"{problem} {cure}"
 
 
 def test_the_keys_change_only_with_the_source(config: RunConfig, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ real_images = 500
 extractor_epochs = 1
 kid_subsets = 4
 kid_subset_size = 100
-[push]
+[gate]
 first_share = 0.0
 """
 

@@ -88,6 +88,7 @@ class DeploySection(Section):
     s3_endpoint: str = Field(
         "", pattern=r"^(https?://\S+)?$", description="Kubeflow: URL of the S3 server, unless it is Amazon's."
     )
+    s3_region: str = Field("", description="Kubeflow: region of the S3 server, if it checks that of requests.")
     google_key_secret: str = Field(
         "", description="Kubeflow: Secret with the key.json of a Google account, for clusters without workload identity."
     )

@@ -169,7 +169,7 @@ def test_kubeflow_mounts_the_volume_in_every_step() -> None:
 )
 def test_without_a_volume_every_step_gets_the_bucket(secret: str, keys: list[str]) -> None:
     overrides = ["run.dir=s3://bucket/wgan", "deploy.volume_claim=", f"deploy.s3_secret={secret}"]
-    spec, platform = compiled("kubeflow", *overrides, "deploy.s3_endpoint=http://seaweedfs.kubeflow:8333")
+    spec, platform = compiled("kubeflow", *overrides, "deploy.s3_endpoint=http://seaweedfs:8333", "deploy.s3_region=minio")
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert parameters["work_dir"]["defaultValue"] == "s3://bucket/wgan/.work"
     assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "s3://bucket/wgan/registry"
@@ -182,8 +182,8 @@ def test_without_a_volume_every_step_gets_the_bucket(secret: str, keys: list[str
         assert given["secretName"] == secret
         assert [each["secretKey"] for each in given["keyToEnv"]] == keys
         assert [each["envVar"] for each in given["keyToEnv"]] == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-        environment = spec["deploymentSpec"]["executors"][name]["container"]["env"]
-        assert environment == [{"name": "AWS_ENDPOINT_URL", "value": "http://seaweedfs.kubeflow:8333"}]
+        environment = {each["name"]: each["value"] for each in spec["deploymentSpec"]["executors"][name]["container"]["env"]}
+        assert environment == {"AWS_ENDPOINT_URL": "http://seaweedfs:8333", "AWS_DEFAULT_REGION": "minio"}
 
 
 def test_the_google_key_is_mounted_and_not_part_of_the_file() -> None:

@@ -45,8 +45,9 @@ def _set_s3(task: dsl.PipelineTask, deploy: DeploySection) -> None:
     if deploy.s3_secret:
         names = {"accesskey": S3_KEYS[0], "secretkey": S3_KEYS[1]} if deploy.s3_secret == KUBEFLOW_SECRET else {}
         kubernetes.use_secret_as_env(task, deploy.s3_secret, names or {name: name for name in S3_KEYS})
-    if deploy.s3_endpoint:
-        task.set_env_variable("AWS_ENDPOINT_URL", deploy.s3_endpoint)
+    for name, value in {"AWS_ENDPOINT_URL": deploy.s3_endpoint, "AWS_DEFAULT_REGION": deploy.s3_region}.items():
+        if value:
+            task.set_env_variable(name, value)
 
 
 def _set_pod(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:

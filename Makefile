@@ -60,7 +60,7 @@ locks: $(STAMP)  ## update the locks from pyproject.toml
 	deploy/images/locks
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links - -o requirements/bootstrap.lock
 
-engines: $(STAMP)  ## fetch Flink's job server, Prism, Dataflow's client and gcsfuse into .engines for the tests (needs mvn, java, go)
+engines: $(STAMP)  ## fetch Flink's job server, Prism, Dataflow's client, gcsfuse and an S3 server into .engines for the tests (needs mvn, java, go)
 	deploy/engines/get .engines
 
 images:  ## build train-tpu, data, dataflow and tpu-check with podman or docker from BASE_IMAGE=NAME@sha256:… (Python 3.11)

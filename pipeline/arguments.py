@@ -23,7 +23,7 @@ def describe_run(config: RunConfig, keys: dict[str, str], *, run_id: str, starte
         started_at=started_at,
         config=config.as_dict(),
         command=" ".join(["wgan-pipeline", *sys.argv[1:]]),
-        work_dir=str(config.work_dir),
+        work_dir=config.work_dir,
         keys=keys,
         versions={"python": platform.python_version(), **versions},
         folder=folder,

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from components.common.addresses import is_address, local_path
+from components.common.addresses import is_address, joined, local_path
 from components.common.artifacts import digest_of
 from components.common.command import explain
 from components.common.errors import ConfigError
-from components.common.section import FolderPath, Section
+from components.common.section import Section, StoreLocation
 from components.evaluate.config import EvaluateConfig
 from components.gate.config import GateConfig, GateTask
 from components.ingest.config import IngestConfig
@@ -30,9 +30,14 @@ from pipeline.platforms import check_tensorflow_runs, find_training_row
 class RunSection(Section):
     """Where a run stores its results."""
 
-    dir: FolderPath = Field("runs", min_length=1, description="Folder of all runs; each run has a subfolder named by its id.")
-    work_dir: FolderPath = Field(
-        "", description="Folder of checkpoints, cache and journal, shared by all runs; empty: run.dir/.work."
+    dir: StoreLocation = Field(
+        "runs",
+        min_length=1,
+        description="Folder, gs:// or s3:// URL of all runs; each run has a subfolder named by its id. "
+        "Local runs need a folder.",
+    )
+    work_dir: StoreLocation = Field(
+        "", description="Folder or URL of checkpoints, caches and journal, shared by all runs; empty: run.dir/.work."
     )
 
 
@@ -72,7 +77,18 @@ class DeploySection(Section):
         description="Account of the steps: a Kubernetes service account, or on Vertex NAME@PROJECT.iam.gserviceaccount.com; "
         "empty: the platform's default.",
     )
-    volume_claim: str = Field("", description="Kubeflow: PersistentVolumeClaim to mount at run.dir; required there.")
+    volume_claim: str = Field(
+        "", description="Kubeflow: PersistentVolumeClaim to mount at run.dir; required unless that is a URL."
+    )
+    s3_secret: str = Field(
+        "",
+        description="Kubeflow: Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or Kubeflow's own "
+        "mlpipeline-minio-artifact, for s3:// URLs; empty: the identity of the service account.",
+    )
+    s3_endpoint: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="Kubeflow: URL of the S3 server, unless it is Amazon's."
+    )
+    s3_region: str = Field("", description="Kubeflow: region of the S3 server, if it checks that of requests.")
     google_key_secret: str = Field(
         "", description="Kubeflow: Secret with the key.json of a Google account, for clusters without workload identity."
     )
@@ -184,19 +200,19 @@ class RunConfig(Section):
         return self.model_dump(mode="json", by_alias=True)
 
     @property
-    def work_dir(self) -> Path:
-        """The folder of checkpoints, cache and journal."""
-        return Path(self.run.work_dir or Path(self.run.dir) / ".work")
+    def work_dir(self) -> str:
+        """The folder or URL of checkpoints, caches and journal."""
+        return self.run.work_dir or joined(self.run.dir, ".work")
 
     @property
     def registry(self) -> str:
         """The folder or URL of the published versions and the champion pointer."""
-        return self.push.registry or str(Path(self.run.dir) / "registry")
+        return self.push.registry or joined(self.run.dir, "registry")
 
     @property
     def history(self) -> str:
         """The folder or URL of the accepted snapshots of this source; each source has its own."""
-        return self.validation.history or str(Path(self.run.dir) / "snapshots" / _folder_name(self.ingest.source))
+        return self.validation.history or joined(self.run.dir, "snapshots", _folder_name(self.ingest.source))
 
 
 def _check_tpu_trains(deploy: DeploySection) -> None:
@@ -261,7 +277,7 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         source = f"images:{_absolute_location(source.removeprefix('images:'))}"
     paths = {name: _absolute(getattr(config.ingest, name)) for name in ("tfds_manual_dir", "tfds_data_dir")}
     ingest = config.ingest.model_copy(update={"source": source, **paths})
-    folders = {"dir": _absolute(config.run.dir), "work_dir": _absolute(str(config.work_dir))}
+    folders = {"dir": _absolute_location(config.run.dir), "work_dir": _absolute_location(config.work_dir)}
     return with_folders(config.model_copy(update={"ingest": ingest, "run": RunSection(**folders)}))
 
 

@@ -10,7 +10,7 @@ from components.common.errors import ConfigError
 from pipeline.config import RunConfig
 
 IMAGES = "images:"
-FOLDERS_ONLY = ("run.dir", "run.work_dir")
+WITHOUT_VOLUME = "--set run.dir=s3://BUCKET/FOLDER or gs://BUCKET/FOLDER"
 
 
 def check_mounts_on_vertex(config: RunConfig) -> None:
@@ -22,20 +22,39 @@ def check_mounts_on_vertex(config: RunConfig) -> None:
 
 
 def check_mounts_on_kubeflow(config: RunConfig) -> None:
-    """Raise ConfigError for a folder that is not on the volume deploy.volume_claim, which is mounted at run.dir."""
+    """Raise ConfigError for a folder that is not on the volume deploy.volume_claim, which is mounted at run.dir.
+
+    Without a volume, run.dir and all other locations must be URLs.
+    """
     run_dir, claim = config.run.dir, config.deploy.volume_claim
     mount = _path(run_dir)
-    if not mount or not mount.is_absolute() or len(mount.parts) < 2:
-        problem = f"run.dir = {run_dir!r} is not a path at which Kubeflow can mount a volume."
-        raise ConfigError(problem, "Use --set run.dir=/mnt/wgan --set deploy.volume_claim=NAME.")
+    if mount is None:
+        _check_urls(config)
+        return
+    if not mount.is_absolute() or len(mount.parts) < 2:
+        problem = f"run.dir = {run_dir!r} is not a URL, nor a path at which Kubeflow can mount a volume."
+        raise ConfigError(problem, f"Use {WITHOUT_VOLUME}, or --set run.dir=/mnt/wgan --set deploy.volume_claim=NAME.")
     if not claim:
         problem = f"run.dir = {run_dir!r} is not on a volume, and the images of the steps are read-only."
-        raise ConfigError(problem, "Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir.")
+        cure = "Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir."
+        raise ConfigError(problem, f"{cure} Without a volume, use {WITHOUT_VOLUME}.")
     for key, location in locations(config).items():
         path = _path(location)
         if path and not path.is_relative_to(mount):
             problem = f"is not on the volume {claim}, which is mounted at run.dir = {run_dir!r}."
             raise _refusal(key, location, problem, f"{mount}/FOLDER")
+
+
+def _check_urls(config: RunConfig) -> None:
+    """Raise ConfigError for a folder: with a URL for run.dir no volume is mounted, and the steps share no disk."""
+    if config.deploy.volume_claim:
+        problem = f"deploy.volume_claim = {config.deploy.volume_claim!r} is mounted at run.dir, but that is a URL."
+        raise ConfigError(problem, "Leave deploy.volume_claim empty, or use a folder for run.dir.")
+    for key, location in locations(config).items():
+        if _path(location):
+            problem = f"{key} = {location!r} is a folder, but run.dir is a URL, and the steps share no disk."
+            prefix = IMAGES if key == "ingest.source" else ""
+            raise ConfigError(problem, f"Use a URL, such as --set {key}={prefix}gs://BUCKET/FOLDER.")
 
 
 CHECKS = {"kubeflow": check_mounts_on_kubeflow, "vertex": check_mounts_on_vertex}
@@ -67,5 +86,5 @@ def _path(location: str) -> PurePosixPath | None:
 
 def _refusal(key: str, location: str, problem: str, folder: str) -> ConfigError:
     prefix = IMAGES if key == "ingest.source" else ""
-    url = "" if key in FOLDERS_ONLY else f", or a URL such as {prefix}gs://BUCKET/FOLDER"
-    return ConfigError(f"{key} = {location!r} {problem}", f"Use --set {key}={prefix}{folder}{url}.")
+    url = f"a URL such as {prefix}gs://BUCKET/FOLDER"
+    return ConfigError(f"{key} = {location!r} {problem}", f"Use --set {key}={prefix}{folder}, or {url}.")

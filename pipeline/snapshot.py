@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from components.common.artifacts import digest_of, write_bytes, write_text
-from components.common.journal import listing_file, read_entry
+from components.common.artifacts import digest_of
+from components.common.errors import ArtifactError
+from components.common.journal import listing_name, read_entry
+from components.common.store import Location, store_at
 from components.ingest.sources.fingerprint import source_fingerprint
 from components.report.description import RunDescription
 from components.validate.drift.history import History
@@ -39,31 +41,31 @@ def take_snapshot(config: RunConfig, source: ListedSource) -> dict[str, str]:
     key = step_keys(config, source.digest)["ingest"]
     dataset = _known_dataset(config.work_dir, key)
     if not dataset and source.listing.is_file():
-        write_bytes(listing_file(config.work_dir, key), source.listing.read_bytes())
+        store_at(config.work_dir).write(listing_name(key), [source.listing.read_bytes()])
     return step_keys(config, source.digest, History(config.history).state(dataset))
 
 
 def save_run(run: RunDescription, job_id: str) -> None:
     """Write config and keys of a run for its report, under the platform's id of the run, which every kind of run has."""
-    write_text(_file(run.work_dir, job_id), run.model_dump_json(indent=1))
+    store_at(run.work_dir).write(_name(job_id), [run.model_dump_json(indent=1).encode()], sync=True)
 
 
-def load_run(work_dir: str, job_id: str) -> RunDescription | None:
+def load_run(work_dir: Location, job_id: str) -> RunDescription | None:
     """Return what save_run wrote, None if there is nothing or it cannot be read."""
     try:
-        return RunDescription.model_validate_json(_file(work_dir, job_id).read_bytes())
-    except (OSError, ValidationError):
+        return RunDescription.model_validate_json(store_at(work_dir).read(_name(job_id)))
+    except (OSError, ArtifactError, ValidationError):
         return None
 
 
-def _file(work_dir: str, job_id: str) -> Path:
-    return Path(work_dir) / "journal" / f"run-{digest_of(job_id)[:24]}.json"
+def _name(job_id: str) -> str:
+    return f"journal/run-{digest_of(job_id)[:24]}.json"
 
 
-def _known_dataset(work_dir: Path, ingest_key: str) -> str:
+def _known_dataset(work_dir: Location, ingest_key: str) -> str:
     """Return the digest of the dataset that ingest made from this source before, "" if it did not."""
     try:
         entry = read_entry(work_dir, "ingest", ingest_key)
-    except (OSError, ValidationError):  # the report names a damaged entry; here the dataset is just unknown
+    except (ArtifactError, ValidationError):  # the report names a damaged entry; here the dataset is just unknown
         return ""
     return entry.artifact.digest if entry and entry.artifact else ""

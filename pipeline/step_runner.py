@@ -9,15 +9,17 @@ import json
 import re
 import signal
 import sys
+import tempfile
 from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn
 
-from components.common.artifacts import digest_of, write_json
+from components.common.artifacts import digest_of, json_bytes, write_bytes
 from components.common.errors import ArtifactError, InterruptedStepError, PipelineError
-from components.common.journal import SNAPSHOT, listing_file, record_failure, recorded
+from components.common.journal import SNAPSHOT, listing_name, record_failure, recorded
 from components.common.section import Summary
+from components.common.store import Folder, Store, store_at
 from components.registry.registry import Registry
 from components.report.description import RunDescription
 from components.tpu_check.config import TpuCheckConfig
@@ -62,26 +64,32 @@ def run_step(
     folders = {name: Path(artifact.path) for name, artifact in inputs.items()}
 
     def body() -> Summary:
+        work = store_at(work_dir)
         section = SECTIONS[step].model_validate_json(config)
         if isinstance(section, TrainConfig):
             prepare(section.devices)  # before TensorFlow is imported, which looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
-        with _champion_folder(getattr(section, "start_from", "")) as champion:
+        parameters = inspect.signature(run).parameters
+        with contextlib.ExitStack() as stack:
+            champion = stack.enter_context(_champion_folder(getattr(section, "start_from", "")))
+            listing = stack.enter_context(_local_file(work, listing_name(key))) if "listing" in parameters else None
             known = {
-                "work_dir": Path(work_dir),
-                "listing": listing_file(Path(work_dir), key),
+                "work_dir": work_dir,
+                "listing": listing,
                 "registry": getattr(section, "registry", ""),
                 "start": champion,
             }
-            accepted = {name: value for name, value in known.items() if name in inspect.signature(run).parameters}
+            accepted = {name: value for name, value in known.items() if name in parameters}
             summary: Summary = run(section, **folders, **accepted, out=Path(out.path))
+        if listing:
+            work.delete(listing_name(key))  # no other run needs it
         fill_displays(step, summary, Path(out.path), folders, displays or {})
         return summary
 
     # Without a handler, the first process of a container ignores SIGTERM. Train installs its own, which saves.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        summary = recorded(step, key, Path(work_dir), Path(out.path), body, **folders)
+        summary = recorded(step, key, work_dir, Path(out.path), body, **folders)
     except PipelineError as error:
         _exit(step, error)
     # KFP turns numbers in metadata into floats and refuses None; strings come back unchanged.
@@ -133,9 +141,8 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
         description = load_run(description.work_dir, job.id) or description
         description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
         description = _with_folder(description, job, Path(page.path).parent)
-    folder = Path(description.folder)
-    write_report(description, folder=folder, status=state, message=message)
-    Path(page.path).write_bytes((folder / "report.html").read_bytes())
+    write_report(description, folder=description.folder, status=state, message=message)
+    Path(page.path).write_bytes(store_at(description.folder).read("report.html"))
 
 
 def _with_folder(description: RunDescription, job: PlatformRun, otherwise: Path) -> RunDescription:
@@ -143,27 +150,41 @@ def _with_folder(description: RunDescription, job: PlatformRun, otherwise: Path)
 
     If run.dir cannot be written, the folder is `otherwise`, so that the platform still shows a report.
     """
-    folder = _run_folder(Path(description.config["run"]["dir"]), job)
-    found = description.model_copy(update={"folder": str(folder)})
+    runs = store_at(description.config["run"]["dir"])
     try:
-        write_json(folder / "config.json", found.config)
-        write_json(folder / "run.json", found.model_dump(mode="json"))
+        name = _run_folder(runs, job)
+        found = description.model_copy(update={"folder": f"{runs.location}/{name}"})
+        runs.write(f"{name}/config.json", [json_bytes(found.config)], sync=True)
+        runs.write(f"{name}/run.json", [json_bytes(found.model_dump(mode="json"))], sync=True)
     except ArtifactError as error:
         print(f"report: {error}", file=sys.stderr)
         return description.model_copy(update={"folder": str(otherwise)})
     return found
 
 
-def _run_folder(runs: Path, job: PlatformRun) -> Path:
-    """Return the folder of a run on a platform, named like the run; with its id if the name is that of another folder."""
-    folder = runs / (re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-.")[:100] or job.id)
-    if not folder.exists():
-        return folder
+def _run_folder(runs: Store, job: PlatformRun) -> str:
+    """Return the name of a run's folder: the name of the run, with its id if another folder has that name."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", job.name).strip("-.")[:100] or job.id
+    if name not in runs.names():
+        return name
     try:
-        mine = json.loads((folder / "run.json").read_bytes())["started_at"] == job.created_at
+        mine = json.loads(runs.read(f"{name}/run.json"))["started_at"] == job.created_at
     except (OSError, ValueError, KeyError, TypeError):
         mine = False
-    return folder if mine else folder.with_name(f"{folder.name}-{job.id[:8]}")
+    return name if mine else f"{name}-{job.id[:8]}"
+
+
+@contextlib.contextmanager
+def _local_file(store: Store, name: str) -> Iterator[Path | None]:
+    """Yield the path of a file of the store, or of a temporary copy; None if there is no such file."""
+    if isinstance(store, Folder):
+        yield store.path / name if (store.path / name).is_file() else None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PurePosixPath(name).name
+        with contextlib.suppress(FileNotFoundError):
+            write_bytes(file, store.read(name))
+        yield file if file.is_file() else None
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from benchmarks.quality.contender import Images
 from benchmarks.quality.train import SAMPLES, name_of
 from components.common.artifacts import code_digest, digest_of, file_sha256, read_manifest, write_json
 from components.common.command import read_section
+from components.common.store import Folder
 from components.dataset.records import read_split
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import Extractor
@@ -41,7 +42,7 @@ class Scorer:
         self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "classifier"})
         train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
         digest = read_manifest(dataset, "dataset").digest
-        self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, work_dir)
+        self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, Folder(work_dir))
         self.train_images = train.images
         self.real = self.extractor.features(held_out.images)
         self.key = digest_of([self.extractor.digest, self.config.model_dump(mode="json"), code_digest("evaluate")])

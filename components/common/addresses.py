@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -42,6 +42,11 @@ def is_address(location: str) -> bool:
 def local_path(location: str) -> str:
     """Return the path of a location on this machine, which may be a file:// URL."""
     return unquote(location.removeprefix("file://")) if location.startswith("file://") else location
+
+
+def joined(location: PurePath | str, *names: str) -> str:
+    """Return the location of a folder or file in a folder, which may be a URL."""
+    return "/".join([str(location).rstrip("/"), *names]) if names else str(location)
 
 
 def suffix_in(location: str, suffixes: tuple[str, ...]) -> bool:

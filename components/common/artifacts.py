@@ -303,7 +303,12 @@ def remove_leftovers(folder: Path) -> None:
 
 def write_json(file: Path, value: Any) -> None:
     """Write `value` as indented JSON atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
-    write_text(file, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_bytes(file, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as indented JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
 def write_text(file: Path, text: str) -> None:

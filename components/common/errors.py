@@ -36,6 +36,10 @@ class ArtifactError(PipelineError):
     """An artifact is missing, incomplete or damaged, or it cannot be written."""
 
 
+class UnreachableError(ArtifactError):
+    """A store cannot be read or written now, which says nothing about the files in it."""
+
+
 class ConflictError(ArtifactError):
     """Another process changed the same state at the same time; its change stands and ours was not made."""
 

@@ -68,6 +68,13 @@ def png_bytes(array: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
+def read_png(content: bytes) -> npt.NDArray[np.uint8]:
+    """Return the image, uint8 [H, W, C], that png_bytes encoded."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        array = np.asarray(image)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
 def write_png(file: Path, array: npt.NDArray[np.uint8]) -> None:
     """Write an image, uint8 [H, W, C] with C = 1 (grey) or 3 (RGB), as a PNG file. Raises ArtifactError."""
     write_bytes(file, png_bytes(array))

@@ -2,7 +2,8 @@
 
 A step's key is a digest of its config, its code and the keys of the steps before it. The configuration therefore determines
 the name of every entry, and tasks need not pass anything to each other. An entry is written as `running` when the step
-starts; if it still says `running` after its process has ended, the step was killed.
+starts; if it still says `running` after its process has ended, the step was killed. Entries are in the store of the work
+directory: a folder, or a URL.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from components.common.artifacts import now, read_manifest, write_text
+from components.common.artifacts import now, read_manifest
 from components.common.errors import InterruptedStepError, PipelineError, first_line
 from components.common.section import Summary
+from components.common.store import Location, store_at
 
 STEPS = ("ingest", "validate", "train", "evaluate", "gate", "push")  # a run on a TPU also has tpu_check, before train
 SNAPSHOT = "snapshot"  # the first step of a run on a platform; it has an entry only if it failed
@@ -61,26 +63,33 @@ class StepRecord(BaseModel):
     error: StepError | None = None
 
 
-def entry_path(work_dir: Path, step: str, key: str) -> Path:
-    """Return the file of a step's entry."""
-    return Path(work_dir) / "journal" / f"{step}-{key[:24]}.json"
+def entry_name(step: str, key: str) -> str:
+    """Return the name of a step's entry in the work directory."""
+    return f"journal/{step}-{key[:24]}.json"
 
 
-def listing_file(work_dir: Path, key: str) -> Path:
-    """Return the file with the listing of a source that ingest will read, by the key of ingest."""
-    return Path(work_dir) / "journal" / f"listing-{key[:24]}.gz"
+def listing_name(key: str) -> str:
+    """Return the name of the file with the listing of a source that ingest will read, by the key of ingest."""
+    return f"journal/listing-{key[:24]}.gz"
 
 
-def read_entry(work_dir: Path, step: str, key: str) -> StepRecord | None:
-    """Return a step's entry, or None if the step has never run."""
-    file = entry_path(work_dir, step, key)
-    return StepRecord.model_validate_json(file.read_bytes()) if file.is_file() else None
+def read_entry(work_dir: Location, step: str, key: str) -> StepRecord | None:
+    """Return a step's entry, or None if the step has never run. Raises ArtifactError, or ValidationError if it is damaged."""
+    try:
+        return StepRecord.model_validate_json(store_at(work_dir).read(entry_name(step, key)))
+    except FileNotFoundError:
+        return None
 
 
-def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], Summary], **inputs: Path) -> Summary:
+def write_entry(work_dir: Location, record: StepRecord) -> None:
+    """Write a step's entry in place of an earlier one. Raises ArtifactError."""
+    content = record.model_dump_json(indent=1).encode()
+    store_at(work_dir).write(entry_name(record.step, record.key), [content], sync=True)
+
+
+def recorded(step: str, key: str, work_dir: Location, out: Path, body: Callable[[], Summary], **inputs: Path) -> Summary:
     """Run `body`, which writes the artifact `out` from `inputs`; record its start and its result or exception."""
     started, clock = now(), time.monotonic()
-    file = entry_path(work_dir, step, key)
     refs: dict[str, ArtifactRef] = {}
 
     def write(state: State, **fields: Any) -> None:
@@ -88,7 +97,7 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
         record = StepRecord(
             step=step, key=key, state=state, pid=os.getpid(), started_at=started, seconds=seconds, inputs=refs, **fields
         )
-        write_text(file, record.model_dump_json(indent=1))
+        write_entry(work_dir, record)
 
     write("running")
     try:
@@ -107,12 +116,12 @@ def recorded(step: str, key: str, work_dir: Path, out: Path, body: Callable[[], 
     return summary
 
 
-def record_failure(step: str, key: str, work_dir: Path, error: PipelineError) -> None:
+def record_failure(step: str, key: str, work_dir: Location, error: PipelineError) -> None:
     """Write the entry of a step that could not start."""
     record = StepRecord(
         step=step, key=key, state="failed", pid=os.getpid(), started_at=now(), finished_at=now(), error=step_error(error)
     )
-    write_text(entry_path(work_dir, step, key), record.model_dump_json(indent=1))
+    write_entry(work_dir, record)
 
 
 def step_error(error: BaseException) -> StepError:

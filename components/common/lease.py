@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.common.artifacts import now
 from components.common.errors import ArtifactError
+from components.common.numbered import numbered, numbers_in
 from components.common.processes import id_space, is_alive, started_at
 from components.common.progress import say
-from components.common.store import Store, numbered, numbers_in
+from components.common.store import Store
 
 RENEW_SECONDS = 30.0
 EXPIRY_SECONDS = 120.0  # more than the minute for which caches may hide a new file

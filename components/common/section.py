@@ -21,11 +21,4 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _refuse_url(path: str) -> str:
-    if "://" in path:
-        raise ValueError("name a folder, such as the mounted /gcs/BUCKET/… for gs://BUCKET/…")
-    return path
-
-
-FolderPath = Annotated[str, AfterValidator(_refuse_url)]  # a folder on this machine; a URL is refused
 StoreLocation = Annotated[str, AfterValidator(check_creates)]  # a folder, or a URL at which several processes can work at once

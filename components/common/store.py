@@ -7,9 +7,7 @@ Two operations carry correctness, and both stores have them:
 - `create`: of all processes that create the same name, exactly one succeeds. In a folder by a hard link, or, where there are
   none (gcsfuse), by creating the file exclusively: gcsfuse uploads it on the condition that no such object exists.
 
-So what several processes change together is a sequence of numbered files, each created once (`numbered`): a state is never
-replaced, the next one is created, and of all processes that started from the same state one succeeds. An empty file does not
-count, because a process that is killed on a mounted bucket can leave one; its number is not used again.
+What several processes change together is a sequence of numbered files, each created once (numbered.py).
 """
 
 from __future__ import annotations
@@ -19,36 +17,24 @@ import errno
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, cast
 from uuid import uuid4
 
-from components.common.addresses import find_filesystem, is_address, local_path, remote_errors
-from components.common.errors import ArtifactError, ConflictError, first_line
-from components.common.progress import say
+from components.common.addresses import find_filesystem, is_address, joined, local_path, remote_errors
+from components.common.errors import ArtifactError, UnreachableError, first_line
 
 MAX_OPEN_FILES = 200  # of one worker
 READ_AHEAD_BYTES = 1 << 20
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a file that is being written, or that a killed process left
 # Of the file systems without hard links: gcsfuse answers EPERM, others one of these.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-NUMBER_DIGITS = 6
-NUMBERED = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
-# On a mounted bucket: so long can another process take to fill a file that it has created, and a file that another machine has
-# created be in a listing before it can be opened (gcsfuse remembers 5 s that a file does not exist).
-EMPTY_SECONDS = 10.0
 # The schemes of file systems that can create an object on the condition that there is none of its name. Not all servers of
 # s3:// can: `create` finds out.
 CREATING_SCHEMES = ("gs", "gcs", "s3", "memory")
 CREATE_ATTEMPTS = 5  # S3 answers ConditionalRequestConflict to one of two simultaneous requests, which then has to repeat it
 
-CONFLICT_ATTEMPTS = 5  # of as many processes that change a state at once, each succeeds
-# Wait so long after the first conflict, and longer after each: gcsfuse remembers 5 s that a folder does not exist.
-CONFLICT_SECONDS = 1.0
-
-T = TypeVar("T")
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
 ReadSpan = Callable[[str, int, int], bytes]
 
@@ -84,12 +70,15 @@ class Folder:
         self.location = str(path)
         self._has_links = True
 
-    def write(self, name: str, blocks: Iterable[bytes]) -> int:
-        """Write a file under a temporary name and rename it; return its size in bytes."""
-        with writing(name), self._temporary(name) as temporary:
+    def write(self, name: str, blocks: Iterable[bytes], *, sync: bool = False) -> int:
+        """Write a file under a temporary name and rename it, with `sync` durably; return its size in bytes."""
+        with writing(str(self.path / name)), self._temporary(name) as temporary:
             with temporary.open("wb") as stream:
                 stream.writelines(blocks)
                 size = stream.tell()
+                if sync:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             temporary.replace(self.path / name)
         return size
 
@@ -200,7 +189,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name)) from None
         except OSError as error:
-            raise ArtifactError(f"Cannot read {self.path / name}: {first_line(error)}.", "Check the disk.") from error
+            raise UnreachableError(f"Cannot read {self.path / name}: {first_line(error)}.", "Check the disk.") from error
 
 
 def _create_exclusively(file: Path, content: bytes) -> bool:
@@ -231,7 +220,7 @@ class Bucket:
         self._files, self._root = find_filesystem(self.location)
         self._is_known_to_create = not self.location.startswith("s3://")
 
-    def write(self, name: str, blocks: Iterable[bytes]) -> int:
+    def write(self, name: str, blocks: Iterable[bytes], *, sync: bool = False) -> int:  # noqa: ARG002
         """Upload an object, and return its size in bytes."""
         content = b"".join(blocks)
         with self._translated("write", name):
@@ -347,9 +336,9 @@ class Bucket:
             if verb in ("read", "remove"):
                 raise
             bucket = self._root.partition("/")[0]  # only a bucket that does not exist makes these fail
-            raise ArtifactError(f"{what}: there is no bucket {bucket}.", "Create it, or correct the URL.") from error
+            raise UnreachableError(f"{what}: there is no bucket {bucket}.", "Create it, or correct the URL.") from error
         except remote_errors() as error:
-            raise ArtifactError(
+            raise UnreachableError(
                 f"{what}: {first_line(error)}.",
                 "Check the account of this process (gs://: gcloud auth application-default login; s3://: AWS_PROFILE or"
                 " AWS_ACCESS_KEY_ID) and its permission to list, read, create and delete objects there.",
@@ -357,53 +346,13 @@ class Bucket:
 
 
 Store = Folder | Bucket
+Location = Path | str  # of a store: a folder or a URL
 
 
-def store_at(location: str) -> Store:
-    """Return the store at a path or URL, without touching it. Raises ConfigError for a URL that fsspec cannot open."""
-    return Bucket(location) if is_address(location) else Folder(Path(local_path(location)))
+def store_at(location: Location, *folders: str) -> Store:
+    """Return the store at a path or URL, or in a folder of it, without touching it.
 
-
-def numbers_in(store: Store, folder: str) -> list[int]:
-    """Return the numbers of the numbered files in a folder, ascending."""
-    return sorted(int(match[1]) for name in store.names(folder) if (match := NUMBERED.fullmatch(name)))
-
-
-def numbered(folder: str, number: int) -> str:
-    """Return the name of a numbered file, such as champion/000017.json."""
-    return f"{folder}/{number:0{NUMBER_DIGITS}d}.json"
-
-
-def read_created(store: Store, name: str) -> bytes:
-    """Return the content of a file that is in a listing; nothing if its creator was killed before it wrote the content."""
-    deadline = time.monotonic() + EMPTY_SECONDS
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            if content := store.read(name):
-                return content
-        if time.monotonic() > deadline:
-            return b""
-        time.sleep(EMPTY_SECONDS / 20)
-
-
-def read_numbered(store: Store, folder: str) -> dict[int, bytes]:
-    """Return the content of the numbered files in a folder by number, ascending, without the empty ones."""
-    names = {number: numbered(folder, number) for number in numbers_in(store, folder)}
-    sizes = store.files(folder)
-    with store.spans((name, 0, sizes[name]) for name in names.values() if sizes.get(name)) as read:  # all at once
-        contents = {
-            number: read(name, 0, sizes[name]) if sizes.get(name) else read_created(store, name)
-            for number, name in names.items()
-        }
-    return {number: content for number, content in contents.items() if content}
-
-
-def repeat_on_conflict(change: Callable[[], T], again: str) -> T:
-    """Return what `change` returns; repeat it, which `again` says to the user, when another process changed the state first."""
-    for attempt in range(1, CONFLICT_ATTEMPTS):
-        try:
-            return change()
-        except ConflictError as error:
-            say(f"{error.problem} {again}")
-        time.sleep(attempt * CONFLICT_SECONDS)
-    return change()
+    Raises ConfigError for a URL that fsspec cannot open.
+    """
+    place = joined(location, *folders)
+    return Bucket(place) if is_address(place) else Folder(Path(local_path(place)))

@@ -1,4 +1,4 @@
-"""An artifact in a store: copied there from a local folder, its manifest last, and read in place or from a local copy.
+"""An artifact in a store: written in place or copied there, its manifest last, and read in place or from a local copy.
 
 Each file is created, never replaced, and synced to a disk. An artifact without a manifest does not exist, so it does not matter
 where a process that copies one is killed.
@@ -8,12 +8,52 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from components.common.artifacts import MANIFEST, Manifest, read_manifest, write_bytes
-from components.common.errors import ArtifactError, ConflictError
+from pydantic import BaseModel
+
+from components.common.artifacts import (
+    MANIFEST,
+    ArtifactWriter,
+    Manifest,
+    new_artifact,
+    read_manifest,
+    remove_artifact,
+    write_bytes,
+)
+from components.common.errors import ArtifactError, ConflictError, UnreachableError
 from components.common.store import Folder, Store
+
+
+@contextlib.contextmanager
+def new_stored_artifact(
+    store: Store, name: str, kind: str, *, config: BaseModel, inputs: Mapping[str, Path] | None = None
+) -> Iterator[ArtifactWriter]:
+    """Write the artifact `name` of the store as new_artifact does: in place in a folder, else by a copy from a temporary one.
+
+    Other processes must be kept away, because what is there is removed first. Raises ArtifactError when it cannot be written.
+    """
+    if isinstance(store, Folder):
+        with new_artifact(store.path / name, kind, config=config, inputs=inputs) as writer:
+            yield writer
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-") as temporary:
+        folder = Path(temporary) / PurePosixPath(name).name
+        with new_artifact(folder, kind, config=config, inputs=inputs) as writer:
+            yield writer
+        remove_stored(store, name)
+        store_artifact(store, name, folder)
+
+
+def remove_stored(store: Store, name: str) -> None:
+    """Remove an artifact of the store, or what there is of it: the manifest first, so that the rest does not exist."""
+    if isinstance(store, Folder):
+        remove_artifact(store.path / name)
+    elif files := store.files(name):
+        if f"{name}/{MANIFEST}" in files:
+            store.delete(f"{name}/{MANIFEST}")
+        store.remove(name)
 
 
 def store_artifact(store: Store, name: str, artifact: Path) -> Manifest:
@@ -55,7 +95,11 @@ def open_artifact(store: Store, name: str, kind: str, *, only: Sequence[str] = (
         for each in only or [each.removeprefix(f"{name}/") for each in store.files(name)]:
             _check_relative(store, name, each)
             with contextlib.suppress(FileNotFoundError):  # reported below
-                write_bytes(folder / each, store.read(f"{name}/{each}"))
+                content = store.read(f"{name}/{each}")
+                try:
+                    write_bytes(folder / each, content)
+                except ArtifactError as error:  # this machine's disk, not a damaged artifact
+                    raise UnreachableError(error.problem, error.cure) from error
         try:
             read_manifest(folder, kind, verify=verify)
         except ArtifactError as error:

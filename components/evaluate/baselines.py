@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.common.artifacts import code_digest, digest_of, write_json
+from components.common.artifacts import code_digest, digest_of, json_bytes
 from components.common.progress import say
+from components.common.store import Store
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import AnyExtractor
 from components.evaluate.metrics.one_pass import RealSide
@@ -24,24 +24,23 @@ def floor_and_ceiling(
     reference: Reference,
     extractor: AnyExtractor,
     data_digest: str,
-    work_dir: Path,
+    work: Store,
     side: RealSide | None = None,
 ) -> Baselines:
     """Return `floor` and `ceiling`, each with FID, KID, precision, recall, density, coverage and the number of images.
 
     The floor scores held-out images against the same training images as samples; it is None if there are not enough for
     neighbours_k. FID and coverage get worse with fewer images, so the number of images is included. The ceiling scores uniform
-    noise. `side` is the result of `one_pass.real_side` for the reference. Cached in `work_dir` by digest. Raises ArtifactError.
+    noise. `side` is the result of `one_pass.real_side` for the reference. Cached in `work` by digest. Raises ArtifactError.
     """
     settings = config.model_dump(mode="json", exclude={"neighbour_rows", "kid_subsets", "kid_subset_size"})
     key = digest_of([data_digest, extractor.digest, settings, code_digest("evaluate")])
-    file = work_dir / FOLDER / f"{key[:24]}.json"
-    cached = _read(file)
+    name = f"{FOLDER}/{key[:24]}.json"
+    cached = _read(work, name)
     if cached is None:
         say("scoring real images and noise for comparison")
         cached = _measure(config, reference, extractor, side)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, cached)
+        work.write(name, [json_bytes(cached)])
     return cached
 
 
@@ -58,9 +57,9 @@ def _measure(config: EvaluateConfig, reference: Reference, extractor: AnyExtract
     }
 
 
-def _read(file: Path) -> Baselines | None:
+def _read(work: Store, name: str) -> Baselines | None:
     try:
-        cached: Any = json.loads(file.read_bytes())
+        cached: Any = json.loads(work.read(name))
     except (OSError, ValueError):
         return None
     return dict(cached) if isinstance(cached, dict) and set(cached) == {"floor", "ceiling"} else None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from components.common.artifacts import code_digest, digest_of, write_bytes
+from components.common.artifacts import code_digest, digest_of
 from components.common.errors import ArtifactError
+from components.common.store import Store
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.metrics import memorization, one_pass
 from components.evaluate.metrics.bootstrap import both_weights
@@ -35,26 +35,25 @@ def cached_reference(
     held_out: npt.NDArray[np.float32],
     real_count: int,
     config: EvaluateConfig,
-    work_dir: Path | None = None,
+    work: Store | None = None,
 ) -> CachedReference:
     """Return what depends only on training [N, D] and held-out [H, D] features and the config.
 
     Samples are scored against the first `real_count` training images. Without a work directory nothing is cached.
     Raises ArtifactError for features that cannot be scored, or if the file cannot be written.
     """
-    if work_dir is None:
+    if work is None:
         return _compute(train, held_out, real_count, config)
     arrays = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in (train, held_out)]
     key = digest_of([arrays, list(train.shape), real_count, config.neighbours_k, config.seed, code_digest("evaluate")])
-    file = work_dir / FOLDER / f"{key[:24]}.npz"
-    cached = _read(file)
+    name = f"{FOLDER}/{key[:24]}.npz"
+    cached = _read(work, name)
     if cached is None:
         cached = _compute(train, held_out, real_count, config)
-        file.parent.mkdir(parents=True, exist_ok=True)
         stream = io.BytesIO()
         statistics, *rest = cached.side
         np.savez(stream, *statistics, *rest, cached.held_out_distances)
-        write_bytes(file, stream.getvalue())
+        work.write(name, [stream.getvalue()])
     return cached
 
 
@@ -70,9 +69,9 @@ def _compute(
         raise ArtifactError(problem, "Use another evaluate.extractor.") from error
 
 
-def _read(file: Path) -> CachedReference | None:
+def _read(work: Store, name: str) -> CachedReference | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(work.read(name)), allow_pickle=False) as arrays:
             mean, covariance, *rest, distances = (arrays[f"arr_{index}"] for index in range(len(arrays.files)))
         return CachedReference(RealSide(Statistics(mean, covariance), *rest), distances)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):

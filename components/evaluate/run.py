@@ -11,6 +11,7 @@ import numpy.typing as npt
 from components.common.artifacts import Manifest, new_artifact, read_manifest, write_json
 from components.common.errors import ArtifactError
 from components.common.progress import say
+from components.common.store import Location
 from components.dataset.stored_images import open_split
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor as extractors
@@ -35,7 +36,7 @@ EXTRACTOR_FOLDER = "extractor"
 Images = npt.NDArray[np.uint8]
 
 
-def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Path, out: Path) -> EvaluateSummary:
+def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Location, out: Path) -> EvaluateSummary:
     """Score `model` against `dataset` and write the evaluation artifact `out`; extractors are cached in `work_dir`.
 
     Samples are drawn from the SavedModel in a fresh process, as a user would do. Raises ArtifactError if the image sizes of

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.images import grid, viewable_scale, write_png
+from components.common.store import Location, store_at
 from components.evaluate.baselines import floor_and_ceiling
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import AnyExtractor, Extractor
@@ -78,7 +79,7 @@ def score_images(
     config: EvaluateConfig,
     real: RealImages,
     draw: Callable[[], Images],
-    work_dir: Path,
+    work_dir: Location,
     *,
     dataset: Path | None = None,
     weights: str = "ema",
@@ -88,18 +89,18 @@ def score_images(
     `dataset` is the artifact of the real images, if they have one, and `weights` says what drew the samples. Raises
     ArtifactError and ConfigError.
     """
-    train, held_out = real.train, real.held_out
+    train, held_out, work = real.train, real.held_out, store_at(work_dir)
     with ThreadPoolExecutor(1) as background:
         # TensorFlow takes seconds to start, in the process that draws and in this one, so they start at the same time.
         drawing = background.submit(draw)
-        extractor = extractor_for(config, dataset, real.digest, train, held_out, work_dir)
+        extractor = extractor_for(config, dataset, real.digest, train, held_out, work)
         real_count = min(len(train.images), config.real_images)
         reference = Reference(extractor.features(train.images), extractor.features(held_out.images), real_count)
         images = drawing.result()
     samples = features_of(images, extractor)
     origin = provenance(config, extractor, real.digest, real_count, len(held_out.images), weights)
-    cached = cached_reference(*reference, config, work_dir)
-    baselines = floor_and_ceiling(config, reference, extractor, real.digest, work_dir, cached.side)
+    cached = cached_reference(*reference, config, work)
+    baselines = floor_and_ceiling(config, reference, extractor, real.digest, work, cached.side)
     statistics = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
     measurement = measure(reference, samples, config, origin, real=statistics, baselines=baselines, cached=cached)
     return Scored(measurement, images, samples, real, reference, statistics, extractor)

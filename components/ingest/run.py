@@ -10,16 +10,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from components.common.addresses import is_address
+from components.common.addresses import is_address, joined
 from components.common.artifacts import code_digest, digest_of, new_artifact, remove_leftovers
 from components.common.errors import ArtifactError, DataRejectedError
 from components.common.lease import leased
 from components.common.mounts import is_mounted_bucket
 from components.common.progress import say, tick
 from components.common.section import Summary
-from components.common.store import Folder, Store, writing
+from components.common.store import Bucket, Folder, Location, Store, store_at, writing
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
 from components.ingest.beam.listed_chunks import write_chunks
 from components.ingest.beam.pipeline import CHUNK_SUFFIX, WorkerSettings, build, chunk_name, worker_settings
@@ -51,21 +51,21 @@ class IngestSummary(Summary):
     source: str
 
 
-def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None, listing: Path | None = None) -> IngestSummary:
+def run(config: IngestConfig, *, out: Path, work_dir: Location | None = None, listing: Path | None = None) -> IngestSummary:
     """Read images from config.source and write them as the dataset artifact `out`.
 
-    `listing` is where this run has saved the listing of the source, if it has; it is removed at the end.
+    `listing` is where this run has saved the listing of the source, if it has.
     Decoded images are stored under `work_dir` (beside `out` when None) until the artifact is complete, so that a run after
-    one that was killed repeats no finished chunk or shard; see chunk_folder for mounted buckets. Raises ConfigError when the
+    one that was killed repeats no finished chunk or shard; see chunk_location for buckets. Raises ConfigError when the
     source does not exist or Beam's options are invalid, DataRejectedError when too few images can be read, ArtifactError when
     `out` cannot be written.
     """
     reader = open_source(config, listing)
     say(f"Reading {reader.total:,} images from {config.source}")
-    with chunk_folder(config, reader, out, work_dir) as folder, new_artifact(out, "dataset", config=config) as artifact:
-        location = f"{config.shared_folder.rstrip('/')}/{folder.name}" if config.shared_folder else str(folder)
-        settings = worker_settings(config, location, folder.name)
-        options = beam_options(config, reader, folder.name)
+    with chunk_location(config, reader, out, work_dir) as location, new_artifact(out, "dataset", config=config) as artifact:
+        name = PurePosixPath(location).name
+        settings = worker_settings(config, location, name)
+        options = beam_options(config, reader, name)
         store, chunks = settings.store, len(reader.chunks)
         with pillow_prepared(config.max_pixels), _progress(reader, settings):
             write_chunks(store, reader.chunks)
@@ -95,8 +95,6 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None, listin
             "label_histogram": histogram,
         }
     _remove_shared(settings)
-    if listing:
-        listing.unlink(missing_ok=True)
     labels = {label for split in histogram.values() for label in split} - {"unlabelled"}
     say(
         f"Read {counts['read']:,} = {counts['kept']:,} kept + {counts['duplicate']:,} duplicate"
@@ -106,30 +104,32 @@ def run(config: IngestConfig, *, out: Path, work_dir: Path | None = None, listin
 
 
 @contextlib.contextmanager
-def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path | None) -> Iterator[Path]:
-    """Yield the folder for chunk files of this config and source, with those of a run that was killed; hold its lease.
+def chunk_location(config: IngestConfig, reader: Reader, out: Path, work_dir: Location | None) -> Iterator[str]:
+    """Yield the location for chunk files of this config and source, with those of a run that was killed; hold its lease.
 
     Its name is a digest of all that chunk files depend on: the listed source, the config and the code. A run that fails
-    leaves it for the next one; rejected data does not. If `work_dir` is on a mounted bucket and all workers are on this
-    machine, the folder is a temporary one on its disk: in the bucket, chunk files would triple the traffic. Raises
-    ArtifactError when it cannot be written.
+    leaves it for the next one; rejected data does not. With `work_dir` in a bucket and all workers on this machine, it is a
+    temporary folder of its disk: in the bucket, chunk files would triple the traffic. Raises ArtifactError when it cannot be
+    written.
     """
-    store = Folder(work_dir / WORK_FOLDER if work_dir else out.parent / f".{out.name}.{WORK_FOLDER}")
+    store = store_at(work_dir, WORK_FOLDER) if work_dir else store_at(out.parent / f".{out.name}.{WORK_FOLDER}")
     listing = [chunk_name(chunk, "") for chunk in reader.chunks]
     name = digest_of([config.model_dump(mode="json", exclude=NOT_IN_CHUNKS), listing, code_digest("ingest")])[:16]
-    folder = store.path / name
+    behind_url = isinstance(store, Bucket)
+    shared = config.shared_folder or (store.location if behind_url and config.beam_options else "")
+    folder = Path(store.location) / name
     try:
         with leased(store, f"{name}.lease", holder="Another ingest of the same source", wait_seconds=0.0) as lease:
-            if is_mounted_bucket(store.path) and not config.beam_options:
+            if behind_url or (is_mounted_bucket(folder) and not config.beam_options):
                 with tempfile.TemporaryDirectory(prefix="ingest-") as temporary:
                     folder = Path(temporary) / name
                     folder.mkdir()
-                    yield folder
+                    yield joined(shared or temporary, name)
                 return
             try:
                 folder.mkdir(exist_ok=True)
                 remove_leftovers(folder)
-                yield folder
+                yield joined(shared or store.location, name)
                 lease.check()
                 store.remove(name)
             except BaseException as error:
@@ -144,7 +144,7 @@ def chunk_folder(config: IngestConfig, reader: Reader, out: Path, work_dir: Path
 
 
 def _remove_shared(settings: WorkerSettings) -> None:
-    """Remove the files of workers behind a URL; `chunk_folder` removes a local folder."""
+    """Remove the files of workers behind a URL; `chunk_location` removes a local folder."""
     if is_address(settings.location):
         settings.store.remove()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from components.common.artifacts import new_artifact, now, write_json, write_text
+from components.common.numbered import repeat_on_conflict
 from components.common.progress import say
 from components.common.section import Summary
-from components.common.store import repeat_on_conflict
 from components.gate.candidate import Candidate, read_candidate
 from components.gate.judge import Judged, judge
 from components.gate.verdict import Verdict, read_verdict

@@ -29,9 +29,10 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.artifacts import MANIFEST, Manifest, now, read_manifest
+from components.common.artifacts import MANIFEST, Manifest, json_bytes, now, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
-from components.common.store import check_creates, numbered, numbers_in, read_created, store_at
+from components.common.numbered import numbered, numbers_in, read_created
+from components.common.store import check_creates, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 
 VERSIONS, POINTERS, DECISIONS, MOVES = "versions", "champion", "decisions", "moves"
@@ -309,7 +310,7 @@ class Registry:
         self._write_json(f"{DECISIONS}/{decision.model_digest}.json", decision.model_dump(mode="json"))
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._store.write(name, [json.dumps(value, indent=1, allow_nan=False).encode(), b"\n"])
+        self._store.write(name, [json_bytes(value)])
 
 
 def version_number(version: str) -> int:

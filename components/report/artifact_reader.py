@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from components.common.artifacts import Manifest, read_manifest
+from components.common.artifacts import MANIFEST, Manifest, read_manifest, write_bytes
 from components.common.errors import ArtifactError, first_line
 from components.common.journal import SNAPSHOT, ArtifactRef
+from components.common.store import Location, store_at
 from components.dataset.records import decode_example, read_tfrecord
 from components.report.outcomes import StepOutcome
 from components.report.plots.figures import Figure, figure
@@ -50,7 +53,7 @@ class ArtifactReader:
         try:
             self.manifest = read_manifest(self.path, kind, verify=False)
         except READ_ERRORS as error:
-            self._note(f"The {kind}", error)
+            self.note(f"The {kind}", error)
             return
         if artifact.digest and self.manifest.digest != artifact.digest:
             self.notes.append(
@@ -58,7 +61,8 @@ class ArtifactReader:
                 f"{self.manifest.digest[:12]} instead of {artifact.digest[:12]}."
             )
 
-    def _note(self, what: str, error: BaseException) -> None:
+    def note(self, what: str, error: BaseException) -> None:
+        """Add the sentence that something cannot be shown."""
         self.notes.append(f"{what} cannot be shown: {first_line(error)}.")
 
     def attempt(self, what: str, read: Callable[[], T], default: Default, *, recorded: bool = False) -> T | Default:
@@ -71,7 +75,7 @@ class ArtifactReader:
         try:
             return read()
         except READ_ERRORS as error:
-            self._note(what, error)
+            self.note(what, error)
             return default
 
     def names(self, prefix: str = "", suffix: str = "") -> list[str]:
@@ -135,14 +139,38 @@ class CheckpointReader(ArtifactReader):
         return super().content(name) if inside else (self.path.parent / name).read_bytes()
 
 
-def open_unfinished_training(work_dir: Path, train_config: Mapping[str, Any]) -> ArtifactReader:
-    """Return the newest checkpoint of a training with this configuration; without a manifest if there is none.
+@contextlib.contextmanager
+def open_unfinished_training(work_dir: Location, train_config: Mapping[str, Any]) -> Iterator[ArtifactReader]:
+    """Yield the newest checkpoint of a training with this configuration; without a manifest if there is none.
 
     A training's folder holds `round-N/` (checkpoints, each with metrics.jsonl) and `samples/`.
     """
-    checkpoints = []
-    for folder in (work_dir / "checkpoints").glob("*/round-*"):
-        checkpoint = CheckpointReader("checkpoint", ArtifactRef(path=str(folder), digest=""))  # the digest was not recorded
-        if checkpoint.manifest is not None and checkpoint.manifest.config == train_config:
-            checkpoints.append((checkpoint.manifest.created_at, checkpoint))
-    return max(checkpoints, key=lambda pair: pair[0])[1] if checkpoints else ArtifactReader("checkpoint", None)
+    try:
+        store = store_at(work_dir, "checkpoints")
+        files = store.files()
+        found = [("", "")]
+        for name in (name.removesuffix(f"/{MANIFEST}") for name in files if name.endswith(f"/{MANIFEST}")):
+            with contextlib.suppress(ValueError):  # damaged
+                manifest = Manifest.model_validate_json(store.read(f"{name}/{MANIFEST}"))
+                if manifest.config == train_config:
+                    found.append((manifest.created_at, name))
+        newest = max(found)[1]
+        content = {name: store.read(name) for name in files if newest and _is_shown(name, newest)}
+    except (OSError, ArtifactError) as error:
+        unread = ArtifactReader("checkpoint", None)
+        unread.note("The checkpoints", error)
+        yield unread
+        return
+    if not newest:
+        yield ArtifactReader("checkpoint", None)
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+        for name, data in content.items():
+            write_bytes(Path(folder) / name, data)
+        yield CheckpointReader("checkpoint", ArtifactRef(path=f"{folder}/{newest}", digest=""))  # the digest was not recorded
+
+
+def _is_shown(name: str, checkpoint: str) -> bool:
+    """Return whether the report may show a file of the checkpoints: numbers of this one, and sample grids of its training."""
+    samples = f"{PurePosixPath(checkpoint).parent}/samples/"
+    return name.startswith((samples, f"{checkpoint}/")) and not name.endswith(".npz")

@@ -9,12 +9,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from components.common.errors import first_line
+from components.common.errors import ArtifactError, first_line
 from components.common.journal import STEPS, StepRecord, read_entry
 from components.report.description import RunDescription
 
@@ -54,8 +53,8 @@ def read_entries(description: RunDescription) -> tuple[dict[str, StepRecord], li
     entries, notes = {}, []
     for step, key in description.keys.items():
         try:
-            entry = read_entry(Path(description.work_dir), step, key)
-        except (OSError, ValidationError) as error:
+            entry = read_entry(description.work_dir, step, key)
+        except (ArtifactError, ValidationError) as error:
             notes.append(f"The journal entry of {step} cannot be read: {first_line(error)}.")
         else:
             if entry is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.common.journal import STEPS
 from components.evaluate.metrics import table
@@ -63,7 +62,8 @@ class Page:
         if "validate" in broken:
             validation = copies.enter_context(open_refused(description.config.get("validate", {}), dataset))
         if "train" in broken:
-            model = open_unfinished_training(Path(description.work_dir), description.config.get("train", {}))
+            training = open_unfinished_training(description.work_dir, description.config.get("train", {}))
+            model = copies.enter_context(training)
         self.run, self.summary = description, summary
         self.verdict = run_verdict(summary.status, outcomes, failure)
         self.facts = headline_facts(summary)

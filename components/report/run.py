@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from components.common.artifacts import now, write_json, write_text
+from components.common.artifacts import json_bytes, now
+from components.common.store import Location, store_at
 from components.report.description import RunDescription
 from components.report.outcomes import contradiction, derive_outcomes, find_failure, read_entries, run_status
 from components.report.page import Page
@@ -12,7 +11,7 @@ from components.report.rendering import render
 from components.report.summary import RunSummary, summarize
 
 
-def run(description: RunDescription, *, folder: Path, status: str, message: str = "") -> RunSummary:
+def run(description: RunDescription, *, folder: Location, status: str, message: str = "") -> RunSummary:
     """Write folder/summary.json and folder/report.html, and return the summary.
 
     `status` and `message` are the runner's words, such as "succeeded", "interrupted", "COMPLETE" or "". What the steps
@@ -26,7 +25,8 @@ def run(description: RunDescription, *, folder: Path, status: str, message: str 
     note = contradiction(status, corrected)
     summary = summarize(description, outcomes, corrected, failure, finished_at, note)
     # The summary is written first: programs that wait for it must get it even if drawing the page fails.
-    write_json(Path(folder) / "summary.json", summary.model_dump(mode="json", by_alias=True))
+    store = store_at(folder)
+    store.write("summary.json", [json_bytes(summary.model_dump(mode="json", by_alias=True))], sync=True)
     page = Page(description, summary, outcomes, failure, [*([note] if note else []), *notes])
-    write_text(Path(folder) / "report.html", render("report.html.j2", page))
+    store.write("report.html", [render("report.html.j2", page).encode()], sync=True)
     return summary

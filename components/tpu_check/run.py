@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 from components.common.artifacts import code_digest, digest_of, new_artifact, read_manifest, write_text
 from components.common.errors import ConfigError
 from components.common.progress import say
+from components.common.store import Location, Store, store_at
 from components.tpu_check import compiler, parity
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.report import TpuCheckSummary, rows, summarise
 from components.tpu_check.subprocesses import run_subprocess
 from components.train.config import check_batch_divides
 
+CACHE = "tpu_check"  # folder of the work directory
 
-def run(config: TpuCheckConfig, *, dataset: Path, work_dir: Path, out: Path) -> TpuCheckSummary:
+
+def run(config: TpuCheckConfig, *, dataset: Path, work_dir: Location, out: Path) -> TpuCheckSummary:
     """Check the training with the number of images in `dataset`, write the artifact `out`, and cache results in `work_dir`.
 
     Raises ProgramRefusedError if the training does not compile or fit, or if its program, executed, does not train as the CPU
@@ -26,7 +30,7 @@ def run(config: TpuCheckConfig, *, dataset: Path, work_dir: Path, out: Path) -> 
     known = {"images": int(manifest.counts["train"]), "classes": max(2, len(manifest.details.get("label_names", [])))}
     size = {name: int(manifest.details[name]) for name in ("image_size", "channels")}
     config = config.model_copy(update=known | size)
-    summary = check(config, Path(work_dir) / "tpu_check")
+    summary = check(config, store_at(work_dir, CACHE))
     with new_artifact(out, "tpu_check", config=config, inputs={"dataset": dataset}) as writer:
         write_text(writer.path / "report.json", summary.model_dump_json(indent=1) + "\n")
         writer.details = {"topology": config.topology}
@@ -35,7 +39,7 @@ def run(config: TpuCheckConfig, *, dataset: Path, work_dir: Path, out: Path) -> 
     return summary
 
 
-def check(config: TpuCheckConfig, cache: Path) -> TpuCheckSummary:
+def check(config: TpuCheckConfig, cache: Store) -> TpuCheckSummary:
     """Return the report of a training on a slice: from `cache` if the same code has checked the same config, else compiled.
 
     Raises what `run` raises.
@@ -47,14 +51,14 @@ def check(config: TpuCheckConfig, cache: Path) -> TpuCheckSummary:
     versions = compiler.check_versions()
     # On a TPU, precision "auto" means bfloat16, and the rounds of a call are a loop of the program.
     config = config.model_copy(update={"train": config.train.model_copy(update={"devices": "tpu"})})
-    file = cache / f"{digest_of([config.model_dump(mode='json'), code_digest('tpu_check'), versions])[:24]}.json"
-    if file.is_file():
-        return TpuCheckSummary.model_validate_json(file.read_bytes()).model_copy(update={"cached": True})
+    name = f"{digest_of([config.model_dump(mode='json'), code_digest('tpu_check'), versions])[:24]}.json"
+    with contextlib.suppress(FileNotFoundError):
+        return TpuCheckSummary.model_validate_json(cache.read(name)).model_copy(update={"cached": True})
     with tempfile.TemporaryDirectory(prefix="tpu_check-") as folder:
         summary = _compile(config, Path(folder))
     if config.execute_rounds:
         summary = summary.model_copy(update={"executed": _execute(config)})
-    write_text(file, summary.model_dump_json(indent=1))
+    cache.write(name, [summary.model_dump_json(indent=1).encode()])
     return summary
 
 

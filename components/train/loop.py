@@ -26,7 +26,7 @@ from components.train.monitor import SAMPLES, Monitor, is_due
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress, images_seen
 from components.train.saving.export import Generator
-from components.train.saving.folder import TrainingFolder
+from components.train.saving.folder import KID, TrainingFolder
 from components.train.saving.signals import StopRequest, long_call_text
 from components.train.saving.variables import averages, state_arrays
 
@@ -170,7 +170,7 @@ def score_average(training: Training, monitor: Monitor) -> None:
     progress.scores.append(score)
     if progress.best_score() is score:
         progress.best = weights
-    training.folder.events.scalars(progress.round, {"kid_while_training": score.kid})
+    training.folder.events.scalars(progress.round, {KID: score.kid})
 
 
 def draw_samples(training: Training) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from components.common.errors import ConfigError
 from components.common.lease import Lease, leased
 from components.common.progress import say
 from components.common.section import Summary
-from components.common.store import Folder
+from components.common.store import Folder, Location, Store, store_at
 from components.dataset.records import read_first
 from components.train import loop, step
 from components.train.config import TrainConfig
@@ -55,7 +56,7 @@ class TrainSummary(Summary):
 
 
 def run(
-    config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Path, out: Path, start: Path | None = None
+    config: TrainConfig, *, dataset: Path, validation: Path, work_dir: Location, out: Path, start: Path | None = None
 ) -> TrainSummary:
     """Train on `dataset` and write the model artifact `out`. Checkpoints are in `work_dir`, keyed by data and config.
 
@@ -69,14 +70,15 @@ def run(
     tf.config.optimizer.set_experimental_options({"remapping": False})
     manifest = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are read
     read_manifest(validation, "validation")
-    folder = Path(work_dir) / "checkpoints" / checkpoint.training_key(config, manifest.digest)
-    with _leased(folder) as lease, stop_requested_by_signal() as stop:
-        checkpoint.remove_unfinished(folder)
+    store = store_at(work_dir, "checkpoints", checkpoint.training_key(config, manifest.digest))
+    with _leased(store) as lease, _local_folder(store) as local, stop_requested_by_signal() as stop:
+        checkpoint.remove_unfinished(store)
         source = open_source(
             dataset, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size, mode=config.data
         )
         with contextlib.closing(source):
-            training = make_training(config, strategy, source, read_first(dataset, "eval", SAMPLES), folder, lease)
+            held_out = read_first(dataset, "eval", SAMPLES)
+            training = make_training(config, strategy, source, held_out, store, local, lease)
             resumed_from_round, origin = resume_or_start(training, config, start)
             loop.train(training, stop)
         with new_artifact(out, "model", config=config, inputs={"dataset": dataset, "validation": validation}) as writer:
@@ -112,12 +114,13 @@ def make_training(
     strategy: tf.distribute.Strategy,
     source: Source,
     held_out: npt.NDArray[np.uint8],
-    folder: Path,
+    store: Store,
+    local: Path,
     lease: Lease,
 ) -> Training:
     """Return a training at round 0. Raises ConfigError if it is conditional and the images have no labels."""
     shape = ImageShape(source.shape[0], source.shape[2], _classes(config, source))
-    resolved = precision.resolve(config, folder)
+    resolved = precision.resolve(config, store)
     generator = Generator(shape, resolved, source.label_counts if shape.classes else ())
     rounds_per_call = rounds_within(resolved, rounds_that_fit(source.bytes_per_round))
     resolved = resolved.model_copy(update={"rounds_per_call": rounds_per_call})
@@ -131,20 +134,20 @@ def make_training(
         broken_weights=make_weights_check(state, strategy),
         generator=generator,
         monitor=make_monitor(config, held_out),
-        folder=TrainingFolder(folder, config, shape, lease),
+        folder=TrainingFolder(store, local, config, shape, lease),
         progress=Progress(),
     )
 
 
 def resume_or_start(training: Training, config: TrainConfig, start: Path | None) -> tuple[int | None, warm_start.Origin]:
     """Load the newest checkpoint, else `start` if it is compatible; return the checkpoint's round (or None) and the origin."""
-    folder = training.folder.path
+    store = training.folder.store
     last = training.folder.load(state_arrays(training.state))
     if last is not None:
         load_arrays(training.state, last.arrays)
         training.progress = last.progress
         say(f"Resuming from round {last.progress.round} of {training.config.rounds}")
-        return last.progress.round, warm_start.read_origin(folder)
+        return last.progress.round, warm_start.read_origin(store)
     origin = warm_start.Origin()
     if start is not None:
         origin, arrays = warm_start.load_start(start, config, training.shape, state_arrays(training.state))
@@ -154,7 +157,7 @@ def resume_or_start(training: Training, config: TrainConfig, start: Path | None)
         origin = warm_start.Origin(why_from_scratch="there is no champion yet")
     if origin.why_from_scratch:
         say(f"Not started from the champion: {origin.why_from_scratch}")
-    warm_start.write_origin(folder, origin)
+    warm_start.write_origin(store, origin)
     say(f"Training {training.config.rounds} rounds from {origin.started_from or 'scratch'} on {config.devices}")
     return None, origin
 
@@ -193,10 +196,20 @@ def _classes(config: TrainConfig, source: Source) -> int:
     return len(source.label_counts)
 
 
-def _leased(training: Path) -> AbstractContextManager[Lease]:
+@contextlib.contextmanager
+def _local_folder(store: Store) -> Iterator[Path]:
+    """Yield a folder for what TensorFlow writes itself: the store's, or a temporary one if the store is a bucket."""
+    if isinstance(store, Folder):
+        yield store.path
+        return
+    with tempfile.TemporaryDirectory(prefix="training-") as folder:
+        yield Path(folder)
+
+
+def _leased(store: Store) -> AbstractContextManager[Lease]:
     """Return the lease of a training: two processes must not write the same checkpoints. Raises ArtifactError."""
     return leased(
-        Folder(training),
+        store,
         "lease",
         holder="Another process that trains this configuration",
         wait_seconds=LEASE_SECONDS,

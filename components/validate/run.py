@@ -10,6 +10,7 @@ from components.common.artifacts import Manifest, new_artifact, read_manifest
 from components.common.errors import DataRejectedError
 from components.common.progress import say
 from components.common.section import Summary
+from components.common.store import Location, store_at
 from components.dataset.records import SPLITS
 from components.validate import findings
 from components.validate.anomalies import Anomaly, rejection
@@ -42,7 +43,7 @@ class ValidateSummary(Summary):
     anomalies: list[dict[str, Any]]
 
 
-def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | None = None) -> ValidateSummary:
+def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Location | None = None) -> ValidateSummary:
     """Check the dataset artifact `dataset`, alone and against its history, and write the validation artifact `out`.
 
     If `work_dir` has an extractor of an earlier evaluation, its features are compared too. Raises ArtifactError when a file of
@@ -58,7 +59,7 @@ def run(config: ValidateConfig, *, dataset: Path, out: Path, work_dir: Path | No
     else:
         counted = count(config, dataset, manifest, out.parent)
         statistics = counted.statistics
-        acceptance = compare_and_record(config, history, counted, out, work_dir)
+        acceptance = compare_and_record(config, history, counted, out, store_at(work_dir) if work_dir else None)
     summary = _summary(statistics, acceptance)
     say(
         f"{summary.train_images:,} training and {summary.eval_images:,} held-out images are valid:"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXPERIMENT = "wgan-tpu-pipeline"
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs (run.dir).")]
+RunsDir = Annotated[str, typer.Option("--runs-dir", help="Folder, gs:// or s3:// URL of the runs (run.dir).")]
 Experiment = Annotated[str, typer.Option(help="Experiment that the runs belong to; of schedules on Vertex, only a label.")]
 
 

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from components.common.addresses import joined
 from components.common.errors import ConfigError
+from components.common.store import Location, store_at
 from pipeline.commands.options import Overrides, with_parameters
 from pipeline.commands.printing import console
 from pipeline.config import RunConfig, load_config, resolve_paths, shipped_config
@@ -71,7 +73,7 @@ def _config_for_images(config: Path | None, location: str, minutes: float, overr
     return configure(location, minutes, overrides, functools.partial(console().print, markup=False))
 
 
-def print_outcome(summary: dict[str, Any], folder: Path) -> None:
+def print_outcome(summary: dict[str, Any], folder: Location) -> None:
     """Print the error of a run, or its scores and decision, and the paths of its report and log."""
     out = console()
     if error := summary["error"]:
@@ -80,9 +82,10 @@ def print_outcome(summary: dict[str, Any], folder: Path) -> None:
         out.print(f"{error['problem']} {error['cure']}", markup=False)
     else:
         _print_success(out, summary)
+    names = store_at(folder).names()
     for title, name in (("Report", "report.html"), ("Summary", "summary.json"), ("Log", "run.log")):
-        if (folder / name).is_file():  # the logs of a run on a platform stay there
-            out.print(f"{title:<8} {folder / name}", markup=False)
+        if name in names:  # the logs of a run on a platform stay there
+            out.print(f"{title:<8} {joined(folder, name)}", markup=False)
 
 
 def _print_success(out: Console, summary: dict[str, Any]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +15,10 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
+from components.common.addresses import is_address, joined, local_path
+from components.common.artifacts import write_bytes
 from components.common.errors import ConfigError
+from components.common.store import store_at
 from components.report.description import RunDescription
 from pipeline.commands.options import RunsDir
 from pipeline.commands.printing import console
@@ -21,8 +28,10 @@ from pipeline.targets.local import process
 if TYPE_CHECKING:
     from components.evaluate.metrics.metric import Metric
 
+READERS = 16  # at once, of the small files of runs at a URL
 
-def runs(runs_dir: RunsDir = Path("runs")) -> None:
+
+def runs(runs_dir: RunsDir = "runs") -> None:
     """List the runs with their scores and decisions, newest first."""
     from components.evaluate.metrics.table import metrics_on  # imports NumPy, which --help does not need
 
@@ -30,9 +39,10 @@ def runs(runs_dir: RunsDir = Path("runs")) -> None:
     metrics = metrics_on("console")
     for heading in ("run", "status", "rounds", *(metric.title for metric in metrics), "decision", "seconds"):
         table.add_column(heading, justify="left" if heading in {"run", "status", "decision"} else "right")
-    folders = [file.parent for file in runs_dir.glob("*/run.json") if not file.parent.is_symlink()]
-    for folder in sorted(folders, key=_started_at, reverse=True):
-        table.add_row(*_row_of(folder, metrics))
+    with _local(runs_dir) as local:
+        folders = _newest_first(local)
+        for folder in folders:
+            table.add_row(*_row_of(folder, metrics))
     console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
 
 
@@ -41,18 +51,51 @@ def report(
     compare: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="Write a page that compares two finished runs.")
     ] = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = "runs",
 ) -> None:
     """Print how a run ended and where its report is, or compare two runs."""
-    if compare:
+    with _local(runs_dir) as local:
+        if not compare:
+            _print_run(_resolved(local / run_id), runs_dir)
+            return
         from components.report.comparison import write_comparison
 
-        first, second = ((runs_dir / name).resolve() for name in compare)  # resolves `latest`
-        out = runs_dir / f"compare-{first.name}-{second.name}.html"
-        write_comparison(first, second, out)
-        print(f"Comparison {out}")
-    else:
-        _print_run(runs_dir / run_id)
+        first, second = (_resolved(local / name) for name in compare)
+        name = f"compare-{first.name}-{second.name}.html"
+        write_comparison(first, second, local / name)
+        if is_address(runs_dir):
+            store_at(runs_dir).write(name, [(local / name).read_bytes()])
+        print(f"Comparison {joined(runs_dir, name)}")
+
+
+@contextlib.contextmanager
+def _local(runs_dir: str) -> Iterator[Path]:
+    """Yield the folder of the runs, or a temporary one with run.json and summary.json of each run at a URL."""
+    if not is_address(runs_dir):
+        yield Path(local_path(runs_dir))
+        return
+    store = store_at(runs_dir)
+    with tempfile.TemporaryDirectory(prefix="runs-") as temporary, ThreadPoolExecutor(READERS) as readers:
+
+        def copy(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # not a run, or one that has not ended
+                for file in (f"{name}/run.json", f"{name}/summary.json"):
+                    write_bytes(Path(temporary) / file, store.read(file))
+
+        list(readers.map(copy, store.names()))
+        yield Path(temporary)
+
+
+def _newest_first(local: Path) -> list[Path]:
+    folders = [file.parent for file in local.glob("*/run.json") if not file.parent.is_symlink()]
+    return sorted(folders, key=_started_at, reverse=True)
+
+
+def _resolved(folder: Path) -> Path:
+    """Return the folder of a run; of the newest one for `latest` where there is no link of this name, as at a URL."""
+    if folder.name != "latest" or folder.exists():
+        return folder.resolve()
+    return next(iter(_newest_first(folder.parent)), folder)
 
 
 def _started_at(folder: Path) -> tuple[str, str]:
@@ -86,14 +129,18 @@ def _finished_row(summary: dict[str, Any], metrics: tuple[Metric, ...]) -> list[
     ]
 
 
-def _print_run(folder: Path) -> None:
+def _print_run(folder: Path, runs_dir: str) -> None:
     """Print the outcome of a run; first write the report of a run that was killed before it could write one."""
     try:
         description = RunDescription.model_validate_json((folder / "run.json").read_bytes())
     except (OSError, ValidationError):
-        raise ConfigError(f"There is no run in {folder}.", "wgan-pipeline runs lists them.") from None
-    if not (folder / "summary.json").is_file():
+        raise ConfigError(f"There is no run in {joined(runs_dir, folder.name)}.", "wgan-pipeline runs lists them.") from None
+    location = joined(runs_dir, folder.name)
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except FileNotFoundError:
         from components.report.run import run as write_report
 
-        write_report(description, folder=folder, status="", message="The run was killed, or is still running.")
-    print_outcome(json.loads((folder / "summary.json").read_text()), folder)
+        written = write_report(description, folder=location, status="", message="The run was killed, or is still running.")
+        summary = written.model_dump(mode="json", by_alias=True)
+    print_outcome(summary, location)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from components.common.command import explain
 from components.common.errors import ConfigError
+from components.common.store import store_at
 from components.tpu_check.config import TpuCheckConfig
 from pipeline.commands.options import ConfigFile, Overrides
 from pipeline.commands.printing import console
@@ -50,7 +51,7 @@ def tpu_check(
         raise ConfigError(explain(error, TpuCheckConfig).replace("topology", "--topology", 1)) from None
     try:
         with contextlib.redirect_stdout(sys.stderr):  # progress lines; stdout is for the result
-            summary = run.check(section, loaded.work_dir / "tpu_check")
+            summary = run.check(section, store_at(loaded.work_dir, run.CACHE))
     except ProgramRefusedError as error:
         if not as_json:
             raise

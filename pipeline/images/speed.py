@@ -55,6 +55,7 @@ def _speed(config: TrainConfig, image_size: int, channels: int) -> Speed:
     import numpy as np
     import tensorflow as tf
 
+    from components.common.store import Folder
     from components.train import loop, step
     from components.train.data.resident import Resident
     from components.train.devices import precision
@@ -65,7 +66,7 @@ def _speed(config: TrainConfig, image_size: int, channels: int) -> Speed:
     strategy = make_strategy(config)
     tf.config.optimizer.set_experimental_options({"remapping": False})  # as in components/train/run.py
     with tempfile.TemporaryDirectory() as folder:
-        config = precision.resolve(config, Path(folder))
+        config = precision.resolve(config, Folder(Path(folder)))
     config = config.model_copy(update={"rounds": 10**6, "rounds_per_call": ROUNDS_A_CALL})
     images = np.random.default_rng(0).integers(0, 256, [IMAGES, image_size, image_size, channels], np.uint8)
     order = {"seed": config.seed, "n_critic": config.n_critic, "batch_size": config.global_batch_size}

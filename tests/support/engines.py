@@ -10,7 +10,13 @@ from pathlib import Path
 ENGINES = Path(__file__).parents[2] / ".engines"
 LOCAL = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 HOW = "run make engines"
-NEEDS = {"flink": ("java", "mvn"), "prism": ("go",), "gcsfuse": ("go", "fusermount3"), "fake-gcs-server": ("go",)}
+NEEDS = {
+    "flink": ("java", "mvn"),
+    "prism": ("go",),
+    "gcsfuse": ("go", "fusermount3"),
+    "fake-gcs-server": ("go",),
+    "versitygw": ("go",),
+}
 
 
 class EngineMissingError(Exception):

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from components.common.artifacts import read_manifest
+from components.common.store import Folder
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.devices.strategy import make_strategy
@@ -30,9 +31,9 @@ def main(model: Path, training: Path, config: TrainConfig, out: Path) -> None:
     shape = ImageShape(manifest.details["image_size"], manifest.details["channels"], manifest.details["classes"])
     served = tf.saved_model.load(str(model / "saved_model")).signatures["generate"]
     state = step.make_state(shape, config, make_strategy(config))
-    last = checkpoint.load_latest(training, config, shape)
+    last = checkpoint.load_latest(Folder(training), config, shape)
     assert last is not None
-    checkpoint.check_variables(training, last.arrays, variables.state_arrays(state))
+    checkpoint.check_variables(str(training), last.arrays, variables.state_arrays(state))
     variables.load_arrays(state, last.arrays)
     generator = Generator(shape, config)
     generator.set_weights(variables.averages(state))

@@ -19,7 +19,7 @@ from components.common.artifacts import new_artifact as artifact
 from components.common.artifacts import now, write_bytes, write_json, write_text
 from components.common.errors import DataRejectedError
 from components.common.images import grid, png_bytes, viewable_scale
-from components.common.journal import STEPS, StepRecord, entry_path, recorded
+from components.common.journal import STEPS, StepRecord, entry_name, recorded
 from components.common.section import Summary
 from components.dataset.records import Record, encode_example, shard_name, write_tfrecord
 from components.evaluate.config import EvaluateConfig
@@ -126,7 +126,7 @@ class Run:
     def write_entry(self, step: str, state: str, started_at: str, **fields: Any) -> None:
         """Write a journal entry directly, as for a process that was killed."""
         record = StepRecord(step=step, key=KEYS[step], state=state, pid=4_194_305, started_at=started_at, **fields)
-        write_text(entry_path(self.work_dir, step, KEYS[step]), record.model_dump_json())
+        write_text(self.work_dir / entry_name(step, KEYS[step]), record.model_dump_json())
 
     def ingest(self, quarantined: Sequence[tuple[str, str]] = ((HOSTILE, "not an image"),)) -> None:
         """Write the dataset."""

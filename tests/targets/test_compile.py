@@ -180,6 +180,32 @@ def test_kubeflow_mounts_the_volume_in_every_step() -> None:
     assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
 
 
+@pytest.mark.parametrize(
+    ("secret", "keys"),
+    [
+        ("wgan-s3", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]),
+        ("mlpipeline-minio-artifact", ["accesskey", "secretkey"]),
+    ],
+)
+def test_without_a_volume_every_step_gets_the_bucket(secret: str, keys: list[str]) -> None:
+    overrides = ["run.dir=s3://bucket/wgan", "deploy.volume_claim=", f"deploy.s3_secret={secret}"]
+    spec, platform = compiled("kubeflow", *overrides, "deploy.s3_endpoint=http://seaweedfs:8333", "deploy.s3_region=minio")
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert parameters["work_dir"]["defaultValue"] == "s3://bucket/wgan/.work"
+    assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "s3://bucket/wgan/registry"
+    assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "s3://bucket/wgan/snapshots/digits"
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
+    for name, executor in executors.items():
+        assert "pvcMount" not in executor
+        (given,) = executor["secretAsEnv"]
+        assert given["secretName"] == secret
+        assert [each["secretKey"] for each in given["keyToEnv"]] == keys
+        assert [each["envVar"] for each in given["keyToEnv"]] == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+        environment = {each["name"]: each["value"] for each in spec["deploymentSpec"]["executors"][name]["container"]["env"]}
+        assert environment == {"AWS_ENDPOINT_URL": "http://seaweedfs:8333", "AWS_DEFAULT_REGION": "minio"}
+
+
 def test_the_google_key_is_mounted_and_not_part_of_the_file() -> None:
     spec, platform = compiled("kubeflow", "deploy.google_key_secret=wgan-google-key")
     for name, executor in spec["deploymentSpec"]["executors"].items():

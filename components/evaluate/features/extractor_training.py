@@ -9,9 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from components.common.artifacts import MANIFEST, code_digest, digest_of, new_artifact
+from components.common.artifacts import MANIFEST, code_digest, digest_of
 from components.common.errors import ConfigError
+from components.common.lease import leased
 from components.common.progress import say, tick
+from components.common.store import Store
+from components.common.stored_artifacts import new_stored_artifact, open_artifact
 from components.dataset.records import NO_LABEL, ImageSet
 from components.dataset.stored_images import StoredSet
 from components.evaluate.config import EvaluateConfig
@@ -19,6 +22,8 @@ from components.evaluate.features import extractor
 from components.evaluate.features.external import ExternalExtractor, ExternalSettings
 from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images, Settings
 
+FOLDER = "extractors"
+WAIT_SECONDS = 600.0  # for another evaluation that creates the same extractor
 SEED = 0  # of initial weights and data order; fixed, so that runs with different evaluate.seed share an extractor
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
@@ -47,25 +52,29 @@ def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
 
 
 def extractor_for(
-    config: EvaluateConfig, dataset: Path | None, data_digest: str, train: Labelled, held_out: Labelled, work_dir: Path
+    config: EvaluateConfig, dataset: Path | None, data_digest: str, train: Labelled, held_out: Labelled, work: Store
 ) -> AnyExtractor:
-    """Return the extractor of the dataset, cached in work_dir/extractors by a digest of data, settings and code.
+    """Return the extractor of the dataset, cached in extractors/ of the work directory by a digest of data, settings and code.
 
-    `dataset` is None if the images are not from a dataset artifact. External extractors are not cached. Raises ArtifactError
-    and ConfigError.
+    `dataset` is None if the images are not from a dataset artifact. Of several evaluations of the same images one creates the
+    extractor. External extractors are not cached. Raises ArtifactError and ConfigError.
     """
     if config.extractor == "inception" or config.extractor.startswith("savedmodel:"):
         return external_extractor(config, train.images.shape[1], train.images.shape[3])
     kind = kind_for(config, train)
     epochs = config.extractor_epochs if kind == "classifier" else 0
     key = digest_of([data_digest, kind, epochs, SEED, code_digest("evaluate")])
-    folder = work_dir / "extractors" / key[:24]
-    if not (folder / MANIFEST).is_file():
-        created = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
-        with new_artifact(folder, "extractor", config=config, inputs={"dataset": dataset} if dataset else None) as writer:
-            created.save(writer.path)
-            writer.details = {**created.settings.model_dump(), "digest": created.digest}
-    return extractor.load(folder)
+    name = f"{FOLDER}/{key[:24]}"
+    if MANIFEST not in work.names(name):
+        with leased(work, f"{name}.lease", holder="Another evaluation of this dataset", wait_seconds=WAIT_SECONDS):
+            if MANIFEST not in work.names(name):
+                created = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
+                inputs = {"dataset": dataset} if dataset else None
+                with new_stored_artifact(work, name, "extractor", config=config, inputs=inputs) as writer:
+                    created.save(writer.path)
+                    writer.details = {**created.settings.model_dump(), "digest": created.digest}
+    with open_artifact(work, name, "extractor", verify=False) as folder:
+        return extractor.load(folder)
 
 
 def external_extractor(config: EvaluateConfig, image_size: int, channels: int) -> ExternalExtractor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
 import tensorflow as tf
 
-from components.common.artifacts import write_text
 from components.common.progress import say
+from components.common.store import Store
 from components.train.config import TrainConfig
 
 FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -17,15 +18,18 @@ FLAGS = {"avx512_bf16", "amx_bf16"}
 NEEDED_GAIN = 1.2
 
 
-def resolve(config: TrainConfig, folder: Path) -> TrainConfig:
+def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     """Return `config` with "auto" replaced: by the precision that this training started with, or else by the device's."""
     if config.precision != "auto":
         return config
-    file = folder / "precision"
-    precision = file.read_text().strip() if file.is_file() else ""
+    precision = ""
+    with contextlib.suppress(FileNotFoundError):
+        precision = store.read("precision").decode().strip()
     if precision not in ("float32", "bfloat16"):
         precision = "bfloat16" if bfloat16_is_faster(config.devices) else "float32"
-        write_text(file, f"{precision}\n")  # so that another machine resumes this training in the same precision
+        store.write(
+            "precision", [f"{precision}\n".encode()], sync=True
+        )  # so that another machine resumes this training in the same precision
         say(f"Layers compute in {precision}")
     return config.model_copy(update={"precision": precision})
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.artifacts import ArtifactWriter, read_manifest, write_text
+from components.common.artifacts import ArtifactWriter, read_manifest
 from components.common.errors import ArtifactError, first_line
+from components.common.store import Store
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 from components.train.saving.checkpoint import config_differences
@@ -76,18 +77,19 @@ def load_start(
     return Origin(started_from=name), arrays
 
 
-def write_origin(folder: Path, origin: Origin) -> None:
-    """Write what a training started from to its folder, for processes that resume it."""
-    write_text(folder / ORIGIN, origin.model_dump_json())
+def write_origin(store: Store, origin: Origin) -> None:
+    """Write what a training started from to its store, for processes that resume it."""
+    store.write(ORIGIN, [origin.model_dump_json().encode()], sync=True)
 
 
-def read_origin(folder: Path) -> Origin:
+def read_origin(store: Store) -> Origin:
     """Return what a training started from. Raises ArtifactError if that cannot be read."""
     try:
-        return Origin.model_validate_json((folder / ORIGIN).read_bytes())
+        return Origin.model_validate_json(store.read(ORIGIN))
     except FileNotFoundError:
         return Origin()
-    except (OSError, ValidationError) as error:
+    except ValidationError as error:
         raise ArtifactError(
-            f"{folder / ORIGIN} cannot be read: {first_line(error)}.", f"Remove {folder} to train from scratch."
+            f"{store.location}/{ORIGIN} cannot be read: {first_line(error)}.",
+            f"Remove {store.location} to train from scratch.",
         ) from error

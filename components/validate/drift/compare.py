@@ -6,7 +6,8 @@ import contextlib
 from pathlib import Path
 
 from components.common.artifacts import new_artifact, now
-from components.common.store import repeat_on_conflict
+from components.common.numbered import repeat_on_conflict
+from components.common.store import Store
 from components.validate import findings, schema
 from components.validate.anomalies import DATASET, Anomaly, drift_anomalies, errors_of, rejection
 from components.validate.config import ValidateConfig
@@ -15,17 +16,17 @@ from components.validate.findings import CountedDataset, Findings, Totals
 
 
 def compare_and_record(
-    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work_dir: Path | None
+    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work: Store | None
 ) -> Acceptance:
     """Write the validation artifact `out` of a dataset and, if there is a history, its snapshot; return the acceptance.
 
     Raises DataRejectedError when the dataset is refused, ArtifactError when the history is broken.
     """
-    return repeat_on_conflict(lambda: _compare_and_record_once(config, history, counted, out, work_dir), "Comparing again.")
+    return repeat_on_conflict(lambda: _compare_and_record_once(config, history, counted, out, work), "Comparing again.")
 
 
 def _compare_and_record_once(
-    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work_dir: Path | None
+    config: ValidateConfig, history: History | None, counted: CountedDataset, out: Path, work: Store | None
 ) -> Acceptance:
     digest = counted.manifest.digest
     with (
@@ -39,7 +40,7 @@ def _compare_and_record_once(
             copy_files(stack.enter_context(history.open_snapshot(known)), artifact.path)
             return known
         last = stack.enter_context(history.open_snapshot(before.last)) if history and before.last else None
-        found = _compare(config, counted, last, artifact.path, work_dir)
+        found = _compare(config, counted, last, artifact.path, work)
         snapshot, against = snapshot_id(digest), before.last.snapshot if before.last else ""
         why = reason_to_accept(config, found.anomalies, snapshot, first=last is None)
         valid_schema = found.now.schema if why == "validate.accept" else found.required
@@ -64,9 +65,7 @@ def _compare_and_record_once(
         return acceptance
 
 
-def _compare(
-    config: ValidateConfig, counted: CountedDataset, last: Path | None, folder: Path, work_dir: Path | None
-) -> Findings:
+def _compare(config: ValidateConfig, counted: CountedDataset, last: Path | None, folder: Path, work: Store | None) -> Findings:
     """Return the findings against the snapshot in `last`; write the sample for the next comparison into `folder`."""
     now = findings.totals(counted.tallies, counted.statistics)
     findings.write_sample(folder, counted.path, now.tally)
@@ -81,7 +80,7 @@ def _compare(
         distances = drift.measure(before.tally, now.tally, (before.labels, now.labels), config)
         size, channels = now.schema.image_size, now.schema.channels
         chance = drift.chance_of_each(config, channels)
-        of_features = features.feature_distance(work_dir, last, folder, size, channels, chance)
+        of_features = features.feature_distance(work, last, folder, size, channels, chance)
         distances += [of_features] if of_features else []
     return Findings([*anomalies, *drift_anomalies(distances)], distances, now, before, required)
 

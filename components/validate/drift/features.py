@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from components.common.errors import ArtifactError, first_line
+from components.common.artifacts import MANIFEST, Manifest
+from components.common.errors import ArtifactError, UnreachableError, first_line
+from components.common.store import Store
+from components.common.stored_artifacts import open_artifact
 from components.dataset.records import decode_example, read_tfrecord
 from components.evaluate.features import extractor
+from components.evaluate.features.extractor_training import FOLDER
 from components.validate.anomalies import Distance
 from components.validate.findings import SAMPLE_FILE
 
@@ -20,38 +25,42 @@ Floats = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 
 
-def feature_distance(
-    work_dir: Path | None, before: Path, now: Path, size: int, channels: int, chance: float
-) -> Distance | None:
-    """Return the distance of the samples in two folders; None if there is no extractor for images of this size.
+def feature_distance(work: Store | None, before: Path, now: Path, size: int, channels: int, chance: float) -> Distance | None:
+    """Return the distance of the samples in two folders; None if there is no intact extractor for images of this size.
 
     Raises ArtifactError when a sample is missing or damaged.
     """
-    folder = newest_extractor(work_dir, size, channels) if work_dir else None
-    if folder is None:
+    name = newest_extractor(work, size, channels) if work else ""
+    if not work or not name:
         return None
     samples = [sample_images(side, size, channels) for side in (before, now)]
-    network = extractor.load(folder)  # imports TensorFlow, which a validation without an extractor does not need
+    try:
+        with open_artifact(work, name, "extractor", verify=False) as folder:
+            network = extractor.load(folder)  # imports TensorFlow, which a validation without an extractor does not need
+    except UnreachableError:
+        raise
+    except ArtifactError:  # damaged
+        return None
     a, b = (np.asarray(network.features(images), np.float64) for images in samples)
     value, noise = discrepancy(a, b, chance)
     text = (
         f"{len(b)} images differ from {len(a)} before in the features of the {network.settings.kind} extractor"
-        f" {folder.name}, by a squared maximum mean discrepancy of {value:.4f}"
+        f" {PurePosixPath(name).name}, by a squared maximum mean discrepancy of {value:.4f}"
     )
     return Distance("features", "CUSTOM_VALIDATION", value, noise, 0.0, np.inf, text)
 
 
-def newest_extractor(work_dir: Path, size: int, channels: int) -> Path | None:
-    """Return the folder of the newest extractor for images of this size, or None; a damaged one is ignored."""
-    folders = []
-    for file in (work_dir / "extractors").glob(f"*/{extractor.SETTINGS_FILE}"):
-        try:
-            settings = extractor.Settings.model_validate_json(file.read_bytes())
-        except (OSError, ValueError):
-            continue  # evaluate creates it again
-        if (settings.image_size, settings.channels) == (size, channels):
-            folders.append((file.stat().st_mtime_ns, file.parent))
-    return max(folders)[1] if folders else None
+def newest_extractor(work: Store, size: int, channels: int) -> str:
+    """Return the name of the newest extractor for images of this size, "" if there is none; a damaged manifest is ignored."""
+    found = [("", "")]
+    manifests = {name: length for name, length in work.files(FOLDER).items() if name.endswith(f"/{MANIFEST}")}
+    with work.spans((name, 0, length) for name, length in manifests.items()) as read:
+        for name, length in manifests.items():
+            with contextlib.suppress(ValueError):  # damaged
+                manifest = Manifest.model_validate_json(read(name, 0, length))
+                if (manifest.details.get("image_size"), manifest.details.get("channels")) == (size, channels):
+                    found.append((manifest.created_at, name.removesuffix(f"/{MANIFEST}")))
+    return max(found)[1]
 
 
 def sample_images(folder: Path, size: int, channels: int) -> Images:

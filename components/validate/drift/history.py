@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from components.common.artifacts import new_artifact, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
-from components.common.store import check_creates, numbered, read_created, read_numbered, store_at
+from components.common.numbered import numbered, read_created, read_numbered
+from components.common.store import check_creates, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig

@@ -13,20 +13,24 @@ from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 KEYS = "/var/run/secrets/google"
 USER = 10001  # of deploy/images
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+KUBEFLOW_SECRET = "mlpipeline-minio-artifact"  # of Kubeflow's own object store; its keys are accesskey and secretkey
 
 
 def compile_pipeline(config: RunConfig, out: Path) -> None:
     """Write the pipeline for Kubeflow: the PipelineSpec, and a second YAML document with the Kubernetes settings.
 
-    Raises ConfigError for a TPU that GKE does not have or on which training does not run there, and for a folder that is not
-    on the volume.
+    Raises ConfigError for a TPU that GKE does not have or on which training does not run there, and for a folder that the steps
+    do not share.
     """
     check_mounts_on_kubeflow(config)
     row = tpu_row(config, "gke")
 
     def place(task: dsl.PipelineTask, step: str) -> None:
         _set_pod(task, step, config.deploy)
-        kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
+        if config.deploy.volume_claim:
+            kubernetes.mount_pvc(task, pvc_name=config.deploy.volume_claim, mount_path=config.run.dir)
+        _set_s3(task, config.deploy)
         if config.deploy.google_key_secret:
             kubernetes.use_secret_as_volume(task, secret_name=config.deploy.google_key_secret, mount_path=KEYS)
             task.set_env_variable("GOOGLE_APPLICATION_CREDENTIALS", f"{KEYS}/key.json")
@@ -34,6 +38,16 @@ def compile_pipeline(config: RunConfig, out: Path) -> None:
             _place_on_tpu(task, row, config.deploy)
 
     compile_spec(config, "kubeflow", out, place)
+
+
+def _set_s3(task: dsl.PipelineTask, deploy: DeploySection) -> None:
+    """Give the step the key and the URL of an S3 server."""
+    if deploy.s3_secret:
+        names = {"accesskey": S3_KEYS[0], "secretkey": S3_KEYS[1]} if deploy.s3_secret == KUBEFLOW_SECRET else {}
+        kubernetes.use_secret_as_env(task, deploy.s3_secret, names or {name: name for name in S3_KEYS})
+    for name, value in {"AWS_ENDPOINT_URL": deploy.s3_endpoint, "AWS_DEFAULT_REGION": deploy.s3_region}.items():
+        if value:
+            task.set_env_variable(name, value)
 
 
 def _set_pod(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:

@@ -191,8 +191,8 @@ def docker_runner(config: RunConfig, environment: Mapping[str, str]) -> Any:
 
 def find_mounts(config: RunConfig) -> dict[str, dict[str, str]]:
     """Return the paths that the steps of a resolved config read and write, as {path: {bind, mode}}; create written folders."""
-    shared = [location for location in (config.history, config.registry) if not is_address(location)]
-    written = [config.run.dir, str(config.work_dir), *shared]
+    shared = [each for each in (config.work_dir, config.history, config.registry) if not is_address(each)]
+    written = [config.run.dir, *shared]
     read = [path for path in (config.ingest.tfds_manual_dir, config.ingest.tfds_data_dir) if path]
     start = config.train.start_from
     if start and not is_address(start) and Path(start).is_dir():
@@ -215,7 +215,13 @@ def _without_pattern(path: str) -> str:
 
 def needs_network(config: RunConfig) -> bool:
     """Return whether a step reads or writes anything that is not on this machine."""
-    locations = (config.registry, config.history, config.ingest.source.removeprefix("images:"), config.ingest.shared_folder)
+    locations = (
+        config.work_dir,
+        config.registry,
+        config.history,
+        config.ingest.source.removeprefix("images:"),
+        config.ingest.shared_folder,
+    )
     downloads = config.ingest.source.startswith("tfds:") or config.evaluate.download_weights
     return downloads or bool(config.push.vertex_model) or any(is_address(location) for location in locations)
 

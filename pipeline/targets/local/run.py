@@ -47,8 +47,13 @@ def check_before_running(config: RunConfig) -> dict[str, str]:
         check_machine(os.environ)
     elif config.train.devices == "gpu":
         check_driver()
+    if is_address(config.run.dir):
+        raise ConfigError(
+            f"run.dir = {config.run.dir!r} is a URL, but the steps of a local run exchange files in a folder.",
+            "Use a folder for run.dir; run.work_dir, push.registry and validate.history may be URLs.",
+        )
     with list_source(config) as source:
-        for location in (config.run.dir, str(config.work_dir), config.registry, config.history):
+        for location in (config.run.dir, config.work_dir, config.registry, config.history):
             if not is_address(location):
                 _check_writable(Path(location))
         registry = Registry(config.registry)
@@ -97,7 +102,8 @@ def _run_pipeline(
 
     in_containers = runner == "docker"
     kfp_runner = docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False)
-    folders = {"pipeline_root": str(folder / "steps"), "cache_root": str(config.work_dir / "cache")}
+    cache = folder.parent / ".work" if is_address(config.work_dir) else Path(config.work_dir)
+    folders = {"pipeline_root": str(folder / "steps"), "cache_root": str(cache / "cache")}
     arguments = known(step_arguments(config, description.keys))
 
     def place(task: Any, _: str) -> None:
@@ -137,7 +143,7 @@ def _end_running_step(description: RunDescription) -> None:
     deadline = time.monotonic() + WAIT_FOR_STEP_SECONDS
     signalled: set[int] = set()
     while time.monotonic() < deadline:
-        entries = [read_entry(Path(description.work_dir), step, key) for step, key in description.keys.items()]
+        entries = [read_entry(description.work_dir, step, key) for step, key in description.keys.items()]
         running = [entry.pid for entry in entries if entry and entry.state == "running" and is_alive(entry.pid)]
         if not running:
             return

@@ -68,7 +68,7 @@ class Store(NamedTuple):
 @contextlib.contextmanager
 def object_store() -> Iterator[Store]:
     """Run an object store with one empty bucket. Raises EngineMissingError if the server is not installed."""
-    program, port = installed_program("fake-gcs-server"), _free_port()
+    program, port = installed_program("fake-gcs-server"), free_port()
     direct = f"http://127.0.0.1:{port}"
     with proxied(port) as proxy:
         options = ["-scheme=http", "-host=127.0.0.1", f"-port={port}", "-backend=memory", "-log-level=error"]
@@ -76,7 +76,7 @@ def object_store() -> Iterator[Store]:
         options += [f"-external-url={proxy.url}", f"-public-host={urlsplit(proxy.url).netloc}"]
         server = subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_for(lambda: server.poll() is not None or _answers(port), seconds=60)
+            wait_for(lambda: server.poll() is not None or answers(port), seconds=60)
             assert server.poll() is None, f"fake-gcs-server ended with {server.returncode}"
             body = json.dumps({"name": BUCKET}).encode()
             request = urllib.request.Request(
@@ -89,13 +89,15 @@ def object_store() -> Iterator[Store]:
             server.wait(30)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port on which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Return whether something listens on a port of this machine."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

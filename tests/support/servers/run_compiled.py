@@ -13,7 +13,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -34,9 +36,17 @@ class Job(NamedTuple):
 
 
 def start_compiled(
-    file: Path, root: Path, cache: Path, job: Job, arguments: dict[str, Any] | None = None
+    file: Path,
+    root: Path,
+    cache: Path,
+    job: Job,
+    arguments: dict[str, Any] | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.Popen[bytes]:
-    """Start a process that runs `file`, in a process group of its own, with its output in `root`/log."""
+    """Start a process that runs `file`, in a process group of its own, with its output in `root`/log.
+
+    In its `environment`, STEP_PYTHON is the program that runs the Python of each step.
+    """
     root.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -49,7 +59,14 @@ def start_compiled(
         json.dumps(job),
     ]
     with (root / "log").open("wb") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def ended_tasks(root: Path) -> dict[str, str]:
@@ -67,6 +84,7 @@ def main(file: Path, root: Path, arguments: str, cache: str, job: Job) -> int:
     for placeholder, value in known.items():
         document = document.replace(f"{{{{$.pipeline_job_{placeholder}}}}}", value)
     document = document.replace("/gcs/", f"{root.parent}/gcs/")
+    sys.executable = os.environ.get("STEP_PYTHON", sys.executable)
     if job.kubeflow:
         give_final_status_of_kubeflow()
     (root / "tmp").mkdir(parents=True, exist_ok=True)

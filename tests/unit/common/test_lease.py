@@ -15,8 +15,9 @@ import pytest
 from components.common import lease
 from components.common.errors import ArtifactError
 from components.common.lease import Entry, leased
+from components.common.numbered import numbered, numbers_in
 from components.common.processes import id_space
-from components.common.store import Bucket, Folder, Store, numbered, numbers_in
+from components.common.store import Bucket, Folder, Store
 
 FOLDER = "work.lease"
 

@@ -14,17 +14,8 @@ import fsspec
 import pytest
 
 from components.common.errors import ArtifactError, ConflictError
-from components.common.store import (
-    Bucket,
-    Folder,
-    Store,
-    check_creates,
-    numbered,
-    numbers_in,
-    read_numbered,
-    repeat_on_conflict,
-    store_at,
-)
+from components.common.numbered import numbered, numbers_in, read_numbered, repeat_on_conflict
+from components.common.store import Bucket, Folder, Store, check_creates, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 from tests.support.datasets.tiny_artifacts import write_dataset
 from tests.support.mount import mounted
@@ -60,7 +51,7 @@ def test_a_file_is_created_once(location: str) -> None:
 
 @pytest.mark.parametrize("location", EVERYWHERE, indirect=True)
 def test_an_empty_file_does_not_count(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.common.store.EMPTY_SECONDS", 0.05)
+    monkeypatch.setattr("components.common.numbered.EMPTY_SECONDS", 0.05)
     store = store_at(location)
     assert store.create(numbered("states", 1), b"first")
     assert store.create(numbered("states", 2), b"")
@@ -154,7 +145,7 @@ def test_error_for_an_incomplete_upload(kind: type[Store], tmp_path: Path, monke
 def test_a_change_is_repeated_until_there_is_no_conflict(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.common.store.CONFLICT_SECONDS", 0.01)
+    monkeypatch.setattr("components.common.numbered.CONFLICT_SECONDS", 0.01)
     results = iter([ConflictError("Another was first."), ConflictError("Another was first."), "done"])
 
     def change() -> str:

@@ -46,7 +46,7 @@ def objects(request: pytest.FixtureRequest, in_ci: bool) -> dict[str, Any]:
 
 class TestKubeflow:
     def test_objects_match_the_types_of_kubernetes(self, objects: dict[str, Any]) -> None:
-        assert set(objects) == set(TYPES) - {"ConfigMap"}
+        assert set(objects) - {"PersistentVolumeClaim"} == set(TYPES) - {"PersistentVolumeClaim", "ConfigMap"}
         for kind, each in objects.items():
             check(each, TYPES[kind], kind)
 
@@ -193,15 +193,19 @@ class TestSchedules:
         return [value for option, value in itertools.pairwise(words) if option == "--set"]
 
     @pytest.mark.parametrize("overlay", OVERLAYS)
-    def test_the_schedule_of_kubeflow_compiles_with_the_volume_of_each_overlay(self, overlay: str, tmp_path: Path) -> None:
-        settings = self.settings("kubeflow.sh", tmp_path, HOST="http://localhost:8080", OVERLAY=overlay)
+    def test_the_schedule_of_kubeflow_compiles_with_the_storage_of_each_overlay(self, overlay: str, tmp_path: Path) -> None:
+        variables = {"OVERLAY": overlay, "RUN_DIR": "s3://bucket/wgan", "S3_ENDPOINT": "http://s3.kubeflow:9000"}
+        settings = self.settings("kubeflow.sh", tmp_path, HOST="http://localhost:8080", **variables)
         config = load_config(DEPLOY / "schedules" / "nightly.toml", settings)
         assert config.train.start_from == "champion"
         kubeflow.compile_pipeline(config, tmp_path / "p.yaml")
-        components = yaml.safe_load((DEPLOY / "kubeflow" / "overlays" / overlay / "kustomization.yaml").read_text())[
-            "components"
-        ]
-        assert components == ["../../volume"]
+        kustomization = yaml.safe_load((DEPLOY / "kubeflow" / "overlays" / overlay / "kustomization.yaml").read_text())
+        if overlay == "object-store":
+            assert "components" not in kustomization
+            assert (config.run.dir, config.registry) == ("s3://bucket/wgan", "s3://bucket/wgan/registry")
+            assert (config.deploy.s3_secret, config.deploy.s3_endpoint) == ("wgan-s3", "http://s3.kubeflow:9000")
+            return
+        assert kustomization["components"] == ["../../volume"]
         claim = yaml.safe_load((DEPLOY / "kubeflow" / "volume" / "volume-claim.yaml").read_text())
         assert config.deploy.volume_claim == claim["metadata"]["name"]
         if overlay == "shared-disk":  # whose network policy blocks all buckets
@@ -227,7 +231,7 @@ class TestSchedules:
         environment = {"PATH": os.environ["PATH"], "HOST": "http://localhost:8080", "OVERLAY": "nfs"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert done.stderr == "kubeflow.sh: there is no overlay nfs. Use shared-disk, gke or bucket-key.\n"
+        assert done.stderr == "kubeflow.sh: there is no overlay nfs. Use shared-disk, gke, bucket-key or object-store.\n"
 
     def test_the_schedule_of_vertex_compiles(self, tmp_path: Path) -> None:
         config = load_config(DEPLOY / "schedules" / "nightly.toml", self.settings("vertex.sh", tmp_path, PROJECT="p"))

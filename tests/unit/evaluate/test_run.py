@@ -13,6 +13,7 @@ from PIL import Image
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError
+from components.common.store import Folder
 from components.dataset.records import ImageSet
 from components.evaluate import baselines
 from components.evaluate import run as evaluate
@@ -132,10 +133,14 @@ class TestPlantedFaults:
     def test_floor_and_ceiling_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
         digest = read_manifest(evaluated.dataset).digest
-        cached = baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, digest, evaluated.work_dir)
+        cached = baselines.floor_and_ceiling(
+            CONFIG, evaluated.reference, evaluated.extractor, digest, Folder(evaluated.work_dir)
+        )
         assert cached == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
         with pytest.raises(pytest.fail.Exception, match="measured again"):
-            baselines.floor_and_ceiling(CONFIG, evaluated.reference, evaluated.extractor, "other data", evaluated.work_dir)
+            baselines.floor_and_ceiling(
+                CONFIG, evaluated.reference, evaluated.extractor, "other data", Folder(evaluated.work_dir)
+            )
 
     def test_a_constant_generator_is_scored(self, evaluated: Evaluated) -> None:
         constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))
@@ -176,7 +181,7 @@ class TestExtractor:
         monkeypatch.setattr(extractor_training, "train_classifier", again)
         train, held_out = part("train"), part("eval")
         digest = read_manifest(evaluated.dataset).digest
-        arguments = (evaluated.dataset, digest, train, held_out, evaluated.work_dir)
+        arguments = (evaluated.dataset, digest, train, held_out, Folder(evaluated.work_dir))
         assert extractor_training.extractor_for(CONFIG, *arguments).digest == evaluated.extractor.digest
         other = CONFIG.model_copy(update={"extractor_epochs": 3})
         with pytest.raises(AssertionError, match="trained again"):

@@ -27,7 +27,7 @@ from components.ingest.beam import pipeline
 from components.ingest.beam.results import balanced
 from components.ingest.beam.shards import drop_equals
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.run import IngestSummary, chunk_folder, run
+from components.ingest.run import IngestSummary, chunk_location, run
 from components.ingest.sources.readers import open_source
 from tests.support.datasets.image_folder import write_broken_images, write_digit_images
 
@@ -353,7 +353,7 @@ def test_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest
 
 def test_two_ingests_of_the_same_source_exclude_each_other(tmp_path: Path) -> None:
     config = IngestConfig()
-    folder = partial(chunk_folder, config, open_source(config), tmp_path / "out", None)
+    folder = partial(chunk_location, config, open_source(config), tmp_path / "out", None)
     with (
         folder(),
         pytest.raises(ArtifactError, match=r"Another ingest of the same source \(process \d+ on \S+\) holds"),

@@ -47,7 +47,7 @@ BAD = [
     ("deploy.tpu_spot=maybe", "deploy.tpu_spot = 'maybe': input should be a valid boolean"),
     ("push.registry=az://bucket/models", "push.registry = 'az://bucket/models': az:// cannot create a file only if none"),
     ("validate.history=http://host/x", "validate.history = 'http://host/x': http:// cannot create a file only if none"),
-    ("run.dir=gs://bucket/runs", "run.dir = 'gs://bucket/runs': name a folder"),
+    ("run.dir=http://host/runs", "run.dir = 'http://host/runs': http:// cannot create a file only if none"),
     ("train=3", "--set train=3 is not of the form section.key=value."),
     ("train.rounds", "--set train.rounds is not of the form section.key=value."),
     ("train.rounds.x=3", "train.rounds"),

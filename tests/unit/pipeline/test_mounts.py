@@ -12,18 +12,29 @@ VERTEX, KUBEFLOW = ["run.dir=/gcs/b/wgan"], ["run.dir=/mnt/wgan", "deploy.volume
 NOT_IN_A_BUCKET = "is not in /gcs/BUCKET, and Vertex AI mounts nothing else."
 NOT_ON_THE_VOLUME = "is not on the volume wgan, which is mounted at run.dir = '/mnt/wgan'."
 NO_MOUNT_POINT = (
-    "is not a path at which Kubeflow can mount a volume. Use --set run.dir=/mnt/wgan --set deploy.volume_claim=NAME."
+    "is not a URL, nor a path at which Kubeflow can mount a volume. Use --set run.dir=s3://BUCKET/FOLDER or gs://BUCKET/FOLDER,"
+    " or --set run.dir=/mnt/wgan --set deploy.volume_claim=NAME."
 )
+NO_SHARED_DISK = "is a folder, but run.dir is a URL, and the steps share no disk. Use a URL, such as --set"
 
 
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["run.dir=runs"], f"run.dir = 'runs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
-        (["run.dir=/mnt/wgan"], f"run.dir = '/mnt/wgan' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
-        (["run.dir=/gcs"], f"run.dir = '/gcs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
-        (["run.dir=/gcs/b/../../mnt"], f"run.dir = '/gcs/b/../../mnt' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER."),
-        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_IN_A_BUCKET} Use --set run.work_dir=/gcs/BUCKET/FOLDER."),
+        (["run.dir=runs"], f"run.dir = 'runs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER, or a URL such as"),
+        (
+            ["run.dir=/mnt/wgan"],
+            f"run.dir = '/mnt/wgan' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER, or a URL such as",
+        ),
+        (["run.dir=/gcs"], f"run.dir = '/gcs' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER, or a URL such as"),
+        (
+            ["run.dir=/gcs/b/../../mnt"],
+            f"run.dir = '/gcs/b/../../mnt' {NOT_IN_A_BUCKET} Use --set run.dir=/gcs/BUCKET/FOLDER, or a URL such as",
+        ),
+        (
+            ["run.work_dir=/tmp/w"],
+            f"run.work_dir = '/tmp/w' {NOT_IN_A_BUCKET} Use --set run.work_dir=/gcs/BUCKET/FOLDER, or a URL such as",
+        ),
         (
             ["push.registry=/srv/r"],
             f"push.registry = '/srv/r' {NOT_IN_A_BUCKET} Use --set push.registry=/gcs/BUCKET/FOLDER, or a URL such as"
@@ -58,9 +69,13 @@ def test_what_vertex_does_not_mount_is_refused(overrides: list[str], sentence: s
         (
             ["deploy.volume_claim="],
             "run.dir = '/mnt/wgan' is not on a volume, and the images of the steps are read-only."
-            " Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir.",
+            " Use --set deploy.volume_claim=NAME; the volume is mounted at run.dir. Without a volume, use"
+            " --set run.dir=s3://BUCKET/FOLDER or gs://BUCKET/FOLDER.",
         ),
-        (["run.work_dir=/tmp/w"], f"run.work_dir = '/tmp/w' {NOT_ON_THE_VOLUME} Use --set run.work_dir=/mnt/wgan/FOLDER."),
+        (
+            ["run.work_dir=/tmp/w"],
+            f"run.work_dir = '/tmp/w' {NOT_ON_THE_VOLUME} Use --set run.work_dir=/mnt/wgan/FOLDER, or a URL such as",
+        ),
         (
             ["push.registry=/mnt/wgan2"],
             f"push.registry = '/mnt/wgan2' {NOT_ON_THE_VOLUME} Use --set push.registry=/mnt/wgan/FOLDER, or a URL such as"
@@ -75,6 +90,28 @@ def test_what_is_not_on_the_volume_is_refused(overrides: list[str], sentence: st
     with pytest.raises(ConfigError) as caught:
         check_mounts_on_kubeflow(load_config(None, [*KUBEFLOW, *overrides]))
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["deploy.volume_claim=wgan"],
+            "deploy.volume_claim = 'wgan' is mounted at run.dir, but that is a URL. Leave deploy.volume_claim empty, or use a"
+            " folder for run.dir.",
+        ),
+        (["push.registry=/srv/r"], f"push.registry = '/srv/r' {NO_SHARED_DISK} push.registry=gs://BUCKET/FOLDER."),
+        (["run.work_dir=w"], f"run.work_dir = 'w' {NO_SHARED_DISK} run.work_dir=gs://BUCKET/FOLDER."),
+        (["ingest.source=images:in"], f"ingest.source = 'images:in' {NO_SHARED_DISK} ingest.source=images:gs://BUCKET/FOLDER."),
+    ],
+)
+def test_without_a_volume_every_location_is_a_url(overrides: list[str], sentence: str) -> None:
+    for run_dir in ("s3://b/wgan", "gs://b/wgan"):
+        check_mounts_on_kubeflow(load_config(None, [f"run.dir={run_dir}", "ingest.source=images:s3://b/in"]))
+        with pytest.raises(ConfigError) as caught:
+            check_mounts_on_kubeflow(load_config(None, [f"run.dir={run_dir}", *overrides]))
+        assert str(caught.value) == sentence
+    check_mounts_on_vertex(load_config(None, ["run.dir=gs://b/wgan"]))
 
 
 @pytest.mark.parametrize("source", ["digits", "images:gs://b/in/**/*.png", "images:s3://b/x.zip", "tfds:mnist"])

@@ -17,7 +17,6 @@ from PIL import Image
 
 from components.common import journal
 from components.common.errors import ArtifactError, ConfigError
-from components.ingest import run as ingest
 from components.ingest.sources.location import FilePattern
 from components.ingest.sources.readers import open_source
 from pipeline import snapshot, step_runner
@@ -76,6 +75,14 @@ def written(
 
 def test_the_keys_equal_those_of_a_local_run(config: RunConfig) -> None:
     assert taken(config) == run.check_before_running(config)
+
+
+def test_a_local_run_needs_a_folder() -> None:
+    with pytest.raises(ConfigError) as caught:
+        run.check_before_running(resolve_paths(load_config(None, ["run.dir=s3://bucket/wgan"])))
+    problem = "run.dir = 's3://bucket/wgan' is a URL, but the steps of a local run exchange files in a folder."
+    cure = "Use a folder for run.dir; run.work_dir, push.registry and validate.history may be URLs."
+    assert str(caught.value) == f"{problem} {cure}"
 
 
 def test_the_keys_change_only_with_the_source(config: RunConfig, tmp_path: Path) -> None:
@@ -155,8 +162,8 @@ def test_a_missing_source_is_reported_as_failure_of_snapshot(
 def test_a_work_dir_that_cannot_be_written_is_reported_in_one_line(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], source_exists: bool
 ) -> None:
-    config.work_dir.parent.mkdir(parents=True, exist_ok=True)
-    config.work_dir.write_text("a file in the place of the folder")
+    Path(config.work_dir).parent.mkdir(parents=True, exist_ok=True)
+    Path(config.work_dir).write_text("a file in the place of the folder")
     if not source_exists:
         (tmp_path / "runs" / "images" / "a.png").unlink()
     with pytest.raises(SystemExit) as caught:
@@ -229,7 +236,7 @@ def test_what_the_steps_recorded_decides(
         record = journal.StepRecord(step=step, key=keys[step], state="succeeded", pid=1, started_at=LATER)
         if outcomes == "failed" and step == "push":
             record = record.model_copy(update={"state": "failed"})
-        (config.work_dir / "journal" / f"{step}-{keys[step][:24]}.json").write_text(record.model_dump_json())
+        (Path(config.work_dir) / "journal" / f"{step}-{keys[step][:24]}.json").write_text(record.model_dump_json())
     summary = written(config, tmp_path, JOB, state)
     assert (summary["status"], summary["exit_code"]) == (status, status == "failed")
     assert summary["note"].startswith(note)
@@ -296,24 +303,26 @@ def test_a_report_reaches_the_platform_though_run_dir_cannot_be_written(
 def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest reads the listing that the keys were made from; a file that was added since belongs to the next run."""
     keys = taken(config)
-    listing = journal.listing_file(config.work_dir, keys["ingest"])
+    listing = Path(config.work_dir) / journal.listing_name(keys["ingest"])
     write(tmp_path / "runs" / "images", "b.png")
     monkeypatch.setattr(FilePattern, "files", lambda _: pytest.fail("the source was listed again"))
     reader = open_source(config.ingest, listing)
     assert (reader.total, len(reader.chunks)) == (1, 1)
-    summary = ingest.run(config.ingest, out=tmp_path / "dataset", work_dir=config.work_dir, listing=listing)
-    assert (summary.read, summary.quarantined) == (1, 0)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    out = SimpleNamespace(path=str(tmp_path / "dataset"), metadata={})
+    step_runner.run_step("ingest", config.ingest.model_dump_json(), keys["ingest"], config.work_dir, out)
+    assert (out.metadata["read"], out.metadata["quarantined"]) == ("1", "0")
     assert not listing.exists()
 
 
 def test_a_listing_is_saved_only_for_an_ingest_that_has_not_run(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "_known_dataset", lambda *_: "known")
-    assert not journal.listing_file(config.work_dir, taken(config)["ingest"]).exists()
+    assert not (Path(config.work_dir) / journal.listing_name(taken(config)["ingest"])).exists()
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:-4] + b"0000"])
 def test_a_damaged_listing_is_an_error(config: RunConfig, damage: Callable[[bytes], bytes]) -> None:
-    listing = journal.listing_file(config.work_dir, taken(config)["ingest"])
+    listing = Path(config.work_dir) / journal.listing_name(taken(config)["ingest"])
     listing.write_bytes(damage(listing.read_bytes()))
     with pytest.raises(ArtifactError, match=r"^The listing \S+ cannot be read: .*\. Remove \S+ and run again\."):
         open_source(config.ingest, listing)

@@ -109,7 +109,7 @@ class TestDamage:
 
     def test_an_empty_pointer_is_one_of_a_killed_process(self, three: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         """As a process leaves it that is killed on a mounted bucket; its number is used up."""
-        monkeypatch.setattr("components.common.store.EMPTY_SECONDS", 0.05)
+        monkeypatch.setattr("components.common.numbered.EMPTY_SECONDS", 0.05)
         three.store.write("champion/000004.json", [b""])
         assert three.serves() == "v0003"
         assert three.push(three.candidate(kid=0.01)).version == three.serves() == "v0004"

@@ -43,11 +43,12 @@ def test_an_unfinished_training_is_identified_by_its_configuration(tmp_path: Pat
     run.ingest()
     run.validate()
     run.break_training(RuntimeError("gone"))
-    checkpoint = open_unfinished_training(run.work_dir, run.description.config["train"])
-    assert checkpoint.path.name == "round-00000500"
-    assert checkpoint.notes == []
-    assert len(checkpoint.lines("metrics.jsonl")) == 10
-    assert "samples/real.png" in checkpoint.names("samples/", ".png")
+    with open_unfinished_training(run.work_dir, run.description.config["train"]) as checkpoint:
+        assert checkpoint.path.name == "round-00000500"
+        assert checkpoint.notes == []
+        assert len(checkpoint.lines("metrics.jsonl")) == 10
+        assert "samples/real.png" in checkpoint.names("samples/", ".png")
     other = CONFIGS["train"].model_copy(update={"seed": 1}).model_dump(mode="json")
-    assert open_unfinished_training(run.work_dir, other).manifest is None
-    assert open_unfinished_training(tmp_path / "nowhere", other).manifest is None
+    for work_dir in (run.work_dir, tmp_path / "nowhere"):
+        with open_unfinished_training(work_dir, other) as nothing:
+            assert nothing.manifest is None

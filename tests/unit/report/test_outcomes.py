@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.common.errors import DataRejectedError
-from components.common.journal import STEPS, StepRecord, entry_path, step_error
+from components.common.journal import STEPS, StepRecord, entry_name, step_error
 from components.report.description import RunDescription
 from components.report.outcomes import (
     StepOutcome,
@@ -184,7 +184,7 @@ def test_a_run_is_interrupted_between_steps_or_succeeds() -> None:
 def test_a_damaged_entry_becomes_a_note(tmp_path: Path) -> None:
     keys = {"ingest": "a" * 64, "train": "b" * 64, "push": "c" * 64}
     for step, content in (("ingest", entry("ingest", "succeeded", START).model_dump_json()), ("train", "{broken")):
-        file = entry_path(tmp_path, step, keys[step])
+        file = tmp_path / entry_name(step, keys[step])
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     description = RunDescription(

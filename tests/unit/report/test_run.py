@@ -16,7 +16,7 @@ import pytest
 
 from components.common.artifacts import MANIFEST, file_entries, now, write_text
 from components.common.errors import ArtifactError, InterruptedStepError, TrainingDivergedError
-from components.common.journal import STEPS, StepRecord, entry_path
+from components.common.journal import STEPS, StepRecord, entry_name
 from components.report.__main__ import main
 from components.report.run import run as report
 from components.report.summary import RunSummary
@@ -62,7 +62,7 @@ def test_a_run_for_a_tpu_shows_its_tpu_check(tmp_path: Path) -> None:
     }
     check |= {"images_per_second_at_most": 369_032.4, "executed": [executed]}
     record = StepRecord(step="tpu_check", key=keys["tpu_check"], state="succeeded", pid=1, started_at=now(), summary=check)
-    write_text(entry_path(run.work_dir, "tpu_check", record.key), record.model_dump_json())
+    write_text(run.work_dir / entry_name("tpu_check", record.key), record.model_dump_json())
     report(run.description.model_copy(update={"keys": keys}), folder=tmp_path, status="succeeded")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["steps"]) == ["ingest", "validate", "tpu_check", "train", "evaluate", "gate", "push"]

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from components.common.errors import ConfigError
+from components.common.store import Folder
 from components.tpu_check import compiler, run, subprocesses
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import CompilerMissingError, ProgramRefusedError
@@ -264,7 +265,7 @@ def test_the_extra_pins_the_expected_versions() -> None:
 def test_a_batch_that_does_not_divide_by_the_replicas_is_refused_first(tmp_path: Path) -> None:
     train = CONFIG.train.model_copy(update={"global_batch_size": 100})
     with pytest.raises(ConfigError) as caught:
-        run.check(CONFIG.model_copy(update={"train": train}), tmp_path)
+        run.check(CONFIG.model_copy(update={"train": train}), Folder(tmp_path))
     assert str(caught.value) == "On v5e:2x4, train.global_batch_size = 100 does not divide by 8 replicas; use 96 or 104."
 
 
@@ -277,11 +278,11 @@ def test_a_repeated_check_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, 
         return summarise(config, FIGURES, (subprocesses.Cost(1.0, 1),))
 
     monkeypatch.setattr(run, "_compile", once)
-    assert not run.check(CONFIG, tmp_path).cached
-    assert run.check(CONFIG, tmp_path).cached
-    assert not run.check(CONFIG.model_copy(update={"topology": "v5e:1x1"}), tmp_path).cached
+    assert not run.check(CONFIG, Folder(tmp_path)).cached
+    assert run.check(CONFIG, Folder(tmp_path)).cached
+    assert not run.check(CONFIG.model_copy(update={"topology": "v5e:1x1"}), Folder(tmp_path)).cached
     monkeypatch.setattr(run, "code_digest", lambda _: "other code")
-    assert not run.check(CONFIG, tmp_path).cached
+    assert not run.check(CONFIG, Folder(tmp_path)).cached
     assert [config.train.devices for config in done] == ["tpu"] * 3, "a check is always for a TPU"
 
 

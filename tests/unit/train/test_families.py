@@ -11,6 +11,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from components.common.errors import ConfigError, InterruptedStepError
+from components.common.store import Folder
 from components.generator import generator
 from components.train import loop
 from components.train import run as train_run
@@ -46,7 +47,7 @@ def train(data: tuple[Path, Path], folder: Path, /, **changes: Any) -> train_run
 def last_checkpoint(folder: Path, **changes: Any) -> checkpoint.Checkpoint:
     (training,) = (folder / "work" / "checkpoints").iterdir()
     config = TrainConfig(**{**CONFIG, **changes})
-    found = checkpoint.load_latest(training, config, ImageShape(8, 1, 10 if config.conditional else 0))
+    found = checkpoint.load_latest(Folder(training), config, ImageShape(8, 1, 10 if config.conditional else 0))
     assert found is not None
     return found
 

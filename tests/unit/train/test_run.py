@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, DeviceError, InterruptedStepError, TrainingDivergedError
+from components.common.store import Folder, store_at
 from components.train import loop, step
 from components.train import run as train_run
 from components.train.config import TrainConfig
@@ -52,7 +53,7 @@ def uninterrupted(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
 
 def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     (training,) = (folder / "work" / "checkpoints").iterdir()
-    last = checkpoint.load_latest(training, TrainConfig(**TINY), ImageShape(8, 1))
+    last = checkpoint.load_latest(Folder(training), TrainConfig(**TINY), ImageShape(8, 1))
     assert last is not None
     assert last.progress.round == 12
     return last.arrays
@@ -260,7 +261,7 @@ def test_a_weight_that_is_not_finite_is_named(devices: str) -> None:
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     broken = checkpoint.Checkpoint({"critic/bias": np.array([1.0, np.inf])}, Progress(3))
     with pytest.raises(TrainingDivergedError, match="critic/bias is not finite"):
-        checkpoint.save(tmp_path, TrainConfig(), ImageShape(8, 1), broken)
+        checkpoint.save(Folder(tmp_path), TrainConfig(), ImageShape(8, 1), broken)
     assert not list(tmp_path.iterdir())
 
 
@@ -287,11 +288,11 @@ def test_a_checkpoint_with_other_variables_is_refused(data: Any, uninterrupted: 
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
     training = tmp_path / "work" / "checkpoints" / theirs.name
     config, shape = TrainConfig(**TINY), ImageShape(8, 1)
-    last = checkpoint.load_latest(theirs, config, shape)
+    last = checkpoint.load_latest(Folder(theirs), config, shape)
     assert last is not None
     name = min(last.arrays)
     last.arrays[name] = last.arrays[name][..., :2]
-    checkpoint.save(training, config, shape, last)
+    checkpoint.save(Folder(training), config, shape, last)
     with pytest.raises(
         checkpoint.ForeignCheckpointError, match=f"round-00000012 belongs to another training: it has {name} as"
     ):
@@ -313,7 +314,7 @@ def test_unfinished_files_are_removed_by_the_holder_of_the_lease(
     left.append(training / "samples" / ".round-00000012.png.0123abcd.tmp")
     left[-1].write_bytes(b"half")
     monkeypatch.setattr(train_run, "LEASE_SECONDS", 0.2)
-    with train_run._leased(training), pytest.raises(ArtifactError, match="Another process that trains this"):
+    with train_run._leased(Folder(training)), pytest.raises(ArtifactError, match="Another process that trains this"):
         train(data, tmp_path)
     assert all(path.exists() for path in left)
     assert train(data, tmp_path).resumed_from_round == 12
@@ -321,12 +322,45 @@ def test_unfinished_files_are_removed_by_the_holder_of_the_lease(
     assert_same_training(uninterrupted, tmp_path)
 
 
+def test_a_training_in_a_bucket_resumes_on_another_machine(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
+    """Its last checkpoint was not uploaded as a whole, so it does not exist; the files of the first machine are gone."""
+    work_dir = f"memory://{tmp_path}/work"
+    places = {"dataset": data[0], "validation": data[1], "work_dir": work_dir}
+    assert train_run.run(TrainConfig(**TINY), **places, out=tmp_path / "first").resumed_from_round is None
+    (key,) = store_at(work_dir, "checkpoints").names()
+    store = store_at(work_dir, "checkpoints", key)
+    assert [name for name in sorted(store.names()) if "round" in name] == ["round-00000008", "round-00000012"]
+    store.delete("round-00000012/manifest.json")
+    store.write("round-00000016/state.npz", [b"half"])
+    summary = train_run.run(TrainConfig(**TINY), **places, out=tmp_path / "model")
+    assert summary.resumed_from_round == 8
+    assert [name for name in sorted(store.names()) if "round" in name] == ["round-00000008", "round-00000012"]
+    last = checkpoint.load_latest(store, TrainConfig(**TINY), ImageShape(8, 1))
+    assert last is not None
+    for name, array in final_arrays(uninterrupted).items():
+        np.testing.assert_array_equal(last.arrays[name], array, err_msg=name)
+    grids = {file.name: file.read_bytes() for file in (tmp_path / "model" / "samples").iterdir()}
+    assert grids == {file.name: file.read_bytes() for file in (uninterrupted / "model" / "samples").iterdir()}
+    assert events_of(tmp_path / "model") == events_of(uninterrupted / "model")
+    store.remove()
+
+
+def events_of(model: Path) -> set[tuple[str, int, float | None]]:
+    """Return name, round and value of TensorBoard's numbers, and name and round of its pictures."""
+    return {
+        (value.tag, event.step, tf.make_ndarray(value.tensor).item() if value.tensor.dtype == 1 else None)
+        for file in (model / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(file))
+        for value in event.summary.value
+    }
+
+
 def test_a_second_process_waits_for_the_lease_then_fails(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = tmp_path / "training"
     monkeypatch.setattr(train_run, "LEASE_SECONDS", 0.2)
     who = rf"Another process that trains this configuration \(process {os.getpid()} on \S+\)"
     message = rf"{who} holds .*/training/lease and did not release it within 0 s"
-    with train_run._leased(training), pytest.raises(ArtifactError, match=message), train_run._leased(training):
+    with train_run._leased(Folder(training)), pytest.raises(ArtifactError, match=message), train_run._leased(Folder(training)):
         pass
 
 

@@ -60,7 +60,7 @@ def test_runs_are_listed_newest_first_with_scores_and_decisions(tmp_path: Path, 
     process.mark(make_run(tmp_path / "20260103-000000"))
     (make_run(tmp_path / "20260104-000000") / "summary.json").write_text("{")
     (tmp_path / "latest").symlink_to("20260102-000000")
-    runs(tmp_path)
+    runs(str(tmp_path))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["run", "status", "rounds", "FID", "KID", "Coverage", "decision", "seconds"],

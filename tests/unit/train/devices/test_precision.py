@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.common.store import Folder
 from components.train.config import TrainConfig
 from components.train.devices import precision
 
@@ -41,6 +42,6 @@ def test_bfloat16_needs_both_the_flag_and_the_gain(
 
 def test_a_training_keeps_its_first_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bfloat16_is_faster", lambda devices: devices == "tpu")
-    assert precision.resolve(TrainConfig(devices="tpu"), tmp_path).precision == "bfloat16"
-    assert precision.resolve(TrainConfig(devices="cpu:1"), tmp_path).precision == "bfloat16"
-    assert precision.resolve(TrainConfig(precision="float32"), tmp_path).precision == "float32"
+    assert precision.resolve(TrainConfig(devices="tpu"), Folder(tmp_path)).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(devices="cpu:1"), Folder(tmp_path)).precision == "bfloat16"
+    assert precision.resolve(TrainConfig(precision="float32"), Folder(tmp_path)).precision == "float32"

@@ -21,6 +21,7 @@ from components.common import artifacts
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, TrainingDivergedError
 from components.common.images import write_png
+from components.common.store import Folder
 from components.train import loop
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
@@ -44,12 +45,12 @@ def made(rounds: int) -> checkpoint.Checkpoint:
 def folder(tmp_path: Path) -> Path:
     """Return the folder of a training with the checkpoints of rounds 4, 8 and 12."""
     for rounds in (4, 8, 12):
-        checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(rounds))
+        checkpoint.save(Folder(tmp_path / KEY), CONFIG, SHAPE, made(rounds))
     return tmp_path / KEY
 
 
 def load(folder: Path) -> checkpoint.Checkpoint | None:
-    return checkpoint.load_latest(folder, CONFIG, SHAPE)
+    return checkpoint.load_latest(Folder(folder), CONFIG, SHAPE)
 
 
 def names(folder: Path) -> list[str]:
@@ -144,12 +145,12 @@ def test_training_starts_from_scratch_if_all_checkpoints_are_damaged(folder: Pat
 def test_an_intact_checkpoint_is_not_deleted_for_a_damaged_later_one(folder: Path) -> None:
     truncate(folder / "round-00000012")
     one = CONFIG.model_copy(update={"keep_checkpoints": 1})
-    checkpoint.save(folder, one, SHAPE, made(10))
+    checkpoint.save(Folder(folder), one, SHAPE, made(10))
     assert names(folder) == ["round-00000010", "round-00000012"]
     loaded = load(folder)
     assert loaded is not None
     assert loaded.progress.round == 10
-    checkpoint.save(folder, one, SHAPE, made(12))
+    checkpoint.save(Folder(folder), one, SHAPE, made(12))
     assert names(folder) == ["round-00000012"]
     read_manifest(folder / "round-00000012", "checkpoint")
 
@@ -181,7 +182,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_differences(
 ) -> None:
     last = folder / "round-00000012"
     with pytest.raises(checkpoint.ForeignCheckpointError) as caught:
-        checkpoint.load_latest(folder, CONFIG.model_copy(update=config), shape)
+        checkpoint.load_latest(Folder(folder), CONFIG.model_copy(update=config), shape)
     assert str(caught.value) == (
         f"Checkpoint {last} belongs to another training: {differences} Remove {last}, or restore the settings that it was made"
         " with."
@@ -212,7 +213,7 @@ def test_a_setting_that_exists_in_one_version_only_is_a_difference(folder: Path)
 
 def test_some_settings_may_change_between_attempts(folder: Path) -> None:
     other = CONFIG.model_copy(update={"devices": "cpu:2", "keep_checkpoints": 1, "checkpoint_every_rounds": 50})
-    assert checkpoint.load_latest(folder, other, SHAPE) is not None
+    assert checkpoint.load_latest(Folder(folder), other, SHAPE) is not None
 
 
 @pytest.mark.parametrize(
@@ -230,10 +231,10 @@ def test_some_settings_may_change_between_attempts(folder: Path) -> None:
 )
 def test_a_checkpoint_with_other_variables_is_refused(changes: dict[str, Any], difference: str, tmp_path: Path) -> None:
     wanted = {name: np.zeros([2, 2], np.float32) for name in "abc"}
-    checkpoint.check_variables(tmp_path, wanted, wanted)
+    checkpoint.check_variables(str(tmp_path), wanted, wanted)
     arrays = {name: array for name, array in {**wanted, **changes}.items() if array is not None}
     with pytest.raises(checkpoint.ForeignCheckpointError, match=difference):
-        checkpoint.check_variables(tmp_path, arrays, wanted)
+        checkpoint.check_variables(str(tmp_path), arrays, wanted)
 
 
 @contextlib.contextmanager
@@ -250,7 +251,7 @@ def files_end_at(size_bytes: int) -> Iterator[None]:
 @pytest.mark.parametrize("size_bytes", [0, 100, 700])
 def test_a_full_disk_leaves_earlier_checkpoints_and_no_partial_files(size_bytes: int, folder: Path) -> None:
     with files_end_at(size_bytes), pytest.raises(ArtifactError) as caught:
-        checkpoint.save(folder, CONFIG, SHAPE, made(16))
+        checkpoint.save(Folder(folder), CONFIG, SHAPE, made(16))
     assert str(caught.value) == (
         f"Cannot write {folder / 'round-00000016'}: File too large. "
         "Free space or name a writable folder, for instance --set run.dir=DIR."
@@ -258,7 +259,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_no_partial_files(size_bytes:
     assert names(folder) == ["round-00000004", "round-00000008", "round-00000012"]
     for path in folder.iterdir():
         read_manifest(path, "checkpoint")
-    checkpoint.save(folder, CONFIG, SHAPE, made(16))
+    checkpoint.save(Folder(folder), CONFIG, SHAPE, made(16))
     assert names(folder) == ["round-00000008", "round-00000012", "round-00000016"]
 
 
@@ -332,7 +333,7 @@ def test_a_checkpoint_is_synced_before_its_manifest_appears(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", replace)
-    checkpoint.save(tmp_path / KEY, CONFIG, SHAPE, made(4))
+    checkpoint.save(Folder(tmp_path / KEY), CONFIG, SHAPE, made(4))
     *files, folder, manifest, appears, again = order
     assert set(files) == {"sync state.npz", "sync best.npz", "sync metrics.jsonl", "sync scores.jsonl"}
     assert (folder, again) == ("sync round-00000004", "sync round-00000004")
@@ -346,7 +347,7 @@ def test_evidence_has_the_metrics_of_all_rounds(tmp_path: Path) -> None:
     values[2] = np.inf
     with pytest.raises(TrainingDivergedError, match=r"between round 6 and round 9: penalty is nan in round 8\.") as caught:
         loop.check_finite(values, 6)
-    file = checkpoint.write_evidence(tmp_path, caught.value.evidence)
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file = checkpoint.write_evidence(Folder(tmp_path), caught.value.evidence)
+    lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
     assert [(line["round"], line["penalty"]) for line in lines] == [(7, 1.0), (8, "nan"), (9, "inf")]
     loop.check_finite(np.ones([3, 6]), 6)

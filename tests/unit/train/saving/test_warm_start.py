@@ -11,6 +11,7 @@ import pytest
 
 from components.common.artifacts import file_entries, new_artifact, read_manifest
 from components.common.errors import ArtifactError, InterruptedStepError
+from components.common.store import Folder
 from components.push.config import PushConfig
 from components.train import loop
 from components.train import run as train_run
@@ -49,7 +50,7 @@ def train(data: tuple[Path, Path], folder: Path, start: Path | None = None, **ch
 
 def arrays_of(folder: Path, config: TrainConfig) -> dict[str, Any]:
     (training,) = (folder / "work" / "checkpoints").iterdir()
-    last = checkpoint.load_latest(training, config, SHAPE)
+    last = checkpoint.load_latest(Folder(training), config, SHAPE)
     assert last is not None
     return last.arrays
 
@@ -67,8 +68,9 @@ def test_training_starts_with_the_variables_of_the_model(first: Path, other_data
     config = TrainConfig(**TINY, start_from="registry")
     source = open_source(other_data[0], seed=0, n_critic=2, batch_size=8, mode="auto")
     held_out = np.zeros([0, 8, 8, 1], np.uint8)
-    with train_run._leased(tmp_path / "training") as lease:
-        training = train_run.make_training(config, make_strategy(config), source, held_out, tmp_path / "training", lease)
+    store = Folder(tmp_path / "training")
+    with train_run._leased(store) as lease:
+        training = train_run.make_training(config, make_strategy(config), source, held_out, store, store.path, lease)
     assert train_run.resume_or_start(training, config, first / "model")[0] is None
     expected = arrays_of(first, TrainConfig(**TINY))
     got = variables.state_arrays(training.state)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from components.common.artifacts import MANIFEST, new_artifact, write_json
 from components.common.errors import ArtifactError
+from components.common.store import Folder
 from components.evaluate.features.extractor import SETTINGS_FILE, Extractor, Settings, initial_weights, network
 from components.validate.config import ValidateConfig
-from components.validate.drift.features import discrepancy, newest_extractor, sample_images
+from components.validate.drift.features import discrepancy, feature_distance, newest_extractor, sample_images
 from components.validate.findings import SAMPLE_FILE
 from components.validate.run import run
 from tests.support.datasets.snapshots import digits, write_snapshot
@@ -29,8 +32,9 @@ def extractor() -> Extractor:
 @pytest.fixture
 def work_dir(tmp_path: Path, extractor: Extractor) -> Path:
     """A work directory with the extractor of an evaluation."""
-    (tmp_path / "work" / "extractors" / "abc").mkdir(parents=True)
-    extractor.save(tmp_path / "work" / "extractors" / "abc")
+    with new_artifact(tmp_path / "work" / "extractors" / "abc", "extractor", config=ValidateConfig()) as writer:
+        extractor.save(writer.path)
+        writer.details = extractor.settings.model_dump()
     return tmp_path / "work"
 
 
@@ -84,12 +88,21 @@ def test_turned_digits_are_a_warning_although_no_histogram_changes(tmp_path: Pat
     assert "features" in (tmp_path / "out" / "anomalies.pbtxt").read_text()
 
 
-def test_damaged_extractors_and_those_of_other_images_are_ignored(work_dir: Path) -> None:
-    assert newest_extractor(work_dir, 8, 1) == work_dir / "extractors" / "abc"
-    assert newest_extractor(work_dir, 16, 1) is None
-    assert newest_extractor(work_dir / "elsewhere", 8, 1) is None
-    (work_dir / "extractors" / "abc" / SETTINGS_FILE).write_text("{")
-    assert newest_extractor(work_dir, 8, 1) is None
+def test_damaged_extractors_and_those_of_other_images_are_ignored(work_dir: Path, tmp_path: Path) -> None:
+    work, folder = Folder(work_dir), work_dir / "extractors" / "abc"
+    shutil.copytree(folder, folder.with_name("older"))
+    older = folder.with_name("older") / MANIFEST
+    write_json(older, {**json.loads(older.read_text()), "created_at": "2020-01-01T00:00:00.000+00:00"})
+    assert newest_extractor(work, 8, 1) == "extractors/abc"
+    assert newest_extractor(work, 16, 1) == ""
+    assert newest_extractor(Folder(work_dir / "elsewhere"), 8, 1) == ""
+    (folder / SETTINGS_FILE).write_text("{")
+    write_snapshot(tmp_path / "digits", *digits())
+    run(ValidateConfig(), dataset=tmp_path / "digits", out=tmp_path / "out")
+    assert feature_distance(work, tmp_path / "out", tmp_path / "out", 8, 1, 0.01) is None
+    (folder / MANIFEST).write_text("{")
+    assert newest_extractor(work, 8, 1) == "extractors/older"
+    assert feature_distance(work, tmp_path / "out", tmp_path / "out", 8, 1, 0.01) is not None
 
 
 def test_a_sample_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:

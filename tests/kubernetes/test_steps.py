@@ -21,8 +21,10 @@ from tests.support.two_runs import CONFIG
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 ENDED = ("Succeeded", "Failed")
 ROUNDS = 1_000_000  # never reached, nor is the round of a regular checkpoint
-NEVER = [f"train.{key}_rounds={ROUNDS}" for key in ("checkpoint_every", "sample_every")]
-SETTINGS = [f"train.rounds={ROUNDS}", "train.log_every_rounds=10", *NEVER, "deploy.cpu=500m", "deploy.memory=1Gi"]
+SETTINGS = [
+    *(f"train.{key}={ROUNDS}" for key in ("rounds", "checkpoint_every_rounds", "checkpoint_every_seconds", "sample_every_rounds")),
+    "train.log_every_rounds=10", "deploy.cpu=500m", "deploy.memory=1Gi",
+]  # fmt: skip
 
 
 class Steps:
@@ -230,7 +232,8 @@ class TestRunning:
         pod = steps.cluster.wait(name, *ENDED)
         assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "Evicted")
         assert "ephemeral local storage usage exceeds the total limit of containers 100Mi" in pod["status"]["message"]
-        assert conditions(pod)["DisruptionTarget"] == "TerminationByKubelet"
+        assert terminated(pod)[0] in (1, 137)  # the kubelet gives it one second; 1 if it has saved by then
+        assert "DisruptionTarget" not in conditions(pod)
         assert "deletionTimestamp" not in pod["metadata"]
 
     def test_a_step_that_needs_more_memory_than_its_limit_is_killed(self, steps: Steps, train: Any) -> None:

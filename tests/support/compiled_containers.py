@@ -73,7 +73,7 @@ def filled_command(spec: dict[str, Any], config: RunConfig, step: str, folder: s
     inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
     filled = {
         "inputs": {
-            "parameterValues": {name: known[name] for name in inputs["parameters"]},
+            "parameterValues": {name: known.get(name, "") for name in inputs["parameters"]},
             "artifacts": {name: artifact(name) for name in inputs.get("artifacts", {})},
         },
         "outputs": {

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support import containers
-from tests.support.engines import EngineMissingError, installed_program
-from tests.support.local_runs import ROOT, wait_for
+from tests.support.engines import ENGINES
+from tests.support.local_runs import ROOT
 
 SCRIPT = ROOT / "deploy" / "engines" / "kubernetes" / "cluster"
 NUMBER = "1"  # of this cluster: another one may be running
@@ -38,17 +39,21 @@ class Cluster:
         return done
 
     def command(self, *words: str | Path) -> list[str | Path]:
-        """Return the words of a kubectl command."""
-        return [SCRIPT, "kubectl", self.folder, *words]
+        """Return the words of a kubectl command, in the namespace of the overlays."""
+        return [SCRIPT, "kubectl", self.folder, "--namespace=kubeflow", *words]
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        """Return an object of the namespace kubeflow."""
-        return dict(json.loads(self.kubectl("get", kind, name, "-n", "kubeflow", "-o", "json").stdout))
+        """Return an object."""
+        return dict(json.loads(self.kubectl("get", kind, name, "-o", "json").stdout))
 
-    def wait(self, name: str, *phases: str, seconds: float = 120) -> dict[str, Any]:
-        """Return a pod of the namespace kubeflow when it is in one of `phases`."""
-        wait_for(lambda: self.get("pod", name)["status"]["phase"] in phases, seconds=seconds)
-        return self.get("pod", name)
+    def wait(self, name: str, *phases: str, seconds: int = 120) -> dict[str, Any]:
+        """Return a pod when it is in one of `phases`."""
+        for _ in range(seconds):
+            pod = self.get("pod", name)
+            if pod["status"]["phase"] in phases:
+                return pod
+            time.sleep(1)
+        raise AssertionError(f"{name} is not in {phases} after {seconds} s: {pod['status']}")
 
 
 def missing() -> str:
@@ -57,11 +62,8 @@ def missing() -> str:
         return "the kubelet needs root"
     if packages := sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None}):
         return f"{', '.join(packages)} missing: apt-get install -y --no-install-recommends {' '.join(packages)}"
-    try:
-        installed_program("kubernetes")
-        installed_program("pause")
-    except EngineMissingError as error:
-        return str(error)
+    if not all((ENGINES / program).exists() for program in ("kubernetes", "pause")):
+        return "Kubernetes is not built: run deploy/engines/get .engines kubernetes (needs go)"
     return ""
 
 

@@ -1,8 +1,10 @@
-"""Pods of the steps in a namespace with deploy/kubeflow's quota, where Pod Security `restricted` is enforced, on a real node."""
+"""Pods of the steps on a real node, in a namespace with deploy/kubeflow's quota where Pod Security `restricted` is enforced."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import re
 import subprocess
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from components.train.saving.signals import SPOT_NOTICE_SECONDS
+from pipeline.targets.kubeflow.compiler import USER
 from tests.kubernetes.conftest import Cluster
 from tests.support.local_runs import ROOT, wait_for
 from tests.support.step_pods import CLAIM, CompiledFile
@@ -20,11 +23,9 @@ from tests.support.two_runs import CONFIG
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 ENDED = ("Succeeded", "Failed")
-ROUNDS = 1_000_000  # never reached, nor is the round of a regular checkpoint
-SETTINGS = [
-    *(f"train.{key}={ROUNDS}" for key in ("rounds", "checkpoint_every_rounds", "checkpoint_every_seconds", "sample_every_rounds")),
-    "train.log_every_rounds=10", "deploy.cpu=500m", "deploy.memory=1Gi",
-]  # fmt: skip
+ROUNDS = 1_000_000  # never reached, nor is a regular checkpoint
+NEVER = ("rounds", "checkpoint_every_rounds", "checkpoint_every_seconds", "sample_every_rounds")
+SETTINGS = [*(f"train.{key}={ROUNDS}" for key in NEVER), "train.log_every_rounds=10", "deploy.cpu=500m", "deploy.memory=1Gi"]
 
 
 class Steps:
@@ -33,29 +34,21 @@ class Steps:
     def __init__(self, cluster: Cluster, image: str, folder: Path) -> None:
         self.cluster, self.volume = cluster, folder / "volume"
         self.volume.mkdir()
-        self.volume.chmod(0o755)
-        for path in (folder, *folder.parents[:2]):
-            path.chmod(path.stat().st_mode | 0o711)
-        subprocess.run(["chown", "10001:10001", str(self.volume)], check=True)
+        os.chown(self.volume, USER, USER)
         self.file = CompiledFile(folder, CONFIG, image, *SETTINGS)
         (folder / "tpu").mkdir()
         self.on_tpu = CompiledFile(folder / "tpu", CONFIG, image, "train.devices=tpu", "deploy.google_key_secret=key")
 
     def create(self, pod: dict[str, Any], *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Create a pod; the API server's warnings are in stderr."""
-        return self.cluster.kubectl("create", "--validate=strict", "-n", "kubeflow", "-f", "-", *options, stdin=pod, check=check)
+        return self.cluster.kubectl("create", "--validate=strict", "-f", "-", *options, stdin=pod, check=check)
 
-    def finish(self, step: str) -> str:
-        """Run a step to its end, and return its log."""
+    def finish(self, step: str) -> None:
+        """Run a step to its end."""
         self.create(self.file.pod(step, step))
         pod = self.cluster.wait(step, *ENDED, seconds=300)
-        said = self.log(step)
+        said = self.cluster.kubectl("logs", step).stdout
         assert pod["status"]["phase"] == "Succeeded", said
-        return said
-
-    def log(self, name: str) -> str:
-        """Return the output of a pod."""
-        return self.cluster.kubectl("logs", name, "-n", "kubeflow").stdout
 
     def checkpoints(self) -> list[int]:
         """Return the rounds of the checkpoints on the volume."""
@@ -96,39 +89,54 @@ def dataset(steps: Steps) -> None:
         steps.finish(step)
 
 
-Change = Callable[[dict[str, Any]], None]
+class Training:
+    """The pod of a training, and the output that was read so far."""
+
+    def __init__(self, steps: Steps, name: str, **limits: str) -> None:
+        self._steps, self.name, self.said = steps, name, ""
+        pod = steps.file.pod("train", name)
+        pod["metadata"]["finalizers"] = ["wgan-tpu-pipeline/test"]  # so that the last status can be read, as Argo does
+        pod["spec"]["containers"][0]["resources"]["limits"] |= limits
+        pod["spec"]["containers"][0]["resources"]["requests"] |= limits
+        steps.create(pod)
+        steps.cluster.wait(name, "Running", *ENDED)
+        self._log = subprocess.Popen(steps.cluster.command("logs", "-f", name), stdout=subprocess.PIPE, text=True)
+
+    def wait_for_rounds(self) -> int:
+        """Return the last round that was reported, when that is 30 or more; 0 if the training ended before."""
+        assert self._log.stdout is not None
+        for line in self._log.stdout:
+            self.said += line
+            if (found := re.search(rf"… (\d+)/{ROUNDS} ", line)) and int(found[1]) >= 30:
+                return int(found[1])
+        return 0
+
+    def end(self) -> dict[str, Any]:
+        """Return the pod when it has ended, and read the rest of its output."""
+        pod = self._steps.cluster.wait(self.name, *ENDED)
+        self.said += self._log.communicate(timeout=60)[0]
+        return pod
+
+    def remove(self) -> None:
+        """Remove the pod."""
+        kubectl = self._steps.cluster.kubectl
+        kubectl("delete", "pod", self.name, "--now", "--wait=false")
+        kubectl("patch", "pod", self.name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}', check=False)
+        kubectl("wait", "--for=delete", f"pod/{self.name}", "--timeout=90s")
+        self._log.communicate(timeout=60)
 
 
 @pytest.fixture
-def train(steps: Steps, dataset: None) -> Iterator[Callable[[str, Change], str]]:
-    """Start a training, and return its name when it has passed some rounds; its pod is removed afterwards."""
-    names = []
+def train(steps: Steps, dataset: None) -> Iterator[Callable[..., Training]]:
+    """Start a training with a name and limits; it is removed afterwards."""
+    with contextlib.ExitStack() as stack:
 
-    def start(name: str, change: Change = lambda pod: None) -> str:
-        pod = steps.file.pod("train", name)
-        pod["metadata"]["finalizers"] = ["wgan-tpu-pipeline/test"]  # so that the last status can be read, as Argo does
-        change(pod)
-        names.append(name)
-        steps.create(pod)
-        steps.cluster.wait(name, "Running", *ENDED)
-        wait_for(lambda: rounds_of(steps, name) >= 30 or ended(steps, name), seconds=300)
-        return name
+        def start(name: str, **limits: str) -> Training:
+            training = Training(steps, name, **limits)
+            stack.callback(training.remove)
+            return training
 
-    yield start
-    for name in names:
-        patch = '{"metadata":{"finalizers":null}}'
-        steps.cluster.kubectl("delete", "pod", name, "-n", "kubeflow", "--now", "--wait=false", check=False)
-        steps.cluster.kubectl("patch", "pod", name, "-n", "kubeflow", "--type=merge", "-p", patch, check=False)
-        steps.cluster.kubectl("wait", "--for=delete", f"pod/{name}", "-n", "kubeflow", "--timeout=90s")
-
-
-def rounds_of(steps: Steps, name: str) -> int:
-    """Return the last round that a training has reported."""
-    return max(map(int, re.findall(rf"… (\d+)/{ROUNDS} ", steps.log(name))), default=0)
-
-
-def ended(steps: Steps, name: str) -> bool:
-    return steps.cluster.get("pod", name)["status"]["phase"] in ENDED
+        yield start
 
 
 def terminated(pod: dict[str, Any]) -> tuple[int, str]:
@@ -172,74 +180,67 @@ class TestAdmission:
         second = copy.deepcopy(pod)
         second["metadata"]["name"] = "on-tpu-2"
         try:
-            done = steps.create(second, check=False)
-            assert "exceeded quota: wgan-tpus, requested: requests.google.com/tpu=8, used: requests.google.com/tpu=8" in done.stderr
+            said = steps.create(second, check=False).stderr
+            assert "exceeded quota: wgan-tpus, requested: requests.google.com/tpu=8, used: requests.google.com/tpu=8" in said
             wait_for(lambda: "conditions" in steps.cluster.get("pod", "on-tpu")["status"], seconds=30)
             (condition,) = steps.cluster.get("pod", "on-tpu")["status"]["conditions"]
             assert (condition["type"], condition["reason"]) == ("PodScheduled", "Unschedulable")
             assert "0/1 nodes are available" in condition["message"]
         finally:
-            steps.cluster.kubectl("delete", "pod", "on-tpu", "-n", "kubeflow", "--now")
+            steps.cluster.kubectl("delete", "pod", "on-tpu", "--now")
 
 
 class TestRunning:
     def test_a_step_writes_the_volume_as_its_user_and_nothing_else(self, steps: Steps, train: Any) -> None:
-        assert {path.stat().st_uid for path in steps.volume.rglob("*")} == {10001}
-        name = train("writes")
+        train("writes")
+        assert {path.stat().st_uid for path in steps.volume.rglob("*")} == {USER}
         script = "id -u; touch /x; touch /opt/venv/x; touch /tmp/x && touch /mnt/wgan/x && echo written"
-        done = steps.cluster.kubectl("exec", name, "-n", "kubeflow", "--", "sh", "-c", f"exec 2>&1; {script}")
+        done = steps.cluster.kubectl("exec", "writes", "--", "sh", "-c", f"exec 2>&1; {script}")
         assert done.stdout.splitlines() == [
-            "10001",
+            str(USER),
             "touch: cannot touch '/x': Read-only file system",
             "touch: cannot touch '/opt/venv/x': Read-only file system",
             "written",
         ]
 
-    @pytest.mark.parametrize("how", ["delete", "evict"])
-    def test_a_deleted_training_saves_within_the_grace_period_and_the_next_one_resumes(
+    @pytest.mark.parametrize("how", ["deleted", "evicted"])
+    def test_a_training_saves_within_the_grace_period_and_the_next_one_resumes(
         self, how: str, steps: Steps, train: Any
     ) -> None:
         """The real command of the step. Python is the container's first process, so the kubelet's SIGTERM reaches it."""
-        name, before = train(f"{how}d"), steps.checkpoints()
-        passed, started = rounds_of(steps, name), time.monotonic()
-        follow = subprocess.Popen(
-            steps.cluster.command("logs", "-f", name, "-n", "kubeflow"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        if how == "delete":
-            steps.cluster.kubectl("delete", "pod", name, "-n", "kubeflow", "--wait=false")
+        before = steps.checkpoints()
+        training = train(how)
+        passed, started = training.wait_for_rounds(), time.monotonic()
+        if how == "deleted":
+            steps.cluster.kubectl("delete", "pod", how, "--wait=false")
         else:
-            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "kubeflow"}}
-            path = f"/api/v1/namespaces/kubeflow/pods/{name}/eviction"
-            steps.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=body)
-        pod = steps.cluster.wait(name, *ENDED)
+            eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": how, "namespace": "kubeflow"}}
+            path = f"/api/v1/namespaces/kubeflow/pods/{how}/eviction"
+            steps.cluster.kubectl("create", "--raw", path, "-f", "-", stdin=eviction)
+        pod = training.end()
         assert time.monotonic() - started < SPOT_NOTICE_SECONDS
-        said, _ = follow.communicate(timeout=60)
+        assert (pod["status"]["phase"], terminated(pod)) == ("Failed", (1, "Error")), training.said
         (saved,) = set(steps.checkpoints()) - set(before)
-        assert saved >= passed
-        assert f"train: Training stopped by SIGTERM after round {saved} of {ROUNDS}. Run again to resume." in said
-        assert "Traceback" not in said
-        assert (pod["status"]["phase"], terminated(pod)) == ("Failed", (1, "Error"))
+        assert saved >= passed >= 30
+        assert f"train: Training stopped by SIGTERM after round {saved} of {ROUNDS}. Run again to resume." in training.said
+        assert "Traceback" not in training.said
         assert "deletionTimestamp" in pod["metadata"]
-        assert conditions(pod).get("DisruptionTarget") == {"delete": None, "evict": "EvictionByEvictionAPI"}[how]
-        assert f"Resuming from round {saved} of {ROUNDS}" in steps.log(train(f"after-{how}"))
+        assert conditions(pod).get("DisruptionTarget") == {"deleted": None, "evicted": "EvictionByEvictionAPI"}[how]
+        again = train(f"after-{how}")
+        assert again.wait_for_rounds() > saved
+        assert f"Resuming from round {saved} of {ROUNDS}" in again.said
 
     def test_a_pod_whose_disk_is_full_is_evicted_by_the_kubelet(self, steps: Steps, train: Any) -> None:
-        def limit(pod: dict[str, Any]) -> None:
-            pod["spec"]["containers"][0]["resources"]["limits"]["ephemeral-storage"] = "100Mi"
-
-        name = train("full", limit)
-        steps.cluster.kubectl("exec", name, "-n", "kubeflow", "--", "sh", "-c", "head -c 200M /dev/zero > /tmp/x")
-        pod = steps.cluster.wait(name, *ENDED)
+        training = train("full", **{"ephemeral-storage": "100Mi"})
+        steps.cluster.kubectl("exec", "full", "--", "sh", "-c", "head -c 200M /dev/zero > /tmp/x")
+        pod = training.end()
         assert (pod["status"]["phase"], pod["status"]["reason"]) == ("Failed", "Evicted")
         assert "ephemeral local storage usage exceeds the total limit of containers 100Mi" in pod["status"]["message"]
-        assert terminated(pod)[0] in (1, 137)  # the kubelet gives it one second; 1 if it has saved by then
+        assert terminated(pod)[0] in (1, 137)  # the kubelet gives it one second; 1 if it has ended by then
         assert "DisruptionTarget" not in conditions(pod)
         assert "deletionTimestamp" not in pod["metadata"]
 
-    def test_a_step_that_needs_more_memory_than_its_limit_is_killed(self, steps: Steps, train: Any) -> None:
-        def limit(pod: dict[str, Any]) -> None:
-            pod["spec"]["containers"][0]["resources"] = {"limits": {"memory": "200Mi"}}
-
-        pod = steps.cluster.wait(train("killed", limit), *ENDED)
+    def test_a_step_that_needs_more_memory_than_its_limit_is_killed(self, train: Any) -> None:
+        pod = train("killed", memory="200Mi").end()
         assert (pod["status"]["phase"], terminated(pod)) == ("Failed", (137, "OOMKilled"))
         assert "reason" not in pod["status"]

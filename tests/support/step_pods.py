@@ -41,14 +41,11 @@ class CompiledFile:
         """
         container = dict(self.spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"])
         platform = dict(self._platform[f"exec-{step}"])
-        asked = {key: value for key, value in container.pop("resources").items() if key.startswith("resource") or key == "accelerator"}
-        resources: dict[str, dict[str, str]] = {"requests": {}, "limits": {}}
-        for key, value in asked.items():
-            if key == "accelerator":
-                resources["limits"][value["resourceType"]] = value["resourceCount"]
-            else:
-                kind = key.removeprefix("resource").removesuffix("Request").removesuffix("Limit").lower()
-                resources["limits" if key.endswith("Limit") else "requests"][kind] = value
+        asked = container.pop("resources")
+        assert not any(key.endswith("Limit") for key in asked), f"{step}: {asked}"
+        resources = {"requests": {kind: asked[f"resource{kind.title()}Request"] for kind in ("cpu", "memory")}, "limits": {}}
+        if chips := asked.get("accelerator"):
+            resources["limits"][chips["resourceType"]] = chips["resourceCount"]
         security = {key: WITH_TYPES[key](value) for key, value in platform.pop("securityContext").items()}
         secrets = [(each["secretName"], each["mountPath"]) for each in platform.pop("secretAsVolume", [])]
         claims = [(each["constant"], each["mountPath"]) for each in platform.pop("pvcMount")]

@@ -112,10 +112,13 @@ class Training:
         return 0
 
     def end(self) -> dict[str, Any]:
-        """Return the pod when it has ended, and read the rest of its output."""
-        pod = self._steps.cluster.wait(self.name, *ENDED)
-        self.said += self._log.communicate(timeout=60)[0]
-        return pod
+        """Return the pod when its container has ended, and read the rest of its output.
+
+        The kubelet may say before that a pod has failed, for instance when it evicts one.
+        """
+        self.said += self._log.communicate(timeout=300)[0]
+        wait_for(lambda: "terminated" in container_state(self._steps.cluster.get("pod", self.name)), seconds=60)
+        return self._steps.cluster.wait(self.name, *ENDED)
 
     def remove(self) -> None:
         """Remove the pod."""
@@ -139,10 +142,14 @@ def train(steps: Steps, dataset: None) -> Iterator[Callable[..., Training]]:
         yield start
 
 
+def container_state(pod: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod["status"]["containerStatuses"]
+    return dict(container["state"])
+
+
 def terminated(pod: dict[str, Any]) -> tuple[int, str]:
     """Return exit code and reason of a pod's container."""
-    (container,) = pod["status"]["containerStatuses"]
-    state = container["state"]["terminated"]
+    state = container_state(pod)["terminated"]
     return state["exitCode"], state["reason"]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.config import with_folders
+from pipeline.targets.compiled import read_compiled
 from tests.support.command_line import run
 from tests.support.compiled_containers import filled_command
 
@@ -27,6 +29,7 @@ class CompiledFile:
         words = [f"--set={setting}" for setting in settings]
         code, said = run("compile", str(folder / "c.toml"), "--target", "kubeflow", "-o", str(folder / "p.yaml"), *words)
         assert code == 0, said
+        self._config = with_folders(read_compiled(folder / "p.yaml", "kubeflow"))
         self.spec, platform = yaml.safe_load_all((folder / "p.yaml").read_text())
         self._platform = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -68,7 +71,7 @@ class CompiledFile:
                         "name": "main",
                         "image": container.pop("image"),
                         "imagePullPolicy": "Never",
-                        "command": filled_command(self.spec, step, f"{VOLUME}/root", f"{VOLUME}/root"),
+                        "command": filled_command(self.spec, self._config, step, f"{VOLUME}/root", f"{VOLUME}/root"),
                         "env": container.pop("env", []),
                         "resources": resources,
                         "securityContext": {**ADDED, **security, "readOnlyRootFilesystem": True},

@@ -10,10 +10,10 @@ JOBS ?= 2
 XDIST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy lint format types imports check bench locks engines images audit clean
+.PHONY: help setup run test test-heavy test-kubernetes lint format types imports check bench locks engines images audit clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv from the locks (run and test do it if it is missing)
 
@@ -28,10 +28,14 @@ run: $(STAMP)  ## run the whole pipeline: digits by default, or CONFIG=configs/N
 	$(BIN)/wgan-pipeline run $(CONFIG) $(ARGS)
 
 test: $(STAMP)  ## run the tests without the heavy ones
-	$(BIN)/python -m pytest -m "not heavy" $(XDIST) $(ARGS)
+	$(BIN)/python -m pytest -m "not heavy and not kubernetes" $(XDIST) $(ARGS)
 
 test-heavy: $(STAMP)  ## run the tests that need minutes, Debian packages or a browser
 	$(BIN)/python -m pytest -m heavy $(XDIST) --durations=15 $(ARGS)
+
+test-kubernetes: $(STAMP)  ## run the tests on a Kubernetes with one node on this machine (docs/kubeflow.md; needs root; builds it first)
+	deploy/engines/get .engines kubernetes
+	$(BIN)/python -m pytest -m kubernetes --durations=15 $(ARGS)
 
 lint: $(STAMP)  ## run ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

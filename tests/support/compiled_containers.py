@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import override_config, with_folders
+from pipeline.config import RunConfig, override_config, with_folders
 from pipeline.targets.compiled import read_compiled
 from pipeline.targets.local.docker import container_settings
 from tests.support.command_line import run
@@ -38,26 +38,7 @@ class Machine:
 
     def command(self, step: str) -> list[str]:
         """Return the command of a step in the compiled file, with the input that Vertex AI fills in."""
-        component = self.spec["components"][f"comp-{step}"]
-        tasks = {**self.spec["root"]["dag"]["tasks"], **self.spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
-        given = {**self.spec["root"]["inputDefinitions"]["parameters"], **tasks[step]["inputs"]["parameters"]}
-        known = {name: each.get("defaultValue", each.get("runtimeValue", {}).get("constant")) for name, each in given.items()}
-        section = self.config.sections().get(step)
-        known |= {"config": section.model_dump_json() if section else "", "key": step, "job_id": "job-1"}
-        inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
-        filled = {
-            "inputs": {
-                "parameterValues": {name: known[name] for name in inputs["parameters"]},
-                "artifacts": {name: _artifact(name) for name in inputs.get("artifacts", {})},
-            },
-            "outputs": {
-                "parameters": {name: {"outputFile": f"{BUCKET}/root/{name}"} for name in outputs.get("parameters", {})},
-                "artifacts": {name: _artifact(name) for name in outputs.get("artifacts", {})},
-                "outputFile": f"{BUCKET}/root/{step}.json",
-            },
-        }
-        container = self.spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
-        return [*container["command"], *(word.replace("{{$}}", json.dumps(filled)) for word in container["args"])]
+        return filled_command(self.spec, self.config, step, f"{BUCKET}/root", f"gs:/{BUCKET.removeprefix('/gcs')}/root")
 
     def start(self, command: list[str], mode: str = "rw") -> Any:
         """Start a command as the first process of a container, whose root is read-only; `mode` is that of the bucket."""
@@ -74,6 +55,32 @@ class Machine:
             container.remove(force=True)
 
 
-def _artifact(name: str) -> dict[str, Any]:
-    uri = f"gs:/{BUCKET.removeprefix('/gcs')}/root/{name}"
-    return {"artifacts": [{"name": name, "uri": uri, "type": {"schemaTitle": "system.Artifact"}}]}
+def filled_command(spec: dict[str, Any], config: RunConfig, step: str, folder: str, uri: str) -> list[str]:
+    """Return the command of a step in a compiled file, with the input that a platform fills in.
+
+    `config` has the sections that the first step would give. Outputs go below `folder`, which is known to KFP as `uri`.
+    """
+    component = spec["components"][f"comp-{step}"]
+    tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
+    given = {**spec["root"]["inputDefinitions"]["parameters"], **tasks[step]["inputs"]["parameters"]}
+    known = {name: each.get("defaultValue", each.get("runtimeValue", {}).get("constant")) for name, each in given.items()}
+    section = config.sections().get(step)
+    known |= {"config": section.model_dump_json() if section else "", "key": step, "job_id": "job-1"}
+
+    def artifact(name: str) -> dict[str, Any]:
+        return {"artifacts": [{"name": name, "uri": f"{uri}/{name}", "type": {"schemaTitle": "system.Artifact"}}]}
+
+    inputs, outputs = component["inputDefinitions"], component["outputDefinitions"]
+    filled = {
+        "inputs": {
+            "parameterValues": {name: known.get(name, "") for name in inputs["parameters"]},
+            "artifacts": {name: artifact(name) for name in inputs.get("artifacts", {})},
+        },
+        "outputs": {
+            "parameters": {name: {"outputFile": f"{folder}/{name}"} for name in outputs.get("parameters", {})},
+            "artifacts": {name: artifact(name) for name in outputs.get("artifacts", {})},
+            "outputFile": f"{folder}/{step}.json",
+        },
+    }
+    container = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+    return [*container["command"], *(word.replace("{{$}}", json.dumps(filled)) for word in container["args"])]

@@ -10,7 +10,7 @@ JOBS ?= 2
 XDIST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy lint format types imports check bench locks engines images audit clean
+.PHONY: help setup run test test-heavy test-cluster lint format types imports check bench locks engines images audit clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: $(STAMP)  ## run the tests without the heavy ones
 
 test-heavy: $(STAMP)  ## run the tests that need minutes, Debian packages or a browser
 	$(BIN)/python -m pytest -m heavy $(XDIST) --durations=15 $(ARGS)
+
+test-cluster: $(STAMP)  ## run the tests of a cluster: HOST=… NAMESPACE=… IMAGE=… [STORAGE_CLASS=… METADATA=… STORE=…] (docs/kubeflow.md)
+	CLUSTER_HOST=$(HOST) CLUSTER_NAMESPACE=$(NAMESPACE) CLUSTER_IMAGE=$(IMAGE) CLUSTER_STORAGE_CLASS=$(STORAGE_CLASS) CLUSTER_METADATA=$(METADATA) \
+	  CLUSTER_STORE=$(STORE) $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(STAMP)  ## run ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The artifacts of a run in ML Metadata, where Kubeflow's user interface reads them: its gRPC service, with the fields used here."""
+"""The artifacts of a run in ML Metadata, which Kubeflow's user interface reads: a gRPC client with the fields used here."""
 
 from __future__ import annotations
 

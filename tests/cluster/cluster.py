@@ -86,7 +86,8 @@ class Cluster(NamedTuple):
         """Start `submit` of the small config, or of a compiled file, in a process that writes into `output`."""
         words = [str(file)] if file else [str(CONFIG), *self.settings(*overrides)]
         command = _command(["submit", *words, "--name", self.name, *self.platform()])
-        return Run(self, subprocess.Popen(command, stdout=output.open("w"), stderr=subprocess.STDOUT, cwd=ROOT), output)
+        with output.open("w") as stream:
+            return Run(self, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT), output)
 
     def pod(self, name: str, script: str, labels: dict[str, str] | None = None, claim: str = "") -> dict[str, Any]:
         """Return a pod for `kubectl apply` that runs a shell script in our image, as Pod Security `restricted` asks."""
@@ -140,12 +141,16 @@ class Run:
 
         return wait_for(printed, "the name of the run", 120)
 
+    def terminate(self) -> None:
+        """Terminate the run, as the user interface does."""
+        request = urllib.request.Request(f"{self.cluster.host}/apis/v2beta1/runs/{self.id}:terminate", method="POST")
+        urllib.request.urlopen(request, timeout=60).close()
+
     def end(self) -> None:
-        """Terminate the run if it goes on."""
+        """Terminate the run if it goes on, and wait no longer for it."""
         if self.process.poll() is None:
             self.process.kill()
-            request = urllib.request.Request(f"{self.cluster.host}/apis/v2beta1/runs/{self.id}:terminate", method="POST")
-            urllib.request.urlopen(request, timeout=60).close()
+            self.terminate()
 
     def wait(self, seconds: float = 1200.0) -> tuple[int, str]:
         """Wait for the end of `submit`; return its exit code and its output."""

@@ -11,11 +11,11 @@ import yaml
 from tests.cluster.cluster import CONFIG, Cluster, Run, wait_for
 from tests.cluster.conftest import claim
 
-LONG = ["train.rounds=6000", "train.checkpoint_every_rounds=100", "train.sample_every_rounds=3000"]
+LONG = ["train.rounds=3000", "train.checkpoint_every_rounds=100", "train.sample_every_rounds=3000"]
 SMALL_MIB = 64
 
 
-def test_a_step_without_enough_memory(cluster: Cluster, first_run: Run, tmp_path: Path, runs: list[Run]) -> None:
+def test_a_step_without_enough_memory(cluster: Cluster, tmp_path: Path, runs: list[Run]) -> None:
     file = tmp_path / "pipeline.yaml"
     settings = cluster.settings("train.seed=10")
     code, output = cluster.command("compile", str(CONFIG), *settings, "--target", "kubeflow", "-o", str(file))
@@ -43,7 +43,6 @@ def evict(cluster: Cluster, pod: str) -> None:
 @pytest.mark.parametrize(("seed", "remove"), [(11, delete), (12, evict)], ids=["deleted", "evicted"])
 def test_training_resumes_from_its_checkpoint_in_another_pod(
     cluster: Cluster,
-    first_run: Run,
     shell: str,
     tmp_path: Path,
     runs: list[Run],

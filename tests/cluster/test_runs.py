@@ -51,6 +51,15 @@ def test_a_source_that_does_not_exist(cluster: Cluster, tmp_path: Path) -> None:
     assert f"{cluster.folder}/nothing" in run.logs("snapshot")
 
 
+def test_a_cancelled_run(cluster: Cluster, first_run: Run, tmp_path: Path) -> None:
+    run = cluster.submit(tmp_path / "output", "train.seed=3", "train.rounds=100000")
+    run.running_pod("train")
+    run.terminate()
+    code, output = run.wait()
+    assert code == 1, output
+    assert output.splitlines()[-1].startswith("Cancelled: ")
+
+
 def test_another_namespace_is_refused(cluster: Cluster) -> None:
     code, output = cluster.command("submit", str(CONFIG), *cluster.settings(), "--host", cluster.host, "--namespace", "nobody")
     assert code in (1, 2)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from tests.cluster.cluster import CONFIG, Cluster, Run, wait_for
+from tests.cluster.cluster import CONFIG, Cluster, wait_for
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED")
 
 
-def test_a_schedule_from_its_creation_to_its_deletion(cluster: Cluster, first_run: Run) -> None:
+def test_a_schedule_from_its_creation_to_its_deletion(cluster: Cluster) -> None:
     name = cluster.name
 
     def schedule(action: str, *words: str) -> tuple[int, str]:
@@ -24,7 +24,7 @@ def test_a_schedule_from_its_creation_to_its_deletion(cluster: Cluster, first_ru
     code, output = schedule("create", str(CONFIG), "--name", name, "--cron", "* * * * *", *cluster.settings())
     assert code == 0, output
     try:
-        wait_for(lambda: states().count("SUCCEEDED") >= 2, "two runs of the schedule", 900)
+        wait_for(lambda: states().count("SUCCEEDED") >= 2, "two runs of the schedule", 1200)
         assert schedule("pause", name) == (0, f"Paused {name}.\n")
         wait_for(all_ended, "the end of its runs", 600)
         ended = states()

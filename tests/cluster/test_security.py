@@ -33,7 +33,7 @@ def test_pod_security_restricted_refuses_other_pods(cluster: Cluster, restricted
     assert 'violates PodSecurity "restricted' in answer
 
 
-def test_the_network_policy(cluster: Cluster, first_run: Run, tmp_path: Path) -> None:
+def test_the_network_policy(cluster: Cluster, tmp_path: Path) -> None:
     """Steps cannot be connected to, and what they need they reach; skipped if the cluster's network ignores policies."""
     listener, client = f"{cluster.name}-listener", f"{cluster.name}-client"
     policy = yaml.safe_load(POLICY.read_text()) | {"metadata": {"name": cluster.name}}

@@ -18,7 +18,9 @@ TYPES = {
     ("train", "curves"): "system.HTML",
     ("evaluate", "metrics"): "system.Metrics",
     ("evaluate", "scores"): "system.Markdown",
-    ("push", "verdict"): "system.Markdown",
+    ("gate", "metrics"): "system.Metrics",
+    ("gate", "checks"): "system.Markdown",
+    ("push", "metrics"): "system.Metrics",
     ("report", "page"): "system.HTML",
 }
 
@@ -37,7 +39,7 @@ def test_their_types(artifacts: dict[tuple[str, str], Artifact]) -> None:
 def test_the_scores_are_numbers(
     cluster: Cluster, first_run: Run, shell: str, artifacts: dict[tuple[str, str], Artifact]
 ) -> None:
-    scores = finite_values(first_run.summary(shell)["steps"]["evaluate"]["summary"])
+    scores = finite_values(first_run.summary(shell)["evaluate"])
     shown = artifacts["evaluate", "metrics"].metadata
     assert {"fid", "kid", "precision", "recall"} <= scores.keys()
     assert {name: shown[name] for name in scores} == pytest.approx(scores)

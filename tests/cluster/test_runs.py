@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.cluster.cluster import CONFIG, Cluster, Run
 
-STEPS = ["snapshot", "ingest", "validate", "train", "evaluate", "push", "report"]
+STEPS = ["snapshot", "ingest", "validate", "train", "evaluate", "gate", "push", "report"]
 
 
 def test_a_run_succeeds(first_run: Run) -> None:
@@ -24,7 +24,7 @@ def test_an_unchanged_second_run_is_answered_from_the_cache(cluster: Cluster, fi
     second = cluster.submit(tmp_path / "output")
     code, output = second.wait()
     assert code == 0, output
-    assert [step for step in STEPS if second.pods(step)] == ["snapshot", "push", "report"], output
+    assert [step for step in STEPS if second.pods(step)] == ["snapshot", "gate", "push", "report"], output
 
 
 def test_two_runs_at_once(cluster: Cluster, first_run: Run, tmp_path: Path) -> None:

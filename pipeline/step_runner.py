@@ -134,7 +134,12 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
         description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
         description = _with_folder(description, job, Path(page.path).parent)
     folder = Path(description.folder)
-    write_report(description, folder=folder, status=state, message=message)
+    try:
+        write_report(description, folder=folder, status=state, message=message)
+    except ArtifactError as error:  # a full volume: the platform still shows the page
+        print(f"report: {error}", file=sys.stderr)
+        folder = Path(page.path).parent
+        write_report(description, folder=folder, status=state, message=message)
     Path(page.path).write_bytes((folder / "report.html").read_bytes())
 
 

@@ -85,8 +85,24 @@ def test_a_full_volume(cluster: Cluster, small: str, tmp_path: Path) -> None:
     run = cluster.submit(tmp_path / "output", f"deploy.volume_claim={small}")
     code, output = run.wait()
     assert code == 1, output
-    assert output.splitlines()[-1].startswith("Failed: snapshot failed")
-    assert "No space left on device" in run.logs("snapshot")
+    assert output.splitlines()[-1].startswith("Failed: ingest failed")
+    assert "No space left on device" in run.logs("ingest")
+    assert "  report: succeeded\n" in output
     cluster.run_pod(f"{small}-empty", f"rm {cluster.folder}/filler", claim=small)
     code, output = cluster.submit(tmp_path / "again", f"deploy.volume_claim={small}").wait()
     assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("deploy.volume_claim=nothing", "the volume claim nothing does not exist"),
+        ("deploy.image=localhost/nothing:1", "the image localhost/nothing:1 cannot be pulled"),
+        ("deploy.cpu=1000", "Insufficient cpu"),
+    ],
+)
+def test_submit_says_why_a_pod_does_not_start(
+    cluster: Cluster, tmp_path: Path, runs: list[Run], override: str, sentence: str
+) -> None:
+    runs.append(run := cluster.submit(tmp_path / "output", override))
+    wait_for(lambda: sentence in run.output.read_text(), f"the sentence {sentence!r}", 300)

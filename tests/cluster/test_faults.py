@@ -27,7 +27,7 @@ def test_a_step_without_enough_memory(cluster: Cluster, tmp_path: Path, runs: li
     runs.append(run := cluster.submit(tmp_path / "output", file=file))
     code, output = run.wait()
     assert code == 1, output
-    assert output.splitlines()[-1].startswith("Failed: train failed")
+    assert output.splitlines()[-1].startswith("Failed: train was killed because its memory was used up"), output
 
 
 def delete(cluster: Cluster, pod: str) -> None:

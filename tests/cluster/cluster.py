@@ -150,6 +150,7 @@ class Run:
         """Terminate the run if it goes on, and wait no longer for it."""
         if self.process.poll() is None:
             self.process.kill()
+            self.process.wait()
             self.terminate()
 
     def wait(self, seconds: float = 1200.0) -> tuple[int, str]:

@@ -84,7 +84,8 @@ class Cluster(NamedTuple):
 
     def submit(self, output: Path, *overrides: str, file: Path | None = None) -> Run:
         """Start `submit` of the small config, or of a compiled file, in a process that writes into `output`."""
-        words = [str(file)] if file else [str(CONFIG), *self.settings(*overrides)]
+        options = [word for override in overrides for word in ("--set", override)]
+        words = [str(file), *options] if file else [str(CONFIG), *self.settings(*overrides)]
         command = _command(["submit", *words, "--name", self.name, *self.platform()])
         with output.open("w") as stream:
             return Run(self, subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT), output)

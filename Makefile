@@ -10,7 +10,7 @@ JOBS ?= 2
 XDIST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-heavy test-kubernetes lint format types imports check bench locks engines images audit clean
+.PHONY: help setup run test test-heavy test-kubernetes test-cluster lint format types imports check bench locks engines images audit clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ run: $(STAMP)  ## run the whole pipeline: digits by default, or CONFIG=configs/N
 	$(BIN)/wgan-pipeline run $(CONFIG) $(ARGS)
 
 test: $(STAMP)  ## run the tests without the heavy ones
-	$(BIN)/python -m pytest -m "not heavy and not kubernetes" $(XDIST) $(ARGS)
+	$(BIN)/python -m pytest -m "not heavy and not kubernetes and not cluster" $(XDIST) $(ARGS)
 
 test-heavy: $(STAMP)  ## run the tests that need minutes, Debian packages or a browser
 	$(BIN)/python -m pytest -m heavy $(XDIST) --durations=15 $(ARGS)
@@ -36,6 +36,10 @@ test-heavy: $(STAMP)  ## run the tests that need minutes, Debian packages or a b
 test-kubernetes: $(STAMP)  ## run the tests on a Kubernetes with one node on this machine (docs/kubeflow.md; needs root; builds it first)
 	deploy/engines/get .engines kubernetes
 	$(BIN)/python -m pytest -m kubernetes --durations=15 $(ARGS)
+
+test-cluster: $(STAMP)  ## run the tests of a cluster: HOST=… NAMESPACE=… IMAGE=… [STORAGE_CLASS=… METADATA=… STORE=…] (docs/kubeflow.md)
+	CLUSTER_HOST=$(HOST) CLUSTER_NAMESPACE=$(NAMESPACE) CLUSTER_IMAGE=$(IMAGE) CLUSTER_STORAGE_CLASS=$(STORAGE_CLASS) CLUSTER_METADATA=$(METADATA) \
+	  CLUSTER_STORE=$(STORE) $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(STAMP)  ## run ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

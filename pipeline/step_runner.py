@@ -141,7 +141,12 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
         description = load_run(description.work_dir, job.id) or description
         description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
         description = _with_folder(description, job, Path(page.path).parent)
-    write_report(description, folder=description.folder, status=state, message=message)
+    try:
+        write_report(description, folder=description.folder, status=state, message=message)
+    except ArtifactError as error:  # a full volume: the platform still shows the page
+        print(f"report: {error}", file=sys.stderr)
+        description = description.model_copy(update={"folder": str(Path(page.path).parent)})
+        write_report(description, folder=description.folder, status=state, message=message)
     Path(page.path).write_bytes(store_at(description.folder).read("report.html"))
 
 

@@ -300,6 +300,17 @@ def test_a_report_reaches_the_platform_though_run_dir_cannot_be_written(
     assert capsys.readouterr().err.startswith(f"report: Cannot write {tmp_path}/runs/{JOB.job_name}/config.json")
 
 
+def test_a_report_reaches_the_platform_though_its_page_cannot_be_written(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a volume that filled up while the run went on."""
+    folder = tmp_path / "runs" / JOB.job_name
+    (folder / "report.html").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"started_at": JOB.created_at}))
+    assert written(config, tmp_path, JOB, "FAILED", tmp_path / "report")["status"] == "failed"
+    assert capsys.readouterr().err.startswith(f"report: Cannot write {folder}/report.html")
+
+
 def test_a_run_lists_its_source_once(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest reads the listing that the keys were made from; a file that was added since belongs to the next run."""
     keys = taken(config)

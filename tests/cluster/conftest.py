@@ -5,6 +5,7 @@ They run only when `make test-cluster` names a cluster.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -50,6 +51,16 @@ def cluster() -> Iterator[Cluster]:
         yield found._replace(claim=found.name)
     finally:
         found.kubectl("delete", "--wait=false", objects=objects, check=False)
+        _delete_pods(found)
+
+
+def _delete_pods(cluster: Cluster) -> None:
+    """Delete the pods of our runs: Kubernetes keeps their claims as long as they are there, though they have ended."""
+    pods = json.loads(cluster.kubectl("get", "pods", "--output", "json"))["items"]
+    volumes = {pod["metadata"]["name"]: pod["spec"].get("volumes", []) for pod in pods}
+    claims = {name: [each.get("persistentVolumeClaim", {}).get("claimName", "") for each in of] for name, of in volumes.items()}
+    if ours := [name for name, used in claims.items() if any(claim.startswith(cluster.name) for claim in used)]:
+        cluster.kubectl("delete", "pods", *ours, "--wait=false", check=False)
 
 
 @pytest.fixture(scope="session")

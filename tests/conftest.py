@@ -15,7 +15,7 @@ from tests.support.datasets.fashion_mnist import PackageMissingError, make_manua
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does
 VIRTUAL_CPUS = 8
-hypothesis.settings.register_profile("shared machine")  # how long an example takes says nothing
+hypothesis.settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing
 hypothesis.settings.load_profile("shared machine")
 # A shell that starts the tests in the background makes them ignore SIGINT, which the processes that a test interrupts inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -20,7 +20,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.common.errors import ConfigError
 from components.common.journal import STEPS
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig, load_config, with_folders
 from pipeline.targets.kubeflow import compiler as kubeflow
 from pipeline.targets.vertex import compiler as vertex
 from tests.support.kubernetes_types import check
@@ -190,10 +190,10 @@ def test_kubeflow_mounts_the_volume_in_every_step() -> None:
 def test_without_a_volume_every_step_gets_the_bucket(secret: str, keys: list[str]) -> None:
     overrides = ["run.dir=s3://bucket/wgan", "deploy.volume_claim=", f"deploy.s3_secret={secret}"]
     spec, platform = compiled("kubeflow", *overrides, "deploy.s3_endpoint=http://seaweedfs:8333", "deploy.s3_region=minio")
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert parameters["work_dir"]["defaultValue"] == "s3://bucket/wgan/.work"
-    assert json.loads(parameters["push_config"]["defaultValue"])["registry"] == "s3://bucket/wgan/registry"
-    assert json.loads(parameters["validate_config"]["defaultValue"])["history"] == "s3://bucket/wgan/snapshots/digits"
+    constant = spec["root"]["dag"]["tasks"]["report"]["inputs"]["parameters"]["run"]["runtimeValue"]["constant"]
+    found = with_folders(RunConfig.model_validate_json(json.dumps(json.loads(constant)["config"])))
+    assert found.work_dir == "s3://bucket/wgan/.work"
+    assert (found.registry, found.history) == ("s3://bucket/wgan/registry", "s3://bucket/wgan/snapshots/digits")
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
     for name, executor in executors.items():

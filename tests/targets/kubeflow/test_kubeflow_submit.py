@@ -360,7 +360,7 @@ class TestFaults(RetryTests):
             patch.setattr(compiler, "compile_pipeline", COMPILE)
             code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
-        assert "run.dir = 'runs' is not a path at which Kubeflow can mount a volume." in output
+        assert "run.dir = 'runs' is not a URL, nor a path at which Kubeflow can mount a volume." in output
 
     def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [

@@ -62,8 +62,9 @@ def filled_command(spec: dict[str, Any], config: RunConfig, step: str, folder: s
     """
     component = spec["components"][f"comp-{step}"]
     tasks = {**spec["root"]["dag"]["tasks"], **spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]}
-    given = {**spec["root"]["inputDefinitions"]["parameters"], **tasks[step]["inputs"]["parameters"]}
-    known = {name: each.get("defaultValue", each.get("runtimeValue", {}).get("constant")) for name, each in given.items()}
+    known = {name: each.get("defaultValue") for name, each in spec["root"]["inputDefinitions"]["parameters"].items()}
+    constants = {name: each.get("runtimeValue", {}) for name, each in tasks[step]["inputs"]["parameters"].items()}
+    known |= {name: each.get("constant") for name, each in constants.items() if each or name not in known}
     section = config.sections().get(step)
     known |= {"config": section.model_dump_json() if section else "", "key": step, "job_id": "job-1"}
 

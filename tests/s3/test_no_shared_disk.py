@@ -122,7 +122,7 @@ def test_a_run_succeeds_and_is_found_at_the_url(cluster: Cluster, first: dict[st
 
 def test_everything_that_outlives_a_pod_is_in_the_bucket(cluster: Cluster, first: dict[str, Any]) -> None:
     objects = cluster.objects("s3://bucket/wgan")
-    patterns = ("journal/train-*.json", "journal/snapshot-*.json", "checkpoints/*/round-00000100/manifest.json")
+    patterns = ("journal/train-*.json", "journal/run-*.json", "checkpoints/*/round-00000100/manifest.json")
     patterns += ("checkpoints/*/samples/round-00000100.png", "extractors/*/weights.npz", "real_side/*", "baselines/*")
     for pattern in patterns:
         assert len(list((objects / ".work").glob(pattern))) == 1, pattern

@@ -47,13 +47,13 @@ def results_of(runs: Path) -> Results:
 def made_in(steps: Path) -> dict[str, dict[str, Any]]:
     """Return the artifact of each step below `steps`, KFP's pipeline root, as a mapping of file name to digest.
 
-    Files that also hold times, or whose bytes depend on the Python version, are given by their content. The artifact of push
-    is left out: it names its registry, which differs from run to run.
+    Files that also hold times, or whose bytes depend on the Python version, are given by their content. The artifacts of
+    gate and push are left out: they name their registry and the digests of other artifacts, which differ from run to run.
     """
     found: dict[str, dict[str, Any]] = {}
     for file in steps.glob("*/*/*/manifest.json"):
         manifest = json.loads(file.read_bytes())
-        if manifest["kind"] != "push":
+        if manifest["kind"] not in ("verdict", "push"):
             names = [name for name in manifest["files"] if not name.startswith(DEPENDS_ON_TIME)]
             found[manifest["kind"]] = {name: content(file.parent / name) or manifest["files"][name] for name in names}
     return found

@@ -141,7 +141,7 @@ def test_checkpoint_and_model_of_plain_tensorflow_produce_the_same_images(python
         difference = np.abs(theirs[name].astype(int) - ours.astype(int))
         assert difference.max() <= 1, "only rounding to a byte may differ"
         assert difference.mean() < 0.01
-    with np.load(checkpoint.path_of(training, config.rounds) / "state.npz") as saved:
+    with np.load(training / checkpoint.name_of(config.rounds) / "state.npz") as saved:
         for name in saved.files:
             np.testing.assert_array_equal(theirs[f"state/{name}"], saved[name], err_msg=name)
 

@@ -20,7 +20,7 @@ POLL_SECONDS = 5.0
 JUST_FIRED_SECONDS = 120.0
 SETTLE_SECONDS = 15.0  # a run that a schedule started just before it was paused is in the platform's lists after this time
 TOLD_AFTER_SECONDS = 30.0  # why pods wait is asked this often
-GIVEN_UP_AFTER_SECONDS = 300.0  # a pod that waits for something that does not come by itself
+GIVEN_UP_AFTER_SECONDS = 300.0  # a pod that waits for something that somebody must create or correct
 CANCELLED_AFTER_SECONDS = 600.0
 TASKS = {SNAPSHOT, *STEPS, "tpu_check", "report"}
 CANCELLED = ("CANCELED", "CANCELLED")
@@ -184,7 +184,7 @@ class RemotePlatform(ABC):
 
         A lost attempt, a pod that waits for TOLD_AFTER_SECONDS and a cancellation get a line too. The wait ends early for a
         cancelled run that does not end within CANCELLED_AFTER_SECONDS, and for a run whose pod has waited for
-        GIVEN_UP_AFTER_SECONDS for something that does not come by itself.
+        GIVEN_UP_AFTER_SECONDS for something that somebody must create or correct.
         """
         seen: dict[str, str] = {}
         pods = _PodNews(report, lambda: self.pod_problems(run_id), self.where_pods_are_explained)

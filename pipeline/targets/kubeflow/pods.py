@@ -2,8 +2,8 @@
 
 KFP's API (v2beta1) has states only. Argo's workflow, which the older API (v1beta1) of the same server returns, has a message
 for each pod: why it is not scheduled or cannot start, how it ended, or why it could not be created. Volumes that cannot be
-mounted are only in the pod's events, which KFP's user interface serves to whoever may see the run. So no access to the cluster
-is needed.
+mounted are only in the pod's events, which KFP's user interface serves to everybody who may see the run. So no access to the
+cluster is needed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Pod(NamedTuple):
 class Reason(NamedTuple):
     """A row of the table: what Kubernetes says, what that means for a step, and what to do.
 
-    `lasting`: it does not pass by itself.
+    `lasting`: somebody must change something; waiting does not help.
     """
 
     pattern: str
@@ -123,7 +123,7 @@ REASONS = (
     Reason(
         r"is forbidden: (?P<detail>.+)|admission webhook (?P<webhook>.+)",
         "cannot start: the cluster forbids its pod: {detail}{webhook}",
-        "Ask whoever runs the cluster.",
+        "Ask the administrator of the cluster.",
         lasting=True,
     ),
     Reason(

@@ -20,7 +20,7 @@ from components.common.errors import ArtifactError, DeviceError, InterruptedStep
 from components.common.store import Folder, store_at
 from components.train import loop, step
 from components.train import run as train_run
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, training_key
 from components.train.devices import host_call, strategy
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress
@@ -188,10 +188,10 @@ def test_a_finished_training_is_not_repeated(data: Any, uninterrupted: Path, tmp
 
 def test_the_key_of_a_training_depends_on_data_and_config() -> None:
     config = TrainConfig(**TINY)
-    key = checkpoint.training_key(config, "a")
-    assert key != checkpoint.training_key(config, "b")
-    assert key != checkpoint.training_key(config.model_copy(update={"seed": 1}), "a")
-    assert key == checkpoint.training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
+    key = training_key(config, "a")
+    assert key != training_key(config, "b")
+    assert key != training_key(config.model_copy(update={"seed": 1}), "a")
+    assert key == training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
 
 
 def test_two_replicas_resume_a_training_of_one(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_checkpoint_copied_from_another_training_is_refused(
     changes: dict[str, Any], named: str, data: Any, uninterrupted: Path, tmp_path: Path
 ) -> None:
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
-    key = checkpoint.training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
+    key = training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
     shutil.copytree(theirs / "round-00000012", tmp_path / "work" / "checkpoints" / key / "round-00000012")
     with pytest.raises(
         ArtifactError, match=f"round-00000012 belongs to another training: it was made with {named}. Remove"

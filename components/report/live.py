@@ -30,7 +30,7 @@ from components.report.plots.figures import Figure, figure
 from components.report.rendering import render
 from components.report.sections.samples import ShownSamples
 from components.report.sections.training import pick_evenly, training_charts
-from components.report.sections.verdict import RunVerdict, run_verdict
+from components.report.sections.verdict import RunVerdict, decided, run_verdict
 from components.report.summary import RunSummary, summarize
 from components.train.config import TrainConfig, training_key
 from components.train.progress import PROGRESS, ProgressFile
@@ -76,7 +76,8 @@ class LivePage:
         error = summary.error
         failure = RunFailure(error.step, error.problem, error.cure) if error else None
         if over or (failure and any(outcome.status in ("failed", "interrupted") for outcome in outcomes)):
-            self.summary, self.verdict = summary, run_verdict(summary.status, outcomes, failure)
+            self.summary = summary
+            self.verdict = run_verdict(summary.status, outcomes, failure) if failure else decided(summary.push or {})
             return
         self.summary = summary.model_copy(update={"status": "running"})
         self.timings = tuple(_unfinished(timing) for timing in self.timings)

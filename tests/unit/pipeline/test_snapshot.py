@@ -53,7 +53,8 @@ def taken(config: RunConfig) -> dict[str, str]:
 def begin(config: RunConfig, job_id: str, *overrides: str, **parameters: Any) -> dict[str, str]:
     """Run the step snapshot; return its outputs by name."""
     asked = parameter_values(config) | parameters
-    return dict(step_runner.begin_run(described(config), "kubeflow", job_id, asked, overrides)._asdict())
+    job = JOB._replace(id=job_id)
+    return dict(step_runner.begin_run(described(config), "kubeflow", job, asked, overrides)._asdict())
 
 
 def described(config: RunConfig) -> str:

@@ -143,7 +143,8 @@ class Watched:
         if summary and over:
             outcomes = tuple(StepOutcome(name, each.status, each.seconds, each.cached) for name, each in summary.steps.items())
         else:
-            entries, notes = read_entries(self.run)
+            entries, unread = read_entries(self.run)
+            notes += unread
             outcomes = derive_outcomes(entries, self.run.started_at, now(), self.run.keys)
             status = run_status("", outcomes)
             failure = find_failure(status, outcomes, "its process is gone")

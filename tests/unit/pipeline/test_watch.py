@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import signal
@@ -50,7 +51,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def port(runs: Path) -> Iterator[int]:
     """The port of a server for the newest run; it must end at Ctrl-C, without an error."""
     words = [sys.executable, "-m", "pipeline", "watch", "--runs-dir", str(runs), "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as process:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+        )
+        stack.callback(process.kill)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("Run 20260102-000000: Published as v0003. KID 0.0123")
         match = re.fullmatch(r"Page http://127\.0\.0\.1:(\d+)/; .*\n", process.stdout.readline())

@@ -251,7 +251,10 @@ def test_what_the_steps_recorded_decides(
 
 
 def test_the_report_of_a_platform_is_where_runs_finds_it(config: RunConfig, tmp_path: Path) -> None:
-    begin(config, SCHEDULED.id)
+    asked = parameter_values(config)
+    step_runner.begin_run(described(config), "kubeflow", SCHEDULED, asked, [])
+    _, output = run_command("runs", "--runs-dir", str(tmp_path / "runs"))
+    assert re.search(r"every3lrcmn-1-2986495537 +running or killed", output), "watch finds it while it goes on"
     written(config, tmp_path, SCHEDULED, "RUNNING")
     assert "run <code>every3lrcmn-1-2986495537</code>" in (tmp_path / "report" / "page").read_text()
     runs = tmp_path / "runs"

@@ -41,7 +41,7 @@ def watch(
     """Show how far a run is, with samples, curves and scores, on a page that loads itself again until the run ends."""
     from components.report.live import REFRESH_SECONDS
 
-    watched = _find_run(run_id, runs_dir, in_file=out is not None)
+    watched = find_run(run_id, runs_dir, in_file=out is not None)
     page = watched.page()
     print(f"Run {watched.run.run_id}: {page.verdict.title}. {page.verdict.reason}".rstrip())
     with contextlib.suppress(KeyboardInterrupt):
@@ -57,7 +57,7 @@ def watch(
             time.sleep(REFRESH_SECONDS)
 
 
-def _find_run(run_id: str, runs_dir: str, *, in_file: bool) -> Watched:
+def find_run(run_id: str, runs_dir: str, *, in_file: bool) -> Watched:
     """Return a run of a folder of runs. Raises ConfigError if there is no such run."""
     from components.report.live import Watched  # imports NumPy, which --help does not need
 

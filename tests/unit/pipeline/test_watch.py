@@ -18,9 +18,13 @@ from components.common.artifacts import write_json
 from components.common.errors import TrainingDivergedError
 from components.common.store import store_at
 from components.report.run import run as report
+from pipeline.commands.watch import find_run
 from tests.support.command_line import run as command
 from tests.support.local_runs import ROOT
 from tests.support.report_runs import Run
+from tests.support.stores import location, servers
+
+__all__ = ["location", "servers"]  # fixtures
 
 
 def make_run(root: Path, name: str, *, failed: bool = False) -> Path:
@@ -134,21 +138,31 @@ def test_a_run_of_another_version(tmp_path: Path) -> None:
     assert f"{tmp_path}/old was written by another version: " in output
 
 
-@pytest.mark.parametrize("in_bucket", [True, False])
-def test_a_run_of_a_cluster_is_watched_where_its_volume_or_bucket_is_seen(tmp_path: Path, in_bucket: bool) -> None:
+def test_a_run_of_a_cluster_is_watched_where_its_volume_or_bucket_is_seen(tmp_path: Path, location: str) -> None:
     """Its journal is in run.dir/.work, by the path of the cluster."""
-    run = Run(tmp_path / "run").all()
-    runs = store_at(f"memory://{tmp_path.name}") if in_bucket else store_at(tmp_path / "mounted")
-    for file in (file for file in run.work_dir.rglob("*") if file.is_file()):
-        runs.write(f".work/{file.relative_to(run.work_dir)}", [file.read_bytes()])
-    there = {
-        "run_id": "nightly-1",
-        "work_dir": "/mnt/wgan/.work",
-        "config": {**run.description.config, "run": {"dir": "/mnt/wgan"}},
-    }
-    description = run.description.model_copy(update=there)
-    runs.write("nightly-1/run.json", [description.model_dump_json().encode()])
-    report(description.model_copy(update={"work_dir": str(run.work_dir)}), folder=f"{runs.location}/nightly-1", status="")
+    run, runs = Run(tmp_path / "run"), store_at(location)
+    run.ingest()
+    run.validate()
+    run.write_entry("train", "running", run.started_at)
+    run.progress()
+    there = {"run_id": "nightly-1", "work_dir": "/mnt/wgan/.work"}
+    there["config"] = {**run.description.config, "run": {"dir": "/mnt/wgan"}}  # type: ignore[assignment]
+    runs.write("nightly-1/run.json", [run.description.model_copy(update=there).model_dump_json().encode()])
+
+    def copy_work() -> None:
+        for file in (file for file in run.work_dir.rglob("*") if file.is_file()):
+            runs.write(f".work/{file.relative_to(run.work_dir)}", [file.read_bytes()])
+
+    copy_work()
     for name in ("nightly-1", "latest"):
-        code, output = command("watch", name, "--runs-dir", runs.location, "--out", str(tmp_path / "page.html"))
-        assert (code, output.splitlines()[0][:41]) == (0, "Run nightly-1: Published as v0003. KID 0.")
+        page = find_run(name, location, in_file=True).page()
+        assert page.verdict.title == "Training: 50\N{NO-BREAK SPACE}%"
+        assert (len(page.training.samples), len(page.training.charts), page.over) == (6, 7, False)
+    run.train()
+    run.evaluate()
+    run.gate()
+    run.push()
+    copy_work()
+    report(run.description, folder=f"{location}/nightly-1", status="")
+    code, output = command("watch", "--runs-dir", location, "--out", str(tmp_path / "page.html"))
+    assert (code, output.splitlines()[0][:41]) == (0, "Run nightly-1: Published as v0003. KID 0.")

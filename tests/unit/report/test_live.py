@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from components.common.artifacts import now, read_manifest, write_text
+from components.common.artifacts import now, write_text
 from components.common.errors import TrainingDivergedError
 from components.common.store import store_at
 from components.report.live import Watched
 from components.report.run import run as report
-from components.train.config import TrainConfig, training_key
-from components.train.progress import PROGRESS, ProgressFile
-from tests.support.report_runs import DECISION, Parsed, Run, parsed, write_training
+from components.train.progress import PROGRESS
+from tests.support.report_runs import DECISION, Parsed, Run, parsed
 
 REFRESH = '<meta http-equiv="refresh" content="5">'
 
@@ -31,19 +29,6 @@ def shown(run: Run, state: str = "running") -> tuple[str, Parsed]:
 
 def title(page: Parsed) -> str:
     return page.text.split(" · run")[0].strip()
-
-
-def write_progress(run: Run, rounds_done: int = 500) -> Path:
-    """Write what a training has written after these rounds of 1,000; return its folder."""
-    digest = read_manifest(run.out("ingest")).digest
-    folder = run.work_dir / "checkpoints" / training_key(TrainConfig(), digest)
-    write_training(folder, folder / "samples", run.images, rounds_done)
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    scores = [{"round": at, "images_seen": at * 192, "kid": kid, "kid_std": 0.01} for at, kid in ((250, 0.3), (500, 0.2))]
-    content = {"written_at": now(), "round": rounds_done, "rounds": 1000, "rounds_per_second": 4.0}
-    file = ProgressFile.model_validate(content | {"metrics": metrics, "scores": scores})
-    write_text(folder / PROGRESS, file.model_dump_json())
-    return folder
 
 
 @pytest.fixture
@@ -64,7 +49,7 @@ def test_a_run_that_begins(tmp_path: Path) -> None:
 
 def test_a_training_shows_rounds_time_left_samples_curves_and_scores(run: Run) -> None:
     run.write_entry("train", "running", run.started_at)
-    write_progress(run)
+    run.progress()
     html, page = shown(run)
     assert title(page) == "Training: 50\N{NO-BREAK SPACE}%"
     assert "Round 500 of 1,000 at 4 rounds/s; about 2 min 5 s left." in page.text
@@ -77,7 +62,7 @@ def test_a_training_shows_rounds_time_left_samples_curves_and_scores(run: Run) -
 
 
 def test_the_progress_of_an_earlier_attempt_is_not_taken_for_that_of_this_one(run: Run) -> None:
-    write_progress(run)
+    run.progress()
     run.write_entry("train", "running", now())
     html, page = shown(run)
     assert title(page) == "train is running"
@@ -94,14 +79,14 @@ def test_a_training_before_its_first_host_call_has_no_section(run: Run) -> None:
 
 def test_damaged_progress_becomes_a_note(run: Run) -> None:
     run.write_entry("train", "running", now())
-    (write_progress(run) / PROGRESS).write_text("{")
+    (run.progress() / PROGRESS).write_text("{")
     _, page = shown(run)
     assert "The training cannot be shown: 1 validation error for ProgressFile" in page.text
 
 
 def test_a_killed_run_says_so_and_no_longer_reloads(run: Run) -> None:
     run.write_entry("train", "running", run.started_at)
-    write_progress(run)
+    run.progress()
     html, page = shown(run, "killed")
     assert title(page) == "train was killed"
     assert "Often the cause is a lack of memory" in page.text
@@ -133,7 +118,7 @@ def test_the_verdict_of_the_gate_is_shown_while_push_runs(run: Run) -> None:
 def test_the_end_shows_the_decision_and_the_report(tmp_path: Path, state: str) -> None:
     run = Run(tmp_path).all()
     report(run.description, folder=run.root / "folder", status="succeeded")
-    write_progress(run, 1000)
+    run.progress(1000)
     html, page = shown(run, state)
     assert title(page) == "Published as v0003"
     assert DECISION["reason"] in page.text

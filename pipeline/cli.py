@@ -21,6 +21,7 @@ from pipeline.commands import (
     submit,
     tpu_check,
     tpu_first_hour,
+    watch,
 )
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.command()(generate.generate)
 app.command()(score.score)
 app.command()(runs.runs)
 app.command()(runs.report)
+app.command()(watch.watch)
 app.add_typer(registry.app, name="registry")
 app.command()(config.config)
 app.command()(doctor.doctor)

@@ -12,20 +12,20 @@ from pipeline.config import RunConfig
 NAME = "wgan-tpu-pipeline"
 PlaceTask = Callable[[dsl.PipelineTask, str], None]
 Values = Mapping[str, Any]
-FindArguments = Callable[[Values, PlaceTask], Values]
+FindArguments = Callable[[Values, PlaceTask, Values], Values]
 Checks = Mapping[str, Callable[..., dsl.PipelineTask]]
 
 
 def known(arguments: Values) -> FindArguments:
     """Return a function that returns these arguments of the steps: the caller has resolved the config and read the source."""
-    return lambda parameters, place: arguments  # noqa: ARG005
+    return lambda parameters, place, job: arguments  # noqa: ARG005
 
 
 def found_by_snapshot(run: str, target: str) -> FindArguments:
     """Return a function that adds the step `snapshot`, which finds the arguments from the parameters when the run begins."""
 
-    def find(parameters: Values, place: PlaceTask) -> Values:
-        snapshot = steps.snapshot(run=run, target=target, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **parameters)
+    def find(parameters: Values, place: PlaceTask, job: Values) -> Values:
+        snapshot = steps.snapshot(run=run, target=target, **job, **parameters)
         snapshot.set_caching_options(False)
         place(snapshot, "snapshot")
         found: Values = snapshot.outputs
@@ -58,16 +58,12 @@ def make_pipeline(
     """
 
     def wgan_pipeline(*channels: Any) -> None:
-        report = steps.report(
-            run=run,
-            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-            job_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            resource_name=resource_name,
-            created_at=created_at,
-        )
+        job = {"job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
+        job |= {"resource_name": resource_name, "created_at": created_at}
+        report = steps.report(run=run, **job)
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="pipeline"):
-            found = find({channel.name: channel for channel in channels}, place)
+            found = find({channel.name: channel for channel in channels}, place, job)
 
             def arguments(step: str) -> dict[str, Any]:
                 return {"config": found[f"{step}_config"], "key": found[f"{step}_key"], "work_dir": work_dir}

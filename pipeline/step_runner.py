@@ -96,16 +96,18 @@ def run_step(
     out.metadata.update({name: str(value) for name, value in summary.model_dump().items()})
 
 
-def begin_run(run: str, target: str, job_id: str, parameters: Mapping[str, Any], overrides: Sequence[object]) -> Any:
+def begin_run(run: str, target: str, job: PlatformRun, parameters: Mapping[str, Any], overrides: Sequence[object]) -> Any:
     """Return the section and the key of each step of a run on a platform, as a named tuple.
 
     `run` is the description in the compiled file; the run's own config follows from it, `parameters` and `overrides`, and the
     keys from the present content of the source. The report gets both through a file in the journal, and, if a parameter is
-    wrong or the source cannot be read, a record of the step `snapshot` with the error.
+    wrong or the source cannot be read, a record of the step `snapshot` with the error. The run gets its folder in run.dir, so
+    that it can be watched.
     """
     from pipeline.snapshot import list_source, save_run, take_snapshot  # needs packages that the train-tpu image lacks
 
-    description = RunDescription.model_validate_json(run)
+    started = {"run_id": job.name, "started_at": job.created_at}
+    description = RunDescription.model_validate_json(run).model_copy(update=started)
     base = RunConfig.model_validate_json(json.dumps(description.config))
     config = with_folders(base)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -115,13 +117,16 @@ def begin_run(run: str, target: str, job_id: str, parameters: Mapping[str, Any],
             with list_source(config) as source:
                 keys = take_snapshot(config, source)
         except PipelineError as error:
-            keys = {SNAPSHOT: digest_of(job_id), **step_keys(config, job_id)}
-            save_run(description.model_copy(update={"config": config.as_dict(), "keys": keys}), job_id)
+            keys = {SNAPSHOT: digest_of(job.id), **step_keys(config, job.id)}
+            save_run(description.model_copy(update={"config": config.as_dict(), "keys": keys}), job.id)
             record_failure(SNAPSHOT, keys[SNAPSHOT], config.work_dir, error)
             raise
-        save_run(description.model_copy(update={"config": config.as_dict(), "keys": keys}), job_id)
+        description = description.model_copy(update={"config": config.as_dict(), "keys": keys})
+        save_run(description, job.id)
     except PipelineError as error:
         _exit(SNAPSHOT, error)
+    with contextlib.suppress(ArtifactError):  # the report will say so
+        _with_folder(description, job)
     print(f"{SNAPSHOT}: the digest of the source is {source.digest[:12]}")
     found = {"tpu_check_config": "", "tpu_check_key": "", **step_arguments(config, keys)}
     return namedtuple("Arguments", found)(**found)
@@ -140,7 +145,11 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
     if not description.run_id:
         description = load_run(description.work_dir, job.id) or description
         description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
-        description = _with_folder(description, job, Path(page.path).parent)
+        try:
+            description = _with_folder(description, job)
+        except ArtifactError as error:
+            print(f"report: {error}", file=sys.stderr)
+            description = description.model_copy(update={"folder": str(Path(page.path).parent)})
     try:
         write_report(description, folder=description.folder, status=state, message=message)
     except ArtifactError as error:  # a full volume: the platform still shows the page
@@ -150,20 +159,16 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
     Path(page.path).write_bytes(store_at(description.folder).read("report.html"))
 
 
-def _with_folder(description: RunDescription, job: PlatformRun, otherwise: Path) -> RunDescription:
+def _with_folder(description: RunDescription, job: PlatformRun) -> RunDescription:
     """Return the description of a run on a platform with its folder in run.dir, which `runs` reads: it is written here.
 
-    If run.dir cannot be written, the folder is `otherwise`, so that the platform still shows a report.
+    Raises ArtifactError if run.dir cannot be written.
     """
     runs = store_at(description.config["run"]["dir"])
-    try:
-        name = _run_folder(runs, job)
-        found = description.model_copy(update={"folder": f"{runs.location}/{name}"})
-        runs.write(f"{name}/config.json", [json_bytes(found.config)], sync=True)
-        runs.write(f"{name}/run.json", [json_bytes(found.model_dump(mode="json"))], sync=True)
-    except ArtifactError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return description.model_copy(update={"folder": str(otherwise)})
+    name = _run_folder(runs, job)
+    found = description.model_copy(update={"folder": f"{runs.location}/{name}"})
+    runs.write(f"{name}/config.json", [json_bytes(found.config)], sync=True)
+    runs.write(f"{name}/run.json", [json_bytes(found.model_dump(mode="json"))], sync=True)
     return found
 
 

@@ -42,6 +42,9 @@ def snapshot(
     run: str,
     target: str,
     job_id: str,
+    job_name: str,
+    resource_name: str,
+    created_at: str,
     source: str,
     image_size: int,
     rounds: int,
@@ -68,10 +71,11 @@ def snapshot(
     push_key=str,
 ):
     """Resolve the parameters of this run into the section and key of each step; a key of an earlier run is in the cache."""
-    from pipeline.step_runner import begin_run
+    from pipeline.step_runner import PlatformRun, begin_run
 
+    job = PlatformRun(job_id, job_name, resource_name, created_at)
     asked = {"source": source, "image_size": image_size, "rounds": rounds, "batch": batch, "seed": seed}
-    return begin_run(run, target, job_id, {**asked, "devices": devices, "publish": publish}, overrides)
+    return begin_run(run, target, job, {**asked, "devices": devices, "publish": publish}, overrides)
 
 
 @step

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from components.common.artifacts import digest_of
 from components.common.section import Section
 
 DEVICE_FORMS = '"cpu:N" (N virtual devices), "gpu", "tpu" or "tpu:NAME"'
+# These may differ between two attempts of the same training, because they do not affect the result.
+NOT_IN_KEY = {"devices", "keep_checkpoints", "checkpoint_every_rounds", "checkpoint_every_seconds"}
 
 
 class TrainConfig(Section):
@@ -106,3 +110,14 @@ def check_batch_divides(global_batch_size: int, replicas: int) -> None:
         below = global_batch_size // replicas * replicas
         nearest = f"{below} or {below + replicas}" if below else str(replicas)
         raise ValueError(f"global_batch_size = {global_batch_size} does not divide by {replicas} replicas; use {nearest}")
+
+
+def training_key(config: TrainConfig, dataset_digest: str) -> str:
+    """Return the folder name of a training: the same for the same data and config, on any devices."""
+    return digest_of([in_key(config.model_dump(mode="json")), dataset_digest])[:24]
+
+
+def in_key(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training that determine its result."""
+    kept = {name: value for name, value in config.items() if name not in NOT_IN_KEY}
+    return kept | {"start_from": bool(config.get("start_from"))}  # the registry may move

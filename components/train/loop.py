@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +27,12 @@ from components.train.monitor import SAMPLES, Monitor, is_due
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress, images_seen
 from components.train.saving.export import Generator
-from components.train.saving.folder import KID, TrainingFolder
+from components.train.saving.folder import KID, SAVING_SHARE, TrainingFolder
 from components.train.saving.signals import StopRequest, long_call_text
 from components.train.saving.variables import averages, state_arrays
 
 GRID, GRID_COLUMNS = 64, 8  # images and columns of a sample grid
-SAVING_SHARE = 0.01  # of the time, at most, for the checkpoints of checkpoint_every_seconds
+CALLS_OF_SPEED = 8  # logged host calls whose median speed progress.json states
 
 
 @dataclass
@@ -197,9 +198,12 @@ def save_is_due(training: Training, now: float) -> bool:
 
 
 def report_progress(training: Training, line: MetricsLine) -> None:
-    """Print the progress. If the run that started this process has died, save a checkpoint and raise InterruptedStepError."""
+    """Write and print the progress. If the run that started this process has died, save and raise InterruptedStepError."""
+    config, progress = training.config, training.progress
+    speed = statistics.median(each.rounds_per_second(config) for each in [*progress.log[-CALLS_OF_SPEED:], line])
+    training.folder.write_progress(progress, config.rounds, speed, last=progress.finished(config))
     try:
-        tick(training.progress.round, training.config.rounds, progress_text(line, training.config))
+        tick(progress.round, config.rounds, progress_text(line, config))
     except InterruptedStepError:
         save(training)
         raise

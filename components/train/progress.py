@@ -10,7 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from components.common.artifacts import now
 from components.train.config import TrainConfig
+
+PROGRESS = "progress.json"  # in the folder of a training, for who watches it
+MOST_LINES = 500  # of metrics in it: more than a curve can show
 
 Weights = Sequence[npt.NDArray[Any]]
 
@@ -44,6 +48,23 @@ class ScoreLine(BaseModel):
     kid_std: float
 
 
+class ProgressFile(BaseModel):
+    """The content of progress.json: how far a training is, its speed, and the metrics and scores so far."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    written_at: str  # ISO 8601, UTC
+    round: int
+    rounds: int
+    rounds_per_second: float
+    metrics: list[MetricsLine]
+    scores: list[ScoreLine]
+
+    @property
+    def seconds_left(self) -> float:
+        """The time to the last round, at this speed."""
+        return (self.rounds - self.round) / self.rounds_per_second
+
+
 @dataclass
 class Progress:
     """Completed rounds, the lines of metrics.jsonl and scores.jsonl, and the weights of the best-scored moving average."""
@@ -71,6 +92,18 @@ class Progress:
     def finished(self, config: TrainConfig) -> bool:
         """Return whether the last round is done, or the patience is exhausted."""
         return self.round >= config.rounds or self.out_of_patience(config.patience)
+
+    def file(self, rounds: int, rounds_per_second: float) -> ProgressFile:
+        """Return what progress.json says of a training of `rounds`; of many metrics every k-th line, with the last."""
+        metrics = self.log[:: -(-(-len(self.log) // MOST_LINES) or 1)][::-1]
+        return ProgressFile(
+            written_at=now(),
+            round=self.round,
+            rounds=rounds,
+            rounds_per_second=rounds_per_second,
+            metrics=metrics,
+            scores=self.scores,
+        )
 
 
 def rounds_in_call(config: TrainConfig, last_round: int) -> int:

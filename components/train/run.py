@@ -21,7 +21,7 @@ from components.common.section import Summary
 from components.common.store import Folder, Location, Store, store_at
 from components.dataset.records import read_first
 from components.train import loop, step
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, training_key
 from components.train.data.source import Source, open_source, rounds_that_fit
 from components.train.devices import precision
 from components.train.devices.host_call import make_call, make_weights_check, rounds_within
@@ -70,7 +70,7 @@ def run(
     tf.config.optimizer.set_experimental_options({"remapping": False})
     manifest = read_manifest(dataset, "dataset", verify=False)  # its shards are checked while they are read
     read_manifest(validation, "validation")
-    store = store_at(work_dir, "checkpoints", checkpoint.training_key(config, manifest.digest))
+    store = store_at(work_dir, "checkpoints", training_key(config, manifest.digest))
     with _leased(store) as lease, _local_folder(store) as local, stop_requested_by_signal() as stop:
         checkpoint.remove_unfinished(store)
         source = open_source(

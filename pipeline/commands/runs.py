@@ -39,8 +39,8 @@ def runs(runs_dir: RunsDir = "runs") -> None:
     metrics = metrics_on("console")
     for heading in ("run", "status", "rounds", *(metric.title for metric in metrics), "decision", "seconds"):
         table.add_column(heading, justify="left" if heading in {"run", "status", "decision"} else "right")
-    with _local(runs_dir) as local:
-        folders = _newest_first(local)
+    with local_runs(runs_dir) as local:
+        folders = newest_first(local)
         for folder in folders:
             table.add_row(*_row_of(folder, metrics))
     console().print(table) if folders else print(f"No runs in {runs_dir} yet: wgan-pipeline run")
@@ -54,7 +54,7 @@ def report(
     runs_dir: RunsDir = "runs",
 ) -> None:
     """Print how a run ended and where its report is, or compare two runs."""
-    with _local(runs_dir) as local:
+    with local_runs(runs_dir) as local:
         if not compare:
             _print_run(_resolved(local / run_id), runs_dir)
             return
@@ -69,7 +69,7 @@ def report(
 
 
 @contextlib.contextmanager
-def _local(runs_dir: str) -> Iterator[Path]:
+def local_runs(runs_dir: str) -> Iterator[Path]:
     """Yield the folder of the runs, or a temporary one with run.json and summary.json of each run at a URL."""
     if not is_address(runs_dir):
         yield Path(local_path(runs_dir))
@@ -86,7 +86,8 @@ def _local(runs_dir: str) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _newest_first(local: Path) -> list[Path]:
+def newest_first(local: Path) -> list[Path]:
+    """Return the folders of runs, sorted by their start."""
     folders = [file.parent for file in local.glob("*/run.json") if not file.parent.is_symlink()]
     return sorted(folders, key=_started_at, reverse=True)
 
@@ -95,7 +96,7 @@ def _resolved(folder: Path) -> Path:
     """Return the folder of a run; of the newest one for `latest` where there is no link of this name, as at a URL."""
     if folder.name != "latest" or folder.exists():
         return folder.resolve()
-    return next(iter(_newest_first(folder.parent)), folder)
+    return next(iter(newest_first(folder.parent)), folder)
 
 
 def _started_at(folder: Path) -> tuple[str, str]:

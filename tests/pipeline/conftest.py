@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,17 @@ def local_run(tmp_path_factory: pytest.TempPathFactory) -> Results:
             done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
     return results_of(folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def chromium(in_ci: bool) -> str:
+    """The browser; without one the tests are skipped, but fail in CI."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    if path is None:
+        reason = "Chromium is not installed: apt-get install -y --no-install-recommends chromium"
+        pytest.fail(reason) if in_ci else pytest.skip(reason)
+    return path
 
 
 @pytest.fixture(scope="module")

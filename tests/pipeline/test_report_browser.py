@@ -5,9 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import shutil
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 from PIL import Image
 
 from components.report.run import run as report
+from tests.support.browser import browse, console
 from tests.support.judged_runs import judged
 from tests.support.report_runs import Run, again
 
@@ -25,11 +23,6 @@ pytestmark = pytest.mark.heavy
 NAMES = ("succeeded", "cached", "rejected", "killed", "drifted")
 IMAGES = {"rejected": 0, "killed": 1, "drifted": 5}
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
-    "--enable-logging=stderr",
-)  # fmt: skip
 POLICY = re.compile(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>")
 DARK = "--blink-settings=preferredColorScheme=0"
 MEASURE = """<script>
@@ -45,28 +38,6 @@ COLLECT = """<script>
   addEventListener("message", event => { sizes.push(JSON.parse(event.data)); document.title = JSON.stringify(sizes); });
 </script>"""
 WIDE, NARROW, HEIGHT = 1200, 390, 1600
-
-
-@pytest.fixture(scope="session")
-def chromium(in_ci: bool) -> str:
-    """The browser; without one the tests are skipped, but fail in CI."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((path for name in names if (path := shutil.which(name))), None)
-    if path is None:
-        reason = "Chromium is not installed: apt-get install -y --no-install-recommends chromium"
-        pytest.fail(reason) if in_ci else pytest.skip(reason)
-    return path
-
-
-def browse(chromium: str, file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Open a file in a new profile and exit."""
-    with tempfile.TemporaryDirectory() as profile:
-        command = [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, file.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-
-
-def console(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +74,7 @@ def test_page_is_drawn_without_console_errors(
 ) -> None:
     shot, file = tmp_path / "shot.png", side_by_side(tmp_path / "frames.html", pages[name], WIDE, NARROW)
     flags = [f"--screenshot={shot}", f"--window-size={WIDE + NARROW},{HEIGHT}", *([DARK] if dark else [])]
-    done = browse(chromium, file, *flags)
+    done = browse(chromium, file.as_uri(), *flags)
     assert console(done) == []
     both = np.asarray(Image.open(shot).convert("L"))
     assert both.shape == (HEIGHT, WIDE + NARROW)
@@ -121,7 +92,7 @@ def test_page_fits_the_window_and_shows_its_images(chromium: str, pages: dict[st
     assert replaced == 1
     copy.write_text(html.replace("</body>", f"{MEASURE}</body>"))
     frames = side_by_side(tmp_path / "frames.html", copy, WIDE, 700, NARROW, script=COLLECT)
-    done = browse(chromium, frames, "--dump-dom", f"--window-size=2400,{HEIGHT}", "--virtual-time-budget=5000")
+    done = browse(chromium, frames.as_uri(), "--dump-dom", f"--window-size=2400,{HEIGHT}", "--virtual-time-budget=5000")
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title is not None
     measured = {size["window"]: size for size in json.loads(title[1])}
@@ -162,12 +133,12 @@ def test_nothing_is_loaded_even_if_the_page_contains_markup(
     html = pages["succeeded"].read_text().replace("</body>", f"{markup}</body>")
     guarded.write_text(html)
     open_page.write_text(POLICY.sub("", html))
-    refused = browse(chromium, guarded, f"--screenshot={tmp_path / 'a.png'}")
+    refused = browse(chromium, guarded.as_uri(), f"--screenshot={tmp_path / 'a.png'}")
     assert paths == []
     assert any("Content Security Policy" in line for line in console(refused))
     assert not any('"ran"' in line for line in console(refused))
     ran = browse(
-        chromium, open_page, f"--screenshot={tmp_path / 'b.png'}"
+        chromium, open_page.as_uri(), f"--screenshot={tmp_path / 'b.png'}"
     )  # the control: without the policy, everything is loaded
     assert sorted(paths) == ["/image", "/script"]
     assert any('"ran"' in line for line in console(ran))

@@ -42,10 +42,16 @@ def training_page(model: Path, summary: Mapping[str, Any]) -> str:
 
 def _charts(model: ArtifactReader) -> tuple[Chart, ...]:
     resumed = int(model.summary.get("resumed_from_round") or 0)
-    scores = score_lines(model)
+    return training_charts(model.lines("metrics.jsonl"), score_lines(model), resumed, model.summary.get("exported_round"))
+
+
+def training_charts(
+    metrics: Sequence[dict[str, Any]], scores: Sequence[dict[str, Any]], resumed: int = 0, exported_round: int | None = None
+) -> tuple[Chart, ...]:
+    """Return the curves of the lines of metrics.jsonl and scores.jsonl. Raises ValueError for values that are not numbers."""
     kid = draw_curves([KID_PLOT], scores, resumed_from_round=resumed)
-    marked = tuple(mark_best(chart, scores, KID_PLOT.column, model.summary.get("exported_round")) for chart in kid)
-    return marked + draw_curves(PLOTS, model.lines("metrics.jsonl"), resumed_from_round=resumed)
+    marked = tuple(mark_best(chart, scores, KID_PLOT.column, exported_round) for chart in kid)
+    return marked + draw_curves(PLOTS, metrics, resumed_from_round=resumed)
 
 
 def score_lines(model: ArtifactReader) -> list[dict[str, Any]]:

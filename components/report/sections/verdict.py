@@ -26,7 +26,7 @@ def run_verdict(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: R
     """Return the headline of a run."""
     if failure is not None:
         return _failed(status, outcomes, failure)
-    verdict = _decided(next((outcome.record.summary for outcome in outcomes if outcome.step == "push" and outcome.record), {}))
+    verdict = decided(next((outcome.record.summary for outcome in outcomes if outcome.step == "push" and outcome.record), {}))
     if not nothing_new(outcomes):
         return verdict
     return replace(verdict, title=verdict.title.replace("Unchanged", "Nothing new", 1))
@@ -42,7 +42,8 @@ def _failed(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: RunFa
     return RunVerdict(tone, title, failure.problem, failure.cure, failure.traceback)
 
 
-def _decided(push: dict[str, Any]) -> RunVerdict:
+def decided(push: dict[str, Any]) -> RunVerdict:
+    """Return the headline of a successful run from the summary of push."""
     decision, version, champion = (str(push.get(name) or "") for name in ("decision", "version", "champion"))
     in_service = f"{champion} stays in service" if champion else "no model is in service"
     tone: Tone = "neutral"

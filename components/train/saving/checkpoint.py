@@ -13,18 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from components.common.artifacts import MANIFEST, Manifest, digest_of, read_manifest, remove_leftovers
+from components.common.artifacts import MANIFEST, Manifest, read_manifest, remove_leftovers
 from components.common.errors import ArtifactError, TrainingDivergedError, UnreachableError, first_line
 from components.common.progress import say
 from components.common.store import Folder, Store
 from components.common.stored_artifacts import new_stored_artifact, open_artifact, remove_stored
 from components.train import noise
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, in_key
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress, ScoreLine
 
-# These may differ between two attempts of the same training, because they do not affect the result.
-NOT_IN_KEY = {"devices", "keep_checkpoints", "checkpoint_every_rounds", "checkpoint_every_seconds"}
 BROKEN = "broken.jsonl"
 ROUND = re.compile(r"round-\d{8}")
 
@@ -42,11 +40,6 @@ class ForeignCheckpointError(ArtifactError):
     def __init__(self, location: str, differences: Sequence[str]) -> None:
         cure = f"Remove {location}, or restore the settings that it was made with."
         super().__init__(f"Checkpoint {location} belongs to another training: it {'; it '.join(differences)}.", cure)
-
-
-def training_key(config: TrainConfig, dataset_digest: str) -> str:
-    """Return the folder name of a training: the same for the same data and config, on any devices."""
-    return digest_of([_in_key(config.model_dump(mode="json")), dataset_digest])[:24]
 
 
 def name_of(rounds: int) -> str:
@@ -160,11 +153,6 @@ def config_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], ignor
     ]
 
 
-def _in_key(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in config.items() if name not in NOT_IN_KEY}
-    return kept | {"start_from": bool(config.get("start_from"))}  # the registry may move
-
-
 def _owner(store: Store, shape: ImageShape) -> dict[str, Any]:
     return {
         "training_key": PurePosixPath(store.location).name,
@@ -176,7 +164,7 @@ def _owner(store: Store, shape: ImageShape) -> dict[str, Any]:
 
 def _check_owner(store: Store, name: str, manifest: Manifest, config: TrainConfig, shape: ImageShape) -> None:
     details, owner = {"noise": "philox"} | manifest.details, _owner(store, shape)  # philox: before "noise" was recorded
-    differences = config_differences(_in_key(manifest.config), _in_key(config.model_dump(mode="json")))
+    differences = config_differences(in_key(manifest.config), in_key(config.model_dump(mode="json")))
     differences += [
         f"{key} = {details.get(key)}, not {owner[key]}"
         for key in ("image_size", "channels", "noise")

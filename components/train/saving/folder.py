@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import ArtifactWriter
+from components.common.errors import ArtifactError
 from components.common.images import png_bytes, read_png
 from components.common.lease import Lease
 from components.common.store import Store
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
-from components.train.progress import Progress
+from components.train.progress import PROGRESS, Progress
 from components.train.saving import checkpoint
 from components.train.saving.tensorboard import Events, vertex_folders
 
 SAMPLES, TENSORBOARD = "samples", "tensorboard"
 KID = "kid_while_training"
+SAVING_SHARE = 0.01  # of the time, at most, for the checkpoints of checkpoint_every_seconds, and for progress.json
+PROGRESS_SECONDS = 2.0  # between two writes of progress.json, at least
 
 
 class TrainingFolder:
@@ -36,6 +41,7 @@ class TrainingFolder:
     def __init__(self, store: Store, local: Path, config: TrainConfig, shape: ImageShape, lease: Lease) -> None:
         self.store, self._local, self._config, self._shape, self._lease = store, local, config, shape, lease
         self.last_good = ""
+        self._next_progress = 0.0  # time.monotonic()
 
     @cached_property
     def events(self) -> Events:
@@ -72,13 +78,25 @@ class TrainingFolder:
         name = checkpoint.save(self.store, self._config, self._shape, checkpoint.Checkpoint(arrays, progress))
         self.last_good = self._location(name)
 
+    def write_progress(self, progress: Progress, rounds: int, rounds_per_second: float, *, last: bool) -> None:
+        """Write progress.json of a training of `rounds`, if it is due or the last one; it takes little time."""
+        started = time.monotonic()
+        if started < self._next_progress and not last:
+            return
+        content = progress.file(rounds, rounds_per_second).model_dump_json().encode()
+        with contextlib.suppress(ArtifactError):  # of a full disk, the next checkpoint tells
+            self.store.write(PROGRESS, [content])
+        ended = time.monotonic()
+        self._next_progress = ended + max(PROGRESS_SECONDS, (ended - started) / SAVING_SHARE)
+
     def write_evidence(self, lines: Iterable[Mapping[str, Any]]) -> str:
         """Write the metrics of the rounds in which the training diverged; return the location of the file."""
         return checkpoint.write_evidence(self.store, lines)
 
     def begin_samples(self, real: npt.NDArray[np.uint8]) -> None:
-        """Write a grid of real images, and remove the samples of an earlier attempt that has no checkpoint."""
+        """Write a grid of real images, and remove samples and progress of an earlier attempt that has no checkpoint."""
         self.store.remove(SAMPLES)
+        self.store.delete(PROGRESS)
         self.store.write(f"{SAMPLES}/real.png", [png_bytes(real)])
 
     def write_samples(self, rounds: int, picture: npt.NDArray[np.uint8]) -> None:

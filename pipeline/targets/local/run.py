@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import shlex
 import signal
 import tempfile
 import time
@@ -86,6 +87,8 @@ def run_locally(
     description = describe_run(config, keys, run_id=folder.name, started_at=started_at, folder=str(folder))
     write_json(folder / "run.json", description.model_dump(mode="json"))
     console.print(f"Run [bold]{folder.name}[/] in {folder}", highlight=False, soft_wrap=True)
+    elsewhere = "" if folder.parent == Path("runs").absolute() else f" --runs-dir {shlex.quote(str(folder.parent))}"
+    console.print(f"Watch it: wgan-pipeline watch {folder.name}{elsewhere}", markup=False, highlight=False, soft_wrap=True)
     status, message = _run_pipeline(config, description, folder, console, runner)
     summary = _summary(description, folder, status, message)
     _point_latest(folder)

@@ -34,8 +34,9 @@ def resolved(*overrides: object, target: str = "kubeflow", **parameters: Any) ->
 
 def test_the_step_snapshot_has_the_parameters_of_the_table() -> None:
     names = [*(each.name for each in PARAMETERS), OVERRIDES]
+    job = ("run", "target", "job_id", "job_name", "resource_name", "created_at")
     inputs = steps.snapshot.component_spec.inputs
-    assert [name for name in inputs if name not in ("run", "target", "job_id")] == names
+    assert [name for name in inputs if name not in job] == names
     types = {str: "String", int: "Integer", bool: "Boolean", list: "List"}
     form = {each.name: types[each.annotation] for each in pipeline_parameters(base())}
     assert {name: inputs[name].type for name in names} == form

@@ -53,7 +53,8 @@ def taken(config: RunConfig) -> dict[str, str]:
 def begin(config: RunConfig, job_id: str, *overrides: str, **parameters: Any) -> dict[str, str]:
     """Run the step snapshot; return its outputs by name."""
     asked = parameter_values(config) | parameters
-    return dict(step_runner.begin_run(described(config), "kubeflow", job_id, asked, overrides)._asdict())
+    job = JOB._replace(id=job_id)
+    return dict(step_runner.begin_run(described(config), "kubeflow", job, asked, overrides)._asdict())
 
 
 def described(config: RunConfig) -> str:
@@ -250,7 +251,10 @@ def test_what_the_steps_recorded_decides(
 
 
 def test_the_report_of_a_platform_is_where_runs_finds_it(config: RunConfig, tmp_path: Path) -> None:
-    begin(config, SCHEDULED.id)
+    asked = parameter_values(config)
+    step_runner.begin_run(described(config), "kubeflow", SCHEDULED, asked, [])
+    _, output = run_command("runs", "--runs-dir", str(tmp_path / "runs"))
+    assert re.search(r"every3lrcmn-1-2986495537 +running or killed", output), "watch finds it while it goes on"
     written(config, tmp_path, SCHEDULED, "RUNNING")
     assert "run <code>every3lrcmn-1-2986495537</code>" in (tmp_path / "report" / "page").read_text()
     runs = tmp_path / "runs"

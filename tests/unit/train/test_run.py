@@ -17,14 +17,18 @@ import tensorflow as tf
 
 from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, DeviceError, InterruptedStepError, TrainingDivergedError
+from components.common.journal import STEPS, ArtifactRef, StepRecord, write_entry
 from components.common.store import Folder, store_at
+from components.report.description import RunDescription
+from components.report.live import Watched
 from components.train import loop, step
 from components.train import run as train_run
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, training_key
 from components.train.devices import host_call, strategy
 from components.train.networks import ImageShape
-from components.train.progress import MetricsLine, Progress
+from components.train.progress import MOST_LINES, PROGRESS, MetricsLine, Progress, ProgressFile
 from components.train.saving import checkpoint
+from components.train.saving.folder import TrainingFolder
 from tests.support.datasets.training_data import write_digits
 
 TINY: dict[str, Any] = {
@@ -143,6 +147,53 @@ def test_a_killed_training_resumes_from_the_last_checkpoint(
     assert_same_training(uninterrupted, tmp_path)
 
 
+def test_progress_is_written_while_it_trains_and_shown_by_watch(data: Any, uninterrupted: Path) -> None:
+    (training,) = (uninterrupted / "work" / "checkpoints").iterdir()
+    progress = ProgressFile.model_validate_json((training / PROGRESS).read_bytes())
+    assert (progress.round, progress.rounds, progress.seconds_left) == (12, 12, 0.0)
+    assert progress.rounds_per_second > 0
+    model = uninterrupted / "model"
+    assert checkpoint.json_lines(progress.metrics) == (model / "metrics.jsonl").read_bytes()
+    assert checkpoint.json_lines(progress.scores) == (model / "scores.jsonl").read_bytes()
+    work, key, started = uninterrupted / "work", "0" * 64, "2026-01-01T00:00:00.000+00:00"
+    ref = ArtifactRef(path=str(data[0]), digest=read_manifest(data[0]).digest)
+    for name, state, made in (("ingest", "succeeded", ref), ("train", "running", None)):
+        write_entry(work, StepRecord(step=name, key=key, state=state, pid=1, started_at=started, artifact=made))  # type: ignore[arg-type]
+    config = {"train": TrainConfig(**TINY).model_dump(mode="json")}
+    run = RunDescription(
+        run_id="r", started_at=started, config=config, command="", work_dir=str(work), keys=dict.fromkeys(STEPS, key)
+    )
+    page = Watched(run, store_at(uninterrupted / "none"), lambda: "running", "").page()
+    assert page.verdict.title == "Training: 100\N{NO-BREAK SPACE}%"
+    assert page.verdict.reason.startswith("Round 12 of 12 at ")
+    assert [figure.caption for figure in page.training.samples] == ["Round 0", "Round 6", "Round 12"]
+    assert page.training.real
+    assert [chart.title for chart in page.training.charts][:2] == ["Wasserstein gap", "Gradient penalty"]
+
+
+@pytest.mark.parametrize("lines", [0, 1, MOST_LINES, MOST_LINES + 1, 3 * MOST_LINES, 5 * MOST_LINES - 1])
+def test_progress_of_a_long_training_stays_small(lines: int) -> None:
+    line = MetricsLine(round=1, images_seen=1, seconds=1.0, **dict.fromkeys(step.METRICS, 0.0))
+    progress = Progress(round=lines, log=[line.model_copy(update={"round": at + 1}) for at in range(lines)])
+    rounds = [each.round for each in progress.file(lines, 1.0).metrics]
+    assert min(lines, MOST_LINES // 2) <= len(rounds) <= MOST_LINES
+    assert rounds[-1:] == [lines] * bool(lines)
+
+
+def test_progress_is_written_seldom_and_may_fail(tmp_path: Path) -> None:
+    folder = TrainingFolder(Folder(tmp_path), tmp_path, TrainConfig(**TINY), ImageShape(8, 1), lease=None)  # type: ignore[arg-type]
+
+    def written(rounds: int, *, last: bool = False) -> int:
+        folder.write_progress(Progress(round=rounds), 9, 1.0, last=last)
+        return ProgressFile.model_validate_json((tmp_path / PROGRESS).read_bytes()).round
+
+    assert [written(1), written(2), written(3, last=True)] == [1, 1, 3]
+    (tmp_path / PROGRESS).unlink()
+    (tmp_path / PROGRESS / "in-the-way").mkdir(parents=True)
+    folder.write_progress(Progress(round=4), 9, 1.0, last=True)
+    assert [file.name for file in tmp_path.iterdir()] == [PROGRESS]
+
+
 def test_checkpoints_are_written_by_time(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the limit for their share of the time, a checkpoint is due after every host call of two rounds."""
     monkeypatch.setattr(loop, "SAVING_SHARE", float("inf"))
@@ -188,10 +239,10 @@ def test_a_finished_training_is_not_repeated(data: Any, uninterrupted: Path, tmp
 
 def test_the_key_of_a_training_depends_on_data_and_config() -> None:
     config = TrainConfig(**TINY)
-    key = checkpoint.training_key(config, "a")
-    assert key != checkpoint.training_key(config, "b")
-    assert key != checkpoint.training_key(config.model_copy(update={"seed": 1}), "a")
-    assert key == checkpoint.training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
+    key = training_key(config, "a")
+    assert key != training_key(config, "b")
+    assert key != training_key(config.model_copy(update={"seed": 1}), "a")
+    assert key == training_key(config.model_copy(update={"devices": "cpu:2"}), "a")
 
 
 def test_two_replicas_resume_a_training_of_one(data: Any, uninterrupted: Path, tmp_path: Path) -> None:
@@ -273,7 +324,7 @@ def test_a_checkpoint_copied_from_another_training_is_refused(
     changes: dict[str, Any], named: str, data: Any, uninterrupted: Path, tmp_path: Path
 ) -> None:
     (theirs,) = (uninterrupted / "work" / "checkpoints").iterdir()
-    key = checkpoint.training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
+    key = training_key(TrainConfig(**{**TINY, **changes}), read_manifest(data[0]).digest)
     shutil.copytree(theirs / "round-00000012", tmp_path / "work" / "checkpoints" / key / "round-00000012")
     with pytest.raises(
         ArtifactError, match=f"round-00000012 belongs to another training: it was made with {named}. Remove"

@@ -23,7 +23,7 @@ from components.common.errors import ArtifactError, TrainingDivergedError
 from components.common.images import write_png
 from components.common.store import Folder
 from components.train import loop
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, training_key
 from components.train.networks import ImageShape
 from components.train.progress import MetricsLine, Progress
 from components.train.saving import checkpoint
@@ -31,7 +31,7 @@ from components.train.saving.tensorboard import Events, vertex_folders, written_
 
 CONFIG = TrainConfig(keep_checkpoints=3)
 SHAPE = ImageShape(8, 1)
-KEY = checkpoint.training_key(CONFIG, "data")
+KEY = training_key(CONFIG, "data")
 
 
 def made(rounds: int) -> checkpoint.Checkpoint:
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_the_differences(
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(folder: Path) -> None:
-    folder = folder.rename(folder.with_name(checkpoint.training_key(CONFIG, "other data")))
+    folder = folder.rename(folder.with_name(training_key(CONFIG, "other data")))
     with pytest.raises(checkpoint.ForeignCheckpointError, match="it was made with another dataset"):
         load(folder)
 

@@ -15,7 +15,7 @@ from components.common.store import Folder
 from components.push.config import PushConfig
 from components.train import loop
 from components.train import run as train_run
-from components.train.config import TrainConfig
+from components.train.config import TrainConfig, training_key
 from components.train.data.source import open_source
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
@@ -189,8 +189,8 @@ def test_a_damaged_champion_is_an_error(first: Path, other_data: tuple[Path, Pat
 class TestKeys:
     def test_the_key_does_not_depend_on_the_location_of_the_registry(self) -> None:
         here, there, scratch = (TrainConfig(**TINY, start_from=place) for place in ("/a", "gs://b/c", ""))
-        assert checkpoint.training_key(here, "d") == checkpoint.training_key(there, "d")
-        assert checkpoint.training_key(here, "d") != checkpoint.training_key(scratch, "d")
+        assert training_key(here, "d") == training_key(there, "d")
+        assert training_key(here, "d") != training_key(scratch, "d")
 
     def test_the_key_of_the_step_does_not_depend_on_the_champion(self) -> None:
         keys = [

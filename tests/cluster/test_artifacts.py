@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 
-import fsspec
 import pytest
 
 from components.evaluate.metrics.table import finite_values
 from tests.cluster.artifacts import Artifact, artifacts_of
 from tests.cluster.cluster import Cluster, Run
+from tests.cluster.store import store_of
 
 TYPES = {
     ("validate", "findings"): "system.HTML",
@@ -46,13 +44,7 @@ def test_the_scores_are_numbers(
 
 
 def test_pages_and_texts_are_in_the_object_store(cluster: Cluster, artifacts: dict[tuple[str, str], Artifact]) -> None:
-    if not (store := os.environ.get("CLUSTER_STORE")):
-        pytest.skip("STORE=URL is not given: a port-forward of Kubeflow's object store")
-    secret = json.loads(cluster.kubectl("get", "secret", "mlpipeline-minio-artifact", "--output", "json"))["data"]
-    key, value = (base64.b64decode(secret[name]).decode() for name in ("accesskey", "secretkey"))
-    region = json.loads(artifacts["report", "page"].metadata["store_session_info"])["Params"]["region"]
-    options = {"endpoint_url": store, "region_name": region}
-    files = fsspec.filesystem("s3", key=key, secret=value, client_kwargs=options)
+    files = store_of(cluster).files
     begins = {"system.HTML": "<!doctype html>", "system.Markdown": "#"}
     for name, kind in TYPES.items():
         if kind in begins:

@@ -83,7 +83,7 @@ REASONS = (
     Reason(
         r'secret "(?P<name>[^"]+)" not found',
         "cannot start: the secret {name} does not exist in the namespace {namespace}",
-        "Create it (deploy/kubeflow/overlays/bucket-key), or name another one in deploy.google_key_secret.",
+        "Create it (deploy/kubeflow/overlays: object-store, bucket-key), or name another one in [deploy].",
         lasting=True,
     ),
     Reason(

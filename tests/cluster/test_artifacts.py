@@ -7,7 +7,7 @@ import os
 import pytest
 
 from components.evaluate.metrics.table import finite_values
-from tests.cluster.artifacts import Artifact, artifacts_of
+from tests.cluster.artifacts import Artifact, artifacts_of, readers_of
 from tests.cluster.cluster import Cluster, Run
 from tests.cluster.store import store_of
 
@@ -16,9 +16,11 @@ TYPES = {
     ("train", "curves"): "system.HTML",
     ("evaluate", "metrics"): "system.Metrics",
     ("evaluate", "scores"): "system.Markdown",
+    ("gate", "verdict"): "system.Artifact",
     ("gate", "metrics"): "system.Metrics",
     ("gate", "checks"): "system.Markdown",
     ("push", "metrics"): "system.Metrics",
+    ("push", "outcome"): "system.Markdown",
     ("report", "page"): "system.HTML",
 }
 
@@ -41,6 +43,14 @@ def test_the_scores_are_numbers(
     shown = artifacts["evaluate", "metrics"].metadata
     assert {"fid", "kid", "precision", "recall"} <= scores.keys()
     assert {name: shown[name] for name in scores} == pytest.approx(scores, rel=1e-3)  # summary.json rounds them less
+
+
+def test_the_verdict_is_between_evaluate_and_push(artifacts: dict[tuple[str, str], Artifact]) -> None:
+    address = os.environ["CLUSTER_METADATA"]
+    assert artifacts["gate", "verdict"].metadata["decision"] == "blessed"
+    assert artifacts["gate", "metrics"].metadata["blessed"] == artifacts["push", "metrics"].metadata["published"] == 1
+    assert "gate" in readers_of(artifacts["evaluate", "evaluation"], address)
+    assert "push" in readers_of(artifacts["gate", "verdict"], address)
 
 
 def test_pages_and_texts_are_in_the_object_store(cluster: Cluster, artifacts: dict[tuple[str, str], Artifact]) -> None:

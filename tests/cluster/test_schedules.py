@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 
-from tests.cluster.cluster import CONFIG, Cluster, wait_for
+from tests.cluster.cluster import CONFIG, Cluster, Run, wait_for
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED")
 
 
-def test_a_schedule_from_its_creation_to_its_deletion(cluster: Cluster, shell: str) -> None:
+def test_a_schedule_from_its_creation_to_its_deletion(cluster: Cluster, first_run: Run, shell: str) -> None:
     name = cluster.name
 
     def schedule(action: str, *words: str) -> tuple[int, str]:

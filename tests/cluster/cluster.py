@@ -20,6 +20,8 @@ CONFIG = Path(__file__).parent / "digits.toml"
 USER = 10001  # of the images
 STEPS = ["snapshot", "ingest", "validate", "train", "evaluate", "gate", "push", "report"]
 UNCACHED = ["snapshot", "gate", "push", "report"]  # they run also if nothing is new
+# What `submit` says of a deleted pod: the second, if Kubeflow has not yet recorded what became of it.
+LOST = ("train was lost: its pod was deleted", "train: attempt 1 was lost or failed")
 LONG = ["train.rounds=3000", "train.checkpoint_every_rounds=100", "train.sample_every_rounds=3000"]  # time to lose its pod
 RESTRICTED = {
     "runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "allowPrivilegeEscalation": False,

@@ -21,7 +21,11 @@ MISSING = {
     ),
     "image": (["deploy.image=localhost/nothing:1"], f"{NOT_WAITED}the image localhost/nothing:1 cannot be pulled", "Push it"),
     "secret": (["deploy.s3_secret=nothing"], f"{NOT_WAITED}the secret nothing does not exist", "deploy/kubeflow/overlays"),
-    "account": (["deploy.service_account=nothing"], "the service account nothing does not exist", "deploy.service_account"),
+    "account": (
+        ["deploy.service_account=nothing"],
+        "Failed: the run cannot start: the service account nothing does not exist",
+        "deploy.service_account",
+    ),
     "role": (
         ["deploy.service_account={name}-no-role"],
         "Failed: the run could not start: ",
@@ -63,6 +67,7 @@ def test_submit_says_what_a_pod_waits_for(cluster: Cluster, submitted: dict[str,
     run = submitted[case]
     wait_for(lambda: sentence.format(name=cluster.name) in run.output.read_text(), f"the sentence {sentence!r}", 600)
     assert detail in run.output.read_text()
+    assert "was lost" not in run.output.read_text()
     assert run.process.poll() is None
 
 

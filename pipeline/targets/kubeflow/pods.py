@@ -145,7 +145,7 @@ REASONS = (
         lasting=True,
     ),
     Reason(
-        r"Unschedulable: (?P<detail>.+?)(?:\. |$)",
+        r"(?:Unschedulable|FailedScheduling): (?P<detail>.+?)(?:\. |$)",
         "waits for a machine: {detail}",
         "Wait, add machines, or ask for less in [deploy].",
     ),

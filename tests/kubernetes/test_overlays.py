@@ -17,8 +17,6 @@ OBJECTS = [
     "role.rbac.authorization.k8s.io/wgan-runner", "rolebinding.rbac.authorization.k8s.io/wgan-runner",
     "serviceaccount/wgan-runner",
 ]  # fmt: skip
-
-
 WITHOUT_VOLUME = {"object-store"}
 
 

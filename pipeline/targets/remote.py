@@ -282,6 +282,7 @@ class _PodNews:
         self._report, self._ask, self._elsewhere = report, ask, elsewhere
         self._waits_since: float | None = None
         self._asked = 0
+        self._waited: set[object] = set()  # at the last time of asking
         self._told: dict[object, float] = {}  # when each thing was first told
 
     def tell(self, run: RunState) -> PodProblem | None:
@@ -291,7 +292,7 @@ class _PodNews:
                 why = [each for each in self._ask() if (each.step, each.attempt) == (attempt.step, attempt.number)]
                 self._tell(attempt, why[-1].problem if why else f"{attempt.step}: attempt {attempt.number} was lost or failed")
         if not run.waits:
-            self._waits_since, self._asked = None, 0
+            self._waits_since, self._asked, self._waited = None, 0, set()
             return None
         now = time.monotonic()
         self._waits_since = now if self._waits_since is None else self._waits_since
@@ -300,7 +301,9 @@ class _PodNews:
         self._asked += 1
         waiting = [each for each in self._ask() if each.waits]
         for each in waiting:
-            self._tell(each[:4], f"{each.problem}. {each.cure}".strip())
+            if each.kind or each[:4] in self._waited:  # without a reason, it may be a pod that has just been created
+                self._tell(each[:4], f"{each.problem}. {each.cure}".strip())
+        self._waited = {each[:4] for each in waiting}
         if not waiting:
             self._tell(None, f"a step waits for its pod; {self._elsewhere} says why")
         lasting = (each for each in waiting if each.lasting and now - self._told[each[:4]] >= GIVEN_UP_AFTER_SECONDS)

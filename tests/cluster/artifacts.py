@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+INPUT = 3  # the type of an event
 SERVICE = "ml_metadata.MetadataStoreService"
 # Names, numbers and types of the fields in ml_metadata/proto of ML Metadata 1.14, which Kubeflow Pipelines 2.17.0 runs.
 FIELDS = {
@@ -18,12 +19,19 @@ FIELDS = {
     "GetContextByTypeAndNameResponse": [("context", 1, "Context")],
     "GetArtifactsByContextRequest": [("context_id", 1, 3)],
     "GetArtifactsByContextResponse": [("artifacts", 1, ["Artifact"])],
+    "Event": [("execution_id", 2, 3), ("type", 4, 5)],
+    "Execution": [("custom_properties", 5, ["Entry"])],
+    "GetEventsByArtifactIDsRequest": [("artifact_ids", 1, [3])],
+    "GetEventsByArtifactIDsResponse": [("events", 1, ["Event"])],
+    "GetExecutionsByIDRequest": [("execution_ids", 1, [3])],
+    "GetExecutionsByIDResponse": [("executions", 1, ["Execution"])],
 }
 
 
 class Artifact(NamedTuple):
-    """An artifact: the step and the output that it is, its type such as system.Metrics, and its metadata."""
+    """An artifact: its number, the step and the output that it is, its type such as system.Metrics, and its metadata."""
 
+    id: int
     step: str
     output: str
     type: str
@@ -40,10 +48,22 @@ def artifacts_of(run_id: str, address: str) -> dict[tuple[str, str], Artifact]:
     return {(each.step, each.output): each for each in artifacts}
 
 
+def readers_of(artifact: Artifact, address: str) -> set[str]:
+    """Return the steps that had an artifact as an input."""
+    with grpc.insecure_channel(address) as channel:
+        events = _call(channel, "GetEventsByArtifactIDs", artifact_ids=[artifact.id]).events
+        ids = [event.execution_id for event in events if event.type == INPUT]
+        executions = _call(channel, "GetExecutionsByID", execution_ids=ids).executions
+    return {_properties(execution)["task_name"] for execution in executions}
+
+
 def _artifact(found: Any) -> Artifact:
     *_, step, _, output = found.uri.split("/")  # …/PIPELINE/RUN_ID/STEP/ID/OUTPUT
-    metadata = {entry.key: value for entry in found.custom_properties for _, value in entry.value.ListFields()}
-    return Artifact(step, output, found.type, found.uri, metadata)
+    return Artifact(found.id, step, output, found.type, found.uri, _properties(found))
+
+
+def _properties(found: Any) -> dict[str, Any]:
+    return {entry.key: value for entry in found.custom_properties for _, value in entry.value.ListFields()}
 
 
 def _messages() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,11 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 CONFIG = Path(__file__).parent / "digits.toml"
 USER = 10001  # of the images
+STEPS = ["snapshot", "ingest", "validate", "train", "evaluate", "gate", "push", "report"]
+UNCACHED = ["snapshot", "gate", "push", "report"]  # they run also if nothing is new
+# What `submit` says of a deleted pod: the second, if Kubeflow has not yet recorded what became of it.
+LOST = ("train was lost: its pod was deleted", "train: attempt 1 was lost or failed")
+LONG = ["train.rounds=3000", "train.checkpoint_every_rounds=100", "train.sample_every_rounds=3000"]  # time to lose its pod
 RESTRICTED = {
     "runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
@@ -75,10 +81,11 @@ class Cluster(NamedTuple):
         ]  # fmt: skip
         return [word for override in (*ours, *overrides) for word in ("--set", override)]
 
-    def command(self, *words: str) -> tuple[int, str]:
-        """Run the command line; return its exit code and its output."""
+    def command(self, *words: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+        """Run the command line, with these variables too; return its exit code and its output."""
+        variables = os.environ | (environment or {})
         done = subprocess.run(
-            _command(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=False
+            _command(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=variables, check=False
         )
         return done.returncode, done.stdout
 
@@ -153,6 +160,11 @@ class Run:
             self.process.kill()
             self.process.wait()
             self.terminate()
+
+    def remove(self) -> None:
+        """End the run and remove its pods, also those that wait for something that will not come."""
+        self.end()
+        self.cluster.kubectl("delete", "workflows", "--selector", f"pipeline/runid={self.id}", "--wait=false")
 
     def wait(self, seconds: float = 1200.0) -> tuple[int, str]:
         """Wait for the end of `submit`; return its exit code and its output."""

@@ -88,7 +88,10 @@ def restricted(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def first_run(cluster: Cluster, restricted: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that has succeeded, with every step in a pod that Pod Security `restricted` admitted."""
+    """A run that has succeeded, with every step in a pod that Pod Security `restricted` admitted.
+
+    What runs this configuration in this run.dir again must come after it, since nothing is new then.
+    """
     run = cluster.submit(tmp_path_factory.mktemp("first") / "output")
     code, output = run.wait()
     assert code == 0, output

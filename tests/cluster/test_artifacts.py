@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 
-import fsspec
 import pytest
 
 from components.evaluate.metrics.table import finite_values
-from tests.cluster.artifacts import Artifact, artifacts_of
+from tests.cluster.artifacts import Artifact, artifacts_of, readers_of
 from tests.cluster.cluster import Cluster, Run
+from tests.cluster.store import store_of
 
 TYPES = {
     ("validate", "findings"): "system.HTML",
     ("train", "curves"): "system.HTML",
     ("evaluate", "metrics"): "system.Metrics",
     ("evaluate", "scores"): "system.Markdown",
+    ("gate", "verdict"): "system.Artifact",
     ("gate", "metrics"): "system.Metrics",
     ("gate", "checks"): "system.Markdown",
     ("push", "metrics"): "system.Metrics",
+    ("push", "outcome"): "system.Markdown",
     ("report", "page"): "system.HTML",
 }
 
@@ -45,14 +45,16 @@ def test_the_scores_are_numbers(
     assert {name: shown[name] for name in scores} == pytest.approx(scores, rel=1e-3)  # summary.json rounds them less
 
 
+def test_the_verdict_is_between_evaluate_and_push(artifacts: dict[tuple[str, str], Artifact]) -> None:
+    address = os.environ["CLUSTER_METADATA"]
+    assert artifacts["gate", "verdict"].metadata["decision"] == "blessed"
+    assert artifacts["gate", "metrics"].metadata["blessed"] == artifacts["push", "metrics"].metadata["published"] == 1
+    assert "gate" in readers_of(artifacts["evaluate", "evaluation"], address)
+    assert "push" in readers_of(artifacts["gate", "verdict"], address)
+
+
 def test_pages_and_texts_are_in_the_object_store(cluster: Cluster, artifacts: dict[tuple[str, str], Artifact]) -> None:
-    if not (store := os.environ.get("CLUSTER_STORE")):
-        pytest.skip("STORE=URL is not given: a port-forward of Kubeflow's object store")
-    secret = json.loads(cluster.kubectl("get", "secret", "mlpipeline-minio-artifact", "--output", "json"))["data"]
-    key, value = (base64.b64decode(secret[name]).decode() for name in ("accesskey", "secretkey"))
-    region = json.loads(artifacts["report", "page"].metadata["store_session_info"])["Params"]["region"]
-    options = {"endpoint_url": store, "region_name": region}
-    files = fsspec.filesystem("s3", key=key, secret=value, client_kwargs=options)
+    files = store_of(cluster).files
     begins = {"system.HTML": "<!doctype html>", "system.Markdown": "#"}
     for name, kind in TYPES.items():
         if kind in begins:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.cluster import CONFIG, Cluster, Run, wait_for
+from tests.cluster.cluster import CONFIG, LONG, LOST, Cluster, Run, wait_for
 from tests.cluster.conftest import claim
 
-LONG = ["train.rounds=3000", "train.checkpoint_every_rounds=100", "train.sample_every_rounds=3000"]
 SMALL_MIB = 64
 
 
@@ -60,7 +59,7 @@ def test_training_resumes_from_its_checkpoint_in_another_pod(
     remove(cluster, lost)
     code, output = run.wait()
     assert code == 0, output
-    assert "train: attempt 1 was lost or failed" in output
+    assert any(words in output for words in LOST), output
     assert run.summary(shell)["train"]["resumed_from_round"] >= 100
 
 
@@ -91,18 +90,3 @@ def test_a_full_volume(cluster: Cluster, small: str, tmp_path: Path) -> None:
     cluster.run_pod(f"{small}-empty", f"rm {cluster.folder}/filler", claim=small)
     code, output = cluster.submit(tmp_path / "again", f"deploy.volume_claim={small}").wait()
     assert code == 0, output
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("deploy.volume_claim=nothing", "the volume claim nothing does not exist"),
-        ("deploy.image=localhost/nothing:1", "the image localhost/nothing:1 cannot be pulled"),
-        ("deploy.cpu=1000", "Insufficient cpu"),
-    ],
-)
-def test_submit_says_why_a_pod_does_not_start(
-    cluster: Cluster, tmp_path: Path, runs: list[Run], override: str, sentence: str
-) -> None:
-    runs.append(run := cluster.submit(tmp_path / "output", override))
-    wait_for(lambda: sentence in run.output.read_text(), f"the sentence {sentence!r}", 300)

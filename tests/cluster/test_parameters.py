@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import CONFIG, Cluster
+from tests.cluster.cluster import CONFIG, Cluster, Run
 
 TYPES = {
     "source": "STRING", "image_size": "NUMBER_INTEGER", "rounds": "NUMBER_INTEGER", "batch": "NUMBER_INTEGER",
@@ -18,7 +18,7 @@ TYPES = {
 
 
 @pytest.fixture(scope="module")
-def compiled(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(cluster: Cluster, first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     code, output = cluster.command("compile", str(CONFIG), *cluster.settings(), "--target", "kubeflow", "-o", str(file))
     assert code == 0, output

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.cluster import ROOT, Cluster, Run, wait_for
+from tests.cluster.cluster import ROOT, STEPS, Cluster, Run, wait_for
 
 LABELS = {"app.kubernetes.io/name": "wgan-tpu-pipeline"}
 POLICY = ROOT / "deploy" / "kubeflow" / "base" / "network-policy.yaml"
 
 
 def test_every_step_ran_as_the_service_account_with_the_least_role(cluster: Cluster, first_run: Run) -> None:
+    assert all(first_run.pods(step) for step in STEPS)
     pods = cluster.get("pods", f"pipeline/runid={first_run.id}")
     assert {pod["spec"]["serviceAccountName"] for pod in pods} == {cluster.name}
 

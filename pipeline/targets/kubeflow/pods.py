@@ -83,7 +83,7 @@ REASONS = (
     Reason(
         r'secret "(?P<name>[^"]+)" not found',
         "cannot start: the secret {name} does not exist in the namespace {namespace}",
-        "Create it (deploy/kubeflow/overlays/bucket-key), or name another one in deploy.google_key_secret.",
+        "Create it (deploy/kubeflow/overlays: object-store, bucket-key), or name another one in [deploy].",
         lasting=True,
     ),
     Reason(
@@ -145,7 +145,7 @@ REASONS = (
         lasting=True,
     ),
     Reason(
-        r"Unschedulable: (?P<detail>.+?)(?:\. |$)",
+        r"(?:Unschedulable|FailedScheduling): (?P<detail>.+?)(?:\. |$)",
         "waits for a machine: {detail}",
         "Wait, add machines, or ask for less in [deploy].",
     ),

@@ -95,6 +95,17 @@ def test_a_server_that_does_not_tell(served: tuple[str, Kubeflow], monkeypatch: 
     assert "\nFailed: train failed. The log of the step has the reason: " in output
 
 
+def test_a_pod_that_has_just_been_created_is_not_told(served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a reason, submit says that a pod waits only if it still does at the next time of asking."""
+    monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
+    waiting = recorded(served[1], "secret")["run"]
+    served[1].answers = [waiting, {**waiting, "state": "SUCCEEDED", "run_details": task_details({"train": "SUCCEEDED"})}]
+    served[1].fault = lambda _, path: (403, {}) if path.startswith("/k8s") else None
+    code, output = run("submit", "--host", served[0], "--follow", waiting["run_id"])
+    assert code == 0
+    assert output.splitlines()[:-1] == ["  train: running", "  train: succeeded"]
+
+
 @pytest.mark.parametrize("each", MESSAGES, ids=lambda each: each["means"][:40])
 def test_what_kubernetes_says(each: dict[str, Any]) -> None:
     problem = explain(POD._replace(message=each["said"]), [each["said"]])

@@ -4,9 +4,9 @@
     python benchmarks/accelerator_training.py train FOLDER OUT --save 900,4500,18000 [--seconds 300]
     python benchmarks/accelerator_training.py export FOLDER OUT DATASET VALIDATION MODELS
 
-`prepare` and `export` need TensorFlow, `train` needs what `accelerator.py run` needs. `prepare` writes a bundle of one host call
-for one replica, with the dataset's training images, and the order of the images in all rounds. `train` runs calls one after
-another: each starts with the variables that the one before returned, which stay on the device. It compares the first call with
+`prepare` and `export` need TensorFlow, `train` needs what `accelerator.py run` needs. `prepare` writes the bundle of one host
+call for one replica, with the dataset's training images, and the order of the images in all rounds. `train` runs call after
+call: each starts with the variables that the one before returned, which stay on the device. It compares the first call with
 TensorFlow's on a CPU, and writes the moving average of the generator after the rounds of --save as OUT/ROUNDS.npz. `export`
 writes each as a model artifact, MODELS/ROUNDS.
 """
@@ -28,8 +28,8 @@ from components.tpu_check import executor
 
 ORDER, METRICS, SPEED = "order.npy", "metrics.npy", "speed.json"
 AVERAGE = "ema_generator/"
-# Of the first call, for metrics. Two devices round differently, and with the rates of configs/ Adam makes a difference of 1e-7 up
-# to ten times as large every round: after 20 rounds XLA's CPU and TensorFlow's differ by 1 to 60 %, an H200 and a CPU the same.
+# Of the first call, for metrics. Devices round differently, and with the rates of configs/ Adam makes a difference of 1e-7 up to
+# ten times as large every round: after 20 rounds XLA's CPU and TensorFlow's differ by 1 to 60 %, and so do a GPU and a CPU.
 COMPARED_ROUNDS = 3
 
 
@@ -102,6 +102,7 @@ def save(out: Path, rounds: int, state: Any) -> None:
 def export(folder: Path, out: Path, dataset: Path, validation: Path, models: Path) -> None:
     """Write a model artifact, as the train step does, for each moving average in `out`. It has no state to start from."""
     from components.common.artifacts import new_artifact
+    from components.generator.generator import SAVED_MODEL
     from components.train.config import TrainConfig
     from components.train.networks import ImageShape
     from components.train.progress import images_seen
@@ -115,7 +116,7 @@ def export(folder: Path, out: Path, dataset: Path, validation: Path, models: Pat
         generator.set_weights([average[name] for name in sorted(average)])
         inputs = {"dataset": dataset, "validation": validation}
         with new_artifact(models / file.stem, "model", config=train, inputs=inputs) as writer:
-            generator.save(writer.path)
+            generator.save(writer.path / SAVED_MODEL)
             writer.counts = {"rounds": rounds, "images_seen": images_seen(train, rounds)}
             shape = {"image_size": size, "channels": channels, "latents": train.latents, "classes": 0}
             writer.details = shape | {"exported_round": rounds, "started_from": ""}

@@ -26,7 +26,9 @@ from tests.unit.benchmarks.test_accelerator import TINY, benchmark
 def test_the_model_is_that_of_the_train_step(tmp_path: Path) -> None:
     dataset, validation = write_digits(tmp_path / "data")
     bundle, trained, models = (tmp_path / name for name in ("bundle", "trained", "models"))
-    settings = [word for name in (*TINY, "precision=float32", "generator_learning_rate=0.05") for word in ("--set", f"train.{name}")]
+    settings = [
+        word for name in (*TINY, "precision=float32", "generator_learning_rate=0.05") for word in ("--set", f"train.{name}")
+    ]
     for words in (
         ("prepare", bundle, "configs/quickstart.toml", dataset, "--rounds", 15, "--rounds-per-call", 5, *settings),
         ("train", bundle, trained, "--save", "10,15"),

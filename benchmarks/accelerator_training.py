@@ -28,8 +28,8 @@ from components.tpu_check import executor
 
 ORDER, METRICS, SPEED = "order.npy", "metrics.npy", "speed.json"
 AVERAGE = "ema_generator/"
-# Of the first call, for metrics. Devices round differently, and with the rates of configs/ Adam makes a difference of 1e-7 up to
-# ten times as large every round: after 20 rounds XLA's CPU and TensorFlow's differ by 1 to 60 %, and so do a GPU and a CPU.
+# Of the first call, for metrics. Devices round differently, and with the rates of configs/ Adam makes a difference of 1e-7 up
+# to ten times as large every round: after 20 rounds XLA's CPU and TensorFlow's differ by 1 to 60 %, and so do a GPU and a CPU.
 COMPARED_ROUNDS = 3
 
 

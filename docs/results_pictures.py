@@ -1,6 +1,6 @@
 """Make the pictures of results.md: results_NAME.png, the samples of some latents after some rounds, and results_curves.png.
 
-python docs/results_pictures.py MODELS      with model artifacts MODELS/NAME/ROUNDS, and MODELS/NAME/scores-ROUNDS.json from score
+python docs/results_pictures.py MODELS    with model artifacts MODELS/NAME/ROUNDS, and MODELS/NAME/scores-ROUNDS.json of `score`
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ ROWS = {
     "emoji32": (tuple(f"emoji32/{rounds}" for rounds in (900, 4500, 18000, 54000)), 18, 1),
     "emoji64": (("emoji64s/260", "emoji64s/1260", "emoji64s/5000", "emoji64s/15000", "emoji64/5000", "emoji64/15540"), 9, 1),
 }
-COLOURS = 128  # of a picture's palette, which keeps its file small
+GAP, GREY = 1, 128  # pixels between two samples, and their value
+COLOURS = 256  # of a picture's palette, which keeps its file small
 
 
 def draw_samples(models: Path, name: str) -> None:
     """Write the picture of a data set: a row for each model, with samples of the same latents."""
     rows, count, scale = ROWS[name]
     drawn = [generator.sample(generator.load(generator.find_saved_model(models / row)), count, seed=0) for row in rows]
-    pixels = np.concatenate([np.concatenate(list(images), axis=1) for images in drawn])
+    with_gaps = [np.pad(images, [(0, 0), (0, GAP), (0, GAP), (0, 0)], constant_values=GREY) for images in drawn]
+    pixels = np.concatenate([np.concatenate(list(images), axis=1) for images in with_gaps])
     pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     picture.quantize(COLOURS).save(HERE / f"results_{name}.png", optimize=True)

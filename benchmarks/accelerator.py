@@ -20,13 +20,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.common.errors import PipelineError
 from components.tpu_check import executor
 from components.tpu_check.executor import Array
+
+if TYPE_CHECKING:
+    from components.tpu_check.reference import Images
 
 # The largest differences of metrics and of variables that pass. Adam divides gradients by their size, so it turns the sign of a
 # rounding error into a whole step, and bfloat16 rounds more: then only the metrics have a bound.
@@ -35,8 +38,10 @@ EXPECTED, ABOUT = "expected.npz", "about.json"
 MATRIX, COPIED_BYTES = {"cpu": 1024, "gpu": 8192}, {"cpu": 2**26, "gpu": 2**31}
 
 
-def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, images: int, with_reference: bool) -> None:
-    """Write the bundle of a training; `images` random images stand for its dataset."""
+def prepare(
+    folder: Path, config_file: Path, overrides: list[str], rounds: int, images: int | Images, with_reference: bool
+) -> None:
+    """Write the bundle of a training on `images`, or on as many random images."""
     import tensorflow as tf
 
     from benchmarks.train_throughput import convolution_flops
@@ -50,9 +55,11 @@ def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, 
     section = load_config(config_file, ["train.devices=tpu", "deploy.tpu_topology=v5e:1x1", *overrides]).for_tpu_check()
     every = dict.fromkeys(("rounds_per_call", "log_every_rounds", "checkpoint_every_rounds", "sample_every_rounds"), rounds)
     train = TrainConfig.model_validate(section.train.model_dump() | every | {"rounds": rounds, "data": "resident"})
-    config = section.model_copy(update={"train": train, "images": images})
+    count = images if isinstance(images, int) else len(images.pixels)
+    config = section.model_copy(update={"train": train, "images": count})
     shape = ImageShape(config.image_size, config.channels, config.classes if train.conditional else 0)
-    on_cpu, data = reference.cpu_config(config), reference.synthetic_images(config)
+    on_cpu = reference.cpu_config(config)
+    data = reference.synthetic_images(config) if isinstance(images, int) else images
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EXPECTED).unlink(missing_ok=True)
     if with_reference:
@@ -71,6 +78,8 @@ def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, 
         "rounds": rounds,
         "critic_images_a_round": train.n_critic * train.global_batch_size,
         "convolution_flops_a_round": convolution_flops(shape, on_cpu),  # it does not count in loops, and on a CPU there is none
+        "image": [config.image_size, config.channels],
+        "train": on_cpu.model_dump(mode="json"),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=1))
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB", file=sys.stderr)
@@ -78,13 +87,7 @@ def prepare(folder: Path, config_file: Path, overrides: list[str], rounds: int, 
 
 def run(folder: Path, repeats: int) -> dict[str, Any]:
     """Run a bundle and return its figures; `within_bounds` is None if it has no numbers of a CPU."""
-    if missing := [name for name in ("program.json", "arguments.npz", ABOUT) if not (folder / name).is_file()]:
-        raise PipelineError(f"{folder} has no {missing[0]}.", f"Make it with: accelerator.py prepare {folder} CONFIG.")
-    about, bundle, devices = (
-        json.loads((folder / ABOUT).read_text()),
-        executor.read_bundle(folder),
-        executor.find_devices(1, None),
-    )
+    about, bundle, devices = opened(folder)
     started = time.perf_counter()
     loaded = executor.load(bundle.text, devices)
     compile_seconds = time.perf_counter() - started
@@ -110,6 +113,13 @@ def run(folder: Path, repeats: int) -> dict[str, Any]:
         "needed_gigabytes": round(executor.needed_bytes(loaded, 1) / 1e9, 3),
         **differences,
     }
+
+
+def opened(folder: Path) -> tuple[dict[str, Any], executor.Bundle, list[Any]]:
+    """Return what `prepare` says about a bundle, the bundle, and the device for it. Raises PipelineError if it is not one."""
+    if missing := [name for name in ("program.json", "arguments.npz", ABOUT) if not (folder / name).is_file()]:
+        raise PipelineError(f"{folder} has no {missing[0]}.", f"Make it with: accelerator.py prepare {folder} CONFIG.")
+    return json.loads((folder / ABOUT).read_text()), executor.read_bundle(folder), executor.find_devices(1, None)
 
 
 def compare(expected: Mapping[str, Array], found: Mapping[str, Array], bounds: tuple[float, float]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from pipeline.images.speed import Speed
 SIZES = get_args(IngestConfig.model_fields["image_size"].annotation)
 LARGEST = {"cpu": 32}  # the image size that is chosen at most; 64 on other devices
 # For each image size the config in which its [train] section was measured. No larger size was measured.
-TUNED = {8: "quickstart.toml", 16: "fashion_mnist.toml", 28: "fashion_mnist.toml", 32: "rgb32.toml"}
-GPU_BATCH = 64
+TUNED = {8: "quickstart.toml", 16: "fashion_mnist.toml", 28: "fashion_mnist.toml", 32: "rgb32.toml", 64: "rgb64.toml"}
+ON_A_GPU = {"global_batch_size": 64, "generator_channels": 32, "critic_channels": 32}  # measured at 64×64 (docs/results.md)
 FEWEST_IMAGES, FEW_IMAGES = 100, 500  # with fewer than the first, validate refuses the dataset
 FEWEST_LABELS, MOST_LABELS, FEWEST_PER_LABEL = 3, 100, 50  # for folders to be labels
 COMMON_SHARE = 0.4  # of all pixels in one colour
@@ -194,12 +194,19 @@ def _labels(made: Choices, look: Look) -> None:
 
 def _networks(made: Choices, size: int, devices: str) -> None:
     """Take networks, batch and rates from the config for this image size; choose_rounds sets what depends on the rounds."""
-    name = TUNED.get(size, TUNED[32])
+    name, on_a_gpu = TUNED.get(size, TUNED[64]), devices == "gpu"
     section = load_config(shipped_config(name)).train
+    if on_a_gpu:
+        section = section.model_copy(update=ON_A_GPU)
     for key in sorted(section.model_fields_set - {"devices", "rounds", "score_every_images", "ema_halflife_rounds"}):
         made.set(f"train.{key}", getattr(section, key))
     for key in ("rounds_per_call", *EVERY):
         made.set(f"train.{key}", made.asked.get("train.penalty_every_rounds", 1))
-    batch = made.set("train.global_batch_size", GPU_BATCH if devices == "gpu" else section.global_batch_size)
-    tuned = "where they were tuned on a CPU" if size in TUNED and devices != "gpu" else "not tuned for this size or device"
-    made.say("Networks", f"{section.networks}, batch {batch}, learning rates and the rest as in configs/{name}, {tuned}")
+    batch = made.asked.get("train.global_batch_size", section.global_batch_size)
+    measured = size == 64 if on_a_gpu else size in TUNED
+    how = "which was measured at this size" if measured else "not measured at this size on such a device"
+    wide = made.asked.get("train.generator_channels", section.generator_channels)
+    made.say(
+        "Networks",
+        f"{section.networks}, batch {batch}, {wide} channels, learning rates and the rest as in configs/{name}, {how}",
+    )

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[3]
 TINY = ["global_batch_size=8", "generator_channels=8", "critic_channels=8", "optimizer=sgd"]
 
 
-def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
+def benchmark(*words: str, program: str = "accelerator.py") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "benchmarks/accelerator.py", *words]
+    command = [sys.executable, f"benchmarks/{program}", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -120,11 +120,22 @@ def test_images_with_which_no_training_is_possible_are_refused(changes: dict[str
         made(replace(PLAIN, **changes))
 
 
-@pytest.mark.parametrize(("size", "name", "rate"), [(8, "quickstart", 1e-3), (28, "fashion_mnist", 2e-3), (64, "rgb32", 2e-3)])
-def test_networks_come_from_the_config_for_the_size(size: int, name: str, rate: float) -> None:
-    choices = made(asked={"ingest.image_size": size})
-    assert config_of(choices).train.critic_learning_rate == rate
-    assert f"configs/{name}.toml, {'not tuned' if size == 64 else 'where they were tuned'}" in line(choices, "Networks")
+@pytest.mark.parametrize(
+    ("size", "devices", "name", "rate", "batch", "channels", "measured"),
+    [
+        (8, "cpu:1", "quickstart", 1e-3, 64, 32, True), (28, "cpu:1", "fashion_mnist", 2e-3, 16, 32, True),
+        (64, "cpu:1", "rgb64", 1e-3, 16, 16, True), (64, "gpu", "rgb64", 1e-3, 64, 32, True),
+        (128, "cpu:1", "rgb64", 1e-3, 16, 16, False), (32, "gpu", "rgb32", 2e-3, 64, 32, False),
+    ],
+)  # fmt: skip
+def test_networks_come_from_the_config_for_the_size(
+    size: int, devices: str, name: str, rate: float, batch: int, channels: int, measured: bool
+) -> None:
+    choices = made(asked={"ingest.image_size": size}, devices=devices)
+    train = config_of(choices).train
+    assert (train.critic_learning_rate, train.global_batch_size) == (rate, batch)
+    assert train.generator_channels == train.critic_channels == channels
+    assert f"configs/{name}.toml, {'which was' if measured else 'not'} measured at this size" in line(choices, "Networks")
 
 
 @pytest.mark.parametrize(

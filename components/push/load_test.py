@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 OUR_PACKAGES = ("components", "pipeline")
+UNUSED_PACKAGES = ("jax", "matplotlib", "scipy", "sklearn")  # TensorFlow imports them if it can: components/common/imports.py
 COUNTS = (4, 1, 3)  # a server asks for one image; a batch may be odd
 
 
@@ -89,7 +90,7 @@ def _shape_faults(signature: str, images: Any, shape: tuple[int, ...]) -> Iterat
 def main(argv: list[str]) -> int:
     """Check `argv`: SAVED_MODEL IMAGE_SIZE CHANNELS LATENTS."""
     # Even under -I an installed project could be imported; a user of the model does not have it.
-    sys.modules.update(dict.fromkeys(OUR_PACKAGES))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys((*OUR_PACKAGES, *UNUSED_PACKAGES)))  # type: ignore[arg-type]
     import tensorflow as tf
 
     fault = first_fault(tf.saved_model.load(argv[0]), *(int(number) for number in argv[1:]))

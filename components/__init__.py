@@ -4,6 +4,10 @@ import contextlib
 import importlib.metadata
 import os
 
+from components.common.imports import lighten_tensorflow
+
+lighten_tensorflow()
+
 # By default, TensorFlow enables oneDNN's convolutions only on CPUs with AVX-512. On other CPUs they are about 1.5 times faster
 # too. The variable must be set before TensorFlow is first imported; an explicit setting wins.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

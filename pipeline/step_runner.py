@@ -1,4 +1,7 @@
-"""What surrounds the work of every step: read its section, run it, write its journal entry, exit with its code."""
+"""What surrounds the work of every step: read its section, run it, write its journal entry, exit with its code.
+
+Each step is a process, so this file imports what every step needs, and each function the rest.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,29 @@ import tempfile
 from collections import namedtuple
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from components.common.artifacts import digest_of, json_bytes, write_bytes
 from components.common.errors import ArtifactError, InterruptedStepError, PipelineError
 from components.common.journal import SNAPSHOT, listing_name, record_failure, recorded
-from components.common.section import Summary
+from components.common.section import Section, Summary
 from components.common.store import Folder, Store, store_at
-from components.registry.registry import Registry
-from components.report.description import RunDescription
-from components.tpu_check.config import TpuCheckConfig
-from components.train.config import TrainConfig
-from components.train.devices.tpu_runtime import prepare
-from pipeline.arguments import step_arguments
-from pipeline.config import RunConfig, with_folders
 from pipeline.displays import fill_displays
-from pipeline.keys import step_keys
-from pipeline.parameters import resolve_run
 
+if TYPE_CHECKING:
+    from components.report.description import RunDescription
+
+# The class of each step's section, in components/STEP/config.py.
+SECTIONS = {
+    "ingest": "IngestConfig",
+    "validate": "ValidateConfig",
+    "tpu_check": "TpuCheckConfig",
+    "train": "TrainConfig",
+    "evaluate": "EvaluateConfig",
+    "gate": "GateTask",
+    "push": "PushConfig",
+}
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes shows this file with the exit code, and `submit` reads it there
-SECTIONS = {"tpu_check": TpuCheckConfig} | {step: type(section) for step, section in RunConfig().sections().items()}
 
 
 class PlatformRun(NamedTuple):
@@ -65,9 +71,11 @@ def run_step(
 
     def body() -> Summary:
         work = store_at(work_dir)
-        section = SECTIONS[step].model_validate_json(config)
-        if isinstance(section, TrainConfig):
-            prepare(section.devices)  # before TensorFlow is imported, which looks for a TPU then
+        section = _section(step, config)
+        if devices := getattr(section, "devices", ""):  # only train has them
+            from components.train.devices.tpu_runtime import prepare
+
+            prepare(devices)  # before TensorFlow is imported, which looks for a TPU then
         run = importlib.import_module(f"components.{step}.run").run
         parameters = inspect.signature(run).parameters
         with contextlib.ExitStack() as stack:
@@ -104,6 +112,11 @@ def begin_run(run: str, target: str, job: PlatformRun, parameters: Mapping[str, 
     wrong or the source cannot be read, a record of the step `snapshot` with the error. The run gets its folder in run.dir, so
     that it can be watched.
     """
+    from components.report.description import RunDescription
+    from pipeline.arguments import step_arguments
+    from pipeline.config import RunConfig, with_folders
+    from pipeline.keys import step_keys
+    from pipeline.parameters import resolve_run
     from pipeline.snapshot import list_source, save_run, take_snapshot  # needs packages that the train-tpu image lacks
 
     started = {"run_id": job.name, "started_at": job.created_at}
@@ -138,7 +151,8 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
     A run on a platform gets a folder in run.dir, as a local one has. `state` and `message` are the platform's words; what the
     steps recorded decides how the run ended.
     """
-    from components.report.run import run as write_report  # slow to import, and no other step needs it
+    from components.report.description import RunDescription
+    from components.report.run import run as write_report
     from pipeline.snapshot import load_run
 
     description = RunDescription.model_validate_json(run)
@@ -200,9 +214,19 @@ def _local_file(store: Store, name: str) -> Iterator[Path | None]:
 @contextlib.contextmanager
 def _champion_folder(location: str) -> Iterator[Path | None]:
     """Yield the folder of a registry's champion, None if there is none."""
-    champion = Registry(location).champion() if location else None
+    if not location:
+        yield None
+        return
+    from components.registry.registry import Registry
+
+    champion = Registry(location).champion()
     with Registry(location).open_version(champion.version) if champion else contextlib.nullcontext() as folder:
         yield folder
+
+
+def _section(step: str, config: str) -> Section:
+    section = getattr(importlib.import_module(f"components.{step}.config"), SECTIONS[step])
+    return cast(Section, section.model_validate_json(config))
 
 
 def _exit(step: str, error: PipelineError) -> NoReturn:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from components.common.errors import PipelineError
+from components.common.imports import importing_without
 from components.generator.generator import find_saved_model, load, sample_batches, strip, write_batches
 
 
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error(f"--count {arguments.count}: at least 1 is needed")
+    with importing_without("keras"):  # a SavedModel does not need it
+        import tensorflow  # noqa: F401
     try:
         model = load(find_saved_model(arguments.model))
         options = {"label": arguments.label, "truncation": arguments.truncation}

@@ -5,6 +5,7 @@ Run as a file by `python -I`. Prints nothing and exits 0, or prints one sentence
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 
 OUR_PACKAGES = ("components", "pipeline")
+# TensorFlow imports them if it can, which takes longer than the rest of its import (components/common/imports.py). A server of
+# models has none of them, not even Keras.
+UNUSED_PACKAGES = ("jax", "keras", "matplotlib", "scipy", "sklearn")
 COUNTS = (4, 1, 3)  # a server asks for one image; a batch may be odd
 
 
@@ -89,7 +93,8 @@ def _shape_faults(signature: str, images: Any, shape: tuple[int, ...]) -> Iterat
 def main(argv: list[str]) -> int:
     """Check `argv`: SAVED_MODEL IMAGE_SIZE CHANNELS LATENTS."""
     # Even under -I an installed project could be imported; a user of the model does not have it.
-    sys.modules.update(dict.fromkeys(OUR_PACKAGES))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys((*OUR_PACKAGES, *UNUSED_PACKAGES)))  # type: ignore[arg-type]
+    gc.disable()  # this process ends soon
     import tensorflow as tf
 
     fault = first_fault(tf.saved_model.load(argv[0]), *(int(number) for number in argv[1:]))

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict
-from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2
 
 from components.common.errors import DataRejectedError
 
 DATASET = "dataset"  # the feature name of an anomaly of the whole dataset
 L_INFINITY, JENSEN_SHANNON = "COMPARATOR_L_INFTY_HIGH", "COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH"
-DRIFT_MEASUREMENTS = {
-    L_INFINITY: anomalies_pb2.DriftSkewInfo.Measurement.L_INFTY,
-    JENSEN_SHANNON: anomalies_pb2.DriftSkewInfo.Measurement.JENSEN_SHANNON_DIVERGENCE,
-}
+DRIFT_MEASUREMENTS = {L_INFINITY: "L_INFTY", JENSEN_SHANNON: "JENSEN_SHANNON_DIVERGENCE"}  # of tensorflow-metadata
 
 Severity = Literal["error", "warning"]
 
@@ -95,6 +90,11 @@ def rejection(anomalies: Sequence[Anomaly], snapshot: str, against: str, accept:
 
 def to_proto(anomalies: Iterable[Anomaly], schema: Any) -> Any:
     """Return the Anomalies proto of a Schema proto. The anomalies of one feature become one entry with several reasons."""
+    from tensorflow_metadata.proto.v0 import (  # every run reads a history, but only validate writes protos
+        anomalies_pb2,
+        path_pb2,
+    )
+
     proto = anomalies_pb2.Anomalies(baseline=schema, anomaly_name_format=anomalies_pb2.Anomalies.SERIALIZED_PATH)
     for anomaly in anomalies:
         if anomaly.feature == DATASET:
@@ -110,7 +110,7 @@ def to_proto(anomalies: Iterable[Anomaly], schema: Any) -> Any:
 
 
 def _add_reason(info: Any, anomaly: Anomaly) -> None:
-    kind = anomalies_pb2.AnomalyInfo
+    kind = type(info)
     info.severity = max(info.severity, kind.Severity.Value(anomaly.severity.upper()))
     info.reason.add(type=kind.Type.Value(anomaly.reason), short_description=anomaly.short, description=anomaly.text)
     info.short_description = "Multiple errors" if len(info.reason) > 1 else anomaly.short
@@ -119,4 +119,6 @@ def _add_reason(info: Any, anomaly: Anomaly) -> None:
 
 def as_text(proto: Any) -> str:
     """Return a proto in text format, which TFDV's load_*_text functions read."""
+    from google.protobuf import text_format
+
     return str(text_format.MessageToString(proto, as_utf8=True))

@@ -88,6 +88,15 @@ def test_leaky_is_leaky_relu_in_values_gradients_and_the_penaltys_gradients() ->
     assert my_convolutions < their_convolutions  # the purpose of Leaky: zeros are not convolved
 
 
+def test_leaky_in_bfloat16_has_the_gradients_of_tensorflows_kernel_to_the_last_bit() -> None:
+    x, upstream = (tf.cast(drawn(4, 9, 9, 2), tf.bfloat16) for _ in range(2))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = Leaky(0.2, dtype="mixed_bfloat16")(x)
+    expected = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=x, alpha=0.2)
+    np.testing.assert_array_equal(tape.gradient(y, x, upstream), expected)
+
+
 def test_label_rows_are_a_lookup() -> None:
     layer = LabelRows(4, 3, "zeros")
     layer.build((None,))

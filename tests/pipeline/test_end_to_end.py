@@ -61,7 +61,7 @@ def test_the_summary_has_every_documented_key(first: Outcome) -> None:
     assert scores["floor"]["fid"] < scores["ceiling"]["fid"]
     assert scores["intervals"]["fid"][0] <= scores["fid"] <= scores["intervals"]["fid"][1]
     assert scores["fid"] > 0
-    assert scores["provenance"]["extractor"]["kind"] == "classifier"
+    assert scores["provenance"]["extractor"]["kind"] == "trained"
     assert summary["gate"]["decision"] == "blessed"
     assert summary["push"]["decision"] == "published"
     assert summary["push"]["version"] == "v0001"

@@ -49,8 +49,8 @@ class ExternalSettings(BaseModel):
     channels: int
     size: int = 0
     classes: int = 0
-    scale: float = 1.0
     held_out_accuracy: float | None = None
+    told_apart: float | None = None
 
 
 class Network(NamedTuple):

@@ -26,7 +26,13 @@ def test_the_verdict_on_the_first_model(bench: Bench) -> None:
     assert (verdict.blessed, verdict.unchanged, verdict.version) == (True, False, "")
     assert (verdict.champion, verdict.champion_digest, verdict.champion_kid) == ("", "", None)
     assert (verdict.champion_scores, verdict.evidence) == (None, None)
-    assert [check.name for check in verdict.checks] == ["data", "memorization", "first"]
+    assert [check.name for check in verdict.checks] == [
+        "data",
+        "memorization",
+        "first_precision",
+        "first_recall",
+        "first_coverage",
+    ]
     assert bench.files() == {}, "gate only reads the registry"
     assert verdict_numbers(verdict) == {
         "blessed": 1.0, "data_passed": 1.0, "data_errors": 0.0, "memorization_passed": 1.0, "first_passed": 1.0,

@@ -75,7 +75,7 @@ def test_names_are_escaped_in_the_page(bench: Bench) -> None:
 
 
 def test_data_without_labels(bench: Bench) -> None:
-    extractor = {"kind": "random", "digest": "ab" * 32, "accuracy": None, "features": 64}
+    extractor = {"kind": "savedmodel", "digest": "ab" * 32, "accuracy": None, "told_apart": None, "features": 64}
     provenance = SCORES["provenance"] | {"extractor": extractor}  # type: ignore[operator]
     card, _ = cards(bench, modes=None, provenance=provenance)
     assert "fixed random convolutions" in card

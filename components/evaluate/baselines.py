@@ -57,7 +57,8 @@ def _measure(
     sample, found = images[:count], {}
     for name in useless.SETS:
         made = useless.make(name, sample, count, np.random.default_rng(config.seed))
-        found[name] = measure_features(reference.real, extractor.features(made), k, side) | {"images": count}
+        features = extractor.features(made, may_be_equal=True)
+        found[name] = measure_features(reference.real, features, k, side) | {"images": count}
     floor = measure_features(reference.real, held_out, k, side) | {"images": len(held_out)} if len(held_out) > k else None
     return {"floor": floor, "ceiling": found["noise"], "useless": found}
 

@@ -44,9 +44,11 @@ def check_candidate(
 
 def reason_of(checks: Sequence[Check]) -> str:
     """Return the sentences of the failed checks, or else those of the passed ones."""
-    failed = [check.sentence for check in checks if not check.passed]
+    failed = [check for check in checks if not check.passed]
     # Data and memorization are mentioned only if they failed: who reads that a model passed wants the other numbers.
-    return " ".join(failed or [check.sentence for check in checks if check.name not in ("data", "memorization")])
+    shown = failed or [check for check in checks if check.name not in ("data", "memorization")]
+    first = ["First model of this registry."] if shown[0].name.startswith("first_") else []
+    return " ".join([*first, *(check.sentence for check in shown)])
 
 
 def _data(errors: Sequence[str]) -> Check:

@@ -15,7 +15,7 @@ from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError
 from components.common.store import Folder
 from components.dataset.records import ImageSet
-from components.evaluate import baselines
+from components.evaluate import baselines, useless
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor, extractor_training
@@ -130,17 +130,32 @@ class TestPlantedFaults:
             assert interval[1] - interval[0] < 0.1 * (ceiling[name] - floor[name])
         assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
 
-    def test_floor_and_ceiling_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
-        digest = read_manifest(evaluated.dataset).digest
-        cached = baselines.floor_and_ceiling(
-            CONFIG, evaluated.reference, evaluated.extractor, digest, Folder(evaluated.work_dir)
+    def test_the_features_tell_useless_images_from_real_ones(self, evaluated: Evaluated) -> None:
+        measured = evaluated.summary.useless
+        assert measured is not None
+        assert list(measured) == list(useless.SETS)
+        assert useless.not_told_apart(measured) == []
+        assert useless.trust_sentence(evaluated.scores).startswith(
+            "These features tell all 8 useless sets from real images: noise, "
         )
-        assert cached == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
+        blind = {"useless": measured | {"noise": {"precision": 0.5, "recall": 0.2, "coverage": 0.3}}}
+        assert "not tell all useless images from real ones: noise (precision 0.50, recall 0.20," in useless.trust_sentence(
+            blind
+        )
+        assert min(scores["kid"] for scores in measured.values()) > 10 * abs(evaluated.summary.kid)
+
+    def test_baselines_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
+
+        def measured(digest: str) -> dict[str, Any]:
+            given = (evaluated.reference, part("train").images, evaluated.extractor, digest, Folder(evaluated.work_dir))
+            return baselines.measure_baselines(CONFIG, *given)
+
+        summary = evaluated.summary
+        cached = measured(read_manifest(evaluated.dataset).digest)
+        assert cached == {"floor": summary.floor, "ceiling": summary.ceiling, "useless": summary.useless}
         with pytest.raises(pytest.fail.Exception, match="measured again"):
-            baselines.floor_and_ceiling(
-                CONFIG, evaluated.reference, evaluated.extractor, "other data", Folder(evaluated.work_dir)
-            )
+            measured("other data")
 
     def test_a_constant_generator_is_scored(self, evaluated: Evaluated) -> None:
         constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))

@@ -80,7 +80,7 @@ FIRST = SCORES | {"provenance": MEASURED, "floor": REAL, "ceiling": USELESS["noi
 def test_the_first_model_is_compared_with_useless_and_real_images(change: dict[str, float], sentence: str) -> None:
     checks = check_candidate(GateConfig(), FIRST | change, None)
     assert passed(checks) == (not sentence)
-    assert reason_of(checks).startswith(sentence or "Precision 0.280: ")
+    assert reason_of(checks).startswith(f"First model of this registry. {sentence or 'Precision 0.280: '}")
     assert reason_of(checks).count("(gate.first_share).") == (1 if sentence else 4)
 
 

@@ -139,8 +139,8 @@ def test_the_digest_does_not_depend_on_the_location(tmp_path: Path) -> None:
     ("keys", "sentence"),
     [
         ({"extractor": "inception"}, r"needs extractor_weights = FILE, or download_weights = true"),
-        ({"extractor": "savedmodel:"}, r"use auto, classifier, random, inception or savedmodel:PATH"),
-        ({"extractor": "vgg"}, r"use auto, classifier"),
+        ({"extractor": "savedmodel:"}, "use default, inception or savedmodel:PATH"),
+        ({"extractor": "vgg"}, "use default, inception or savedmodel:PATH"),
         ({"extractor": "default", "extractor_weights": "x.h5"}, r'need extractor = "inception"'),
         ({"extractor_digest": "00"}, r'extractor_digest needs extractor = "inception" or "savedmodel:PATH", not "default"'),
     ],

@@ -80,7 +80,7 @@ class Extractor(NamedTuple):
         size, side = self.settings.image_size, averaged(self.settings.image_size)
         return f"none: native {size}×{size}" if side == 1 else f"averaged to {size // side}×{size // side} by the network"
 
-    def features(self, images: Images, *, may_be_equal: bool = True) -> Floats32:
+    def features(self, images: Images, *, may_be_equal: bool = True) -> Floats32:  # noqa: ARG002 - external extractors check it
         """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], between -BOUND and BOUND."""
         return self.features_and_scores(images)[0]
 

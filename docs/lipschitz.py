@@ -23,7 +23,7 @@ import numpy as np
 from components.common.command import read_section
 from components.dataset.records import ImageSet, read_split
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.features.extractor_training import train_classifier
+from components.evaluate.features.extractor_training import train_extractor
 from components.evaluate.metrics import fid, kid
 from components.ingest.config import IngestConfig
 from components.ingest.run import run as ingest
@@ -98,7 +98,7 @@ def digit_trainings(
     case: Case, train: ImageSet, held_out: ImageSet, count: int
 ) -> dict[str, tuple[ScoredMoment, ScoredMoment]]:
     """Train with each bound; return the moments after the same number of rounds, and after the same CPU seconds."""
-    extractor = train_classifier(train, held_out, EvaluateConfig().extractor_epochs)
+    extractor = train_extractor(train, held_out, EvaluateConfig().extractor_epochs)
     real = extractor.features(train.images)
 
     def scored(moment: TrainingMoment) -> ScoredMoment:

@@ -39,7 +39,7 @@ class Scorer:
     """Holds the extractor, trained on the labels of the training images, and the features of the test images."""
 
     def __init__(self, dataset: Path, config: Path, work_dir: Path) -> None:
-        self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "classifier"})
+        self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "default"})
         train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
         digest = read_manifest(dataset, "dataset").digest
         self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, Folder(work_dir))

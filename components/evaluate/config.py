@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from components.common.section import Section
 
 GRAPH_URL = "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz"
-KINDS = ("auto", "classifier", "random", "inception")
+KINDS = ("default", "inception")
 
 
 class EvaluateConfig(Section):
@@ -19,9 +19,9 @@ class EvaluateConfig(Section):
     real_images: int = Field(10_000, ge=100, description="Most training images to compare with (the first ones are taken).")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the samples and of the random subsets.")
     extractor: str = Field(
-        "auto",
-        description="Network that computes features: classifier (trained on the labels), random (fixed weights), inception "
-        "(InceptionV3), or savedmodel:PATH. auto: classifier if there are labels, else random.",
+        "default",
+        description="Network that computes features: default (trained on the training images), inception (InceptionV3), or "
+        "savedmodel:PATH.",
     )
     extractor_weights: str = Field(
         "",
@@ -33,7 +33,7 @@ class EvaluateConfig(Section):
     extractor_range: Literal["0..255", "0..1", "-1..1"] = Field(
         "0..255", description="savedmodel: range of the pixel values that it takes. inception always takes -1..1."
     )
-    extractor_epochs: int = Field(12, ge=1, description="classifier: training epochs.")
+    extractor_epochs: int = Field(12, ge=1, description="default: most training epochs.")
     kid_subsets: int = Field(50, ge=2, description="Number of random subsets of samples for KID's standard error (jackknife).")
     kid_subset_size: int = Field(500, ge=10, description="Samples in a subset; at most half of all samples are used.")
     neighbours_k: int = Field(5, ge=1, description="k of precision, recall, density and coverage.")

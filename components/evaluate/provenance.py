@@ -26,6 +26,7 @@ def provenance(
             "kind": settings.kind,
             "digest": extractor.digest,
             "accuracy": settings.held_out_accuracy,
+            "told_apart": settings.told_apart,
             "features": extractor.width,
         },
         "resize": extractor.resize,

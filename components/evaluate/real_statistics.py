@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from components.common.artifacts import write_bytes
 from components.common.errors import ArtifactError, first_line
-from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images
+from components.evaluate.features.extractor import Images
 from components.evaluate.metrics import classes, colours, sharpness
 from components.evaluate.metrics.checks import Floats
 
@@ -54,15 +54,3 @@ def real_statistics_of(images: Images, count: int, labels: npt.NDArray[np.int64]
         sharp.append(sharpness.features_to_statistics(part) if large else np.zeros(len(part)))
         coloured.append(colours.features_to_statistics(part))
     return RealStatistics(np.concatenate(sharp), np.concatenate(coloured), shares)
-
-
-def probabilities_of(extractor: AnyExtractor, features: Floats32) -> Floats | None:
-    """Return the class probabilities of features, float64 [N, K], or None if the extractor is not a classifier."""
-    if not isinstance(extractor, Extractor) or extractor.settings.kind != "classifier":
-        return None
-    kernel, bias = (array.astype(np.float64) for array in extractor.weights[-2:])
-    scores = (features / np.float32(extractor.settings.scale)) @ kernel + bias
-    scores -= scores.max(axis=1, keepdims=True)
-    powers = np.exp(scores)
-    probabilities: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities

@@ -28,6 +28,7 @@ from components.evaluate.scores import (
     measure,
     save_array,
 )
+from components.evaluate.useless import trust_sentence
 from components.generator.generator import sample_in_fresh_process
 
 SCORES_FILE = "scores.json"
@@ -51,6 +52,7 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Locatio
     scored = score_images(config, real, lambda: _draw(model, config, _shape(data)), work_dir, dataset=dataset)
     summary = scored.measurement.summary
     say(", ".join(f"{metric.title} {metric.text(summary.scores)}" for metric in table.metrics_on("console")))
+    say(trust_sentence(scored.as_json()))
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
         scores = scored.as_json()
         write_json(writer.path / SCORES_FILE, scores)
@@ -83,7 +85,7 @@ def rescore(evaluation: Path, model: Path) -> Rescored:
     size, channels = extractor.settings.image_size, extractor.settings.channels
     samples = features_of(_draw(model, config, (size, size, channels)), extractor)
     scores = manifest.details["scores"]
-    baselines = {name: scores.get(name) for name in ("floor", "ceiling")}
+    baselines = {name: scores.get(name) for name in ("floor", "ceiling", "useless")}
     origin = {**scores["provenance"], **program()}
     real = load_real_statistics(evaluation)
     return Rescored(measure(reference, samples, config, origin, real=real, baselines=baselines).summary, samples.features)

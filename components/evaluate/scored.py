@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
 from components.common.images import grid, viewable_scale, write_png
 from components.common.store import Location, store_at
-from components.evaluate.baselines import floor_and_ceiling
+from components.evaluate.baselines import measure_baselines
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features.extractor import AnyExtractor, Extractor
 from components.evaluate.features.extractor_training import Labelled, extractor_for
 from components.evaluate.metrics.memorization import worst_pairs
 from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.provenance import provenance
-from components.evaluate.real_statistics import RealStatistics, probabilities_of, real_statistics_of
+from components.evaluate.real_statistics import RealStatistics, real_statistics_of
 from components.evaluate.reference_cache import cached_reference
 from components.evaluate.scores import Measurement, Reference, Samples, measure, modes
 
@@ -53,9 +54,9 @@ class Scored(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return the content of scores.json."""
         scores = self.measurement.summary.model_dump(mode="json")
-        if not isinstance(self.extractor, Extractor) or self.extractor.settings.kind != "classifier":
+        if self.samples.probabilities is None:
             return scores | {"modes": None}
-        labels, predicted = self.real.train.labels, self.extractor.classes_of(self.samples.features)
+        labels, predicted = self.real.train.labels, self.samples.probabilities.argmax(axis=1)
         return scores | {"modes": modes(labels[labels >= 0], predicted, list(map(str, self.real.label_names)))}
 
     def write_pictures(self, folder: Path, neighbour_rows: int) -> None:
@@ -100,13 +101,16 @@ def score_images(
     samples = features_of(images, extractor)
     origin = provenance(config, extractor, real.digest, real_count, len(held_out.images), weights)
     cached = cached_reference(*reference, config, work)
-    baselines = floor_and_ceiling(config, reference, extractor, real.digest, work, cached.side)
+    baselines = measure_baselines(config, reference, train.images, extractor, real.digest, work, cached.side)
     statistics = real_statistics_of(train.images, real_count, train.labels, extractor.settings.classes)
     measurement = measure(reference, samples, config, origin, real=statistics, baselines=baselines, cached=cached)
     return Scored(measurement, images, samples, real, reference, statistics, extractor)
 
 
 def features_of(images: Images, extractor: AnyExtractor) -> Samples:
-    """Return images uint8 [M, H, W, C] with their features and class probabilities."""
-    features = extractor.features(images)
-    return Samples(features, images, probabilities_of(extractor, features))
+    """Return images uint8 [M, H, W, C] with their features, and class probabilities if the default extractor knows labels."""
+    if not isinstance(extractor, Extractor) or not extractor.settings.classes:
+        return Samples(extractor.features(images), images)
+    features, scores = extractor.features_and_scores(images)
+    of_labels = scores[:, : extractor.settings.classes].astype(np.float64)
+    return Samples(features, images, softmax(of_labels, axis=1))

@@ -23,7 +23,7 @@ from components.evaluate.metrics.tiles import nearest_images
 from components.evaluate.real_statistics import RealStatistics
 from components.evaluate.reference_cache import CachedReference, cached_reference
 
-Baselines = dict[str, dict[str, float] | None]
+Baselines = dict[str, Any]  # floor, ceiling and useless, as in EvaluateSummary
 
 TRAIN_FILE = "train_features.npy"
 HELD_OUT_FILE = "held_out_features.npy"
@@ -36,7 +36,7 @@ class EvaluateSummary(Summary):
     """The scores of a generator: a key for each metric of METRICS that could be measured, and their provenance.
 
     `intervals` are 95 % bootstrap intervals of FID and KID over real images and samples. `floor` and `ceiling` are the scores
-    of held-out real images and of noise. See docs/scores.md.
+    of held-out real images and of noise, `useless` those of all sets of useless images by name. See docs/scores.md.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -44,6 +44,7 @@ class EvaluateSummary(Summary):
     provenance: dict[str, Any]
     floor: dict[str, float] | None = None
     ceiling: dict[str, float] | None = None
+    useless: dict[str, dict[str, float]] | None = None
     intervals: dict[str, tuple[float, float] | None] | None = None
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.evaluate.metrics import table
+from components.evaluate.metrics.prdc import expected_coverage
 from components.gate.config import GateConfig
 from components.gate.evidence import Evidence
 from components.gate.verdict import Check
@@ -14,6 +15,8 @@ from components.gate.verdict import Check
 # honest generator, and 0.92 for digits copied with noise of a sixth of the grey levels.
 NEARER_LIMIT = 0.9
 SIGNIFICANCE = 0.01
+# KIDs are compared on a logarithmic scale: a thousandth of what useless images score counts as real images.
+DECADES = 3
 
 
 class RescoredChampion(NamedTuple):
@@ -30,20 +33,22 @@ def check_candidate(
     """Return the checks of a candidate's scores; the champion's must be of the same provenance.
 
     A candidate may be published if it passes all: its data was accepted; it does not copy training images; its KID is better
-    than the champion's beyond noise and its coverage not much lower; without a champion, its KID is far enough from that of
-    noise.
+    than the champion's beyond noise and its coverage not much lower; without a champion, its precision, recall, coverage and
+    KID are near enough to those of real images, and its KID is far from that of useless images.
     """
     common = (_data(data_errors), _memorization(config, candidate))
     if champion is None:
-        return (*common, _first(config, candidate))
+        return (*common, *_first(config, candidate))
     return (*common, _kid(config, candidate, champion), _coverage(config, candidate, champion))
 
 
 def reason_of(checks: Sequence[Check]) -> str:
     """Return the sentences of the failed checks, or else those of the passed ones."""
-    failed = [check.sentence for check in checks if not check.passed]
+    failed = [check for check in checks if not check.passed]
     # Data and memorization are mentioned only if they failed: who reads that a model passed wants the other numbers.
-    return " ".join(failed or [check.sentence for check in checks if check.name not in ("data", "memorization")])
+    shown = failed or [check for check in checks if check.name not in ("data", "memorization")]
+    first = ["First model of this registry."] if shown[0].name.startswith("first_") else []
+    return " ".join([*first, *(check.sentence for check in shown)])
 
 
 def _data(errors: Sequence[str]) -> Check:
@@ -72,18 +77,41 @@ def _memorization(config: GateConfig, candidate: Mapping[str, Any]) -> Check:
     return Check("memorization", passed, sentence, numbers)
 
 
-def _first(config: GateConfig, candidate: Mapping[str, Any]) -> Check:
-    kid = f"First model of this registry, KID {_text('kid', candidate)}"
-    floor, ceiling = ((candidate.get(name) or {}).get("kid") for name in ("floor", "ceiling"))
-    if floor is None or ceiling is None or ceiling <= floor:
-        sentence = f"{kid}; there are no scores of noise and of real images to compare with."
-        return Check("first", True, sentence, {"kid": candidate["kid"]})
-    share = (ceiling - candidate["kid"]) / (ceiling - floor)
-    limit = ceiling - config.first_share * (ceiling - floor)
-    noise, real, most = (_text("kid", {"kid": value}) for value in (ceiling, floor, limit))
-    sentence = f"{kid}: noise scores {noise}, real images {real}; the limit is {most} (gate.first_share)."
-    numbers = {"kid": candidate["kid"], "noise": ceiling, "real": floor, "limit": limit}
-    return Check("first", share >= config.first_share, sentence, numbers)
+def _first(config: GateConfig, candidate: Mapping[str, Any]) -> tuple[Check, ...]:
+    """Compare a first model with real and with useless images: fidelity, diversity and distance, each by itself."""
+    floor, useless, measured = candidate.get("floor") or {}, candidate.get("useless") or {}, candidate["provenance"]
+    real_count = measured["real"]["count"]
+    # The held-out images are often fewer than the samples, and fewer images cover less: so not what they score.
+    coverage = expected_coverage(real_count, measured["samples"], measured["neighbours_k"])
+    best = {"precision": floor.get("precision", 1.0), "recall": floor.get("recall", 1.0), "coverage": coverage}
+    shares = tuple(_first_share(config, candidate, name, real) for name, real in best.items())
+    return (*shares, _first_kid(config, candidate, useless)) if useless else shares
+
+
+def _first_share(config: GateConfig, candidate: Mapping[str, Any], name: str, real: float) -> Check:
+    value, limit = candidate[name], config.first_share * real
+    shown, noise = _text(name, candidate), _text(name, candidate.get("ceiling") or {})
+    sentence = (
+        f"{name.capitalize()} {shown}: {f'noise scores {noise}, ' if noise else ''}real images {_text(name, {name: real})}; "
+        f"a first model needs at least {_text(name, {name: limit})} (gate.first_share)."
+    )
+    return Check(f"first_{name}", value >= limit, sentence, {"value": value, "real": real, "limit": limit})
+
+
+def _first_kid(config: GateConfig, candidate: Mapping[str, Any], useless: Mapping[str, Mapping[str, float]]) -> Check:
+    nearest = min(useless, key=lambda name: useless[name]["kid"])
+    worst = useless[nearest]["kid"]
+    limit = max(worst, 0.0) * 10 ** (-DECADES * config.first_share)
+    value = candidate["kid"]
+    kids = {"noise": useless["noise"]["kid"], "real": (candidate.get("floor") or {}).get("kid")}
+    shown = {name: _text("kid", {"kid": kid}) for name, kid in kids.items() if kid is not None}
+    real = f"real images {shown['real']}, " if "real" in shown else ""
+    sentence = (
+        f"KID {_text('kid', candidate)}: noise scores {shown['noise']}, {real}and the best of the useless images, {nearest}, "
+        f"{_text('kid', {'kid': worst})}; a first model needs at most {_text('kid', {'kid': limit})} (gate.first_share)."
+    )
+    numbers = {"value": value, "limit": limit, "nearest_useless": worst}
+    return Check("first_kid", value <= limit or config.first_share == 0, sentence, numbers)
 
 
 def _kid(config: GateConfig, candidate: Mapping[str, Any], champion: RescoredChampion) -> Check:

@@ -20,10 +20,11 @@ class GateConfig(Section):
         0.05, ge=0.0, le=1.0, description="How far the candidate's coverage may be below the champion's."
     )
     first_share: float = Field(
-        0.5,
+        0.3,
         ge=0.0,
         le=1.0,
-        description="First model of a registry: 0 accepts the KID of noise (ceiling), 1 requires that of real images (floor).",
+        description="First model of a registry: the share of the precision, recall and coverage of real images that it needs; "
+        "and how far its KID must be from that of useless images, on a logarithmic scale. 0 accepts every model.",
     )
     max_memorization: float = Field(
         0.25,

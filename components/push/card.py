@@ -10,6 +10,7 @@ import jinja2
 
 from components.common.artifacts import Manifest
 from components.evaluate.metrics import table
+from components.evaluate.useless import trust_sentence
 
 
 def model_cards(
@@ -31,6 +32,7 @@ def model_cards(
         "dataset": evaluation.details["dataset"],
         "rows": score_rows(scores),
         "provenance": scores["provenance"],
+        "trust": trust_sentence(scores),
         "reason": reason,
         "samples": base64.b64encode(samples).decode(),
     }

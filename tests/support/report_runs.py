@@ -50,7 +50,7 @@ SCORES: dict[str, Any] = {
     "classes_covered": 10, "class_imbalance": 0.06, "sharpness_ratio": 0.94,
     "colour_distance": 0.17,
     "provenance": {
-        "extractor": {"kind": "classifier", "digest": "ab" * 32, "accuracy": 0.9733, "features": 64},
+        "extractor": {"kind": "trained", "digest": "ab" * 32, "accuracy": 0.9733, "told_apart": 0.93, "features": 64},
         "resize": "none: native 8×8",
         "real": {"split": "train", "count": 1437, "held_out": 360, "dataset": "cd" * 32},
         "samples": 2000, "seed": 0, "neighbours_k": 5, "kid_subsets": 50, "kid_subset_size": 500, "weights": "ema",

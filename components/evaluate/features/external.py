@@ -49,8 +49,8 @@ class ExternalSettings(BaseModel):
     channels: int
     size: int = 0
     classes: int = 0
-    scale: float = 1.0
     held_out_accuracy: float | None = None
+    told_apart: float | None = None
 
 
 class Network(NamedTuple):
@@ -98,15 +98,18 @@ class ExternalExtractor:
             how = f"bilinear, not antialiased, to {INCEPTION_SIZE}×{INCEPTION_SIZE}, by the network itself"
         return f"{how}, values {settings.range.replace('..', ' to ')}"
 
-    def features(self, images: npt.NDArray[np.uint8] | StoredImages) -> Floats32:
-        """Return the features of uint8 images [N, H, W, C]: float32 [N, D]. Raises ArtifactError if they are unusable."""
+    def features(self, images: npt.NDArray[np.uint8] | StoredImages, *, may_be_equal: bool = False) -> Floats32:
+        """Return the features of uint8 images [N, H, W, C]: float32 [N, D].
+
+        Raises ArtifactError if they are unusable, as features are that are equal for all images, unless they may be.
+        """
         parts = [self._compute(self._input(images[start : start + BATCH_SIZE])) for start in range(0, len(images), BATCH_SIZE)]
         problem = ""
         if len({part.shape[1:] for part in parts}) > 1:
             problem = "features of unequal width"
         elif not all(np.isfinite(part).all() for part in parts):
             problem = "features that are not finite"
-        elif all((part == parts[0][0]).all() for part in parts) and _differ(images):
+        elif not may_be_equal and all((part == parts[0][0]).all() for part in parts) and _differ(images):
             problem = "the same features for all images"
         if problem:
             name = self.settings.location or self.settings.kind

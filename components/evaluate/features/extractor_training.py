@@ -1,16 +1,16 @@
-"""Creates the extractor of a dataset, once: trains the classifier or draws random weights, and caches the result."""
+"""Creates the default extractor of a dataset, once: trains it, and caches the result."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from components.common.artifacts import MANIFEST, code_digest, digest_of
-from components.common.errors import ConfigError
 from components.common.lease import leased
 from components.common.progress import say, tick
 from components.common.store import Store
@@ -18,37 +18,24 @@ from components.common.stored_artifacts import new_stored_artifact, open_artifac
 from components.dataset.records import NO_LABEL, ImageSet
 from components.dataset.stored_images import StoredSet
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.features import extractor
+from components.evaluate.features import damage, extractor
 from components.evaluate.features.external import ExternalExtractor, ExternalSettings
 from components.evaluate.features.extractor import AnyExtractor, Extractor, Floats32, Images, Settings
 
 FOLDER = "extractors"
 WAIT_SECONDS = 600.0  # for another evaluation that creates the same extractor
 SEED = 0  # of initial weights and data order; fixed, so that runs with different evaluate.seed share an extractor
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-3
 # This limits training to about 30 s on 2 cores for any dataset: 200,000 images of 28×28, fewer of larger images.
 MAX_PIXELS_SEEN = 200_000 * 28 * 28
-SCALE_IMAGES = 5000
-MOST_BYTES = 2**29  # of the images for training or testing the classifier: 43,690 of 64×64×3, 684,784 of 28×28
+FEWEST_EPOCHS = 4
+MOST_IMAGES = 20_000  # real ones for training, and as many damaged ones
+MOST_BYTES = 2**29  # of both
+WHITENING_IMAGES = 5000
 
-Kind = Literal["classifier", "random"]
 Labelled = ImageSet | StoredSet
-
-
-def kind_for(config: EvaluateConfig, train: Labelled) -> Kind:
-    """Return the kind for `config.extractor`; `auto` is the classifier if there are at least two labels.
-
-    Raises ConfigError if the classifier is configured and there are fewer.
-    """
-    labels = len(np.unique(train.labels[train.labels != NO_LABEL]))
-    if config.extractor == "classifier" and labels < 2:
-        raise ConfigError(
-            f'evaluate.extractor = "classifier" needs images of at least 2 labels; the dataset has {labels}.',
-            'Use evaluate.extractor = "random" or "auto".',
-        )
-    return "random" if config.extractor == "random" or labels < 2 else "classifier"
 
 
 def extractor_for(
@@ -61,14 +48,12 @@ def extractor_for(
     """
     if config.extractor == "inception" or config.extractor.startswith("savedmodel:"):
         return external_extractor(config, train.images.shape[1], train.images.shape[3])
-    kind = kind_for(config, train)
-    epochs = config.extractor_epochs if kind == "classifier" else 0
-    key = digest_of([data_digest, kind, epochs, SEED, code_digest("evaluate")])
+    key = digest_of([data_digest, config.extractor_epochs, SEED, code_digest("evaluate")])
     name = f"{FOLDER}/{key[:24]}"
     if MANIFEST not in work.names(name):
         with leased(work, f"{name}.lease", holder="Another evaluation of this dataset", wait_seconds=WAIT_SECONDS):
             if MANIFEST not in work.names(name):
-                created = train_classifier(train, held_out, epochs) if kind == "classifier" else random_extractor(train.images)
+                created = train_extractor(train, held_out, config.extractor_epochs)
                 inputs = {"dataset": dataset} if dataset else None
                 with new_stored_artifact(work, name, "extractor", config=config, inputs=inputs) as writer:
                     created.save(writer.path)
@@ -97,32 +82,50 @@ def external_extractor(config: EvaluateConfig, image_size: int, channels: int) -
 
 
 def random_extractor(images: Images) -> Extractor:
-    """Return the extractor with fixed random weights for images [N, H, W, C]; only its scale depends on the images."""
+    """Return an extractor with fixed random weights for images [N, H, W, C]; only its whitening depends on the images."""
     _, size, _, channels = images.shape
-    weights = extractor.initial_weights(extractor.network(size, channels, 0), SEED)
-    return _scaled("random", images, weights, classes=0)
+    weights = extractor.initial_weights(extractor.network(size, channels, 1), SEED)
+    return _whitened(Settings(kind="random", image_size=size, channels=channels, classes=0), images, weights)
 
 
-def train_classifier(train: Labelled, held_out: Labelled, epochs: int) -> Extractor:
-    """Return the extractor trained on the labelled training images, with its accuracy on the labelled held-out ones.
+def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extractor:
+    """Return the extractor trained on real images and as many damaged ones, and how well it recognises held-out ones.
 
-    The optimizer is AdamW on the cross-entropy, with a learning rate that decays to zero along a cosine.
+    Real images have a class for each label, or one class if there are fewer than two labels; each kind of damage is another
+    class. The optimizer is AdamW on the cross-entropy, with a learning rate that decays to zero along a cosine.
     """
-    images, labels = _labelled(train)
+    images, labels = _real(train)
     _, size, _, channels = images.shape
+    images = _averaged(images)
     classes = int(labels.max()) + 1
-    model = extractor.network(size, channels, classes)
+    damaged, kinds = damage.damaged(images, len(images), np.random.default_rng(SEED))
+    pool, targets = np.concatenate([images, damaged]), np.concatenate([labels, classes + kinds])
+    model = extractor.network(images.shape[1], channels, classes + len(damage.KINDS))
     model.set_weights(extractor.initial_weights(model, SEED))
-    epochs = max(1, min(epochs, MAX_PIXELS_SEEN // (len(images) * size * size)))
-    say(f"training the classifier for the features: {epochs} epochs of {len(images):,} images")
-    _fit(model, images, labels, epochs)
-    classifier = _scaled("classifier", images, model.get_weights(), classes)
-    images, labels = _labelled(held_out)
+    epochs = max(1, min(epochs, MAX_PIXELS_SEEN // (len(pool) * images.shape[1] ** 2)))
+    say(f"training the extractor of features: {epochs} epochs of {len(images):,} real and {len(damaged):,} damaged images")
+    _fit(model, pool, targets, epochs)
+    labelled = classes if classes > 1 else 0
+    settings = Settings(kind="trained", image_size=size, channels=channels, classes=labelled)
+    return _tested(_whitened(settings, train.images, model.get_weights()), held_out)
+
+
+def _tested(trained: Extractor, held_out: Labelled) -> Extractor:
+    """Return the extractor with the shares of held-out images, and of damaged held-out images, that it recognises."""
+    images, labels = _real(held_out, labelled=trained.settings.classes > 0)
     if not len(images):
-        return classifier
-    accuracy = float((classifier.classes_of(classifier.features(images)) == labels).mean())
-    say(f"the classifier labels {accuracy:.1%} of the held-out images correctly")
-    return classifier._replace(settings=classifier.settings.model_copy(update={"held_out_accuracy": accuracy}))
+        return trained
+    classes, found = max(1, trained.settings.classes), {}
+    of_real = trained.features_and_scores(images)[1]
+    of_damaged = trained.features_and_scores(damage.damaged(images, len(images), np.random.default_rng(SEED + 1))[0])[1]
+    shares = [float((scores.argmax(axis=1) < classes).mean()) for scores in (of_real, of_damaged)]
+    found["told_apart"] = (shares[0] + 1 - shares[1]) / 2
+    text = f"the extractor takes {shares[0]:.1%} of held-out images and {shares[1]:.1%} of damaged ones for real"
+    if trained.settings.classes:
+        found["held_out_accuracy"] = float((of_real[:, :classes].argmax(axis=1) == labels).mean())
+        text += f", and labels {found['held_out_accuracy']:.1%} of held-out images correctly"
+    say(text)
+    return trained._replace(settings=trained.settings.model_copy(update=found))
 
 
 def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
@@ -151,19 +154,38 @@ def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64
         order = generator.permutation(len(images))[: steps * batch_size].reshape(steps, batch_size)
         for rows in order:
             step(tf.constant(rows))
-        tick(epoch + 1, epochs, "epochs of the classifier")
+        tick(epoch + 1, epochs, "epochs of the extractor")
 
 
-def _scaled(kind: Kind, images: Images, weights: list[Floats32], classes: int) -> Extractor:
-    _, size, _, channels = images.shape
-    settings = Settings(kind=kind, image_size=size, channels=channels, classes=classes, scale=1.0, held_out_accuracy=None)
-    unscaled = Extractor(settings, tuple(weights))
-    mean_square = float(np.square(unscaled.features(images[:SCALE_IMAGES]), dtype=np.float64).mean())
-    scale = 1.0 / math.sqrt(max(mean_square, 1e-12))
-    return unscaled._replace(settings=settings.model_copy(update={"scale": scale}))
+def _averaged(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return images [N, H, W, C] as the network averages them, so that it trains on small ones."""
+    count, size, _, channels = images.shape
+    side = extractor.averaged(size)
+    small = size // side
+    parts = images[:, : small * side, : small * side].reshape(count, small, side, small, side, channels)
+    return damage.as_pixels(parts.mean(axis=(2, 4), dtype=np.float32)) if side > 1 else images
 
 
-def _labelled(images: Labelled) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return the first labelled images, up to MOST_BYTES."""
-    rows = np.flatnonzero(images.labels != NO_LABEL)[: max(1, MOST_BYTES // math.prod(images.images.shape[1:]))]
-    return images.images[rows], images.labels[rows]
+def _whitened(settings: Settings, images: Images, weights: Sequence[Floats32]) -> Extractor:
+    activations, _ = extractor.outputs(weights, images[:WHITENING_IMAGES])
+    return Extractor(settings, tuple(weights), *extractor.whitening_of(activations))
+
+
+def _real(split: Labelled, *, labelled: bool | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return images and the class of each: the label, or 0 for all images if there are fewer than two labels.
+
+    At most MOST_IMAGES, so many that fit into MOST_BYTES, and that each is seen at least FEWEST_EPOCHS times.
+    """
+    rows = np.flatnonzero(split.labels != NO_LABEL)
+    if labelled is None:
+        labelled = len(np.unique(split.labels[rows])) > 1
+    if not labelled:
+        rows = np.arange(len(split.labels))
+    size = split.images.shape[1] // extractor.averaged(split.images.shape[1])
+    limits = (
+        MOST_IMAGES,
+        MOST_BYTES // (2 * math.prod(split.images.shape[1:])),
+        MAX_PIXELS_SEEN // (2 * FEWEST_EPOCHS * size * size),
+    )
+    rows = rows[: max(1, min(limits))]
+    return split.images[rows], split.labels[rows] if labelled else np.zeros(len(rows), np.int64)

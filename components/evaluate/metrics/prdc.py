@@ -8,6 +8,7 @@ in a ball if its distance to the centre is strictly smaller than the radius.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -91,6 +92,14 @@ class Balls:
             density=float(self._balls_around_fake.mean() / k),
             coverage=float(self._covered.mean()),
         )
+
+
+def expected_coverage(real: int, fake: int, k: int) -> float:
+    """Return the coverage that `fake` images with the distribution of the `real` ones have on average.
+
+    An image's ball holds none of them if its k nearest neighbours among all others are real (Naeem et al. 2020, section 3.2).
+    """
+    return 1.0 - math.prod((real - 1 - index) / (real + fake - 1 - index) for index in range(k))
 
 
 def compute(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, k: int) -> Prdc:

@@ -58,6 +58,7 @@ METRICS: tuple[Metric, ...] = (
         source="Kynkäänniemi et al. 2019",
         shown=EVERYWHERE - {"console"},
         measure=lambda inputs: {"precision": inputs.pairs.shares.precision},
+        gate=True,
     ),
     Metric(
         name="recall",
@@ -70,6 +71,7 @@ METRICS: tuple[Metric, ...] = (
         source="Kynkäänniemi et al. 2019",
         shown=EVERYWHERE - {"console"},
         measure=lambda inputs: {"recall": inputs.pairs.shares.recall},
+        gate=True,
     ),
     Metric(
         name="density",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.evaluate.metrics import table
+from components.evaluate.useless import trust_sentence
 from components.report.artifact_reader import ArtifactReader
 from components.report.formatting import number, percent, plain
 from components.report.plots.bars import Bars, to_bars
 from components.report.plots.scale import list_scales
 
 EXTRACTORS = {
-    "classifier": "a classifier trained on the labels",
-    "random": "a random convolutional network",
+    "trained": "a network trained on the training images",
     "inception": "InceptionV3",
     "inception-2015": "the Inception graph of 2015",
     "savedmodel": "an external SavedModel",
@@ -57,7 +57,7 @@ class ScoresSection:
         self.scores, self.comparable = list_scores(evaluation.summary), COMPARABLE
         provenance = evaluation.summary.get("provenance") or {}
         self.provenance = provenance_rows(provenance)
-        self.summary = evaluation.attempt("The provenance", lambda: provenance_sentence(provenance), "", recorded=True)
+        self.summary = evaluation.attempt("The provenance", lambda: how_measured(evaluation.summary), "", recorded=True)
         content: dict[str, Any] = evaluation.attempt("scores.json", lambda: dict(evaluation.json("scores.json")), {})
         self.scales = evaluation.attempt("The scales of the scores", lambda: list_scales(content, champion), ())
         self.classes, self.classes_summary = evaluation.attempt(
@@ -78,7 +78,7 @@ class PublishedScores:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.scores, self.comparable = list_scores(content), PUBLISHED
-        self.provenance, self.summary = provenance_rows(content["provenance"]), provenance_sentence(content["provenance"])
+        self.provenance, self.summary = provenance_rows(content["provenance"]), how_measured(content)
         self.notes, self.scales, self.classes, self.classes_summary = (), (), Bars(), ""
         self.neighbours = None
 
@@ -111,7 +111,7 @@ def scores_markdown(scores: Mapping[str, Any]) -> str:
         value = f"{score.value} ± {score.error}" if score.error else score.value
         rows.append(f"| {score.name} | {value} | {score.reading} | {score.meaning} |")
     table_head = ["| Score | Value | How to read it | What it is |", "|---|---|---|---|"]
-    measured = provenance_sentence(scores.get("provenance") or {})
+    measured = how_measured(scores)
     return "\n".join(["# Scores", "", *table_head, *rows, "", measured, "", COMPARABLE, ""])
 
 
@@ -120,13 +120,22 @@ def p_value_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
+def how_measured(scores: Mapping[str, Any]) -> str:
+    """Return how scores were measured, and how far their features can be trusted."""
+    return " ".join(filter(None, [provenance_sentence(scores.get("provenance") or {}), trust_sentence(scores)]))
+
+
 def provenance_sentence(provenance: Mapping[str, Any]) -> str:
     """Return how the scores were measured; empty without a provenance."""
     if not provenance:
         return ""
     extractor, real = provenance["extractor"], provenance["real"]
     accuracy = extractor.get("accuracy")
-    correct = f", correct on {percent(accuracy, 1)} of held-out images" if accuracy is not None else ""
+    apart, correct = extractor.get("told_apart"), ""
+    if apart is not None:
+        correct += f", which tells held-out images from damaged ones in {percent(apart, 1)} of cases"
+    if accuracy is not None:
+        correct += f", and labels {percent(accuracy, 1)} of them correctly"
     against = real["split"]
     if "count" in real:
         held_out = f"{number(real['held_out'])} held-out images for memorization"

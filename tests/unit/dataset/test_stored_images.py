@@ -62,7 +62,7 @@ from pathlib import Path
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 root = Path(sys.argv[1])
-config = EvaluateConfig(samples=100, real_images=100, kid_subset_size=50, kid_subsets=5, extractor="random")
+config = EvaluateConfig(samples=100, real_images=100, kid_subset_size=50, kid_subsets=5, extractor_epochs=1)
 evaluate.run(config, dataset=root / "dataset", model=root / "model", work_dir=root / "work", out=root / "out")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -58,7 +58,7 @@ def test_trainings_are_recorded_after_the_same_rounds_and_after_the_same_seconds
     images: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     critics: dict[str, lipschitz.PointCritic],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(lipschitz, "train_classifier", lambda train, _held_out, _epochs: random_extractor(train.images))
+    monkeypatch.setattr(lipschitz, "train_extractor", lambda train, _held_out, _epochs: random_extractor(train.images))
     two = dict(list(lipschitz.BOUNDS.items())[:2])
     monkeypatch.setattr(lipschitz, "BOUNDS", two)
     clock = iter(np.arange(0.0, 1e4, 1.0))

@@ -15,7 +15,7 @@ from components.common.artifacts import read_manifest
 from components.common.errors import ArtifactError, ConfigError, DataRejectedError
 from components.common.store import Folder
 from components.dataset.records import ImageSet
-from components.evaluate import baselines
+from components.evaluate import baselines, useless
 from components.evaluate import run as evaluate
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import extractor, extractor_training
@@ -85,7 +85,7 @@ class TestArtifact:
 
     def test_provenance(self, evaluated: Evaluated) -> None:
         found = evaluated.summary.provenance
-        assert found["extractor"]["kind"] == "classifier"
+        assert found["extractor"]["kind"] == "trained"
         assert found["extractor"]["accuracy"] > 0.95
         assert found["extractor"]["digest"] == evaluated.extractor.digest
         dataset_digest = read_manifest(evaluated.dataset).digest
@@ -130,17 +130,32 @@ class TestPlantedFaults:
             assert interval[1] - interval[0] < 0.1 * (ceiling[name] - floor[name])
         assert {"floor", "ceiling", "intervals"} <= evaluated.scores.keys()
 
-    def test_floor_and_ceiling_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
-        digest = read_manifest(evaluated.dataset).digest
-        cached = baselines.floor_and_ceiling(
-            CONFIG, evaluated.reference, evaluated.extractor, digest, Folder(evaluated.work_dir)
+    def test_the_features_tell_useless_images_from_real_ones(self, evaluated: Evaluated) -> None:
+        measured = evaluated.summary.useless
+        assert measured is not None
+        assert list(measured) == list(useless.SETS)
+        assert useless.not_told_apart(measured) == []
+        assert useless.trust_sentence(evaluated.scores).startswith(
+            "These features tell all 8 useless sets from real images: noise, "
         )
-        assert cached == {"floor": evaluated.summary.floor, "ceiling": evaluated.summary.ceiling}
+        blind = {"useless": measured | {"noise": {"precision": 0.5, "recall": 0.2, "coverage": 0.3}}}
+        assert "not tell all useless images from real ones: noise (precision 0.50, recall 0.20," in useless.trust_sentence(
+            blind
+        )
+        assert min(scores["kid"] for scores in measured.values()) > 10 * abs(evaluated.summary.kid)
+
+    def test_baselines_are_cached_by_digest(self, evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(baselines, "measure_features", lambda *_: pytest.fail("measured again"))
+
+        def measured(digest: str) -> dict[str, Any]:
+            given = (evaluated.reference, part("train").images, evaluated.extractor, digest, Folder(evaluated.work_dir))
+            return baselines.measure_baselines(CONFIG, *given)
+
+        summary = evaluated.summary
+        cached = measured(read_manifest(evaluated.dataset).digest)
+        assert cached == {"floor": summary.floor, "ceiling": summary.ceiling, "useless": summary.useless}
         with pytest.raises(pytest.fail.Exception, match="measured again"):
-            baselines.floor_and_ceiling(
-                CONFIG, evaluated.reference, evaluated.extractor, "other data", Folder(evaluated.work_dir)
-            )
+            measured("other data")
 
     def test_a_constant_generator_is_scored(self, evaluated: Evaluated) -> None:
         constant = evaluated.score(np.full((600, 8, 8, 1), 128, np.uint8))
@@ -178,7 +193,7 @@ class TestExtractor:
         def again(*_: Any) -> Extractor:
             raise AssertionError("trained again")
 
-        monkeypatch.setattr(extractor_training, "train_classifier", again)
+        monkeypatch.setattr(extractor_training, "train_extractor", again)
         train, held_out = part("train"), part("eval")
         digest = read_manifest(evaluated.dataset).digest
         arguments = (evaluated.dataset, digest, train, held_out, Folder(evaluated.work_dir))
@@ -188,7 +203,7 @@ class TestExtractor:
             extractor_training.extractor_for(other, *arguments)
 
     def test_training_is_deterministic(self, evaluated: Evaluated) -> None:
-        assert extractor_training.train_classifier(part("train"), part("eval"), 12).digest == evaluated.extractor.digest
+        assert extractor_training.train_extractor(part("train"), part("eval"), 12).digest == evaluated.extractor.digest
 
     def test_save_and_load(self, evaluated: Evaluated, tmp_path: Path) -> None:
         evaluated.extractor.save(tmp_path)
@@ -197,8 +212,13 @@ class TestExtractor:
         images = part("eval").images
         assert np.array_equal(loaded.features(images), evaluated.extractor.features(images))
 
-    def test_features_have_a_mean_square_of_one(self, evaluated: Evaluated) -> None:
-        assert np.square(evaluated.reference.train).mean() == pytest.approx(1.0, rel=1e-3)
+    def test_features_are_whitened_and_bounded(self, evaluated: Evaluated) -> None:
+        real = evaluated.reference.train
+        assert np.abs(real.mean(axis=0)).max() < 0.2
+        variances = np.linalg.eigvalsh(np.cov(real, rowvar=False))
+        assert 0.5 < variances[-20:].min() < variances.max() < 1.2
+        noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
+        assert 3 < np.abs(evaluated.extractor.features(noise)).max() <= extractor.BOUND
 
     def test_one_changed_weight_changes_the_digest(self, evaluated: Evaluated) -> None:
         weights = [array.copy() for array in evaluated.extractor.weights]
@@ -223,14 +243,19 @@ class TestExtractor:
         )
         assert good.kid + 5 * good.kid_std < bad.kid
 
-    def test_auto_depends_on_labels(self) -> None:
-        train = part("train")
-        unlabelled = ImageSet(train.images, np.full(TRAIN, -1), train.ids)
-        assert extractor_training.kind_for(EvaluateConfig(), train) == "classifier"
-        assert extractor_training.kind_for(EvaluateConfig(), unlabelled) == "random"
-        assert extractor_training.kind_for(EvaluateConfig(extractor="random"), train) == "random"
-        with pytest.raises(ConfigError, match=r"needs images of at least 2 labels; the dataset has 0.*Use evaluate\."):
-            extractor_training.kind_for(EvaluateConfig(extractor="classifier"), unlabelled)
+    def test_images_without_labels_are_one_class(self) -> None:
+        train, held_out = (part(name)._replace(labels=np.full(len(part(name).images), -1)) for name in ("train", "eval"))
+        made = extractor_training.train_extractor(train, held_out, 4)
+        assert (made.settings.classes, made.settings.held_out_accuracy) == (0, None)
+        assert made.settings.told_apart is not None
+        assert made.settings.told_apart > 0.7
+
+    @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3), (100, 3)])
+    def test_all_sizes_are_trained_on(self, size: int, channels: int) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (60, size, size, channels)).astype(np.uint8)
+        few = ImageSet(images, np.full(60, -1), tuple(map(str, range(60))))
+        features = extractor_training.train_extractor(few, few, 1).features(images)
+        assert (features.shape, bool(np.isfinite(features).all())) == ((60, 64), True)
 
 
 class TestProvenance:

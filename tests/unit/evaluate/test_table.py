@@ -52,11 +52,13 @@ def test_finite_values_are_all_numbers_of_the_table_and_no_others() -> None:
     }  # fmt: skip
 
 
-def test_names_are_unique_and_the_gate_uses_four_metrics() -> None:
+def test_names_are_unique_and_the_gate_uses_six_metrics() -> None:
     names = [metric.name for metric in table.METRICS]
     assert len(names) == len(set(names))
     assert {metric.name for metric in table.METRICS if metric.gate} == {
         "kid",
+        "precision",
+        "recall",
         "coverage",
         "memorization",
         "memorization_nearer",

@@ -53,24 +53,48 @@ def test_equal_models_do_not_replace_each_other() -> None:
     assert not passed(check_candidate(GateConfig(confidence=0.5), SCORES, equal))
 
 
-@pytest.mark.parametrize(("kid", "publish"), [(0.06, True), (0.5, True), (0.51, False), (2.0, False)])
-def test_the_first_model_is_compared_with_noise_and_real_images(kid: float, publish: bool) -> None:
-    bounds = {"floor": {"kid": 0.0}, "ceiling": {"kid": 1.0}}
-    checks = check_candidate(GateConfig(), SCORES | bounds | {"kid": kid}, None)
-    assert passed(checks) == publish
-    assert reason_of(checks) == (
-        f"First model of this registry, KID {kid:.4f} ± 0.0060: "
-        "noise scores 1.0000, real images 0.0000; the limit is 0.5000 (gate.first_share)."
-    )
+USELESS = {
+    "noise": {"kid": 90.0, "precision": 0.0, "recall": 0.0, "coverage": 0.0},
+    "a handful of images": {"kid": 0.4, "precision": 1.0, "recall": 0.0, "coverage": 0.01},
+}
+REAL = {"kid": 0.001, "precision": 0.9, "recall": 0.8, "coverage": 0.3}
+MEASURED = SCORES["provenance"] | {"samples": 2000, "neighbours_k": 5, "real": {"count": 10_000}}
+GOOD = {"kid": 0.05, "precision": 0.28, "recall": 0.25, "coverage": 0.2}
+FIRST = SCORES | {"provenance": MEASURED, "floor": REAL, "ceiling": USELESS["noise"], "useless": USELESS} | GOOD
 
 
 @pytest.mark.parametrize(
-    "bounds", [{}, {"floor": {"kid": 0.1}, "ceiling": None}, {"floor": {"kid": 1.0}, "ceiling": {"kid": 1.0}}]
+    ("change", "sentence"),
+    [
+        ({}, ""),
+        ({"precision": 0.26}, "Precision 0.260: noise scores 0.000, real images 0.900; a first model needs at least 0.270"),
+        ({"recall": 0.23}, "Recall 0.230: noise scores 0.000, real images 0.800; a first model needs at least 0.240"),
+        ({"coverage": 0.17}, "Coverage 0.170: noise scores 0.000, real images 0.598; a first model needs at least 0.179"),
+        (
+            {"kid": 0.051},
+            "KID 0.0510 ± 0.0060: noise scores 90.0000, real images 0.0010, and the best of the useless images, a handful of "
+            "images, 0.4000; a first model needs at most 0.0504",
+        ),
+    ],
 )
-def test_the_first_model_without_anything_to_compare_with(bounds: dict[str, Any]) -> None:
-    checks = check_candidate(GateConfig(), SCORES | bounds, None)
-    assert passed(checks)
-    assert "there are no scores of noise and of real images to compare with" in reason_of(checks)
+def test_the_first_model_is_compared_with_useless_and_real_images(change: dict[str, float], sentence: str) -> None:
+    checks = check_candidate(GateConfig(), FIRST | change, None)
+    assert passed(checks) == (not sentence)
+    assert reason_of(checks).startswith(f"First model of this registry. {sentence or 'Precision 0.280: '}")
+    assert reason_of(checks).count("(gate.first_share).") == (1 if sentence else 4)
+
+
+def test_a_share_of_0_accepts_every_first_model() -> None:
+    useless = FIRST | USELESS["noise"]
+    assert passed(check_candidate(GateConfig(first_share=0), useless, None))
+    assert not passed(check_candidate(GateConfig(first_share=0.01), useless, None))
+
+
+def test_a_first_model_without_held_out_images_and_of_an_earlier_version() -> None:
+    unknown = {"floor": None, "ceiling": None, "useless": None}
+    checks = check_candidate(GateConfig(), FIRST | unknown, None)
+    assert "Precision 0.280: real images 1.000; a first model needs at least 0.300" in reason_of(checks)
+    assert not passed(checks)
 
 
 def test_the_gate_reads_the_metrics_that_the_table_marks() -> None:
@@ -86,4 +110,5 @@ def test_the_gate_reads_the_metrics_that_the_table_marks() -> None:
             return super().get(name, default)
 
     check_candidate(GateConfig(), Scores(SCORES), RescoredChampion("v0001", SCORES, BETTER))
+    check_candidate(GateConfig(), Scores(FIRST), None)
     assert read & {metric.name for metric in table.METRICS} == {metric.name for metric in table.METRICS if metric.gate}

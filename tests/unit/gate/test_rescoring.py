@@ -26,7 +26,7 @@ def test_the_champion_is_rescored_with_a_real_evaluation(real_bench: Bench, monk
     noisy = write_model(bench.root / "noisy", part("rest").images, noise=90)
     assert bench.push(bench.inputs(noisy, kid=0.0001)).version == "v0001"
     good, dataset = bench.shared / "model", bench.shared / "dataset"
-    config = EvaluateConfig(samples=300, kid_subsets=5, kid_subset_size=100, extractor="random")
+    config = EvaluateConfig(samples=300, kid_subsets=5, kid_subset_size=100, extractor_epochs=2)
     folders = {"dataset": dataset, "model": good, "work_dir": bench.root / "work"}
     scores = evaluate.run(config, **folders, out=bench.root / "evaluation")
     inputs = {**bench.inputs(good), "evaluation": bench.root / "evaluation"}

@@ -30,7 +30,7 @@ def test_it_has_data_training_scores_limits_and_use(bench: Bench) -> None:
         f"| `train.latents` | `{LATENTS}` |",
         "| KID | 0.0600 ± 0.0060 | lower is better |",
         "| Classes reached | 10 of 10 | all is best |",
-        "classifies 98.0 % of the held-out images correctly",
+        "labels 98.0 % of the held-out images correctly",
         "only with numbers of the same extractor",
         "First model of this registry",
         "wgan-pipeline generate",
@@ -75,8 +75,8 @@ def test_names_are_escaped_in_the_page(bench: Bench) -> None:
 
 
 def test_data_without_labels(bench: Bench) -> None:
-    extractor = {"kind": "random", "digest": "ab" * 32, "accuracy": None, "features": 64}
+    extractor = {"kind": "savedmodel", "digest": "ab" * 32, "accuracy": None, "told_apart": None, "features": 64}
     provenance = SCORES["provenance"] | {"extractor": extractor}  # type: ignore[operator]
     card, _ = cards(bench, modes=None, provenance=provenance)
-    assert "fixed random convolutions" in card
+    assert "The 64 features are those of another network (savedmodel)." in card
     assert "Classes reached" not in card

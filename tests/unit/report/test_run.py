@@ -102,7 +102,7 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     assert DECISION["reason"] in page.text
     for words in (
         "Comparable only with scores of the same provenance",
-        "correct on 97.3",
+        "labels 97.3",
         "Round 0",
         "Round 1,000",
         "1,797",

@@ -139,10 +139,10 @@ def test_the_digest_does_not_depend_on_the_location(tmp_path: Path) -> None:
     ("keys", "sentence"),
     [
         ({"extractor": "inception"}, r"needs extractor_weights = FILE, or download_weights = true"),
-        ({"extractor": "savedmodel:"}, r"use auto, classifier, random, inception or savedmodel:PATH"),
-        ({"extractor": "vgg"}, r"use auto, classifier"),
-        ({"extractor": "random", "extractor_weights": "x.h5"}, r'need extractor = "inception"'),
-        ({"extractor_digest": "00"}, r'extractor_digest needs extractor = "inception" or "savedmodel:PATH", not "auto"'),
+        ({"extractor": "savedmodel:"}, "use default, inception or savedmodel:PATH"),
+        ({"extractor": "vgg"}, "use default, inception or savedmodel:PATH"),
+        ({"extractor": "default", "extractor_weights": "x.h5"}, r'need extractor = "inception"'),
+        ({"extractor_digest": "00"}, r'extractor_digest needs extractor = "inception" or "savedmodel:PATH", not "default"'),
     ],
 )
 def test_conflicting_keys(keys: dict[str, Any], sentence: str) -> None:
@@ -166,7 +166,7 @@ def test_rescoring_with_a_saved_model_gives_the_same_scores(tmp_path: Path, monk
     assert summary.fid < 0.2 * summary.ceiling["fid"]
     again = evaluate.rescore(tmp_path / "out", model)
     assert again.summary == summary
-    other = evaluate.run(EvaluateConfig(samples=300, extractor="random"), model=model, out=tmp_path / "other", **folders)
+    other = evaluate.run(EvaluateConfig(samples=300, extractor_epochs=1), model=model, out=tmp_path / "other", **folders)
     assert {"extractor.digest", "extractor.kind", "resize"} <= set(comparable(origin, other.provenance))
     save(tmp_path / "x", seed=1)
     with pytest.raises(ArtifactError, match="it has changed"):

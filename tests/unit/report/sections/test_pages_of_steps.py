@@ -48,7 +48,7 @@ def test_evaluate_shows_the_scores_of_the_report(finished: Run) -> None:
     text = scores_markdown(SCORES)
     assert "| KID | 0.0123 ± 0.0011 | lower is better | Squared MMD" in text
     assert "p = 0.310. |" in text
-    assert "correct on 97.3" in text
+    assert "labels 97.3" in text
     assert "Comparable only with scores of the same provenance" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 13  # every metric of the table has a value here

@@ -24,7 +24,8 @@ def test_scores_and_provenance_as_text() -> None:
     assert list_scores({}) == ()
     provenance = SCORES["provenance"]
     sentence = provenance_sentence(provenance).replace("\N{NO-BREAK SPACE}", " ")
-    assert "a classifier trained on the labels, correct on 97.3 % of held-out images (digest abababababab)" in sentence
+    apart = "which tells held-out images from damaged ones in 93.0 % of cases, and labels 97.3 % of them correctly"
+    assert f"{apart} (digest abababababab)" in sentence
     assert "2,000 samples (seed 0, EMA weights) against 1,437 train images" in sentence
     assert ("extractor digest", "abababababab") in provenance_rows(provenance)
     assert provenance_sentence({}) == ""

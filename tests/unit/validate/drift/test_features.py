@@ -12,7 +12,8 @@ import pytest
 from components.common.artifacts import MANIFEST, new_artifact, write_json
 from components.common.errors import ArtifactError
 from components.common.store import Folder
-from components.evaluate.features.extractor import SETTINGS_FILE, Extractor, Settings, initial_weights, network
+from components.evaluate.features.extractor import SETTINGS_FILE, Extractor
+from components.evaluate.features.extractor_training import random_extractor
 from components.validate.config import ValidateConfig
 from components.validate.drift.features import discrepancy, feature_distance, newest_extractor, sample_images
 from components.validate.findings import SAMPLE_FILE
@@ -22,11 +23,8 @@ from tests.support.datasets.snapshots import digits, write_snapshot
 
 @pytest.fixture(scope="module")
 def extractor() -> Extractor:
-    """Random convolutions, scaled so that the mean squared feature of the digits is 1."""
-    settings = Settings(kind="random", image_size=8, channels=1, classes=0, scale=1.0, held_out_accuracy=None)
-    weights = tuple(initial_weights(network(8, 1, 0), seed=0))
-    size = float(np.sqrt(np.square(Extractor(settings, weights).features(digits()[0])).mean()))
-    return Extractor(settings.model_copy(update={"scale": 1 / size}), weights)
+    """Random convolutions, whitened for the digits."""
+    return random_extractor(digits()[0])
 
 
 @pytest.fixture

@@ -1,0 +1,180 @@
+"""Ways to damage real images, which the default extractor learns to recognise.
+
+A network that tells damaged images from real ones has features in which they lie far apart. In those of one that only learned
+labels, or has random weights, noise and blurs lie among real images. Telling transformed images apart is a usual way to learn
+features without labels: Gidaris et al. 2018, "Unsupervised Representation Learning by Predicting Image Rotations"; Golan and
+El-Yaniv 2018, "Deep Anomaly Detection Using Geometric Transformations".
+
+A function of KINDS takes images uint8 [N, H, W, C], the number of damaged images and a random generator, and returns values
+[M, H, W, C] of about 0 to 255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+Values = npt.NDArray[Any]
+Generator = np.random.Generator
+Damage = Callable[[Images, int, Generator], Values]
+
+PARTS = 8  # of the damaged images of one kind; each part has its own strength
+MOST_COMPONENTS = 100
+
+
+def damaged(images: Images, count: int, generator: Generator) -> tuple[Images, npt.NDArray[np.int64]]:
+    """Return about `count` damaged images, all kinds alike, and the kind of each: its index in KINDS, int64."""
+    each = max(1, count // len(KINDS))
+    made = [as_pixels(damage(images, each, generator)) for damage in KINDS]
+    return np.concatenate(made), np.repeat(np.arange(len(KINDS)), each)
+
+
+def as_pixels(values: Values) -> Images:
+    """Return values as uint8: rounded, and cut off at 0 and 255."""
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def blurred(values: Values, sigma: float) -> Values:
+    """Return images [N, H, W, C], blurred by a Gaussian with a standard deviation in pixels."""
+    from scipy.ndimage import gaussian_filter  # imported here because a cached extractor does not need it
+
+    return np.asarray(gaussian_filter(values, (0, sigma, sigma, 0), mode="nearest"))
+
+
+def shifted(values: Values, down: int, right: int) -> Values:
+    """Return images [N, H, W, C], shifted by less than their size; the border is repeated where nothing is left."""
+    size, border = values.shape[1], max(abs(down), abs(right))
+    wide = np.pad(values, ((0, 0), (border, border), (border, border), (0, 0)), mode="edge")
+    moved: Values = wide[:, border - down : border - down + size, border - right : border - right + size]
+    return moved
+
+
+def _blurs(images: Images, count: int, generator: Generator) -> Values:
+    size = images.shape[1]
+    return _in_parts(_some(images, count, generator), np.geomspace(max(0.5, size / 40), size / 6, PARTS), blurred)
+
+
+def _noisy(images: Images, count: int, generator: Generator) -> Values:
+    deviations = np.exp(generator.uniform(np.log(6), np.log(100), (count, 1, 1, 1)))
+    return np.add(_some(images, count, generator), deviations * generator.standard_normal((count, *images.shape[1:])))
+
+
+def _double_exposures(images: Images, count: int, generator: Generator) -> Values:
+    share = generator.uniform(0.2, 0.5, (count, 1, 1, 1))
+    return np.asarray((1 - share) * _some(images, count, generator) + share * _some(images, count, generator))
+
+
+def _shuffled_tiles(images: Images, count: int, generator: Generator) -> Values:
+    grid = 2 if images.shape[1] < 16 else 4
+    tile, values = images.shape[1] // grid, _some(images, count, generator)
+    channels, covered = values.shape[3], grid * tile  # a rest of less than a tile stays where it is
+    tiles = values[:, :covered, :covered].reshape(count, grid, tile, grid, tile, channels).transpose(0, 1, 3, 2, 4, 5)
+    order = generator.permuted(np.tile(np.arange(grid * grid), (count, 1)), axis=1)
+    shuffled = tiles.reshape(count, grid * grid, tile, tile, channels)[np.arange(count)[:, None], order]
+    rows = shuffled.reshape(count, grid, grid, tile, tile, channels).transpose(0, 1, 3, 2, 4, 5)
+    values[:, :covered, :covered] = rows.reshape(count, covered, covered, channels)
+    return values
+
+
+def _random_components(images: Images, count: int, generator: Generator) -> Values:
+    """Draw from a Gaussian that has the mean and the largest principal components of the images."""
+    flat: Values = _some(images, 5 * MOST_COMPONENTS, generator).reshape(5 * MOST_COMPONENTS, -1)
+    mean = flat.mean(axis=0)
+    _, sizes, components = np.linalg.svd(flat - mean, full_matrices=False)
+    scaled = components * (sizes / np.sqrt(len(flat)))[:, None]
+
+    def draw(values: Values, used: float) -> Values:
+        return np.asarray(mean + generator.standard_normal((len(values), int(used)), np.float32) @ scaled[: int(used)])
+
+    numbers = np.geomspace(2, min(MOST_COMPONENTS, len(scaled)), PARTS)
+    return _in_parts(np.empty((count, flat.shape[1]), np.float32), numbers, draw).reshape(count, *images.shape[1:])
+
+
+def _without_structure(images: Images, count: int, generator: Generator) -> Values:
+    """Draw uniform noise, images of one colour, and the mean image with noise, a third each."""
+    sample = _some(images, min(len(images), 1000), generator)
+    strength = generator.uniform(0, 1, (count, 1, 1, 1))
+    values: Values = sample.mean(axis=0) + strength * sample.std(axis=0) * generator.standard_normal((count, *images.shape[1:]))
+    third = count // 3
+    values[:third] = generator.integers(0, 256, values[:third].shape)
+    values[third : 2 * third] = generator.uniform(0, 255, (third, 1, 1, images.shape[3]))
+    return values
+
+
+def smooth_noise(images: Images, count: int, generator: Generator) -> Values:
+    """Draw blurred noise with about the brightness and contrast of the images."""
+    noise = generator.standard_normal((count, *images.shape[1:]), np.float32)
+    noise = _in_parts(noise, np.geomspace(0.7, images.shape[1] / 5, PARTS), blurred)
+    noise /= noise.std(axis=(1, 2), keepdims=True) + 1e-6
+    like = _some(images, count, generator)
+    contrast = like.std(axis=(1, 2), keepdims=True) * generator.uniform(0.3, 1.5, (count, 1, 1, 1))
+    return np.asarray(like.mean(axis=(1, 2), keepdims=True) + contrast * noise)
+
+
+def _shifts(images: Images, count: int, generator: Generator) -> Values:
+    def shift(values: Values, angle: float) -> Values:
+        distance = generator.uniform(images.shape[1] / 9, images.shape[1] / 3)
+        down, right = round(np.sin(angle) * distance), round(np.cos(angle) * distance)
+        return shifted(values, down, right or int(not down))
+
+    return _in_parts(_some(images, count, generator), generator.uniform(0, 2 * np.pi, PARTS), shift)
+
+
+def _halves_of_two(images: Images, count: int, generator: Generator) -> Values:
+    values, others = _some(images, count, generator), _some(images, count, generator)
+    middle, half = images.shape[1] // 2, count // 2
+    values[:half, middle:] = others[:half, middle:]
+    values[half:, :, middle:] = others[half:, :, middle:]
+    return values
+
+
+def _warped(images: Images, count: int, generator: Generator) -> Values:
+    from scipy.ndimage import gaussian_filter
+
+    size = images.shape[1]
+
+    def warp(values: Values, strength: float) -> Values:
+        offsets = gaussian_filter(generator.standard_normal((2, size, size)), (0, size / 8, size / 8))
+        places = np.clip(np.mgrid[:size, :size] + offsets * strength * size / np.abs(offsets).max(), 0, size - 1)
+        low = np.floor(places).astype(int)
+        high, share = np.minimum(low + 1, size - 1), (places - low)[..., None].astype(np.float32)
+        top = values[:, low[0], low[1]] * (1 - share[0]) + values[:, high[0], low[1]] * share[0]
+        bottom = values[:, low[0], high[1]] * (1 - share[0]) + values[:, high[0], high[1]] * share[0]
+        return np.asarray(top * (1 - share[1]) + bottom * share[1])
+
+    return _in_parts(_some(images, count, generator), generator.uniform(0.05, 0.12, PARTS), warp)
+
+
+def _turned(quarters: int) -> Damage:
+    return lambda images, count, generator: np.rot90(_some(images, count, generator), quarters, (1, 2))
+
+
+KINDS: tuple[Damage, ...] = (
+    _blurs,
+    _noisy,
+    _double_exposures,
+    _shuffled_tiles,
+    _random_components,
+    _without_structure,
+    smooth_noise,
+    _shifts,
+    _halves_of_two,
+    _warped,
+    _turned(1),
+    _turned(2),
+    _turned(3),
+)
+
+
+def _some(images: Images, count: int, generator: Generator) -> Values:
+    return images[generator.integers(0, len(images), count)].astype(np.float32)
+
+
+def _in_parts(values: Values, strengths: npt.NDArray[Any], change: Callable[[Values, float], Values]) -> Values:
+    """Return `change` of each of PARTS parts of the values, with a strength of its own."""
+    rows = np.array_split(np.arange(len(values)), len(strengths))
+    return np.concatenate([change(values[part], float(each)) for part, each in zip(rows, strengths, strict=True) if len(part)])

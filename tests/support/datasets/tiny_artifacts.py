@@ -43,15 +43,24 @@ def part(name: str) -> ImageSet:
 
 
 def write_dataset(path: Path, *, labels: bool = True, train: int = TRAIN, held_out: int = HELD_OUT) -> Path:
-    """Write a dataset artifact like the one of ingest."""
+    """Write a dataset artifact of digits like the one of ingest."""
+    parts = {
+        split: ImageSet(*(field[:count] for field in part(split))) for split, count in (("train", train), ("eval", held_out))
+    }
+    return write_images(path, parts, labels=labels)
+
+
+def write_images(path: Path, parts: dict[str, ImageSet], *, labels: bool = True) -> Path:
+    """Write a dataset artifact with the splits `train` and `eval`; labels are 0 to 9."""
     with new_artifact(path, "dataset", config=IngestConfig()) as writer:
-        for split, count in (("train", train), ("eval", held_out)):
-            rows = zip(*part(split), strict=True)
-            records = [Record(image, int(label) if labels else -1, name) for image, label, name in rows][:count]
+        for split, images in parts.items():
+            rows = zip(*images, strict=True)
+            records = (Record(image, int(label) if labels else -1, name) for image, label, name in rows)
             write_tfrecord(writer.path / shard_name(split, 0, 1), (encode_example(record) for record in records))
-            writer.counts[split] = count
+            writer.counts[split] = len(images.images)
+        _, size, _, channels = parts["train"].images.shape
         names = [str(digit) for digit in range(10)] if labels else []
-        writer.details = {"image_size": 8, "channels": 1, "label_names": names}
+        writer.details = {"image_size": size, "channels": channels, "label_names": names}
     return path
 
 

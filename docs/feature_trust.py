@@ -4,8 +4,8 @@
     PYTHONPATH=. python docs/feature_trust.py verdicts SCORES.json [SCORES.json …]
 
 `sets` trains the default extractor on each dataset artifact, and prints as a Markdown table what the useless sets
-(components/evaluate/useless.py) and held-out real images score with it, and with random features. Coverage is a share of what as
-many real images would cover. `verdicts` reads files of `wgan-pipeline score DATASET MODEL --json`.
+(components/evaluate/useless.py) and held-out real images score with it, and with random features. Coverage is a share of what
+as many real images would cover. `verdicts` reads files of `wgan-pipeline score DATASET MODEL --json`.
 """
 
 from __future__ import annotations

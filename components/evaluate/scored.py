@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from components.common.images import grid, viewable_scale, write_png
 from components.common.store import Location, store_at
@@ -111,6 +110,8 @@ def features_of(images: Images, extractor: AnyExtractor) -> Samples:
     """Return images uint8 [M, H, W, C] with their features, and class probabilities if the default extractor knows labels."""
     if not isinstance(extractor, Extractor) or not extractor.settings.classes:
         return Samples(extractor.features(images), images)
+    from scipy.special import softmax  # imported here because SciPy takes a part of a second
+
     features, scores = extractor.features_and_scores(images)
     of_labels = scores[:, : extractor.settings.classes].astype(np.float64)
     return Samples(features, images, softmax(of_labels, axis=1))

@@ -169,7 +169,7 @@ def _image_size(made: Choices, look: Look, kind: str) -> int:
 
 
 def _labels(made: Choices, look: Look) -> None:
-    """Use folders as labels if every image has one and no label is rare; they train the classifier that scores use."""
+    """Use folders as labels if every image has one and no label is rare; they train the extractor that scores use."""
     counts = {label: count for label, count in look.labels.items() if label}
     rarest = min(counts, key=lambda label: counts[label], default="")
     if not look.labels_are_folders:

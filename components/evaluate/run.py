@@ -52,9 +52,9 @@ def run(config: EvaluateConfig, *, dataset: Path, model: Path, work_dir: Locatio
     scored = score_images(config, real, lambda: _draw(model, config, _shape(data)), work_dir, dataset=dataset)
     summary = scored.measurement.summary
     say(", ".join(f"{metric.title} {metric.text(summary.scores)}" for metric in table.metrics_on("console")))
-    say(trust_sentence(scored.as_json()))
+    scores = scored.as_json()
+    say(trust_sentence(scores))
     with new_artifact(out, "evaluation", config=config, inputs={"dataset": dataset, "model": model}) as writer:
-        scores = scored.as_json()
         write_json(writer.path / SCORES_FILE, scores)
         scored.extractor.save(writer.path / EXTRACTOR_FOLDER)
         scored.reference.save(writer.path)

@@ -6,15 +6,14 @@ scores as real images do, the features are blind to what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from components.evaluate.features import damage
+from components.evaluate.features.damage import Damage, Generator, Images, Values
 
-Images = npt.NDArray[np.uint8]
 Scores = Mapping[str, Mapping[str, float]]
 
 HANDFUL = 5
@@ -22,29 +21,25 @@ HANDFUL = 5
 SMALL_SHARE, SMALL_COVERAGE = 0.1, 0.05
 
 
-def make(name: str, images: Images, count: int, generator: np.random.Generator) -> Images:
+def make(name: str, images: Images, count: int, generator: Generator) -> Images:
     """Return `count` images of a set of SETS, made from training images uint8 [N, H, W, C]."""
     return damage.as_pixels(SETS[name](images, count, generator))
 
 
-def _mean(images: Images, count: int, deviation: float, generator: np.random.Generator) -> npt.NDArray[Any]:
+def _mean(images: Images, count: int, deviation: float, generator: Generator) -> Values:
     noise = deviation * generator.standard_normal((count, *images.shape[1:]), np.float32)
     return np.asarray(images.mean(axis=0, dtype=np.float64).astype(np.float32) + noise)
 
 
-def _real(images: Images, count: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
-    return images[generator.integers(0, len(images), count)].astype(np.float32)
+def _blurred(images: Images, count: int, generator: Generator) -> Values:
+    return damage.blurred(damage.some(images, count, generator), max(1.0, images.shape[1] / 16))
 
 
-def _blurred(images: Images, count: int, generator: np.random.Generator) -> npt.NDArray[Any]:
-    return damage.blurred(_real(images, count, generator), max(1.0, images.shape[1] / 16))
+def _shifted(images: Images, count: int, generator: Generator) -> Values:
+    return damage.shifted(damage.some(images, count, generator), images.shape[1] // 4, images.shape[1] // 4)
 
 
-def _shifted(images: Images, count: int, generator: np.random.Generator) -> npt.NDArray[Any]:
-    return damage.shifted(_real(images, count, generator), images.shape[1] // 4, images.shape[1] // 4)
-
-
-SETS: dict[str, Callable[[Images, int, np.random.Generator], npt.NDArray[Any]]] = {
+SETS: dict[str, Damage] = {
     "noise": lambda images, count, generator: generator.integers(0, 256, (count, *images.shape[1:])),
     "smooth noise": damage.smooth_noise,
     "the mean image": lambda images, count, generator: _mean(images, count, 0, generator),

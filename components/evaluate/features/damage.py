@@ -55,22 +55,22 @@ def shifted(values: Values, down: int, right: int) -> Values:
 
 def _blurs(images: Images, count: int, generator: Generator) -> Values:
     size = images.shape[1]
-    return _in_parts(_some(images, count, generator), np.geomspace(max(0.5, size / 40), size / 6, PARTS), blurred)
+    return _in_parts(some(images, count, generator), np.geomspace(max(0.5, size / 40), size / 6, PARTS), blurred)
 
 
 def _noisy(images: Images, count: int, generator: Generator) -> Values:
     deviations = np.exp(generator.uniform(np.log(6), np.log(100), (count, 1, 1, 1)))
-    return np.add(_some(images, count, generator), deviations * generator.standard_normal((count, *images.shape[1:])))
+    return np.add(some(images, count, generator), deviations * generator.standard_normal((count, *images.shape[1:])))
 
 
 def _double_exposures(images: Images, count: int, generator: Generator) -> Values:
     share = generator.uniform(0.2, 0.5, (count, 1, 1, 1))
-    return np.asarray((1 - share) * _some(images, count, generator) + share * _some(images, count, generator))
+    return np.asarray((1 - share) * some(images, count, generator) + share * some(images, count, generator))
 
 
 def _shuffled_tiles(images: Images, count: int, generator: Generator) -> Values:
     grid = 2 if images.shape[1] < 16 else 4
-    tile, values = images.shape[1] // grid, _some(images, count, generator)
+    tile, values = images.shape[1] // grid, some(images, count, generator)
     channels, covered = values.shape[3], grid * tile  # a rest of less than a tile stays where it is
     tiles = values[:, :covered, :covered].reshape(count, grid, tile, grid, tile, channels).transpose(0, 1, 3, 2, 4, 5)
     order = generator.permuted(np.tile(np.arange(grid * grid), (count, 1)), axis=1)
@@ -82,7 +82,7 @@ def _shuffled_tiles(images: Images, count: int, generator: Generator) -> Values:
 
 def _random_components(images: Images, count: int, generator: Generator) -> Values:
     """Draw from a Gaussian that has the mean and the largest principal components of the images."""
-    flat: Values = _some(images, 5 * MOST_COMPONENTS, generator).reshape(5 * MOST_COMPONENTS, -1)
+    flat: Values = some(images, 5 * MOST_COMPONENTS, generator).reshape(5 * MOST_COMPONENTS, -1)
     mean = flat.mean(axis=0)
     _, sizes, components = np.linalg.svd(flat - mean, full_matrices=False)
     scaled = components * (sizes / np.sqrt(len(flat)))[:, None]
@@ -96,7 +96,7 @@ def _random_components(images: Images, count: int, generator: Generator) -> Valu
 
 def _without_structure(images: Images, count: int, generator: Generator) -> Values:
     """Draw uniform noise, images of one colour, and the mean image with noise, a third each."""
-    sample = _some(images, min(len(images), 1000), generator)
+    sample = some(images, min(len(images), 1000), generator)
     strength = generator.uniform(0, 1, (count, 1, 1, 1))
     values: Values = sample.mean(axis=0) + strength * sample.std(axis=0) * generator.standard_normal((count, *images.shape[1:]))
     third = count // 3
@@ -110,7 +110,7 @@ def smooth_noise(images: Images, count: int, generator: Generator) -> Values:
     noise = generator.standard_normal((count, *images.shape[1:]), np.float32)
     noise = _in_parts(noise, np.geomspace(0.7, images.shape[1] / 5, PARTS), blurred)
     noise /= noise.std(axis=(1, 2), keepdims=True) + 1e-6
-    like = _some(images, count, generator)
+    like = some(images, count, generator)
     contrast = like.std(axis=(1, 2), keepdims=True) * generator.uniform(0.3, 1.5, (count, 1, 1, 1))
     return np.asarray(like.mean(axis=(1, 2), keepdims=True) + contrast * noise)
 
@@ -121,11 +121,11 @@ def _shifts(images: Images, count: int, generator: Generator) -> Values:
         down, right = round(np.sin(angle) * distance), round(np.cos(angle) * distance)
         return shifted(values, down, right or int(not down))
 
-    return _in_parts(_some(images, count, generator), generator.uniform(0, 2 * np.pi, PARTS), shift)
+    return _in_parts(some(images, count, generator), generator.uniform(0, 2 * np.pi, PARTS), shift)
 
 
 def _halves_of_two(images: Images, count: int, generator: Generator) -> Values:
-    values, others = _some(images, count, generator), _some(images, count, generator)
+    values, others = some(images, count, generator), some(images, count, generator)
     middle, half = images.shape[1] // 2, count // 2
     values[:half, middle:] = others[:half, middle:]
     values[half:, :, middle:] = others[half:, :, middle:]
@@ -146,11 +146,11 @@ def _warped(images: Images, count: int, generator: Generator) -> Values:
         bottom = values[:, low[0], high[1]] * (1 - share[0]) + values[:, high[0], high[1]] * share[0]
         return np.asarray(top * (1 - share[1]) + bottom * share[1])
 
-    return _in_parts(_some(images, count, generator), generator.uniform(0.05, 0.12, PARTS), warp)
+    return _in_parts(some(images, count, generator), generator.uniform(0.05, 0.12, PARTS), warp)
 
 
 def _turned(quarters: int) -> Damage:
-    return lambda images, count, generator: np.rot90(_some(images, count, generator), quarters, (1, 2))
+    return lambda images, count, generator: np.rot90(some(images, count, generator), quarters, (1, 2))
 
 
 KINDS: tuple[Damage, ...] = (
@@ -170,7 +170,8 @@ KINDS: tuple[Damage, ...] = (
 )
 
 
-def _some(images: Images, count: int, generator: Generator) -> Values:
+def some(images: Images, count: int, generator: Generator) -> Values:
+    """Return `count` images, drawn with repetition, as float32."""
     return images[generator.integers(0, len(images), count)].astype(np.float32)
 
 

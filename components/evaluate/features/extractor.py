@@ -110,7 +110,7 @@ def load(folder: Path) -> AnyExtractor:
     try:
         settings = Settings.model_validate_json((folder / SETTINGS_FILE).read_bytes())
         with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as arrays:
-            weights = tuple(arrays[name] for name in sorted(arrays.files) if name.startswith("w0"))
+            weights = tuple(arrays[name] for name in sorted(arrays.files) if name not in ("centre", "whitening"))
             centre, whitening = arrays["centre"], arrays["whitening"]
     except (OSError, ValueError, KeyError, ValidationError) as error:
         raise ArtifactError(f"{folder} does not contain an extractor: {first_line(error)}.", "Run evaluate again.") from error

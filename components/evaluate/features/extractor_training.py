@@ -115,11 +115,11 @@ def _tested(trained: Extractor, held_out: Labelled) -> Extractor:
     images, labels = _real(held_out, labelled=trained.settings.classes > 0)
     if not len(images):
         return trained
-    classes, found = max(1, trained.settings.classes), {}
+    classes = max(1, trained.settings.classes)
     of_real = trained.features_and_scores(images)[1]
     of_damaged = trained.features_and_scores(damage.damaged(images, len(images), np.random.default_rng(SEED + 1))[0])[1]
     shares = [float((scores.argmax(axis=1) < classes).mean()) for scores in (of_real, of_damaged)]
-    found["told_apart"] = (shares[0] + 1 - shares[1]) / 2
+    found = {"told_apart": (shares[0] + 1 - shares[1]) / 2}
     text = f"the extractor takes {shares[0]:.1%} of held-out images and {shares[1]:.1%} of damaged ones for real"
     if trained.settings.classes:
         found["held_out_accuracy"] = float((of_real[:, :classes].argmax(axis=1) == labels).mean())

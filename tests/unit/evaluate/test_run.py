@@ -250,11 +250,14 @@ class TestExtractor:
         assert made.settings.told_apart is not None
         assert made.settings.told_apart > 0.7
 
-    @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3), (100, 3)])
-    def test_all_sizes_are_trained_on(self, size: int, channels: int) -> None:
+    @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (48, 3), (64, 3), (100, 3)])
+    def test_all_sizes_are_trained_on_and_saved(self, size: int, channels: int, tmp_path: Path) -> None:
         images = np.random.default_rng(0).integers(0, 256, (60, size, size, channels)).astype(np.uint8)
         few = ImageSet(images, np.full(60, -1), tuple(map(str, range(60))))
-        features = extractor_training.train_extractor(few, few, 1).features(images)
+        made = extractor_training.train_extractor(few, few, 1)
+        features = made.features(images)
+        made.save(tmp_path)
+        np.testing.assert_array_equal(extractor.load(tmp_path).features(images), features)
         assert (features.shape, bool(np.isfinite(features).all())) == ((60, 64), True)
 
 

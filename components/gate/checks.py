@@ -43,12 +43,24 @@ def check_candidate(
 
 
 def reason_of(checks: Sequence[Check]) -> str:
-    """Return the sentences of the failed checks, or else those of the passed ones."""
+    """Return the sentences of the failed checks, or else what the passed ones compared."""
     failed = [check for check in checks if not check.passed]
     # Data and memorization are mentioned only if they failed: who reads that a model passed wants the other numbers.
     shown = failed or [check for check in checks if check.name not in ("data", "memorization")]
-    first = ["First model of this registry."] if shown[0].name.startswith("first_") else []
-    return " ".join([*first, *(check.sentence for check in shown)])
+    sentences = " ".join(check.sentence for check in shown)
+    if not shown[0].name.startswith("first_"):
+        return sentences
+    return f"First model of this registry. {sentences}" if failed else f"First model of this registry: {_limits(shown)}."
+
+
+def _limits(checks: Sequence[Check]) -> str:
+    """Return the score and the limit of each check of a first model, in short."""
+    parts = []
+    for check in checks:
+        metric = _metric(check.name.removeprefix("first_"))
+        value, limit = (metric.text({metric.name: check.numbers[key]}) for key in ("value", "limit"))
+        parts.append(f"{metric.title} {value} ({'at most' if metric.name == 'kid' else 'at least'} {limit})")
+    return ", ".join(parts)
 
 
 def _data(errors: Sequence[str]) -> Check:
@@ -142,4 +154,8 @@ def _coverage(config: GateConfig, candidate: Mapping[str, Any], champion: Rescor
 
 
 def _text(name: str, scores: Mapping[str, Any]) -> str:
-    return next(metric for metric in table.METRICS if metric.name == name).text(scores)
+    return _metric(name).text(scores)
+
+
+def _metric(name: str) -> table.Metric:
+    return next(metric for metric in table.METRICS if metric.name == name)

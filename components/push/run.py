@@ -55,7 +55,10 @@ def run(
     summary, again = repeat_on_conflict(lambda: _carry_out(config, store, candidate, given), "Looking again.")
     if summary.version:
         summary = summary.model_copy(update={"uri": store.version_location(summary.version)})
-    say(f"{'not published' if summary.decision == 'kept' else summary.decision}: {summary.reason}")
+    if summary.decision == "published":
+        say(f"published as {summary.version}")
+    else:
+        say(f"{'not published' if summary.decision == 'kept' else summary.decision}: {summary.reason}")
     vertex_version = _update_vertex(config, store)
     with new_artifact(out, "push", config=config, inputs=candidate.inputs | {"verdict": verdict}) as writer:
         write_json(writer.path / "decision.json", summary.model_dump(mode="json"))

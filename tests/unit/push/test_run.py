@@ -27,7 +27,7 @@ class TestDecisions:
         summary = bench.push(inputs)
         assert (summary.decision, summary.version) == ("published", "v0001")
         assert (summary.champion, summary.champion_kid) == ("", None)
-        assert "First model of this registry. Precision 0.800: " in summary.reason
+        assert "First model of this registry: Precision 0.800 (at least " in summary.reason
         champion = bench.champion()
         assert champion is not None
         folder = Path(summary.uri)
@@ -91,7 +91,7 @@ class TestDecisions:
         summary = bench.carry_out(inputs, bench.judge(inputs), config=PushConfig(publish=False))
         assert (summary.decision, summary.version, summary.uri) == ("kept", "", "")
         assert summary.reason.startswith(
-            "The gate passed it, but it is not published, because push.publish is false. First model of this registry. "
+            "The gate passed it, but it is not published, because push.publish is false. First model of this registry: "
         )
         assert bench.files() == before
         copying = bench.candidate(memorization=0.4)

@@ -1,6 +1,7 @@
-"""Make the README's pictures from a run: docs/quickstart.png (samples beside real images) and docs/report.png (the report).
+"""Make the README's pictures: samples of a run beside real images, and the report of the quickstart.
 
-python docs/readme_pictures.py [RUN_FOLDER]      needs chromium for the report
+python docs/readme_pictures.py quickstart RUN_FOLDER     docs/quickstart.png and docs/report.png; needs chromium
+python docs/readme_pictures.py own_images RUN_FOLDER     docs/own_images.png, from a run of `wgan-pipeline run --images`
 """
 
 from __future__ import annotations
@@ -11,30 +12,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from components.common.images import write_png
-
 HERE = Path(__file__).parent
-SCALE, GAP = 5, 24
+WIDTH, GAP = 360, 24  # at least, of a grid, and between two, in pixels
 WINDOW = "1100,1440"
-PALETTE = 128  # colours of the screenshot, which keep the file small
+COLOURS = 256  # of a picture's palette, which keeps its file small
 
 
-def enlarged_grid(model: Path, name: str) -> np.ndarray:
-    """Return one of the model artifact's grids, enlarged."""
-    pixels = np.asarray(Image.open(model / "samples" / name))
-    return pixels.repeat(SCALE, axis=0).repeat(SCALE, axis=1)[..., None]
-
-
-def draw_samples(run: Path) -> None:
-    """Write quickstart.png: the last samples of the run's generator, and real images."""
+def draw_samples(run: Path, name: str) -> None:
+    """Write NAME.png: the last samples of the run's generator, and real images."""
     summary = json.loads((run / "summary.json").read_text())
-    model = Path(summary["artifacts"]["train"]["path"])
-    samples = enlarged_grid(model, f"round-{summary['train']['rounds']:08d}.png")
-    gap = np.full((samples.shape[0], GAP, 1), 255, np.uint8)
-    write_png(HERE / "quickstart.png", np.concatenate([samples, gap, enlarged_grid(model, "real.png")], axis=1))
+    folder = Path(summary["artifacts"]["train"]["path"]) / "samples"
+    grids = [Image.open(folder / file) for file in (f"round-{summary['train']['rounds']:08d}.png", "real.png")]
+    scale = -(-WIDTH // grids[0].width)
+    width, height = grids[0].width * scale, grids[0].height * scale
+    picture = Image.new("RGB", (2 * width + GAP, height), "white")
+    for index, grid in enumerate(grids):
+        picture.paste(grid.resize((width, height), Image.Resampling.NEAREST), (index * (width + GAP), 0))
+    picture.quantize(COLOURS).save(HERE / f"{name}.png", optimize=True)
 
 
 def photograph_report(run: Path) -> None:
@@ -45,14 +41,15 @@ def photograph_report(run: Path) -> None:
         html.write_text(page)
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WINDOW}", f"--screenshot={png}"]
         subprocess.run(["chromium", *options, html.as_uri()], check=True, stderr=subprocess.DEVNULL)
-        Image.open(png).convert("RGB").quantize(PALETTE).save(HERE / "report.png", optimize=True)
+        Image.open(png).convert("RGB").quantize(COLOURS).save(HERE / "report.png", optimize=True)
 
 
 def main() -> None:
-    """Write both pictures beside this file."""
-    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/latest")
-    draw_samples(run)
-    photograph_report(run)
+    """Write the pictures beside this file."""
+    name, run = sys.argv[1], Path(sys.argv[2])
+    draw_samples(run, name)
+    if name == "quickstart":
+        photograph_report(run)
 
 
 if __name__ == "__main__":

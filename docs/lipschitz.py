@@ -68,8 +68,9 @@ class Case(NamedTuple):
     rounds: int
 
     def config(self, bound: dict[str, Any]) -> TrainConfig:
-        """Return the quickstart's [train] section for this size, with an unlimited number of rounds."""
+        """Return the quickstart's [train] section for this size, with two critic steps, one rate, and no end of rounds."""
         changes = {"generator_channels": self.channels, "critic_channels": self.channels, "rounds": 10**8}
+        changes |= {"n_critic": 2, "critic_learning_rate": 1e-3}
         return TrainConfig(**{**read_section(TrainConfig, "train", CONFIG).model_dump(), **changes, **bound})
 
 

@@ -57,7 +57,7 @@ def show(location: RegistryLocation, version: str = "") -> tuple[Version, Manife
 
 
 def rollback(location: RegistryLocation, version: str = "") -> Pointer:
-    """Put `version` into service, by default the one before the champion, and return the new pointer. The move is recorded.
+    """Put `version` into service, by default the one before the champion, and return the new pointer.
 
     With `version`, this also repairs a broken pointer. Raises ConfigError when there is no such version, ArtifactError when it
     is damaged, ConflictError when another process moved the pointer first.

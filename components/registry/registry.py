@@ -1,9 +1,8 @@
 """A registry: published versions, the pointer to the version in service (the champion), and a record of every decision.
 
     versions/v0001/{claim.json, saved_model/, scores.json, samples.png, model_card.{md,html}, manifest.json}
-    champion/000017.json   the pointer after its 17th change; the highest is in service
+    champion/000017.json   the pointer after its 17th change, and why it changed; the highest is in service
     decisions/DIGEST.json  one for each model that was decided on
-    moves/TIME.json        one for each time the pointer was moved, by a push or a rollback
 
 It is the same in a folder and at a URL (components/common/store.py), and there are no locks:
 
@@ -29,16 +28,15 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common.artifacts import MANIFEST, Manifest, json_bytes, now, read_manifest
+from components.common.artifacts import MANIFEST, Manifest, now, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
 from components.common.numbered import numbered, numbers_in, read_created
 from components.common.store import check_creates, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 
-VERSIONS, POINTERS, DECISIONS, MOVES = "versions", "champion", "decisions", "moves"
+VERSIONS, POINTERS, DECISIONS = "versions", "champion", "decisions"
 SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.png"  # of a version, and of the evaluation that they come from
 CLAIM = "claim.json"  # when, and by which push, the version number was reserved
-EARLIER_POINTER = "champion.json"  # of earlier releases, in a folder; it counts as the pointer with number 0
 VERSION_NAME = r"v\d{4,}"
 ABANDONED_AFTER = datetime.timedelta(days=1)
 
@@ -53,6 +51,7 @@ class Pointer(BaseModel):
     digest: str
     model_digest: str
     published_at: str
+    why: Literal["push", "rollback", "retention"] = "push"
     previous: str = ""  # the version in service before this one; `registry retain` keeps it
     removed: tuple[str, ...] = ()  # versions of which there may be files left, until a retention has removed all
 
@@ -80,7 +79,7 @@ class Champion(Pointer):
 class Decision(BaseModel):
     """What was decided on a model, the checks, and everything that they depend on: evaluation, champion and rule."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # records of earlier releases differ in `rule`: decided on again
+    model_config = ConfigDict(frozen=True, extra="ignore")  # another version may add fields; another rule is decided on again
     decision: Literal["published", "kept"]
     reason: str
     version: str
@@ -107,7 +106,7 @@ class Registry:
 
     def check_exists(self) -> None:
         """Raise ConfigError if there is no registry."""
-        if not self._store.names() & {VERSIONS, POINTERS, EARLIER_POINTER, DECISIONS}:
+        if not self._store.names() & {VERSIONS, POINTERS, DECISIONS}:
             raise ConfigError(
                 f"There is no registry in {self.location}.", "Name one with --registry; a run's is RUNS_DIR/registry."
             )
@@ -118,19 +117,16 @@ class Registry:
         The version that the pointer names is not checked.
         """
         numbers = numbers_in(self._store, POINTERS)
-        number = max(numbers, default=0)
-        for name in [*(numbered(POINTERS, each) for each in reversed(numbers)), EARLIER_POINTER]:
+        highest = max(numbers, default=0)
+        for number in reversed(numbers):
             try:
-                content = self._store.read(name) if name == EARLIER_POINTER else read_created(self._store, name)
-                if content:
-                    return State(number, Pointer.model_validate_json(content))
-            except FileNotFoundError:
-                break
+                if content := read_created(self._store, numbered(POINTERS, number)):
+                    return State(highest, Pointer.model_validate_json(content))
             except ValidationError as error:
                 if not repair:
-                    raise self._broken(name, f"it cannot be read ({first_line(error)})") from error
+                    raise self._broken(numbered(POINTERS, number), f"it cannot be read ({first_line(error)})") from error
                 break
-        return State(number, None)
+        return State(highest, None)
 
     def champion(self, state: State | None = None) -> Champion | None:
         """Return the version in service, without checking its files; None if nothing was published yet.
@@ -140,7 +136,7 @@ class Registry:
         number, pointer = state or self.state()
         if pointer is None:
             return None
-        name = numbered(POINTERS, number) if number else EARLIER_POINTER
+        name = numbered(POINTERS, number)
         if not re.fullmatch(VERSION_NAME, pointer.version):
             raise self._broken(name, f"it names {pointer.version!r}")
         try:
@@ -239,7 +235,7 @@ class Registry:
         return store_artifact(self._store, f"{VERSIONS}/{version}", artifact)
 
     def set_champion(self, version: str, manifest: Manifest, before: State, why: Literal["push", "rollback"]) -> Pointer:
-        """Put a version into service that was complete in the state `before`, record the move, and return the new pointer.
+        """Put a version into service that was complete in the state `before`, and return the new pointer.
 
         Raises ConflictError when another process changed the state first.
         """
@@ -249,13 +245,11 @@ class Registry:
             digest=manifest.digest,
             model_digest=manifest.inputs["model"],
             published_at=now(),
+            why=why,
             previous="" if old is None else old.previous if old.version == version else old.version,
             removed=before.removed,
         )
         self._create_pointer(pointer, before)
-        # Written after the pointer, and repeats only what the pointer says: a missing move record is harmless.
-        move = {"at": pointer.published_at, "version": version, "previous": pointer.previous, "why": why}
-        self._write_json(f"{MOVES}/{pointer.published_at.replace(':', '')}.json", move)
         return pointer
 
     def _create_pointer(self, pointer: Pointer, before: State) -> None:
@@ -278,7 +272,7 @@ class Registry:
         removed = [version for version in self._version_files() if version in {*versions, *before.removed}]
         if not removed:
             return
-        self._create_pointer(before.pointer.model_copy(update={"removed": tuple(removed)}), before)
+        self._create_pointer(before.pointer.model_copy(update={"removed": tuple(removed), "why": "retention"}), before)
         for version in removed:
             self._store.delete(f"{VERSIONS}/{version}/{MANIFEST}")  # first: without it the version is not complete
             self._store.remove(f"{VERSIONS}/{version}")
@@ -289,7 +283,7 @@ class Registry:
             claim = json.loads(self._store.read(f"{VERSIONS}/{version}/{CLAIM}"))
             at = datetime.datetime.fromisoformat(claim["at"])
         except FileNotFoundError:
-            return False  # a damaged version of an earlier release, which had no claims
+            return False  # a mounted bucket may not show it yet
         except (ValueError, KeyError, TypeError):
             return True
         return datetime.datetime.now(datetime.UTC) - at > ABANDONED_AFTER
@@ -307,10 +301,7 @@ class Registry:
 
     def write_decision(self, decision: Decision) -> None:
         """Record a decision in place of an earlier one on the same model."""
-        self._write_json(f"{DECISIONS}/{decision.model_digest}.json", decision.model_dump(mode="json"))
-
-    def _write_json(self, name: str, value: Any) -> None:
-        self._store.write(name, [json_bytes(value)])
+        self._store.write(f"{DECISIONS}/{decision.model_digest}.json", [decision.model_dump_json(indent=1).encode()])
 
 
 def version_number(version: str) -> int:

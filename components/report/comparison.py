@@ -57,9 +57,7 @@ class FinishedRun:
         self.decision = f"{push['decision']} {push.get('version') or ''}".strip() if push else "no decision"
         self.reason = self.summary.error.problem if self.summary.error else str(push.get("reason", ""))
         evaluation = self.open("evaluate")
-        self.samples = None
-        if evaluation.manifest is not None:
-            self.samples = evaluation.figure("samples.png", f"Grid of samples of {self.run_id}", self.run_id)
+        self.samples = evaluation.figure("samples.png", f"Grid of samples of {self.run_id}", self.run_id)
         self.notes = evaluation.notes
 
     def open(self, step: str) -> ArtifactReader:

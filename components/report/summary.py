@@ -45,7 +45,7 @@ class RunSummary(Summary):
     tpu_check: dict[str, Any] | None = None
     train: dict[str, Any] | None
     evaluate: dict[str, Any] | None
-    gate: dict[str, Any] | None = None  # runs of earlier releases have none
+    gate: dict[str, Any] | None
     push: dict[str, Any] | None
     artifacts: dict[str, ArtifactRef]
     note: str = ""  # set if the platform called a run whose steps all succeeded something else

@@ -219,8 +219,8 @@ def test_thirty_days(month: Month) -> None:
     assert registry.versions(registry.state()) == dict.fromkeys(published, True)
     assert {day.summary["push"]["decision"] for day in trained} == {"published", "kept"}
     assert month.champion() == published[-1]
-    moves = [json.loads(file.read_bytes()) for file in sorted((month.registry / "moves").iterdir())]
-    assert [move["version"] for move in moves] == published
+    pointers = [json.loads(file.read_bytes()) for file in sorted((month.registry / "champion").iterdir())]
+    assert [pointer["version"] for pointer in pointers] == published
 
 
 def kill_children_of(run_id: str) -> None:

@@ -249,7 +249,8 @@ class Run:
                 rows = self.images[:48].copy()
                 rows[::6] = noisy(rows[::6], 0.1)
                 write_bytes(writer.path / "neighbours.png", png_bytes(grid(rows, 6, scale)))
-                write_bytes(writer.path / "worst_pairs.png", png_bytes(grid(self.images[:32].repeat(2, axis=0)[:32], 8, scale)))
+                for name in ("worst_pairs.png", "farthest_pairs.png"):
+                    write_bytes(writer.path / name, png_bytes(grid(self.images[:32].repeat(2, axis=0)[:32], 8, scale)))
             return AnySummary(**SCORES)
 
         self.record("evaluate", body, "ingest", "train")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from components.common.images import cells, grid, png_bytes, viewable_scale
+from components.common.images import cells, grid, png_bytes, read_png, viewable_scale
 from components.report.artifact_reader import ArtifactReader
 from components.report.plots.figures import Figure, figure
 
@@ -41,9 +39,8 @@ class SamplesSection:
         last_round: Figure | None,
         seed: str,
     ) -> None:
-        self.final, self.real = last_round, None
-        if evaluation.manifest is not None:
-            self.final = evaluation.figure("samples.png", "Grid of samples", "Samples of the trained model.") or last_round
+        self.final = evaluation.figure("samples.png", "Grid of samples", "Samples of the trained model.") or last_round
+        self.real = None
         if "samples/real.png" in model.names("samples/", ".png"):
             caption = "Real images from the training split."
             self.real = model.figure("samples/real.png", "Grid of real training images", caption)
@@ -59,9 +56,7 @@ def blind_test(dataset: ArtifactReader, evaluation: ArtifactReader, seed: str) -
         return None
     real = dataset.images("eval", OF_EACH)
     scale = viewable_scale(real.shape[1])
-    picture = np.asarray(Image.open(io.BytesIO(evaluation.content("samples.png"))))
-    picture = picture if picture.ndim == 3 else picture[..., None]
-    samples = cells(picture, real.shape[1], SAMPLE_COLUMNS, scale)[: len(real)]
+    samples = cells(read_png(evaluation.content("samples.png")), real.shape[1], SAMPLE_COLUMNS, scale)[: len(real)]
     images, is_real = shuffled(real, samples, seed)
     text = f"{len(real)} held-out images and {len(samples)} samples, shuffled"
     rows = (" ".join(np.where(row, "real", "sample")) for row in np.split(is_real, range(COLUMNS, len(is_real), COLUMNS)))

@@ -63,14 +63,9 @@ class ScoresSection:
         self.classes, self.classes_summary = evaluation.attempt(
             "The classes of the samples", lambda: class_bars(content.get("modes")), (Bars(), "")
         )
-        self.neighbours = self.nearest_pairs = self.farthest_pairs = None
-        files = evaluation.names()
-        if files:
-            self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
-        if "worst_pairs.png" in files:  # evaluations of earlier versions do not have it
-            self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
-        if "farthest_pairs.png" in files:
-            self.farthest_pairs = evaluation.figure("farthest_pairs.png", *FARTHEST_PAIRS)
+        self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
+        self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
+        self.farthest_pairs = evaluation.figure("farthest_pairs.png", *FARTHEST_PAIRS)
 
 
 class PublishedScores:

@@ -4,7 +4,6 @@
     accepted/000017.json        the 17th acceptance; the next snapshot is compared with the last one
     snapshots/ID-ATTEMPT/       the files of an accepted snapshot
     refused/ID-ATTEMPT/         those of a refused one, for the report of the run that was stopped
-    accepted.json               acceptances of earlier releases, which come before the numbered ones
 
 It is the same in a folder and at a URL (components/common/store.py), and there are no locks. A snapshot's folder is written
 before its acceptance, so every accepted snapshot is complete. Of all validations that compared with the same last snapshot only
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.common.artifacts import new_artifact, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
@@ -33,7 +32,6 @@ from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig
 
 IDENTITY, ACCEPTED, SNAPSHOTS, REFUSED = "history.json", "accepted", "snapshots", "refused"
-EARLIER_ACCEPTED = "accepted.json"
 NOT_REPORTED = ("sample.tfrecord", "tally-train.json", "tally-eval.json")  # large, and read only to compare the next snapshot
 
 Reason = Literal["first snapshot", "no error", "validate.accept"]
@@ -51,9 +49,7 @@ class Acceptance(BaseModel):
     anomalies: tuple[Anomaly, ...]
     accepted_by: str  # the folder of the validation, which is in the run's folder
     config: dict[str, object]
-    stored_as: str = Field(
-        "", pattern="^(s[0-9a-f]{12}-[0-9a-f]{8})?$"
-    )  # its folder; empty in earlier releases: the snapshot's id
+    stored_as: str = Field("", pattern="^(s[0-9a-f]{12}-[0-9a-f]{8})?$")  # its folder; empty until it is stored
 
 
 class Accepted(NamedTuple):
@@ -70,9 +66,6 @@ class Accepted(NamedTuple):
     def find(self, digest: str) -> Acceptance | None:
         """Return the acceptance of a dataset, or None if it has not been accepted."""
         return next((entry for entry in self.entries if entry.dataset_digest == digest), None)
-
-
-_ACCEPTANCES = TypeAdapter(list[Acceptance])
 
 
 def snapshot_id(digest: str) -> str:
@@ -100,22 +93,18 @@ class History:
 
     def accepted(self) -> Accepted:
         """Return the acceptances."""
-        name, found = EARLIER_ACCEPTED, list[Acceptance]()
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                found = _ACCEPTANCES.validate_json(self._store.read(name))
-            created = read_numbered(self._store, ACCEPTED)
-            for number, content in created.items():
-                name = numbered(ACCEPTED, number)
+        created, found = read_numbered(self._store, ACCEPTED), []
+        for number, content in created.items():
+            try:
                 found.append(Acceptance.model_validate_json(content))
-        except ValidationError as error:
-            raise self._broken(name, first_line(error)) from error
+            except ValidationError as error:
+                raise self._broken(numbered(ACCEPTED, number), first_line(error)) from error
         return Accepted(found, max(created, default=0))
 
     @contextlib.contextmanager
     def open_snapshot(self, entry: Acceptance) -> Iterator[Path]:
         """Yield the folder of an accepted snapshot, or a temporary copy, after checking every file."""
-        name = f"{SNAPSHOTS}/{entry.stored_as or entry.snapshot}"
+        name = f"{SNAPSHOTS}/{entry.stored_as}"
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(open_artifact(self._store, name, "snapshot"))

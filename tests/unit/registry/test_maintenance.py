@@ -32,8 +32,8 @@ class TestRollback:
     def test_it_returns_to_the_previous_version_and_is_recorded(self, three: Bench) -> None:
         assert command(three, "rollback") == "v0002 is in service; it replaces v0003.\n"
         assert three.serves() == "v0002"
-        moves = [json.loads(three.store.read(name)) for name in sorted(three.store.files("moves"))]
-        assert [(move["version"], move["previous"], move["why"]) for move in moves] == [
+        pointers = [json.loads(three.store.read(name)) for name in sorted(three.store.files("champion"))]
+        assert [(pointer["version"], pointer["previous"], pointer["why"]) for pointer in pointers] == [
             ("v0001", "", "push"),
             ("v0002", "v0001", "push"),
             ("v0003", "v0002", "push"),

@@ -115,20 +115,6 @@ class TestDamage:
         assert three.push(three.candidate(kid=0.01)).version == three.serves() == "v0004"
         assert "champion/000005.json" in three.store.files("champion")
 
-    def test_the_pointer_of_an_earlier_release(self, three: Bench) -> None:
-        """champion.json in place of numbered pointers, and versions without a claim."""
-        pointer = json.loads(three.store.read("champion/000003.json"))
-        del pointer["removed"]
-        three.store.remove("champion")
-        three.store.write("champion.json", [json.dumps(pointer).encode()])
-        for version in three.versions():
-            three.store.delete(f"versions/{version}/claim.json")
-        assert three.serves() == "v0003"
-        assert maintenance.retain(three.registry, 2) == ["v0001"]
-        assert three.serves() == "v0003"
-        assert three.push(three.candidate(kid=0.01)).version == three.serves() == "v0004"
-        assert maintenance.rollback(three.registry).version == three.serves() == "v0003"
-
 
 @pytest.mark.parametrize("location", ["folder"], indirect=True)
 def test_error_for_a_registry_that_is_a_file(bench: Bench) -> None:
@@ -208,7 +194,7 @@ class TestKilled:
         assert served == ["old"] * turn + ["new"] * (len(served) - turn)
         assert number == 3, "a number that was claimed is not used again"
         assert turn >= 17, "before and after claim, files and manifest of the version, and before the pointer"
-        assert len(served) - turn == 6, "after the pointer, before and after the move and the decision, and the end"
+        assert len(served) - turn == 4, "after the pointer, before and after the decision, and the end"
 
     def test_a_rollback_and_a_retention(self, three: Bench) -> None:
         untouched = three.files()
@@ -223,7 +209,7 @@ class TestKilled:
                 for each in maintenance.list_versions(three.registry):
                     if not each.fault:
                         maintenance.show(three.registry, each.name)  # what is listed is whole
-            assert moment > 3
+            assert moment >= 3
 
 
 def restore(bench: Bench, files: dict[str, bytes]) -> None:

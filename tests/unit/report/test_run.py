@@ -116,7 +116,7 @@ def test_page_shows_everything_in_order(finished: Run) -> None:
     ):
         assert words in page.text, words
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 13  # samples, real, blind test and answer, six rounds, neighbours, worst pairs, the data
+    assert len(images) == 14  # samples, real, blind test and answer, six rounds, neighbours, two of pairs, the data
     assert all(image["alt"] and image["width"] and image["height"] for image in images)
     charts = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(charts) == 13  # six scores between floor and ceiling, six curves and the lineage
@@ -141,7 +141,7 @@ def test_page_refers_to_nothing_outside_itself(finished: Run) -> None:
 def test_heavy_images_keep_the_page_under_3_megabytes(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 128, 128, 3)).astype(np.uint8)
     _, page, html = page_of(Run(tmp_path, noise).all())
-    assert sum(tag == "img" for tag, _ in page.elements) == 13
+    assert sum(tag == "img" for tag, _ in page.elements) == 14
     assert len(html.encode()) < 3_000_000
 
 

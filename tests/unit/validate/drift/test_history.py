@@ -245,10 +245,6 @@ BROKEN = [
     ),
     (lambda bench: bench.store.write("accepted/000001.json", [b'{"snapshot": 3}']), "is broken: .* validation errors? for Acc"),
     (
-        lambda bench: bench.store.write("accepted.json", [b'[{"snapshot": 3}]']),
-        "accepted.json is broken: .* validation errors?",
-    ),
-    (
         lambda bench: bench.store.remove("snapshots"),
         "is broken: its snapshot s[0-9a-f]{12} is damaged .*not a finished artifact",
     ),
@@ -437,18 +433,6 @@ def test_of_two_validations_at_once_one_compares_again(
     assert anywhere.folders("snapshots") == {first.stored_as, second.stored_as, third.stored_as}
     output = capsys.readouterr().out
     assert f"Another run was accepted into {anywhere.history} at the same time; its snapshot stands. Comparing again." in output
-
-
-def test_the_history_of_an_earlier_release(bench: Bench) -> None:
-    """accepted.json, and a snapshot's folder named by its id."""
-    (entry,) = bench.accepted()
-    root = Path(bench.history)
-    (root / "snapshots" / entry.stored_as).rename(root / "snapshots" / entry.snapshot)
-    (root / "accepted.json").write_text(f"[{entry.model_dump_json(exclude={'stored_as'})}]")
-    bench.store.remove("accepted")
-    assert bench.validate("second", digits()[0][5:], digits()[1][5:]).accepted_against == bench.id("first")
-    assert [each.snapshot for each in bench.accepted()] == [bench.id("first"), bench.id("second")]
-    assert bench.validate("first", *digits()).accepted_against == ""
 
 
 def test_a_refused_snapshot_stores_only_what_the_report_shows(anywhere: Bench) -> None:

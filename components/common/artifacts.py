@@ -15,15 +15,16 @@ import io
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from components.common.errors import ArtifactError, first_line
+from components.common.section import Frozen
+from components.common.store import Folder, writing
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -48,18 +49,16 @@ PACKAGES_IN_CODE_DIGEST = (
 )
 
 
-class FileEntry(BaseModel):
+class FileEntry(Frozen):
     """Size and digest of one file of an artifact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     bytes: int
     sha256: str
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """The content of manifest.json: what an artifact is, what it was made from, and the digest of each of its files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int
     kind: str
     digest: str
@@ -199,18 +198,14 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     remove_artifact(path)
-    try:
+    with writing(str(path)):
         path.mkdir(parents=True)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        yield path
-    except BaseException as error:
-        with contextlib.suppress(ArtifactError):
-            remove_artifact(path)
-        if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
-        raise
+        try:
+            yield path
+        except BaseException:
+            with contextlib.suppress(ArtifactError):
+                remove_artifact(path)
+            raise
 
 
 def remove_artifact(path: Path) -> None:
@@ -252,18 +247,13 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
         )
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{path} is a {manifest.kind}, a {kind} is needed.", f"Name the folder of a {kind}.")
-    if verify:
-        _verify_files(path, manifest)
-    return manifest
-
-
-def _verify_files(path: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
+    for name, entry in manifest.files.items() if verify else ():
         file = path / name
         if not file.is_file():
             raise ArtifactError(f"{path} is damaged: {name} is missing.", f"Remove {path} and run again.")
         if file.stat().st_size != entry.bytes or file_sha256(file) != entry.sha256:
             raise digest_mismatch(path, name)
+    return manifest
 
 
 def digest_mismatch(path: Path, name: str) -> ArtifactError:
@@ -282,11 +272,11 @@ def file_entries(folder: Path, known: Mapping[str, FileEntry] | None = None) -> 
         for name in files
         if name != MANIFEST
     )
-    return {name: known[name] if known and name in known else _file_entry(folder / name) for name in names}
-
-
-def _file_entry(file: Path) -> FileEntry:
-    return FileEntry(bytes=file.stat().st_size, sha256=file_sha256(file))
+    entries = dict(known or {})
+    for name in names:
+        if name not in entries:
+            entries[name] = FileEntry(bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name))
+    return {name: entries[name] for name in names}
 
 
 def file_sha256(file: Path) -> str:
@@ -319,29 +309,15 @@ def write_text(file: Path, text: str) -> None:
 def write_bytes(file: Path, content: bytes) -> None:
     """Write a file as a whole: readers see the old content or the new, never a partial file. Raises ArtifactError.
 
-    The file is renamed into place. Where a rename is a copy and a removal (gcsfuse), the copy appears as a whole. A file of an
-    artifact that is being written is written in place, since it does not exist before the manifest.
+    A file of an artifact that is being written is written in place, since the artifact does not exist before its manifest.
     """
     file = Path(file)
     for writer in ArtifactWriter.being_written:
         if file.is_relative_to(writer.path) and file.name != MANIFEST:
-            try:
+            with writing(str(file)):
                 writer.write(file.relative_to(writer.path).as_posix(), content)
-            except OSError as error:
-                raise _cannot_write(file, error) from error
             return
-    temporary = file.parent / f".{file.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _cannot_write(file, error) from error
+    Folder(file.parent).write(file.name, [content], sync=True)
 
 
 def _sync_files(folder: Path, names: Collection[str], synced: Container[str]) -> None:
@@ -362,15 +338,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> ArtifactError:
-    # shutil.copytree raises a list of (source, destination, reason); the first reason is enough
-    why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error
-    return ArtifactError(
-        f"Cannot write {path}: {why}.",
-        "Free space or name a writable folder, for instance --set run.dir=DIR.",
-    )
 
 
 def digest_of(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Imports large packages without the optional ones that they would import too: for TensorFlow, these take half of the time.
 
-Keras imports scikit-learn and Matplotlib for wrappers and plots, TensorFlow Lite imports JAX for a converter. Here nothing uses
-these parts, but the packages are installed, so every process that imports TensorFlow paid for them.
+Keras imports scikit-learn and Matplotlib for wrappers and plots, and TensorFlow Lite imports JAX for a converter. Nothing here
+uses these parts, but the packages are installed, so every process that imported TensorFlow imported them too.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ UNUSED_BY_TENSORFLOW = ("jax", "matplotlib", "scipy", "sklearn")
 def importing_without(*packages: str) -> Iterator[None]:
     """Import in this block as if these packages were not installed, unless they were imported before.
 
-    Modules are not garbage. Python does not look for garbage meanwhile, which took a sixth of TensorFlow's import, and never
-    again among what is there at the end, which took a quarter of the processor time of a short training: tracing makes many
-    objects.
+    The garbage collector is off meanwhile, because looking for garbage among modules took a sixth of TensorFlow's import. It
+    ignores them afterwards, too: with every search that TensorFlow's tracing causes, they took a quarter of the processor time
+    of a short training.
     """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type] # None: the import system raises ModuleNotFoundError
@@ -56,6 +56,6 @@ class _Finder(MetaPathFinder):
 
 
 def lighten_tensorflow() -> None:
-    """Make every later import of TensorFlow or Keras in this process one without the packages that nothing here uses."""
+    """Let every later import of TensorFlow or Keras in this process leave out the packages that nothing here uses."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

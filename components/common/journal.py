@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from components.common.artifacts import now, read_manifest
 from components.common.errors import InterruptedStepError, PipelineError, first_line
-from components.common.section import Summary
+from components.common.section import Frozen, Summary
 from components.common.store import Location, store_at
 
 STEPS = ("ingest", "validate", "train", "evaluate", "gate", "push")  # a run on a TPU also has tpu_check, before train
@@ -27,10 +27,9 @@ SNAPSHOT = "snapshot"  # the first step of a run on a platform; it has an entry 
 State = Literal["running", "succeeded", "failed", "interrupted"]
 
 
-class StepError(BaseModel):
+class StepError(Frozen):
     """Why a step failed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     kind: str
     problem: str
     cure: str
@@ -38,18 +37,16 @@ class StepError(BaseModel):
     traceback: str
 
 
-class ArtifactRef(BaseModel):
+class ArtifactRef(Frozen):
     """Path and digest of an artifact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
     digest: str
 
 
-class StepRecord(BaseModel):
+class StepRecord(Frozen):
     """One entry of the journal."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     step: str
     key: str
     state: State
@@ -57,9 +54,9 @@ class StepRecord(BaseModel):
     started_at: str
     finished_at: str = ""
     seconds: float = 0.0
-    summary: dict[str, Any] = {}
+    summary: dict[str, Any] = Field({})
     artifact: ArtifactRef | None = None
-    inputs: dict[str, ArtifactRef] = {}
+    inputs: dict[str, ArtifactRef] = Field({})
     error: StepError | None = None
 
 

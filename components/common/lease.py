@@ -18,13 +18,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from components.common.artifacts import now
 from components.common.errors import ArtifactError
 from components.common.numbered import numbered, numbers_in
 from components.common.processes import id_space, is_alive, started_at
 from components.common.progress import say
+from components.common.section import Frozen
 from components.common.store import Store
 
 RENEW_SECONDS = 30.0
@@ -33,10 +34,9 @@ HOLDER_EXPIRY_SECONDS = 90.0  # the holder stops before others take over
 POLL_SECONDS = 0.5
 
 
-class Entry(BaseModel):
+class Entry(Frozen):
     """The content of a file of a lease: the process that holds it, or released it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     id_space: str
     pid: int
     started_at: str
@@ -154,8 +154,16 @@ def _create(store: Store, folder: str, number: int, *, check: bool, released: bo
 
     `check` also looks for a higher number: after a long pause, this number may be one that later holders have removed.
     """
+    entry = Entry(
+        id_space=id_space(),
+        pid=os.getpid(),
+        started_at=started_at(os.getpid()),
+        host=platform.node(),
+        written_at=now(),
+        released=released,
+    )
     file = numbered(folder, number)
-    if not store.create(file, _entry(released=released)):
+    if not store.create(file, entry.model_dump_json().encode()):
         return False
     if check and numbers_in(store, folder)[-1] != number:
         store.delete(file)
@@ -169,18 +177,6 @@ def _read(store: Store, folder: str, number: int) -> Entry | None:
         return Entry.model_validate_json(store.read(numbered(folder, number)))
     except (FileNotFoundError, ValidationError):
         return None
-
-
-def _entry(*, released: bool = False) -> bytes:
-    entry = Entry(
-        id_space=id_space(),
-        pid=os.getpid(),
-        started_at=started_at(os.getpid()),
-        host=platform.node(),
-        written_at=now(),
-        released=released,
-    )
-    return entry.model_dump_json().encode()
 
 
 def _clock() -> float:

@@ -18,13 +18,14 @@ from components.common.store import Store
 
 NUMBER_DIGITS = 6
 NUMBERED = re.compile(rf"(\d{{{NUMBER_DIGITS},}})\.json")
-# On a mounted bucket: so long can another process take to fill a file that it has created, and a file that another machine has
-# created be in a listing before it can be opened (gcsfuse remembers 5 s that a file does not exist).
+# On a mounted bucket, another process may take this long to fill a file that it has created, and a file of another machine may
+# be listed this long before it can be opened: gcsfuse remembers for 5 s that a file does not exist.
 EMPTY_SECONDS = 10.0
 
-CONFLICT_ATTEMPTS = 5  # of as many processes that change a state at once, each succeeds
-# Wait so long after the first conflict, and longer after each: gcsfuse remembers 5 s that a folder does not exist.
-CONFLICT_SECONDS = 1.0
+CONFLICT_ATTEMPTS = 5  # enough for five processes that change a state at once
+CONFLICT_SECONDS = (
+    1.0  # after the first conflict, and longer after each: gcsfuse remembers for 5 s that a folder does not exist
+)
 
 T = TypeVar("T")
 

@@ -30,10 +30,10 @@ READ_AHEAD_BYTES = 1 << 20
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # a file that is being written, or that a killed process left
 # Of the file systems without hard links: gcsfuse answers EPERM, others one of these.
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-# The schemes of file systems that can create an object on the condition that there is none of its name. Not all servers of
+# The schemes of file systems that can create an object on the condition that none of that name exists. Not all servers of
 # s3:// can: `create` finds out.
 CREATING_SCHEMES = ("gs", "gcs", "s3", "memory")
-CREATE_ATTEMPTS = 5  # S3 answers ConditionalRequestConflict to one of two simultaneous requests, which then has to repeat it
+CREATE_ATTEMPTS = 5  # S3 answers ConditionalRequestConflict to one of two simultaneous requests, which must then be repeated
 
 Span = tuple[str, int, int]  # name of a file, first byte, number of bytes
 ReadSpan = Callable[[str, int, int], bytes]
@@ -44,7 +44,7 @@ def check_creates(location: str) -> str:
     scheme, separator, _ = location.partition("://")
     if separator and scheme not in (*CREATING_SCHEMES, "file"):
         raise ValueError(
-            f"{scheme}:// cannot create a file only if none of its name exists, which several runs at once need; "
+            f"{scheme}:// cannot create a file on the condition that it does not exist yet, which concurrent runs need; "
             "use a folder, a gs:// or an s3:// URL"
         )
     return location
@@ -238,8 +238,8 @@ class Bucket:
                 return self.read(name) == content
             if not self._is_known_to_create and self._create(f"{self._root}/{name}", content):
                 raise ArtifactError(
-                    f"{self.location} replaces objects although it is asked not to (If-None-Match), so that runs at the same"
-                    " time would overwrite each other's.",
+                    f"{self.location} replaces objects although it is asked not to (If-None-Match), so concurrent runs would"
+                    " overwrite each other's files.",
                     "Use S3, a server that has this condition, a gs:// URL or a folder.",
                 )
         self._is_known_to_create = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel
@@ -80,36 +80,53 @@ def _create(store: Store, name: str, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_artifact(store: Store, name: str, kind: str, *, only: Sequence[str] = (), verify: bool = True) -> Iterator[Path]:
+def open_artifact(
+    store: Store, name: str, kind: str, *, only: Sequence[str] = (), verify: bool = True, cure: str = ""
+) -> Iterator[Path]:
     """Yield the folder of an artifact, or a temporary copy of it, with `verify` after every file was checked.
 
-    `only` names the files that a copy needs. Raises ArtifactError when the artifact is not complete or damaged.
+    `only` names the files that a copy needs. Raises ArtifactError, which names the `cure`, when the artifact is not complete or
+    damaged.
     """
-    if isinstance(store, Folder):
-        folder = store.path / name
-        read_manifest(folder, kind, verify=verify)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix=f"{kind}-") as temporary:
-        folder = Path(temporary) / PurePosixPath(name).name
-        for each in only or [each.removeprefix(f"{name}/") for each in store.files(name)]:
-            _check_relative(store, name, each)
-            with contextlib.suppress(FileNotFoundError):  # reported below
-                content = store.read(f"{name}/{each}")
-                try:
-                    write_bytes(folder / each, content)
-                except ArtifactError as error:  # this machine's disk, not a damaged artifact
-                    raise UnreachableError(error.problem, error.cure) from error
+    with contextlib.ExitStack() as stack:
+        if isinstance(store, Folder):
+            folder = store.path / name
+        else:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{kind}-"))
+            folder = Path(temporary) / PurePosixPath(name).name
+            _download(store, name, folder, only)
         try:
             read_manifest(folder, kind, verify=verify)
         except ArtifactError as error:
-            raise ArtifactError(error.problem.replace(str(folder), f"{store.location}/{name}"), error.cure) from None
+            problem = error.problem.replace(str(folder), f"{store.location}/{name}")
+            raise ArtifactError(problem, cure or error.cure) from None
         yield folder
 
 
-def _check_relative(store: Store, name: str, file: str) -> None:
-    path = PurePosixPath(file)
-    if path.is_absolute() or ".." in path.parts:
-        raise ArtifactError(
-            f"{store.location}/{name} holds an object named {file!r}.", "Remove it: no artifact has such a file."
-        )
+def _download(store: Store, name: str, folder: Path, only: Sequence[str]) -> None:
+    """Copy the files of an artifact that exist to a local folder; of `only`, if any are named."""
+    for file in only or [each.removeprefix(f"{name}/") for each in store.files(name)]:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts:
+            raise ArtifactError(
+                f"{store.location}/{name} holds an object named {file!r}.", "Remove it: no artifact has such a file."
+            )
+        with contextlib.suppress(FileNotFoundError):
+            content = store.read(f"{name}/{file}")
+            try:
+                write_bytes(folder / file, content)
+            except ArtifactError as error:  # this machine's disk, not a damaged artifact
+                raise UnreachableError(error.problem, error.cure) from error
+
+
+def newest_artifact(store: Store, folder: str, wanted: Callable[[Manifest], bool]) -> str:
+    """Return the name of the newest `wanted` artifact below a folder, "" if there is none; damaged manifests are ignored."""
+    sizes = {name: size for name, size in store.files(folder).items() if name.endswith(f"/{MANIFEST}")}
+    found = [("", "")]
+    with store.spans((name, 0, size) for name, size in sizes.items()) as read:  # all at once
+        for name, size in sizes.items():
+            with contextlib.suppress(ValueError):  # damaged
+                manifest = Manifest.model_validate_json(read(name, 0, size))
+                if wanted(manifest):
+                    found.append((manifest.created_at, name.removesuffix(f"/{MANIFEST}")))
+    return max(found)[1]

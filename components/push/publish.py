@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from components.common.artifacts import Manifest, new_artifact, write_bytes, write_json, write_text
+from components.common.artifacts import Manifest, json_bytes, new_artifact
 from components.common.errors import ArtifactError
 from components.common.progress import say
 from components.gate.candidate import Candidate
@@ -34,18 +33,17 @@ def write_version(config: PushConfig, registry: Registry, candidate: Candidate, 
     with tempfile.TemporaryDirectory(prefix="version-") as temporary:
         folder = Path(temporary) / version
         with new_artifact(folder, "version", config=config, inputs=inputs) as writer:
-            saved_model = writer.path / SAVED_MODEL
-            shutil.copytree(find_saved_model(inputs["model"]), saved_model)
+            writer.copy(find_saved_model(inputs["model"]), SAVED_MODEL)
             say(f"testing {version} in a new process, without this program's code")
-            check_loads(saved_model, model)
-            write_json(writer.path / SCORES_FILE, candidate.scores)
+            check_loads(writer.path / SAVED_MODEL, model)
+            writer.write(SCORES_FILE, json_bytes(candidate.scores))
             samples = (inputs["evaluation"] / SAMPLES_FILE).read_bytes()
-            write_bytes(writer.path / SAMPLES_FILE, samples)
+            writer.write(SAMPLES_FILE, samples)
             for name, card in model_cards(version, model, candidate.evaluation, candidate.scores, reason, samples).items():
-                write_text(writer.path / name, card)
+                writer.write(name, card.encode())
             writer.details = {name: model.details[name] for name in DETAILS if name in model.details}
             if (inputs["model"] / STATE).is_file():  # for a training that starts from this version
-                shutil.copyfile(inputs["model"] / STATE, writer.path / STATE)
+                writer.copy(inputs["model"] / STATE)
                 writer.details["train"] = model.config
         return version, registry.add_version(version, folder)
 

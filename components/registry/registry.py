@@ -21,7 +21,7 @@ import contextlib
 import datetime
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.common.artifacts import MANIFEST, Manifest, now, read_manifest
 from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
 from components.common.numbered import numbered, numbers_in, read_created
+from components.common.section import Frozen
 from components.common.store import check_creates, store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 
@@ -43,10 +44,9 @@ ABANDONED_AFTER = datetime.timedelta(days=1)
 RegistryLocation = Path | str  # a folder or a URL
 
 
-class Pointer(BaseModel):
+class Pointer(Frozen):
     """The content of a pointer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     version: str
     digest: str
     model_digest: str
@@ -210,19 +210,10 @@ class Registry:
                     f"{file} cannot be read: {first_line(error)}.", "Put another version into service."
                 ) from error
 
-    @contextlib.contextmanager
-    def open_version(self, version: str) -> Iterator[Path]:
-        """Yield the folder of a version, or a temporary copy, after checking every file. Raises ArtifactError."""
-        with contextlib.ExitStack() as stack:
-            try:
-                folder = stack.enter_context(open_artifact(self._store, f"{VERSIONS}/{version}", "version"))
-            except ArtifactError as error:
-                raise ArtifactError(
-                    error.problem,
-                    "Put another version into service with wgan-pipeline registry rollback VERSION,"
-                    " or use another push.registry.",
-                ) from error
-            yield folder
+    def open_version(self, version: str) -> contextlib.AbstractContextManager[Path]:
+        """Open the folder of a version, or a temporary copy, after checking every file. Raises ArtifactError."""
+        cure = "Put another version into service with wgan-pipeline registry rollback VERSION, or use another push.registry."
+        return open_artifact(self._store, f"{VERSIONS}/{version}", "version", cure=cure)
 
     def add_version(self, version: str, artifact: Path) -> Manifest:
         """Add a version with the files of a local artifact; it is not in service yet. Returns its manifest.

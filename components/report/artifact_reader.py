@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from components.common.artifacts import MANIFEST, Manifest, read_manifest, write_bytes
+from components.common.artifacts import Manifest, read_manifest, write_bytes
 from components.common.errors import ArtifactError, first_line
 from components.common.journal import SNAPSHOT, ArtifactRef
 from components.common.store import Location, store_at
-from components.dataset.records import decode_example, read_tfrecord
+from components.common.stored_artifacts import newest_artifact
+from components.dataset.records import read_first
 from components.report.outcomes import StepOutcome
 from components.report.plots.figures import Figure, figure
 
@@ -106,12 +106,7 @@ class ArtifactReader:
 
     def images(self, split: str, limit: int) -> npt.NDArray[np.uint8]:
         """Return the first `limit` images of a split, [N, H, W, C], without reading the other shards."""
-        if self.manifest is None:
-            raise ArtifactError(f"there is no dataset in {self.path}.")
-        size, channels = int(self.manifest.details["image_size"]), int(self.manifest.details["channels"])
-        shards = (read_tfrecord(self.path / name) for name in self.names(f"{split}-", ".tfrecord"))
-        first = itertools.islice(itertools.chain.from_iterable(shards), limit)
-        return np.stack([decode_example(serialized, size, channels).image for serialized in first])
+        return read_first(self.path, split, limit)
 
 
 def open_outcome(outcome: StepOutcome) -> ArtifactReader:
@@ -145,29 +140,19 @@ def open_unfinished_training(work_dir: Location, train_config: Mapping[str, Any]
 
     A training's folder holds `round-N/` (checkpoints, each with metrics.jsonl) and `samples/`.
     """
+    reader, newest, content = ArtifactReader("checkpoint", None), "", dict[str, bytes]()
     try:
         store = store_at(work_dir, "checkpoints")
-        files = store.files()
-        found = [("", "")]
-        for name in (name.removesuffix(f"/{MANIFEST}") for name in files if name.endswith(f"/{MANIFEST}")):
-            with contextlib.suppress(ValueError):  # damaged
-                manifest = Manifest.model_validate_json(store.read(f"{name}/{MANIFEST}"))
-                if manifest.config == train_config:
-                    found.append((manifest.created_at, name))
-        newest = max(found)[1]
-        content = {name: store.read(name) for name in files if newest and _is_shown(name, newest)}
+        newest = newest_artifact(store, "", lambda manifest: manifest.config == train_config)
+        content = {name: store.read(name) for name in (store.files() if newest else ()) if _is_shown(name, newest)}
     except (OSError, ArtifactError) as error:
-        unread = ArtifactReader("checkpoint", None)
-        unread.note("The checkpoints", error)
-        yield unread
-        return
-    if not newest:
-        yield ArtifactReader("checkpoint", None)
-        return
+        newest = ""
+        reader.note("The checkpoints", error)
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
         for name, data in content.items():
             write_bytes(Path(folder) / name, data)
-        yield CheckpointReader("checkpoint", ArtifactRef(path=f"{folder}/{newest}", digest=""))  # the digest was not recorded
+        reference = ArtifactRef(path=f"{folder}/{newest}", digest="")  # the digest was not recorded
+        yield CheckpointReader("checkpoint", reference) if newest else reader
 
 
 def _is_shown(name: str, checkpoint: str) -> bool:

@@ -14,24 +14,15 @@ from components.common.store import Store, store_at
 from components.report.artifact_reader import READ_ERRORS
 from components.report.description import RunDescription
 from components.report.formatting import duration, number
-from components.report.outcomes import (
-    BROKEN,
-    RunFailure,
-    StepOutcome,
-    derive_outcomes,
-    find_failure,
-    read_entries,
-    run_status,
-    seconds_between,
-)
+from components.report.outcomes import BROKEN, StepOutcome, seconds_between
 from components.report.page import Timing, headline_facts, list_timings
 from components.report.plots.chart import Chart
 from components.report.plots.figures import Figure, figure
 from components.report.rendering import render
 from components.report.sections.samples import ShownSamples
 from components.report.sections.training import pick_evenly, training_charts
-from components.report.sections.verdict import RunVerdict, decided, run_verdict
-from components.report.summary import RunSummary, summarize
+from components.report.sections.verdict import RunVerdict, run_verdict
+from components.report.summary import RunSummary, read_run
 from components.train.config import TrainConfig, training_key
 from components.train.progress import PROGRESS, ProgressFile
 
@@ -73,11 +64,8 @@ class LivePage:
         self.timings = list_timings(outcomes)
         self.progress: ProgressFile | None = None
         self.facts = headline_facts(summary)
-        error = summary.error
-        failure = RunFailure(error.step, error.problem, error.cure) if error else None
-        if over or (failure and any(outcome.status in ("failed", "interrupted") for outcome in outcomes)):
-            self.summary = summary
-            self.verdict = run_verdict(summary.status, outcomes, failure) if failure else decided(summary.push or {})
+        if over or (summary.error and any(outcome.status in ("failed", "interrupted") for outcome in outcomes)):
+            self.summary, self.verdict = summary, run_verdict(summary)
             return
         self.summary = summary.model_copy(update={"status": "running"})
         self.timings = tuple(_unfinished(timing) for timing in self.timings)
@@ -96,7 +84,9 @@ class LivePage:
         """Return what happens now, and a sentence on how far it is."""
         if self.progress:
             done, rounds, speed = self.progress.round, self.progress.rounds, self.progress.rounds_per_second
-            left = f"about {_time_left(self.progress.seconds_left)} left" if done < rounds else "the model is being written"
+            seconds = self.progress.seconds_left
+            time_left = f"{seconds:.0f} s" if seconds < 60 else duration(seconds)
+            left = f"about {time_left} left" if done < rounds else "the model is being written"
             text = f"Round {number(done)} of {number(rounds)} at {number(speed, 3)} rounds/s; {left}."
             return f"Training: {100 * done // rounds}\N{NO-BREAK SPACE}%", text
         if step:
@@ -113,10 +103,6 @@ class LivePage:
         if summary.gate:
             facts.append(("Gate", f"{summary.gate.get('decision')}: {summary.gate.get('reason')}"))
         return tuple(facts)
-
-
-def _time_left(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 60 else duration(seconds)
 
 
 def _unfinished(timing: Timing) -> Timing:
@@ -143,12 +129,8 @@ class Watched:
         if summary and over:
             outcomes = tuple(StepOutcome(name, each.status, each.seconds, each.cached) for name, each in summary.steps.items())
         else:
-            entries, unread = read_entries(self.run)
+            summary, outcomes, unread = read_run(self.run, "", "its process is gone")
             notes += unread
-            outcomes = derive_outcomes(entries, self.run.started_at, now(), self.run.keys)
-            status = run_status("", outcomes)
-            failure = find_failure(status, outcomes, "its process is gone")
-            summary = summarize(self.run, outcomes, status, failure, now())
         training = self._training(summary.artifacts["ingest"].digest) if "ingest" in summary.artifacts else LiveTraining()
         report = self._report if over and has_report else ""
         return LivePage(self.run, summary, outcomes, training, notes, over=over, report=report)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from components.common.errors import ArtifactError, first_line
 from components.common.journal import STEPS, StepRecord, read_entry
+from components.common.section import Summary
 from components.report.description import RunDescription
 
 StepStatus = Literal["succeeded", "cached", "failed", "killed", "interrupted", "skipped"]
@@ -37,15 +38,14 @@ class StepOutcome:
     record: StepRecord | None = None
 
 
-@dataclass(frozen=True)
-class RunFailure:
-    """Why a run did not succeed; `step` is None if no step recorded an error."""
+class RunFailure(Summary):
+    """Why a run did not succeed; `step` is null if no step recorded an error."""
 
     step: str | None
     problem: str
     cure: str
-    exit_code: int = 1
-    traceback: str = ""
+    exit_code: int = Field(1, exclude=True)
+    traceback: str = Field("", exclude=True)
 
 
 def read_entries(description: RunDescription) -> tuple[dict[str, StepRecord], list[str]]:
@@ -90,11 +90,6 @@ def _outcome(step: str, entry: StepRecord | None, before: list[StepOutcome], sta
     return StepOutcome(step, "skipped")
 
 
-def nothing_new(outcomes: tuple[StepOutcome, ...]) -> bool:
-    """Return whether an earlier run had done every step, and gate and push confirmed its decision."""
-    return all(outcome.cached for outcome in outcomes)
-
-
 def run_status(reported: str, outcomes: tuple[StepOutcome, ...]) -> RunStatus:
     """Return the status of a run from what its steps recorded; only an interruption is taken from the runner (decision 0019).
 
@@ -117,7 +112,7 @@ def contradiction(reported: str, status: RunStatus) -> str:
     if status != "succeeded" or reported.lower() in SUCCESSES:
         return ""
     word = f"reported {reported}" if reported else "reported no state"
-    return f"Every step recorded success, but the pipeline's runner {word}: it may have lost an output. See its log of the run."
+    return f"Every step recorded success, but the pipeline's runner {word}: it may have lost an output. Read the runner's log."
 
 
 def find_failure(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: str) -> RunFailure | None:
@@ -130,24 +125,26 @@ def find_failure(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: 
     error = broken.record.error
     if error is None:
         process = f"process {broken.record.pid} was killed"
-        return RunFailure(
-            broken.step,
-            f"{broken.step} ended without a result after at most {broken.seconds:.0f} s: {process}.",
-            "Often the cause is a lack of memory: give the step more memory or use smaller batches, then run again to resume.",
+        problem = f"{broken.step} ended without a result after at most {broken.seconds:.0f} s: {process}."
+        cure = (
+            "Often the cause is a lack of memory: give the step more memory or use smaller batches, then run again to resume."
         )
-    return RunFailure(broken.step, error.problem, error.cure, error.exit_code or 1, error.traceback)
+        return RunFailure(step=broken.step, problem=problem, cure=cure)
+    fields = error.model_dump(include={"problem", "cure", "traceback"})
+    return RunFailure(step=broken.step, exit_code=error.exit_code or 1, **fields)
 
 
 def _unexplained(status: RunStatus, outcomes: tuple[StepOutcome, ...], message: str) -> RunFailure:
     if status == "interrupted":
-        return RunFailure(None, message or "The run was interrupted between two steps.", "Run again to resume.")
+        problem = message or "The run was interrupted between two steps."
+        return RunFailure(step=None, problem=problem, cure="Run again to resume.")
     skipped = [outcome.step for outcome in outcomes if outcome.status == "skipped"]
     missing = f", and there is no record of {', '.join(skipped)}" if skipped else ""
     reported = f"The runner reported: {message}" if message else "The runner gave no reason."
     return RunFailure(
-        None,
-        f"The run ended early: no step recorded an error{missing}. {reported}",
-        "A step could not start, or its machine was lost before it began: see the platform's log of the run, then run again.",
+        step=None,
+        problem=f"The run ended early: no step recorded an error{missing}. {reported}",
+        cure="A step could not start, or its machine was lost before it began: read the platform's log, then run again.",
     )
 
 

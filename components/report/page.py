@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.common.journal import STEPS
@@ -11,10 +10,10 @@ from components.evaluate.metrics import table
 from components.report.artifact_reader import open_outcome, open_unfinished_training
 from components.report.description import RunDescription
 from components.report.formatting import duration, moment, number
-from components.report.outcomes import BROKEN, RunFailure, StepOutcome
+from components.report.outcomes import BROKEN, StepOutcome
 from components.report.sections.champion import ChampionSection
 from components.report.sections.data import DataSection
-from components.report.sections.lineage import LineageSection, artifact_rows
+from components.report.sections.lineage import artifact_rows
 from components.report.sections.samples import SamplesSection
 from components.report.sections.scores import ScoresSection
 from components.report.sections.training import TrainingSection
@@ -37,54 +36,38 @@ class Page:
     """The content of the page; each section may be empty. Missing and damaged artifacts become notes, never exceptions."""
 
     def __init__(
-        self,
-        description: RunDescription,
-        summary: RunSummary,
-        outcomes: tuple[StepOutcome, ...],
-        failure: RunFailure | None,
-        notes: Sequence[str] = (),
+        self, description: RunDescription, summary: RunSummary, outcomes: tuple[StepOutcome, ...], notes: list[str]
     ) -> None:
         with contextlib.ExitStack() as copies:
-            self._read(copies, description, summary, outcomes, failure, notes)
-
-    def _read(
-        self,
-        copies: contextlib.ExitStack,
-        description: RunDescription,
-        summary: RunSummary,
-        outcomes: tuple[StepOutcome, ...],
-        failure: RunFailure | None,
-        notes: Sequence[str],
-    ) -> None:
-        readers = {outcome.step: open_outcome(outcome) for outcome in outcomes}
-        broken = {outcome.step for outcome in outcomes if outcome.status in BROKEN}
-        dataset, validation, model, evaluation, gate, push = (readers[step] for step in STEPS)
-        if "validate" in broken:
-            validation = copies.enter_context(open_refused(description.config.get("validate", {}), dataset))
-        if "train" in broken:
-            training = open_unfinished_training(description.work_dir, description.config.get("train", {}))
-            model = copies.enter_context(training)
-        self.run, self.summary = description, summary
-        self.verdict = run_verdict(summary.status, outcomes, failure)
-        self.facts = headline_facts(summary)
-        self.timings = list_timings(outcomes)
-        self.between_steps = duration(max(0.0, summary.seconds - sum(outcome.seconds for outcome in outcomes)))
-        self.training = TrainingSection(model)
-        last_round = self.training.over_time[-1] if self.training.over_time else None
-        self.samples = SamplesSection(dataset, model, evaluation, last_round, seed=description.run_id)
-        self.champion = ChampionSection(gate, push, evaluation.summary)
-        self.scores = ScoresSection(evaluation, self.champion.scores)
-        self.validation = ValidationSection(validation)
-        self.data = DataSection(dataset, validation)
-        self.lineage = LineageSection(artifact_rows(outcomes, readers))
-        self.notes = (*notes, *gate.notes, *push.notes)
-        sections = {
-            "samples": self.samples.final,
-            "scores": self.scores.scores or self.scores.notes,
-            "training curves": self.training.charts or self.training.notes,
-            "data": not self.data.empty,
-        }
-        self.absent = [name for name, content in sections.items() if not content]
+            readers = {outcome.step: open_outcome(outcome) for outcome in outcomes}
+            broken = {outcome.step for outcome in outcomes if outcome.status in BROKEN}
+            dataset, validation, model, evaluation, gate, push = (readers[step] for step in STEPS)
+            if "validate" in broken:
+                validation = copies.enter_context(open_refused(description.config.get("validate", {}), dataset))
+            if "train" in broken:
+                training = open_unfinished_training(description.work_dir, description.config.get("train", {}))
+                model = copies.enter_context(training)
+            self.run, self.summary = description, summary
+            self.verdict = run_verdict(summary)
+            self.facts = headline_facts(summary)
+            self.timings = list_timings(outcomes)
+            self.between_steps = duration(max(0.0, summary.seconds - sum(outcome.seconds for outcome in outcomes)))
+            self.training = TrainingSection(model)
+            last_round = self.training.over_time[-1] if self.training.over_time else None
+            self.samples = SamplesSection(dataset, model, evaluation, last_round, seed=description.run_id)
+            self.champion = ChampionSection(gate, push, evaluation.summary)
+            self.scores = ScoresSection(evaluation, self.champion.scores)
+            self.validation = ValidationSection(validation)
+            self.data = DataSection(dataset, validation)
+            self.artifacts = artifact_rows(outcomes, readers)
+            self.notes = [note for note in (summary.note, *notes, *gate.notes, *push.notes) if note]
+            sections = {
+                "samples": self.samples.final,
+                "scores": self.scores.scores or self.scores.notes,
+                "training curves": self.training.charts or self.training.notes,
+                "data": not self.data.empty,
+            }
+            self.absent = [name for name, content in sections.items() if not content]
 
 
 def headline_facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from components.common.artifacts import json_bytes, now
+from components.common.artifacts import json_bytes
 from components.common.store import Location, store_at
 from components.report.description import RunDescription
-from components.report.outcomes import contradiction, derive_outcomes, find_failure, read_entries, run_status
 from components.report.page import Page
 from components.report.rendering import render
-from components.report.summary import RunSummary, summarize
+from components.report.summary import RunSummary, read_run
 
 
 def run(description: RunDescription, *, folder: Location, status: str, message: str = "") -> RunSummary:
@@ -17,16 +16,10 @@ def run(description: RunDescription, *, folder: Location, status: str, message: 
     `status` and `message` are the runner's words, such as "succeeded", "interrupted", "COMPLETE" or "". What the steps
     recorded decides how the run ended (outcomes.run_status). Raises ArtifactError only if `folder` cannot be written.
     """
-    finished_at = now()
-    entries, notes = read_entries(description)
-    outcomes = derive_outcomes(entries, description.started_at, finished_at, description.keys)
-    corrected = run_status(status, outcomes)
-    failure = find_failure(corrected, outcomes, message)
-    note = contradiction(status, corrected)
-    summary = summarize(description, outcomes, corrected, failure, finished_at, note)
+    summary, outcomes, notes = read_run(description, status, message)
     # The summary is written first: programs that wait for it must get it even if drawing the page fails.
     store = store_at(folder)
     store.write("summary.json", [json_bytes(summary.model_dump(mode="json", by_alias=True))], sync=True)
-    page = Page(description, summary, outcomes, failure, [*([note] if note else []), *notes])
+    page = Page(description, summary, outcomes, notes)
     store.write("report.html", [render("report.html.j2", page).encode()], sync=True)
     return summary

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field
 
+from components.common.artifacts import now
 from components.common.journal import SNAPSHOT, ArtifactRef
 from components.common.section import Summary
 from components.report.description import RunDescription
-from components.report.outcomes import RunFailure, RunStatus, StepOutcome, StepStatus, nothing_new, seconds_between
+from components.report.outcomes import (
+    RunFailure,
+    RunStatus,
+    StepOutcome,
+    StepStatus,
+    contradiction,
+    derive_outcomes,
+    find_failure,
+    read_entries,
+    run_status,
+    seconds_between,
+)
 
 
 class StepSummary(Summary):
@@ -18,14 +30,6 @@ class StepSummary(Summary):
     status: StepStatus
     seconds: float
     cached: bool
-
-
-class RunError(Summary):
-    """Why the run did not succeed; `step` is null if no step recorded an error."""
-
-    step: str | None
-    problem: str
-    cure: str
 
 
 class RunSummary(Summary):
@@ -38,11 +42,11 @@ class RunSummary(Summary):
     started_at: str
     finished_at: str
     seconds: float
-    error: RunError | None
+    error: RunFailure | None
     steps: dict[str, StepSummary]
     ingest: dict[str, Any] | None
     validation: dict[str, Any] | None = Field(alias="validate")  # BaseModel has a method of that name
-    tpu_check: dict[str, Any] | None = None
+    tpu_check: dict[str, Any] | None = None  # a run without a TPU does not have this step
     train: dict[str, Any] | None
     evaluate: dict[str, Any] | None
     gate: dict[str, Any] | None
@@ -51,11 +55,19 @@ class RunSummary(Summary):
     note: str = ""  # set if the platform called a run whose steps all succeeded something else
     nothing_new: bool  # data, configuration and code are those of an earlier run, so no step was repeated
 
-    @model_serializer(mode="wrap")
-    def _without_missing_tpu_check(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave tpu_check out if the run does not have that step."""
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name != "tpu_check" or name in self.steps}
+
+def read_run(description: RunDescription, reported: str, message: str) -> tuple[RunSummary, tuple[StepOutcome, ...], list[str]]:
+    """Return the summary of a run as its journal says, the outcomes of its steps, and a note for each unreadable entry.
+
+    `reported` and `message` are the runner's words for how the run ended.
+    """
+    finished_at = now()
+    entries, notes = read_entries(description)
+    outcomes = derive_outcomes(entries, description.started_at, finished_at, description.keys)
+    status = run_status(reported, outcomes)
+    failure = find_failure(status, outcomes, message)
+    summary = summarize(description, outcomes, status, failure, finished_at, contradiction(reported, status))
+    return summary, outcomes, notes
 
 
 def summarize(
@@ -76,13 +88,13 @@ def summarize(
         started_at=description.started_at,
         finished_at=finished_at,
         seconds=round(seconds_between(description.started_at, finished_at), 3),
-        error=RunError(step=failure.step, problem=failure.problem, cure=failure.cure) if failure else None,
+        error=failure,
         steps={
             outcome.step: StepSummary(status=outcome.status, seconds=round(outcome.seconds, 3), cached=outcome.cached)
             for outcome in outcomes
         },
         artifacts={step: record.artifact for step, record in records.items() if record and record.artifact},
         note=note,
-        nothing_new=nothing_new(outcomes),
+        nothing_new=all(outcome.cached for outcome in outcomes),
         **sections,
     )

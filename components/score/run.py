@@ -20,11 +20,11 @@ from components.evaluate.run import SCORES_FILE
 from components.evaluate.scored import GRID_COLUMNS, GRID_IMAGES, score_images
 from components.evaluate.scores import check_counts
 from components.ingest.config import Decoding
-from components.report.artifact_reader import open_finished
+from components.report.artifact_reader import ArtifactReader, open_finished
 from components.report.plots.figures import Figure, figure
 from components.report.rendering import render_sections
 from components.report.sections.samples import ShownSamples
-from components.report.sections.scores import PublishedScores, ScoresSection
+from components.report.sections.scores import PUBLISHED, ScoresSection
 from components.score.prepared import common_shape, prepare_fake, prepare_real
 from components.score.sources import Images, open_source, read_statistics
 
@@ -82,7 +82,7 @@ def score(real: str, fake: str, options: Options) -> Result:
         with new_artifact(scratch / "evaluation", "evaluation", config=config) as writer:
             write_json(writer.path / SCORES_FILE, content)
             scored.write_pictures(writer.path, config.neighbour_rows)
-        section = ScoresSection(open_finished("evaluation", scratch / "evaluation", content), {})
+        section = ScoresSection(open_finished("evaluation", scratch / "evaluation", content))
         return Result(content, _page(content, images, real_images.train.images[:GRID_IMAGES], section))
 
 
@@ -114,14 +114,14 @@ def _against_statistics(
         "provenance": origin,
     }
     content["not_measured"] = _not_measured(content, "needs real images; REAL is published statistics")
-    return Result(content, _page(content, images, None, PublishedScores(content)))
+    return Result(content, _page(content, images, None, ScoresSection(ArtifactReader("", None, content), comparable=PUBLISHED)))
 
 
 def _not_measured(content: dict[str, Any], reason: str) -> dict[str, str]:
     return {metric.name: reason for metric in table.METRICS if metric.name not in content}
 
 
-def _page(content: dict[str, Any], fake: Images, real: Images | None, scores: ScoresSection | PublishedScores) -> str:
+def _page(content: dict[str, Any], fake: Images, real: Images | None, scores: ScoresSection) -> str:
     titles = {metric.name: metric.title for metric in table.METRICS}
     missing = {titles[name]: reason for name, reason in content["not_measured"].items()}
     samples = ShownSamples(_grid(fake, "FAKE"), None if real is None else _grid(real, "REAL"))

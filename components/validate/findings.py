@@ -9,21 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.common.artifacts import Manifest, write_bytes, write_json, write_text
+from components.common.artifacts import Manifest, write_json, write_text
 from components.common.errors import ArtifactError, first_line
 from components.dataset.records import SPLITS, read_tfrecord_part, write_tfrecord
 from components.validate import schema
-from components.validate.anomalies import Anomaly, Distance, as_text
-from components.validate.anomalies import to_proto as anomalies_proto
-from components.validate.config import ValidateConfig
+from components.validate.anomalies import Anomaly, Distance
 from components.validate.schema import ImageSchema
-from components.validate.statistics import protos
 from components.validate.statistics.outliers import write_worst
 from components.validate.statistics.statistics import SplitStatistics
 from components.validate.statistics.tally import CHANNEL_BUCKETS, IMAGE_BUCKETS, LEVELS, Tally
 
-STATISTICS_FILE, COMPARISON_FILE, SAMPLE_FILE = "statistics.json", "comparison.json", "sample.tfrecord"
-ANOMALIES_FILE, ANOMALIES_TEXT_FILE = "anomalies.json", "anomalies.pbtxt"
+STATISTICS_FILE, SAMPLE_FILE = "statistics.json", "sample.tfrecord"
 TALLY_FILES = {split: f"tally-{split}.json" for split in SPLITS}
 
 
@@ -102,7 +98,6 @@ def write_findings(
     counted: CountedDataset,
     found: Findings,
     valid_schema: ImageSchema,
-    config: ValidateConfig,
     outcome: Mapping[str, str],
 ) -> None:
     """Write statistics, tallies, schema, anomalies, comparison and worst images into `folder`.
@@ -111,16 +106,11 @@ def write_findings(
     """
     splits = counted.statistics
     write_json(folder / STATISTICS_FILE, {split: part.model_dump(mode="json") for split, part in splits.items()})
-    statistics_proto = protos.to_proto(counted.tallies, splits)
-    write_bytes(folder / protos.BINARY_FILE, statistics_proto.SerializeToString(deterministic=True))
-    write_text(folder / protos.TEXT_FILE, as_text(statistics_proto))
     for split, name in TALLY_FILES.items():
         write_text(folder / name, counted.tallies[split].to_json())
-    schema_proto = schema.to_proto(valid_schema, config)
-    write_text(folder / schema.FILE, as_text(schema_proto))
-    write_json(folder / ANOMALIES_FILE, [anomaly.model_dump(mode="json") for anomaly in found.anomalies])
-    write_text(folder / ANOMALIES_TEXT_FILE, as_text(anomalies_proto(found.anomalies, schema_proto)))
-    write_json(folder / COMPARISON_FILE, {**outcome, "counts": counted.manifest.counts} | _comparison(found))
+    write_json(folder / schema.FILE, valid_schema.model_dump(mode="json"))
+    write_json(folder / "anomalies.json", [anomaly.model_dump(mode="json") for anomaly in found.anomalies])
+    write_json(folder / "comparison.json", {**outcome, "counts": counted.manifest.counts} | _comparison(found))
     write_worst(folder, counted.path, found.now.tally, found.now.schema.image_size)
 
 
@@ -129,7 +119,15 @@ def _comparison(found: Findings) -> dict[str, Any]:
     now, before = found.now, found.before
     earlier = _histograms(before.tally) if before else {}
     return {
-        "measures": [_distance_values(distance) for distance in found.distances],
+        "measures": [
+            {
+                "feature": distance.feature,
+                "value": distance.value,
+                "noise": distance.noise,
+                "most": distance.most if math.isfinite(distance.most) else None,  # null: it is never an error
+            }
+            for distance in found.distances
+        ],
         "images": {"now": now.tally.count, "before": before.tally.count if before else None},
         "blank": {"now": now.tally.blank, "before": before.tally.blank if before else None},
         "labels": {"now": now.labels, "before": before.labels if before else None},
@@ -138,12 +136,6 @@ def _comparison(found: Findings) -> dict[str, Any]:
             for name, (width, counts) in _histograms(now.tally).items()
         },
     }
-
-
-def _distance_values(distance: Distance) -> dict[str, Any]:
-    """Return a distance as JSON values; `most` is null for a distance that is never an error."""
-    values = {name: value for name, value in distance._asdict().items() if name != "text"}
-    return values | {"most": distance.most if math.isfinite(distance.most) else None}
 
 
 def _histograms(tally: Tally) -> dict[str, tuple[float, list[int]]]:

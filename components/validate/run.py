@@ -90,7 +90,7 @@ def _write_accepted_before(config: ValidateConfig, snapshot: Path, dataset: Path
     if constant := constant_splits(config, statistics):
         raise rejection(constant, "", "", "")
     with new_artifact(out, "validation", config=config, inputs={"dataset": dataset}) as artifact:
-        copy_files(snapshot, artifact.path)
+        copy_files(snapshot, artifact)
         artifact.counts |= {split: part.count for split, part in statistics.items()}
     return statistics
 
@@ -117,7 +117,7 @@ def constant_splits(config: ValidateConfig, statistics: Mapping[str, SplitStatis
     """Return an anomaly for each split whose standard deviation is below validate.min_deviation in all channels."""
     return [
         Anomaly(
-            feature="image", reason="CUSTOM_VALIDATION", severity="error", short="Constant images", acceptable=False,
+            feature="image", acceptable=False,
             text=f"The {split} images are constant: the standard deviation of their grey levels is {_levels(part.deviation)}"
             f" (mean {_levels(part.mean)}), at least {config.min_deviation:g} is needed.",
             cure="Check the source's images; if they are correct, lower validate.min_deviation.",

@@ -1,9 +1,9 @@
 """Every sentence that a user can get, collected from the source into tests/sentences.txt.
 
-Run `python -m tests.support.sentences` to write that file again. It holds the texts of exceptions, of `say`, `tick`, `print`
-and `echo`, of `help=` and `description=`, and the docstrings of commands. A value that is filled in stands as {…}. A text in a
-variable is followed to its assignments in the same function or module, and the text that a function returns to its `return`
-statements.
+Run `python -m tests.support.sentences` to write that file again. It holds the texts of exceptions, of anomalies, of `say`,
+`tick`, `print` and `echo`, of `help=`, `description=` and `cure=`, and the docstrings of commands. A value that is filled in
+stands as {…}. A text in a variable is followed to its assignments in the same function or module, and the text that a function
+returns to its `return` statements.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "sentences.txt"
 PACKAGES = ("components", "pipeline")
-PRINTED = {"say", "tick", "print", "echo", "secho"}
-HELP = {"help", "description", "epilog"}
+PRINTED = {"say", "tick", "print", "echo", "secho", "Anomaly", "Distance"}
+HELP = {"help", "description", "epilog", "cure"}
 BUILT_IN = {"ValueError", "NotImplementedError", "SystemExit"}
 HEAD = "Every sentence that a user can get, by file. Written by: python -m tests.support.sentences\n"
 

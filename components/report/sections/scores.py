@@ -21,7 +21,9 @@ EXTRACTORS = {
     "savedmodel": "an external SavedModel",
 }
 COMPARABLE = "Comparable only with scores of the same provenance, not with scores published elsewhere."
-PUBLISHED = "Comparable with a published FID only if network, preparation of the images and number of samples are the same."
+PUBLISHED = (
+    "Comparable with a published FID only if the network, the preparation of the images and the number of samples are the same."
+)
 NEIGHBOURS = (
     "Rows of one sample and the training images nearest to it",
     "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that the "
@@ -52,13 +54,14 @@ class Score:
 class ScoresSection:
     """The section; an attribute is empty if its content could not be read, and `notes` say why."""
 
-    def __init__(self, evaluation: ArtifactReader, champion: Mapping[str, Any]) -> None:
+    def __init__(
+        self, evaluation: ArtifactReader, champion: Mapping[str, Any] | None = None, comparable: str = COMPARABLE
+    ) -> None:
         self.notes = evaluation.notes
-        self.scores, self.comparable = list_scores(evaluation.summary), COMPARABLE
-        provenance = evaluation.summary.get("provenance") or {}
-        self.provenance = provenance_rows(provenance)
+        self.scores, self.comparable = list_scores(evaluation.summary), comparable
+        self.provenance = provenance_rows(evaluation.summary.get("provenance") or {})
         self.summary = evaluation.attempt("The provenance", lambda: how_measured(evaluation.summary), "", recorded=True)
-        content: dict[str, Any] = evaluation.attempt("scores.json", lambda: dict(evaluation.json("scores.json")), {})
+        content = evaluation.attempt("scores.json", lambda: dict(evaluation.json("scores.json")), {})
         self.scales = evaluation.attempt("The scales of the scores", lambda: list_scales(content, champion), ())
         self.classes, self.classes_summary = evaluation.attempt(
             "The classes of the samples", lambda: class_bars(content.get("modes")), (Bars(), "")
@@ -66,16 +69,6 @@ class ScoresSection:
         self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
         self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
         self.farthest_pairs = evaluation.figure("farthest_pairs.png", *FARTHEST_PAIRS)
-
-
-class PublishedScores:
-    """The same section for the FID against published statistics."""
-
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.scores, self.comparable = list_scores(content), PUBLISHED
-        self.provenance, self.summary = provenance_rows(content["provenance"]), how_measured(content)
-        self.notes, self.scales, self.classes, self.classes_summary = (), (), Bars(), ""
-        self.neighbours = None
 
 
 def class_bars(modes: Mapping[str, Any] | None) -> tuple[Bars, str]:

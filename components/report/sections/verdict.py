@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.report.outcomes import RunFailure, RunStatus, StepOutcome, nothing_new
+from components.report.summary import RunSummary
 
 Tone = Literal["good", "warn", "bad", "neutral"]
 
@@ -22,27 +22,22 @@ class RunVerdict:
     uri: str = ""
 
 
-def run_verdict(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: RunFailure | None) -> RunVerdict:
-    """Return the headline of a run."""
-    if failure is not None:
-        return _failed(status, outcomes, failure)
-    verdict = decided(next((outcome.record.summary for outcome in outcomes if outcome.step == "push" and outcome.record), {}))
-    if not nothing_new(outcomes):
-        return verdict
-    return replace(verdict, title=verdict.title.replace("Unchanged", "Nothing new", 1))
-
-
-def _failed(status: RunStatus, outcomes: tuple[StepOutcome, ...], failure: RunFailure) -> RunVerdict:
+def run_verdict(summary: RunSummary) -> RunVerdict:
+    """Return the headline of a run that has ended."""
+    failure = summary.error
+    if failure is None:
+        verdict = _decided(summary.push or {})
+        return replace(verdict, title=verdict.title.replace("Unchanged", "Nothing new", 1)) if summary.nothing_new else verdict
     if failure.step is None:
-        title = "The run was interrupted" if status == "interrupted" else "The run failed"
+        title = "The run was interrupted" if summary.status == "interrupted" else "The run failed"
     else:
-        step_status = next((outcome.status for outcome in outcomes if outcome.step == failure.step), "failed")
-        title = f"{failure.step} {step_status if step_status == 'failed' else f'was {step_status}'}"
-    tone: Tone = "warn" if status == "interrupted" else "bad"
+        status = summary.steps[failure.step].status
+        title = f"{failure.step} {status if status == 'failed' else f'was {status}'}"
+    tone: Tone = "warn" if summary.status == "interrupted" else "bad"
     return RunVerdict(tone, title, failure.problem, failure.cure, failure.traceback)
 
 
-def decided(push: dict[str, Any]) -> RunVerdict:
+def _decided(push: dict[str, Any]) -> RunVerdict:
     """Return the headline of a successful run from the summary of push."""
     decision, version, champion = (str(push.get(name) or "") for name in ("decision", "version", "champion"))
     in_service = f"{champion} stays in service" if champion else "no model is in service"

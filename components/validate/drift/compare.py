@@ -37,7 +37,7 @@ def _compare_and_record_once(
         before = history.accepted() if history else Accepted([], 0)
         known = before.find(digest)
         if history and known:  # another run accepted this dataset while this run counted it
-            copy_files(stack.enter_context(history.open_snapshot(known)), artifact.path)
+            copy_files(stack.enter_context(history.open_snapshot(known)), artifact)
             return known
         last = stack.enter_context(history.open_snapshot(before.last)) if history and before.last else None
         found = _compare(config, counted, last, artifact.path, work)
@@ -45,7 +45,7 @@ def _compare_and_record_once(
         why = reason_to_accept(config, found.anomalies, snapshot, first=last is None)
         valid_schema = found.now.schema if why == "validate.accept" else found.required
         outcome = {"snapshot": snapshot, "against": against, "why": why or ""}
-        findings.write_findings(artifact.path, counted, found, valid_schema, config, outcome)
+        findings.write_findings(artifact.path, counted, found, valid_schema, outcome)
         if why is None:
             if history:
                 history.refuse(snapshot, config, artifact.path, counted.path)
@@ -73,7 +73,7 @@ def _compare(config: ValidateConfig, counted: CountedDataset, last: Path | None,
         return Findings(counted.anomalies, [], now, None, now.schema)
     from components.validate.drift import drift, features  # SciPy takes half a second to import
 
-    required, before = schema.read(last / schema.FILE), findings.read_totals(last)
+    required, before = schema.read(last), findings.read_totals(last)
     anomalies = [*counted.anomalies, *schema.violations(required, now.schema, config), *_fewer_images(config, before, now)]
     distances = []
     if before.schema.shape == now.schema.shape:
@@ -93,12 +93,7 @@ def _fewer_images(config: ValidateConfig, before: Totals, now: Totals) -> list[A
         f"there are {now.tally.count:,} images, {share:.1%} of the {before.tally.count:,} before"
         f" (validate.min_images_share requires {config.min_images_share:.0%})"
     )
-    return [
-        Anomaly(
-            feature=DATASET, reason="COMPARATOR_LOW_NUM_EXAMPLES", severity="error", short="Fewer images", text=text,
-            value=share, limit=config.min_images_share,
-        )
-    ]  # fmt: skip
+    return [Anomaly(feature=DATASET, text=text, value=share, limit=config.min_images_share)]
 
 
 def reason_to_accept(config: ValidateConfig, anomalies: list[Anomaly], snapshot: str, *, first: bool) -> Reason | None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from components.validate.anomalies import JENSEN_SHANNON, L_INFINITY, Distance
+from components.validate.anomalies import Distance
 from components.validate.config import ValidateConfig
 from components.validate.statistics.tally import CHANNEL_BUCKETS, Tally
 
@@ -79,7 +79,7 @@ def divergence_noise(weights: Floats, chance: float) -> float:
 def _histogram_distance(name: str, before: Counts, now: Counts, noise: float, config: ValidateConfig) -> Distance:
     value = jensen_shannon_bits(before, now)
     text = f"the {name.replace('_', ' ')} histogram moved by {value:.4f} bits of Jensen-Shannon divergence"
-    return Distance(name, JENSEN_SHANNON, value, noise, config.warn_histogram_drift, config.max_histogram_drift, text)
+    return Distance(name, value, noise, config.warn_histogram_drift, config.max_histogram_drift, text)
 
 
 def channel_distance(before: Tally, now: Tally, channel: int, chance: float, config: ValidateConfig) -> Distance:
@@ -120,15 +120,15 @@ def label_distance(before: dict[str, int], now: dict[str, int], chance: float, c
         f"label {names[at]!r} went from {a[at] / a.sum():.1%} to {b[at] / b.sum():.1%} of the images,"
         f" an L-infinity distance of {value:.4f}"
     )
-    return Distance("label_name", L_INFINITY, value, noise, config.warn_label_drift, config.max_label_drift, text)
+    return Distance("label_name", value, noise, config.warn_label_drift, config.max_label_drift, text)
 
 
 def blank_rise(before: Tally, now: Tally, chance: float, config: ValidateConfig) -> Distance:
-    """Return the rise of the near-blank share. Its noise is exact: the blank images fall into `now` with a binomial law."""
+    """Return the rise of the near-blank share. Its noise is exact: given all blank images, those in `now` are binomial."""
     a, b = before.blank / before.count, now.blank / now.count
     blank = before.blank + now.blank
     most = float(stats.binom.isf(chance, blank, now.count / (before.count + now.count)))
     noise = max(0.0, most / now.count - (blank - most) / before.count)
     text = f"near-blank images went from {a:.2%} to {b:.2%}"
     rise = max(0.0, b - a)
-    return Distance("image", "CUSTOM_VALIDATION", rise, noise, config.warn_blank_drift, config.max_blank_drift, text)
+    return Distance("image", rise, noise, config.warn_blank_drift, config.max_blank_drift, text)

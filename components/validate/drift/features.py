@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from components.common.artifacts import MANIFEST, Manifest
 from components.common.errors import ArtifactError, UnreachableError, first_line
 from components.common.store import Store
-from components.common.stored_artifacts import open_artifact
+from components.common.stored_artifacts import newest_artifact, open_artifact
 from components.dataset.records import decode_example, read_tfrecord
 from components.evaluate.features import extractor
 from components.evaluate.features.extractor_training import FOLDER
@@ -47,20 +45,13 @@ def feature_distance(work: Store | None, before: Path, now: Path, size: int, cha
         f"{len(b)} images differ from {len(a)} before in the features of the {network.settings.kind} extractor"
         f" {PurePosixPath(name).name}, by a squared maximum mean discrepancy of {value:.4f}"
     )
-    return Distance("features", "CUSTOM_VALIDATION", value, noise, 0.0, np.inf, text)
+    return Distance("features", value, noise, 0.0, np.inf, text)
 
 
 def newest_extractor(work: Store, size: int, channels: int) -> str:
-    """Return the name of the newest extractor for images of this size, "" if there is none; a damaged manifest is ignored."""
-    found = [("", "")]
-    manifests = {name: length for name, length in work.files(FOLDER).items() if name.endswith(f"/{MANIFEST}")}
-    with work.spans((name, 0, length) for name, length in manifests.items()) as read:
-        for name, length in manifests.items():
-            with contextlib.suppress(ValueError):  # damaged
-                manifest = Manifest.model_validate_json(read(name, 0, length))
-                if (manifest.details.get("image_size"), manifest.details.get("channels")) == (size, channels):
-                    found.append((manifest.created_at, name.removesuffix(f"/{MANIFEST}")))
-    return max(found)[1]
+    """Return the name of the newest extractor for images of this size, "" if there is none."""
+    shape = {"image_size": size, "channels": channels}
+    return newest_artifact(work, FOLDER, lambda manifest: shape.items() <= manifest.details.items())
 
 
 def sample_images(folder: Path, size: int, channels: int) -> Images:

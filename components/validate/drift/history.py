@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from components.common.artifacts import new_artifact, read_manifest
-from components.common.errors import ArtifactError, ConfigError, ConflictError, first_line
+from components.common.artifacts import ArtifactWriter, new_artifact, read_manifest
+from components.common.errors import ArtifactError, ConflictError, first_line
 from components.common.numbered import numbered, read_created, read_numbered
-from components.common.store import check_creates, store_at
+from components.common.section import Frozen
+from components.common.store import store_at
 from components.common.stored_artifacts import open_artifact, store_artifact
 from components.validate.anomalies import Anomaly
 from components.validate.config import ValidateConfig
@@ -37,10 +37,9 @@ NOT_REPORTED = ("sample.tfrecord", "tally-train.json", "tally-eval.json")  # lar
 Reason = Literal["first snapshot", "no error", "validate.accept"]
 
 
-class Acceptance(BaseModel):
+class Acceptance(Frozen):
     """One accepted snapshot: when, against which snapshot (empty: the first), why, and by which run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     snapshot: str
     dataset_digest: str
     against: str
@@ -77,11 +76,7 @@ class History:
     """The history in a folder or at a URL. Operations raise ArtifactError when it is broken, or cannot be read or written."""
 
     def __init__(self, location: str) -> None:
-        """Raise ConfigError for a URL that cannot hold a history."""
-        try:
-            self._store = store_at(check_creates(location))
-        except ValueError as error:
-            raise ConfigError(f"{location} cannot hold a history: {error}.") from None
+        self._store = store_at(location)
 
     def id(self) -> str:
         """Return the id of the history; create the history if there is none."""
@@ -170,7 +165,7 @@ class History:
         with tempfile.TemporaryDirectory(prefix="snapshot-") as temporary:
             with new_artifact(Path(temporary) / name, kind, config=config, inputs={"dataset": dataset}) as artifact:
                 for file in sorted(file for file in validation.iterdir() if file.is_file() and file.name not in without):
-                    shutil.copy(file, artifact.path / file.name)
+                    artifact.copy(file)
             store_artifact(self._store, f"{kinds}/{name}", Path(temporary) / name)
         return name
 
@@ -186,7 +181,7 @@ class History:
         return [identity, accepted.last.snapshot if accepted.last else ""]
 
 
-def copy_files(snapshot: Path, folder: Path) -> None:
-    """Copy the files of a snapshot, whose digests have been checked, into `folder`."""
+def copy_files(snapshot: Path, artifact: ArtifactWriter) -> None:
+    """Copy the files of a snapshot, whose digests have been checked, into an artifact."""
     for name in read_manifest(snapshot, verify=False).files:
-        shutil.copy(snapshot / name, folder / name)
+        artifact.copy(snapshot / name)

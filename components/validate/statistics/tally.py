@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +23,12 @@ from components.dataset.records import HEADER_BYTES, Record, decode_example, sca
 LEVELS = 256
 IMAGE_BUCKETS = 64  # of images, by brightness (4 grey levels a bucket) and by contrast (2 grey levels a bucket)
 CHANNEL_BUCKETS = 32  # of pixels (8 grey levels a bucket)
-SIZE_BUCKETS_PER_OCTAVE = 8  # of heights, widths and aspect ratios
 WORST = 8  # images of each kind
 SAMPLED = 512  # images whose features are compared with the next snapshot's
 CELL = 2  # a cell spans 2 × 2 buckets of brightness and contrast; one image of each cell is named
 CELLS_A_SIDE = IMAGE_BUCKETS // CELL
 BATCH_BYTES = 1_000_000  # of pixels; counting takes 8 bytes for each level, so about 10 times as much memory
 ARRAYS = ("levels", "products", "brightness", "contrast")
-COUNTERS = ("labels", "heights", "widths", "aspects")
 
 Ints = npt.NDArray[np.int64]
 # Split, file, its size and digest, image size, channels, validate.blank_deviation.
@@ -66,10 +63,6 @@ class Tally:
     products: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     brightness: Ints = field(default_factory=lambda: np.zeros(IMAGE_BUCKETS, np.int64))
     contrast: Ints = field(default_factory=lambda: np.zeros(IMAGE_BUCKETS, np.int64))
-    heights: Counter[int] = field(default_factory=Counter)  # by bucket, see size_bucket
-    widths: Counter[int] = field(default_factory=Counter)
-    aspects: Counter[int] = field(default_factory=Counter)  # by the nearest eighth of an octave of width / height
-    extremes: dict[str, list[int]] = field(default_factory=dict)  # height, width: lowest, highest, sum, sum of squares
     worst: dict[str, list[tuple[int, str, str, int]]] = field(default_factory=dict)  # kind: (score, id, file, byte)
     cells: dict[int, tuple[int, tuple[str, str, int]]] = field(default_factory=dict)  # cell: images, (id, file, byte)
     sample: list[tuple[str, str, int]] = field(default_factory=list)  # (digest of id, file, byte), the smallest digests
@@ -83,16 +76,11 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         """Return the tally of both sets of images."""
         summed: dict[str, Any] = {
-            name: getattr(self, name) + getattr(other, name) for name in ("count", "blank", *ARRAYS, *COUNTERS)
+            name: getattr(self, name) + getattr(other, name) for name in ("count", "blank", "labels", *ARRAYS)
         }
         return Tally(
             channels=self.channels,
             **summed,
-            extremes=_merged(
-                self.extremes,
-                other.extremes,
-                lambda a, b: [min(a[0], b[0]), max(a[1], b[1]), a[2] + b[2], a[3] + b[3]],
-            ),
             worst=_merged(self.worst, other.worst, lambda a, b: sorted([*a, *b])[:WORST]),
             cells=_merged(self.cells, other.cells, lambda a, b: (a[0] + b[0], min(a[1], b[1]))),
             sample=sorted([*self.sample, *other.sample])[:SAMPLED],
@@ -107,18 +95,12 @@ class Tally:
         """Read the result of `to_json`. Raises ValueError, TypeError or LookupError for any other text."""
         values: dict[str, Any] = json.loads(text)
         arrays: dict[str, Any] = {name: np.array(values[name], np.int64) for name in ARRAYS}
-        counters: dict[str, Any] = {
-            name: Counter({int(key): int(count) for key, count in values[name].items()}) for name in COUNTERS
-        }
+        labels = Counter({int(label): int(count) for label, count in values["labels"].items()})
         worst = {kind: [(*item,) for item in items] for kind, items in values["worst"].items()}
         cells = {int(cell): (count, (*ref,)) for cell, (count, ref) in values["cells"].items()}
         sample = [(*item,) for item in values["sample"]]
-        plain = {name: values[name] for name in ("channels", "count", "blank", "extremes")}
-        tally = cls(**plain, **arrays, **counters, worst=worst, cells=cells, sample=sample)
-        empty = cls(tally.channels)
-        if any(getattr(empty, name).shape != array.shape for name, array in arrays.items()):
-            raise ValueError(f"a tally has no arrays of shape {[list(array.shape) for array in arrays.values()]}")
-        return tally
+        plain = {name: values[name] for name in ("channels", "count", "blank")}
+        return cls(**plain, **arrays, labels=labels, worst=worst, cells=cells, sample=sample)
 
 
 def tally_records(records: Sequence[Record], refs: Sequence[RecordRef], blank_deviation: float) -> Tally:
@@ -133,8 +115,6 @@ def tally_records(records: Sequence[Record], refs: Sequence[RecordRef], blank_de
     brightness = counts.sums * IMAGE_BUCKETS // (LEVELS * pixels)
     contrast = np.minimum(IMAGE_BUCKETS - 1, (deviations / 2).astype(np.int64))
     buckets = counts.levels.reshape(len(images), channels, CHANNEL_BUCKETS, -1).sum(axis=3)
-    known = [(record.height, record.width) for record in records if record.height and record.width]
-    sizes = {"height": [height for height, _ in known], "width": [width for _, width in known]}
     scores = {"blankest": counts.scaled_variances, "darkest": counts.sums, "brightest": -counts.sums}
     cells: dict[int, tuple[int, tuple[str, str, int]]] = {}
     for cell, ref in zip((brightness // CELL * CELLS_A_SIDE + contrast // CELL).tolist(), refs, strict=True):
@@ -149,10 +129,6 @@ def tally_records(records: Sequence[Record], refs: Sequence[RecordRef], blank_de
         products=np.einsum("nci,ncj->cij", buckets, buckets),
         brightness=np.bincount(brightness, minlength=IMAGE_BUCKETS),
         contrast=np.bincount(contrast, minlength=IMAGE_BUCKETS),
-        heights=Counter(map(size_bucket, sizes["height"])),
-        widths=Counter(map(size_bucket, sizes["width"])),
-        aspects=Counter(round(SIZE_BUCKETS_PER_OCTAVE * math.log2(width / height)) for height, width in known),
-        extremes={name: [min(of), max(of), sum(of), sum(size * size for size in of)] for name, of in sizes.items() if of},
         worst={
             kind: sorted((int(score), *ref) for score, ref in zip(values, refs, strict=True))[:WORST]
             for kind, values in scores.items()
@@ -193,11 +169,6 @@ def count_pixels(images: npt.NDArray[np.uint8]) -> PixelCounts:
     all_channels, values = levels.sum(axis=1), np.arange(LEVELS)
     sums, squares = all_channels @ values, all_channels @ values**2
     return PixelCounts(levels, sums, images[0].size * squares - sums**2)
-
-
-def size_bucket(size: int) -> int:
-    """Return the bucket of a height or width in pixels: eight buckets an octave."""
-    return int(SIZE_BUCKETS_PER_OCTAVE * math.log2(size))
 
 
 def id_digest(id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,25 @@ def write_snapshot(
     path: Path, images: Images, labels: Sequence[int] | Labels, names: Sequence[str] = tuple("0123456789"), shards: int = 2
 ) -> Path:
     """Write a dataset artifact in which every fifth image is held out."""
+    held_out, labels = np.arange(len(images)) % 5 == 0, np.asarray(labels)
+    splits = {"train": (images[~held_out], labels[~held_out]), "eval": (images[held_out], labels[held_out])}
+    return write_splits(path, splits, names, shards)
+
+
+def write_splits(
+    path: Path, splits: Mapping[str, tuple[Images, Labels]], names: Sequence[str] = tuple("0123456789"), shards: int = 2
+) -> Path:
+    """Write a dataset artifact with these images and labels."""
     with new_artifact(path, "dataset", config=IngestConfig()) as artifact:
-        held_out = np.arange(len(images)) % 5 == 0
-        for split, numbers in (("train", np.flatnonzero(~held_out)), ("eval", np.flatnonzero(held_out))):
-            records = [Record(images[at], int(labels[at]), f"{split}/{at}") for at in numbers]
+        for split, (images, labels) in splits.items():
+            pairs = enumerate(zip(images, labels.tolist(), strict=True))
+            records = [Record(image, label, f"{split}/{at}") for at, (image, label) in pairs]
             for shard in range(shards):
                 write_tfrecord(artifact.path / shard_name(split, shard, shards), map(encode_example, records[shard::shards]))
             artifact.counts[split] = len(records)
-        artifact.counts |= {"read": len(images), "kept": len(images), "duplicate": 0, "quarantined": 0}
-        artifact.details |= {"image_size": images.shape[1], "channels": images.shape[3], "label_names": list(names)}
+            artifact.details |= {"image_size": images.shape[1], "channels": images.shape[3], "label_names": list(names)}
+        count = sum(artifact.counts.values())
+        artifact.counts |= {"read": count, "kept": count, "duplicate": 0, "quarantined": 0}
     return path
 
 

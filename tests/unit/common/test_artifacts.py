@@ -64,15 +64,6 @@ def test_the_digest_depends_on_the_content_alone(tmp_path: Path) -> None:
     assert len({first.digest, make(tmp_path / "3", "Content").digest, make(tmp_path / "4", b="").digest}) == 3
 
 
-def test_an_unfinished_artifact_does_not_exist(tmp_path: Path) -> None:
-    with new_artifact(tmp_path / "out", "thing", config=IngestConfig()) as artifact:
-        (artifact.path / "a").touch()
-        with pytest.raises(ArtifactError, match="it is not a finished artifact"):
-            read_manifest(tmp_path / "out")
-    assert list(read_manifest(tmp_path / "out").files) == ["a"]
-    assert entries(tmp_path) == ["out"]
-
-
 def test_files_that_the_writer_digests_need_not_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = make(tmp_path / "plain", b="b" * 5000)
     (tmp_path / "source" / "sub").mkdir(parents=True)

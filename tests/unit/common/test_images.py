@@ -34,12 +34,6 @@ def test_a_png_holds_the_same_pixels(channels: int, tmp_path: Path) -> None:
     assert np.array_equal(decoded.reshape(array.shape), array)
 
 
-@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (8, 8, 1)])
-def test_an_empty_or_misshaped_array_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="a grid needs uint8"):
-        grid(np.zeros(shape, np.uint8), columns=2)
-
-
 @pytest.mark.parametrize(("image_size", "scale"), [(8, 6), (28, 2), (48, 1), (128, 1)])
 def test_small_images_are_shown_larger(image_size: int, scale: int) -> None:
     assert viewable_scale(image_size) == scale

@@ -51,15 +51,16 @@ def last(store: Store) -> Entry:
     return Entry.model_validate_json(store.read(numbered(FOLDER, numbers_in(store, FOLDER)[-1])))
 
 
+def refuse(store: Store, message: str, wait_seconds: float = 0.0) -> None:
+    with pytest.raises(ArtifactError, match=message), leased(store, FOLDER, holder="Another", wait_seconds=wait_seconds):
+        pass
+
+
 def test_a_lease_is_held_and_released(store: Store) -> None:
     with leased(store, FOLDER, holder="Another") as held:
         held.check()
         assert not last(store).released
-        with (
-            pytest.raises(ArtifactError, match=r"^Another \(process \d+ on \S+\) holds \S+work\.lease\. Wait until it ends"),
-            leased(store, FOLDER, holder="Another", wait_seconds=0.0),
-        ):
-            pass
+        refuse(store, r"^Another \(process \d+ on \S+\) holds \S+work\.lease\. Wait until it ends")
     assert last(store).released
     with leased(store, FOLDER, holder="Another", wait_seconds=0.0):
         assert numbers_in(store, FOLDER) == [3], "numbers are not used twice"
@@ -95,11 +96,7 @@ def test_a_killed_process_of_this_machine_is_replaced_at_once(tmp_path: Path) ->
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(ArtifactError, match=rf"process {process.pid} on"),
-            leased(Folder(tmp_path), FOLDER, holder="x", wait_seconds=0.0),
-        ):
-            pass
+        refuse(Folder(tmp_path), rf"process {process.pid} on")
         process.send_signal(signal.SIGKILL)
         process.wait()
         with leased(Folder(tmp_path), FOLDER, holder="x", wait_seconds=0.0) as held:
@@ -128,11 +125,7 @@ def test_a_holder_on_another_machine_that_renews_is_alive(store: Store, monkeypa
     thread = threading.Thread(target=renew)
     thread.start()
     try:
-        with (
-            pytest.raises(ArtifactError, match=r"\(process 1 on other\) holds .* and did not release it within 1 s"),
-            leased(store, FOLDER, holder="Another", wait_seconds=1.0),
-        ):
-            pass
+        refuse(store, r"\(process 1 on other\) holds .* and did not release it within 1 s", 1.0)
     finally:
         over.set()
         thread.join()
@@ -175,11 +168,7 @@ def test_a_file_that_a_killed_process_left_empty_is_skipped(store: Store) -> Non
 
 def test_error_when_the_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(ArtifactError, match=r"^Cannot write \S+/file/work\.lease/000001\.json: Not a directory\. Free space"),
-        leased(Folder(tmp_path / "file"), FOLDER, holder="Another"),
-    ):
-        pass
+    refuse(Folder(tmp_path / "file"), r"^Cannot write \S+/file/work\.lease/000001\.json: Not a directory\. Free space")
 
 
 def test_processes_of_this_machine_share_an_id_space() -> None:

@@ -59,6 +59,13 @@ def test_an_empty_file_does_not_count(location: str, monkeypatch: pytest.MonkeyP
     assert read_numbered(store, "states") == {1: b"first"}
 
 
+def test_a_file_that_a_killed_process_was_writing_is_not_listed(tmp_path: Path) -> None:
+    store = Folder(tmp_path)
+    store.write("states/x.json", [b"whole"])
+    (tmp_path / "states" / ".x.json.0123abcd.tmp").write_bytes(b"ha")
+    assert (store.names("states"), store.files()) == ({"x.json"}, {"states/x.json": 5})
+
+
 @pytest.mark.parametrize("location", AT_ONCE, indirect=True)
 def test_of_many_threads_one_creates(location: str) -> None:
     for round in range(5):

@@ -40,15 +40,6 @@ class TestDecisions:
         assert details == summary.model_dump() | {"vertex_version": "", "judged_again": False}
         assert json.loads((bench.root / "push" / "decision.json").read_bytes()) == summary.model_dump()
 
-    def test_the_same_model_again_changes_nothing(self, bench: Bench) -> None:
-        inputs = bench.candidate()
-        bench.push(inputs)
-        before = bench.files()
-        summary = bench.push(inputs)
-        assert (summary.decision, summary.reason) == ("unchanged", "v0001 is already published.")
-        assert (summary.version, summary.champion, summary.champion_kid) == ("v0001", "v0001", 0.06)
-        assert bench.files() == before
-
     def test_a_better_model_replaces_the_champion(self, bench: Bench) -> None:
         first = bench.candidate()
         bench.push(first)

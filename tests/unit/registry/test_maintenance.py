@@ -216,5 +216,5 @@ def test_error_without_a_registry(location: str, operation: Callable[[str], obje
 
 @pytest.mark.parametrize("url", ["http://example.org/models", "az://bucket/models", "simplecache::gs://bucket/models"])
 def test_a_url_without_conditional_writes_is_refused(url: str) -> None:
-    with pytest.raises(PipelineError, match=r"cannot hold a registry: .*:// cannot create a file only if none of its name"):
+    with pytest.raises(PipelineError, match=r"cannot hold a registry: .*:// cannot create a file on the condition"):
         maintenance.list_versions(url)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.common.errors import ArtifactError, ConfigError
-from components.common.store import Bucket, Folder
-from components.gate import rescoring
-from components.gate.checks import RescoredChampion
-from components.gate.evidence import Evidence
 from components.push import publish
 from components.push.run import PushSummary
 from components.registry import maintenance
 from components.registry.registry import Registry, check_image_size
-from tests.support.push_bench import SCORES, Bench
+from tests.support.kills import killed_at
+from tests.support.push_bench import Bench
 from tests.support.stores import KINDS, MOUNT
 
-CHANGES = ("write", "create", "delete", "remove")
 AT_ONCE = [*(kind for kind in KINDS if kind != "memory"), MOUNT]  # fsspec's memory tests a condition and writes in two steps
 
 
@@ -136,36 +128,6 @@ def test_a_champion_with_images_of_another_size_is_refused_before_a_run(bench: B
     check_image_size(bench.champion(), bench.registry, 8, 1)
 
 
-class KilledError(BaseException):
-    """Ends a push where no code handles it."""
-
-
-@contextlib.contextmanager
-def killed_at(moment: int) -> Iterator[list[int]]:
-    """Raise KilledError at the n-th moment, before or after a change of a store; yield a list that then has an entry."""
-    moments, reached = iter(range(1, 10_000)), list[int]()
-
-    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            check()
-            result = original(*arguments, **named)
-            check()
-            return result
-
-        return call
-
-    def check() -> None:
-        if reached or next(moments) == moment:  # a killed process changes nothing afterwards either
-            reached.append(moment)
-            raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in (Folder, Bucket):
-            for name in CHANGES:
-                patch.setattr(kind, name, dying(getattr(kind, name)))
-        yield reached
-
-
 class TestKilled:
     """At each moment, the champion is the old one or the new one, and complete; the next push of the model ends the work.
 
@@ -179,7 +141,7 @@ class TestKilled:
         verdict = bench.judge(inputs)
         for moment in range(1, 100):
             restore(bench, untouched)
-            with killed_at(moment) as reached, contextlib.suppress(KilledError):
+            with killed_at(moment) as reached:
                 bench.carry_out(inputs, verdict)
             served.append("new" if bench.serves() != "v0001" else "old")
             if not reached:
@@ -194,14 +156,14 @@ class TestKilled:
         assert served == ["old"] * turn + ["new"] * (len(served) - turn)
         assert number == 3, "a number that was claimed is not used again"
         assert turn >= 17, "before and after claim, files and manifest of the version, and before the pointer"
-        assert len(served) - turn == 4, "after the pointer, before and after the decision, and the end"
+        assert len(served) - turn == 6, "after the pointer, before and after the decision and the push's manifest, and the end"
 
     def test_a_rollback_and_a_retention(self, three: Bench) -> None:
         untouched = three.files()
         for change in (lambda: maintenance.rollback(three.registry), lambda: maintenance.retain(three.registry, 1)):
             for moment in range(1, 100):
                 restore(three, untouched)
-                with killed_at(moment) as reached, contextlib.suppress(KilledError):
+                with killed_at(moment) as reached:
                     change()
                 if not reached:
                     break
@@ -216,56 +178,6 @@ def restore(bench: Bench, files: dict[str, bytes]) -> None:
     bench.store.remove()
     for name, content in files.items():
         bench.store.write(name, [content])
-
-
-@pytest.mark.parametrize("location", ["folder"], indirect=True)
-def test_kill_9_before_and_after_every_rename_and_link(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder, where also a temporary file can be left."""
-    better = Evidence(0.02, 1.0, 0.01, 0.03, 1000)
-    rescored = RescoredChampion("v0001", SCORES, better)
-    monkeypatch.setattr(rescoring, "rescore_champion", lambda *_: rescored)  # no BLAS in a forked process
-    bench.push(bench.candidate())
-    inputs = bench.candidate(kid=0.01)
-    untouched = bench.root / "untouched"
-    shutil.copytree(bench.registry, untouched)
-    served: list[str] = []
-    for moment in range(1, 100):
-        shutil.rmtree(bench.registry)
-        shutil.copytree(untouched, bench.registry)
-        if not killed(lambda: bench.push(inputs), monkeypatch, moment):
-            break
-        served.append("old" if bench.serves() == "v0001" else "new")
-        assert bench.push(inputs).version == bench.serves() != "v0001", f"moment {moment}"
-    turn = served.index("new")
-    assert served == ["old"] * turn + ["new"] * (len(served) - turn)
-    assert turn >= 17
-    assert len(served) - turn >= 5
-
-
-def killed(work: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, moment: int) -> bool:
-    """Run in a forked process that is killed at its n-th moment; return whether it got that far."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    moments = iter(range(1, 10_000))
-
-    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            if next(moments) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*arguments)
-            if next(moments) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    monkeypatch.setattr(Path, "hardlink_to", dying(Path.hardlink_to))
-    monkeypatch.setattr(Path, "replace", dying(Path.replace))
-    try:
-        work()
-    finally:
-        os._exit(0)
 
 
 @pytest.mark.parametrize("location", AT_ONCE, indirect=True)

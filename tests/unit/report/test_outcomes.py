@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.common.errors import DataRejectedError
-from components.common.journal import STEPS, StepRecord, entry_name, step_error
-from components.report.description import RunDescription
+from components.common.journal import STEPS, StepRecord, step_error
 from components.report.outcomes import (
     StepOutcome,
     contradiction,
     derive_outcomes,
     find_failure,
-    nothing_new,
-    read_entries,
     run_status,
 )
 
@@ -91,7 +87,7 @@ def test_outcomes_follow_from_entries_and_times(words: str, expected: str, statu
 
 def test_an_unchanged_verdict_or_push_counts_as_cached() -> None:
     words = "old-succeeded " * 4 + "new-succeeded " * 2
-    assert nothing_new(derive_outcomes(entries(words, {"decision": "unchanged"}), START, END))
+    assert all(outcome.cached for outcome in derive_outcomes(entries(words, {"decision": "unchanged"}), START, END))
     assert not derive_outcomes(entries(words, {"decision": "published"}), START, END)[-1].cached
     assert derive_outcomes(entries(words, {"decision": "unchanged"}), START, END)[-1].status == "succeeded"
 
@@ -179,18 +175,3 @@ def test_a_run_is_interrupted_between_steps_or_succeeds() -> None:
     assert failure is not None
     assert failure.problem == "The run was interrupted between two steps."
     assert find_failure("succeeded", outcomes, "") is None
-
-
-def test_a_damaged_entry_becomes_a_note(tmp_path: Path) -> None:
-    keys = {"ingest": "a" * 64, "train": "b" * 64, "push": "c" * 64}
-    for step, content in (("ingest", entry("ingest", "succeeded", START).model_dump_json()), ("train", "{broken")):
-        file = tmp_path / entry_name(step, keys[step])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content)
-    description = RunDescription(
-        run_id="r", started_at=START, config={}, command="", work_dir=str(tmp_path), keys=keys
-    )  # fmt: skip
-    readable, notes = read_entries(description)
-    assert list(readable) == ["ingest"]
-    assert len(notes) == 1
-    assert notes[0].startswith("The journal entry of train cannot be read: ")

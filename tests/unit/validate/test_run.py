@@ -9,62 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.datasets import load_digits
 
-from components.common.artifacts import MANIFEST, new_artifact, read_manifest
+from components.common.artifacts import MANIFEST, read_manifest, write_json
 from components.common.errors import ArtifactError, DataRejectedError
-from components.dataset.records import NO_LABEL, Record, encode_example, read_tfrecord, shard_name, write_tfrecord
-from components.ingest.config import IngestConfig
+from components.dataset.records import NO_LABEL, Record, read_tfrecord, shard_name, write_tfrecord
 from components.validate.config import ValidateConfig
 from components.validate.run import ValidateSummary, run
 from components.validate.statistics.statistics import label_histogram, split_statistics
 from components.validate.statistics.tally import RecordRef, Tally, tally_records
+from tests.support.datasets.snapshots import Images, digits, write_splits
 
-Images = npt.NDArray[np.uint8]
-
-
-def digit_images(count: int = 120) -> tuple[Images, npt.NDArray[np.int64]]:
-    digits = load_digits()
-    return np.rint(digits.images[:count, :, :, None] * (255 / 16)).astype(np.uint8), digits.target[:count].astype(np.int64)
+DIGITS = digits()[0][:120]
+TRAIN, HELD_OUT = DIGITS[:100], DIGITS[100:]
 
 
-def write_dataset(path: Path, train: Images, held_out: Images, counts: dict[str, int] | None = None) -> Path:
-    """Write a dataset artifact; `counts` overrides the numbers in its manifest."""
-    names = list("0123456789")
-    with new_artifact(path, "dataset", config=IngestConfig()) as artifact:
-        for split, images in (("train", train), ("eval", held_out)):
-            records = [Record(image, index % 10, f"{split}/{index}") for index, image in enumerate(images)]
-            for shard in range(2):
-                write_tfrecord(artifact.path / shard_name(split, shard, 2), map(encode_example, records[shard::2]))
-        artifact.counts |= {"train": len(train), "eval": len(held_out)} | (counts or {})
-        artifact.details |= {"image_size": train.shape[1], "channels": train.shape[3], "label_names": names}
-    return path
+def write_dataset(path: Path, train: Images, held_out: Images) -> Path:
+    return write_splits(path, {"train": (train, np.arange(len(train)) % 10), "eval": (held_out, np.arange(len(held_out)) % 10)})
 
 
-def validate(
-    tmp_path: Path, train: Images, held_out: Images, counts: dict[str, int] | None = None, **fields: Any
-) -> ValidateSummary:
-    dataset = write_dataset(tmp_path / "dataset", train, held_out, counts)
+def validate(tmp_path: Path, train: Images, held_out: Images, **fields: Any) -> ValidateSummary:
+    dataset = write_dataset(tmp_path / "dataset", train, held_out)
     return run(ValidateConfig(**fields), dataset=dataset, out=tmp_path / "out")
 
 
 def test_digits_are_valid_and_their_statistics_are_exact(tmp_path: Path) -> None:
-    images, _ = digit_images()
-    summary = validate(tmp_path, images[:100], images[100:])
+    summary = validate(tmp_path, TRAIN, HELD_OUT)
     assert (summary.train_images, summary.eval_images) == (100, 20)
     assert (summary.image_size, summary.channels, summary.labels) == (8, 1, 10)
     assert (summary.minimum, summary.maximum) == (0, 255)
-    assert summary.mean == pytest.approx([images[:100].mean()], rel=1e-12)
-    assert summary.deviation == pytest.approx([images[:100].std()], rel=1e-12)
+    assert summary.mean == pytest.approx([TRAIN.mean()], rel=1e-12)
+    assert summary.deviation == pytest.approx([TRAIN.std()], rel=1e-12)
     written = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert written["eval"]["count"] == 20
     assert written["eval"]["shape"] == [8, 8, 1]
-    assert written["eval"]["mean"] == pytest.approx([images[100:].mean()], rel=1e-12)
+    assert written["eval"]["mean"] == pytest.approx([HELD_OUT.mean()], rel=1e-12)
     assert written["train"]["label_histogram"] == {str(label): 10 for label in range(10)}
     manifest = read_manifest(tmp_path / "out", "validation")
     assert manifest.counts == {"train": 100, "eval": 20}
@@ -89,38 +71,34 @@ def test_labels_are_counted_by_name() -> None:
 
 
 def test_too_few_images_are_refused_with_both_numbers(tmp_path: Path) -> None:
-    images, _ = digit_images()
     with pytest.raises(DataRejectedError) as caught:
-        validate(tmp_path, images[:63], images[63:78])
+        validate(tmp_path, DIGITS[:63], DIGITS[63:78])
     assert caught.value.exit_code == 3
     assert str(caught.value) == (
         "The dataset is too small: 63 train images where 64 are needed, 15 eval images where 16 are needed."
         " Name a larger source, or lower validate.min_train_images and validate.min_eval_images."
     )
     assert not (tmp_path / "out").exists()
-    validate(tmp_path, images[:63], images[63:78], min_train_images=63, min_eval_images=15)
+    validate(tmp_path, DIGITS[:63], DIGITS[63:78], min_train_images=63, min_eval_images=15)
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
-    images, _ = digit_images()
     with pytest.raises(DataRejectedError, match="0 eval images where 2 are needed"):
-        validate(tmp_path, images, images[:0], min_eval_images=2)
+        validate(tmp_path, DIGITS, DIGITS[:0], min_eval_images=2)
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
 def test_constant_images_are_refused(split: str, tmp_path: Path) -> None:
-    images, _ = digit_images()
-    flat = np.full_like(images, 17)
+    flat = np.full_like(DIGITS, 17)
     flat[0, 0, 0, 0] = 18
-    train, held_out = (flat, images[:20]) if split == "train" else (images, flat[:20])
+    train, held_out = (flat, DIGITS[:20]) if split == "train" else (DIGITS, flat[:20])
     with pytest.raises(DataRejectedError, match=f"The {split} images are constant: the standard deviation of .* is 0.0"):
         validate(tmp_path, train, held_out)
     validate(tmp_path, train, held_out, min_deviation=0.0)
 
 
 def test_one_channel_that_varies_is_enough(tmp_path: Path) -> None:
-    images, _ = digit_images()
-    colour = np.concatenate([np.zeros_like(images), images, np.zeros_like(images)], axis=-1)
+    colour = np.concatenate([np.zeros_like(DIGITS), DIGITS, np.zeros_like(DIGITS)], axis=-1)
     summary = validate(tmp_path, colour[:100], colour[100:])
     assert summary.channels == 3
     assert summary.deviation[0] == 0.0 < summary.deviation[1]
@@ -134,14 +112,15 @@ def test_one_channel_that_varies_is_enough(tmp_path: Path) -> None:
     ],
 )
 def test_counts_that_differ_from_the_records_are_refused(counts: dict[str, int], message: str, tmp_path: Path) -> None:
-    images, _ = digit_images()
+    dataset = write_dataset(tmp_path / "dataset", TRAIN, HELD_OUT)
+    manifest = json.loads((dataset / MANIFEST).read_text())
+    write_json(dataset / MANIFEST, manifest | {"counts": manifest["counts"] | counts})
     with pytest.raises(DataRejectedError, match=message):
-        validate(tmp_path, images[:100], images[100:], counts)
+        run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
 
 
 def test_a_damaged_or_missing_dataset_is_refused(tmp_path: Path) -> None:
-    images, _ = digit_images()
-    dataset = write_dataset(tmp_path / "dataset", images[:100], images[100:])
+    dataset = write_dataset(tmp_path / "dataset", TRAIN, HELD_OUT)
     shard = dataset / shard_name("train", 0, 2)
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
@@ -157,16 +136,8 @@ def test_a_damaged_or_missing_dataset_is_refused(tmp_path: Path) -> None:
         run(ValidateConfig(), dataset=dataset, out=tmp_path / "out")
 
 
-def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with new_artifact(tmp_path / "model", "model", config=ValidateConfig()):
-        pass
-    with pytest.raises(ArtifactError, match="is a model, a dataset is needed"):
-        run(ValidateConfig(), dataset=tmp_path / "model", out=tmp_path / "out")
-
-
 def test_the_command_line_imports_no_tensorflow(tmp_path: Path) -> None:
-    images, _ = digit_images()
-    dataset = write_dataset(tmp_path / "dataset", images[:40], images[40:])
+    dataset = write_dataset(tmp_path / "dataset", DIGITS[:40], DIGITS[40:])
     command = [sys.executable, "-X", "importtime", "-m", "components.validate"]
     done = subprocess.run(
         [*command, "--dataset", str(dataset), "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False

@@ -1,11 +1,10 @@
-"""Counts, labels, lineage and the samples over time: what is shown, and in which order."""
+"""Counts, labels and the samples over time: what is shown, and in which order."""
 
 from __future__ import annotations
 
 import pytest
 
 from components.report.sections.data import count_rows, label_bars
-from components.report.sections.lineage import ArtifactRow, LineageSection
 from components.report.sections.training import pick_evenly
 
 
@@ -30,15 +29,3 @@ def test_rounds_are_picked_evenly_with_first_and_last(count: int) -> None:
     assert len(picked) == len(set(picked)) == min(6, count)
     assert (picked[0], picked[-1]) == (names[0], names[-1])
     assert picked == sorted(picked)
-
-
-def row(x: int, step: str, digest: str, *inputs: str) -> ArtifactRow:
-    return ArtifactRow(step, step, f"/runs/{step}", digest * 64, tuple((name, name * 12) for name in inputs), "", "", x)
-
-
-def test_the_graph_joins_artifacts_with_their_inputs() -> None:
-    graph = LineageSection((row(0, "a", "a"), row(1, "b", "b", "a"), row(2, "c", "c", "a", "b"), row(3, "d", "d", "x")))
-    assert len(graph.arrows) == 3
-    assert [arrow for arrow in graph.arrows if "C" in arrow] == [graph.arrows[-1]]  # only a to c passes over a box
-    assert "The c was made from the a" in graph.description
-    assert LineageSection(()).rows == ()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from components.report.sections.scores import scores_markdown
@@ -34,17 +32,7 @@ def test_validate_shows_counts_labels_and_statistics(finished: Run) -> None:
         assert words in page.text, words
 
 
-def test_a_damaged_file_becomes_a_note(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.ingest()
-    run.validate()
-    run.train()
-    (run.out("train") / "metrics.jsonl").write_text("{}")
-    page, _ = parsed(training_page(run.out("train"), {}))
-    assert "The training curves cannot be shown: " in page.text
-
-
-def test_evaluate_shows_the_scores_of_the_report(finished: Run) -> None:
+def test_evaluate_shows_the_scores_of_the_report() -> None:
     text = scores_markdown(SCORES)
     assert "| KID | 0.0123 ± 0.0011 | lower is better | Squared MMD" in text
     assert "p = 0.310. |" in text

@@ -40,17 +40,6 @@ def test_the_champion_table_has_the_scores_of_both() -> None:
     assert "Density" not in {name for name, *_ in rows}
 
 
-def test_the_page_shows_the_champion_and_hides_the_answer(tmp_path: Path) -> None:
-    run = Run(tmp_path).all()
-    report(run.description, folder=tmp_path, status="succeeded")
-    html = (tmp_path / "report.html").read_text()
-    assert html.index('id="champion"') < html.index('id="scores"')
-    assert "Can you tell them apart?" in html
-    assert "<details><summary>Answer</summary>" in html.replace("\n", "")
-    assert "FID 12.3: noise scores 310, real images 0.9; the champion has 19.9." in html
-    assert "Logarithmic axis: FID, KID." in html
-
-
 def test_a_new_metric_appears_on_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = replace(
         table.METRICS[0], name="hue_distance", title="Hue distance", meaning="How far the hues are apart.", decimals=2,

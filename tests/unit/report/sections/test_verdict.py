@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from components.common.artifacts import now
-from components.common.journal import StepRecord
+from components.common.journal import STEPS, StepRecord
 from components.report.outcomes import RunFailure, StepOutcome
-from components.report.sections.verdict import run_verdict
+from components.report.sections.verdict import RunVerdict, run_verdict
+from components.report.summary import summarize
+from tests.support.report_runs import Run
+
+
+def verdict_of(status: str, failure: RunFailure | None, **outcomes: StepOutcome) -> RunVerdict:
+    """Return the headline of a run in which these steps had these outcomes, and all others succeeded."""
+    steps = tuple(outcomes.get(step, StepOutcome(step, "succeeded")) for step in STEPS)
+    return run_verdict(summarize(Run(Path()).description, steps, status, failure, now()))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +39,7 @@ from components.report.sections.verdict import run_verdict
 def test_verdict_of_a_decision(decision: dict[str, str], tone: str, title: str) -> None:
     summary = {**decision, "reason": "Because."}
     record = StepRecord(step="push", key="k", state="succeeded", pid=1, started_at=now(), summary=summary)
-    verdict = run_verdict("succeeded", (StepOutcome("push", "succeeded", record=record),), None)
+    verdict = verdict_of("succeeded", None, push=StepOutcome("push", "succeeded", record=record))
     assert (verdict.tone, verdict.title, verdict.reason) == (tone, title, "Because.")
 
 
@@ -42,7 +52,7 @@ def test_verdict_of_a_decision(decision: dict[str, str], tone: str, title: str) 
     ],
 )
 def test_verdict_of_a_failure(status: str, run_status: str, tone: str, title: str) -> None:
-    outcomes = (StepOutcome("ingest", "succeeded"), StepOutcome("train", status))
-    verdict = run_verdict(run_status, outcomes, RunFailure("train", "Problem.", "Cure."))
+    train = StepOutcome("train", status)
+    verdict = verdict_of(run_status, RunFailure(step="train", problem="Problem.", cure="Cure."), train=train)
     assert (verdict.tone, verdict.title, verdict.reason, verdict.cure) == (tone, title, "Problem.", "Cure.")
-    assert run_verdict("failed", outcomes, RunFailure(None, "P", "C")).title == "The run failed"
+    assert verdict_of("failed", RunFailure(step=None, problem="P", cure="C")).title == "The run failed"

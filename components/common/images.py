@@ -11,42 +11,37 @@ from PIL import Image
 
 from components.common.artifacts import write_bytes
 
-PADDING_VALUE = 255  # white, so that the border of an image on black remains visible
+WHITE = 255  # around each image, so that the border of an image on black remains visible
 
 
-def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1, padding: int = 1) -> npt.NDArray[np.uint8]:
+def grid(images: npt.NDArray[np.uint8], columns: int, scale: int = 1) -> npt.NDArray[np.uint8]:
     """Lay images out in rows of `columns`, left to right and top to bottom.
 
-    images: uint8 [N, H, W, C] with N ≥ 1. Each pixel becomes `scale` × `scale` pixels; `padding` white pixels surround
-    every image, and unused cells are white. Returns uint8 [H', W', C].
+    images: uint8 [N, H, W, C] with N ≥ 1. Each pixel becomes `scale` × `scale` pixels; a white line surrounds every
+    image, and unused cells are white. Returns uint8 [H', W', C].
     """
     scaled = images.repeat(scale, axis=1).repeat(scale, axis=2)
     count, height, width, channels = scaled.shape
     rows = -(-count // columns)
-    cell_height, cell_width = height + padding, width + padding
-    shape = (rows * cell_height + padding, columns * cell_width + padding, channels)
-    canvas = np.full(shape, PADDING_VALUE, np.uint8)
-    for index, image in enumerate(scaled):
-        top, left = index // columns * cell_height + padding, index % columns * cell_width + padding
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    framed = np.full((rows * columns, height + 1, width + 1, channels), WHITE, np.uint8)
+    framed[:count, 1:, 1:] = scaled
+    laid_out = framed.reshape(rows, columns, *framed.shape[1:]).swapaxes(1, 2).reshape(rows * (height + 1), -1, channels)
+    return np.pad(laid_out, ((0, 1), (0, 1), (0, 0)), constant_values=WHITE)
 
 
-def cells(
-    laid_out: npt.NDArray[np.uint8], image_size: int, columns: int, scale: int, padding: int = 1
-) -> npt.NDArray[np.uint8]:
+def cells(laid_out: npt.NDArray[np.uint8], image_size: int, columns: int, scale: int) -> npt.NDArray[np.uint8]:
     """Return the images of a grid that `grid` made, unused white cells included: uint8 [N, H, W, C].
 
     Raises ValueError when the array is not such a grid.
     """
-    pitch = image_size * scale + padding
-    rows, rest = divmod(laid_out.shape[0] - padding, pitch)
-    if laid_out.ndim != 3 or rest or laid_out.shape[1] != columns * pitch + padding:
+    pitch = image_size * scale + 1
+    rows, rest = divmod(laid_out.shape[0] - 1, pitch)
+    if laid_out.ndim != 3 or rest or laid_out.shape[1] != columns * pitch + 1:
         raise ValueError(
             f"{list(laid_out.shape)} is not a grid of {columns} columns of {image_size}×{image_size} pixels × {scale}"
         )
-    inner = laid_out[padding:, padding:].reshape(rows, pitch, columns, pitch, -1)
-    images = inner[:, : pitch - padding : scale, :, : pitch - padding : scale]
+    inner = laid_out[1:, 1:].reshape(rows, pitch, columns, pitch, -1)
+    images = inner[:, : pitch - 1 : scale, :, : pitch - 1 : scale]
     return images.swapaxes(1, 2).reshape(rows * columns, image_size, image_size, -1)
 
 

@@ -9,6 +9,9 @@ from components.common.errors import DataRejectedError
 from components.common.section import Frozen
 
 DATASET = "dataset"  # the feature name of an anomaly of the whole dataset
+WARNING_SHARE = 0.2  # of the distance that is an error
+
+Severity = Literal["error", "warning"]
 
 
 class Anomaly(Frozen):
@@ -18,7 +21,7 @@ class Anomaly(Frozen):
     """
 
     feature: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Severity = "error"
     text: str
     value: float | None = None
     noise: float | None = None
@@ -28,7 +31,7 @@ class Anomaly(Frozen):
 
 
 class Distance(NamedTuple):
-    """A distance between two snapshots, with its limits `warn` and `most`.
+    """A distance between two snapshots, which may be at most `most` (None: it is never an error).
 
     For two samples of one source it exceeds `noise` only with the probability of a false alarm.
     """
@@ -36,20 +39,19 @@ class Distance(NamedTuple):
     feature: str
     value: float
     noise: float
-    warn: float
-    most: float
+    most: float | None
     text: str
 
 
 def drift_anomalies(distances: Iterable[Distance]) -> list[Anomaly]:
-    """Return an anomaly for each distance above its noise and a limit: an error above `most`, a warning above `warn`."""
+    """Return an anomaly for each distance above its noise and a limit: an error above `most`, a warning above a share of it."""
     anomalies = []
-    for feature, value, noise, warn, most, text in distances:
-        is_error = value > max(noise, most)
-        limit = max(noise, most if is_error else warn)
+    for feature, value, noise, most, text in distances:
+        is_error = most is not None and value > max(noise, most)
+        limit = max(noise, (most or 0.0) * (1.0 if is_error else WARNING_SHARE))
         if value > limit:
             text = f"{text} (limit {limit:.4f}, sampling noise {noise:.4f})"
-            severity: Literal["error", "warning"] = "error" if is_error else "warning"
+            severity: Severity = "error" if is_error else "warning"
             anomalies.append(Anomaly(feature=feature, severity=severity, text=text, value=value, noise=noise, limit=limit))
     return anomalies
 

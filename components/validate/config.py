@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from components.common.section import Section, StoreLocation
 
@@ -37,14 +35,17 @@ class ValidateConfig(Section):
     min_range_share: float = Field(
         0.5, ge=0.0, le=1.0, description="Minimum range of grey levels, as a share of the schema's range."
     )
-    warn_label_drift: float = Field(0.01, ge=0.0, description="L-infinity distance of label shares above which to warn.")
-    max_label_drift: float = Field(0.05, ge=0.0, description="Maximum L-infinity distance of label shares.")
-    warn_histogram_drift: float = Field(
-        0.001, ge=0.0, description="Jensen-Shannon divergence of a histogram, in bits, above which to warn."
+    max_label_drift: float = Field(
+        0.05, ge=0.0, description="Maximum L-infinity distance of label shares. Above a fifth of it, there is a warning."
     )
-    max_histogram_drift: float = Field(0.005, ge=0.0, description="Maximum Jensen-Shannon divergence of a histogram, in bits.")
-    warn_blank_drift: float = Field(0.001, ge=0.0, description="Rise of the near-blank share above which to warn.")
-    max_blank_drift: float = Field(0.005, ge=0.0, description="Maximum rise of the near-blank share.")
+    max_histogram_drift: float = Field(
+        0.005,
+        ge=0.0,
+        description="Maximum Jensen-Shannon divergence of a histogram, in bits. Above a fifth of it, there is a warning.",
+    )
+    max_blank_drift: float = Field(
+        0.005, ge=0.0, description="Maximum rise of the near-blank share. Above a fifth of it, there is a warning."
+    )
     false_alarms: float = Field(
         1e-3, gt=0.0, lt=0.5, description="Probability that drift is reported for two samples of the same source."
     )
@@ -53,11 +54,3 @@ class ValidateConfig(Section):
         strict=False,
         description="Options passed to Beam. Without any, small datasets are counted without Beam, others on all cores.",
     )
-
-    @model_validator(mode="after")
-    def _warnings_come_first(self) -> Self:
-        for name in ("label", "histogram", "blank"):
-            warn, most = getattr(self, f"warn_{name}_drift"), getattr(self, f"max_{name}_drift")
-            if warn > most:
-                raise ValueError(f"warn_{name}_drift = {warn:g} is more than max_{name}_drift = {most:g}")
-        return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,12 +119,7 @@ def _comparison(found: Findings) -> dict[str, Any]:
     earlier = _histograms(before.tally) if before else {}
     return {
         "measures": [
-            {
-                "feature": distance.feature,
-                "value": distance.value,
-                "noise": distance.noise,
-                "most": distance.most if math.isfinite(distance.most) else None,  # null: it is never an error
-            }
+            {"feature": distance.feature, "value": distance.value, "noise": distance.noise, "most": distance.most}
             for distance in found.distances
         ],
         "images": {"now": now.tally.count, "before": before.tally.count if before else None},

@@ -99,7 +99,7 @@ def test_page_fits_the_window_and_shows_its_images(chromium: str, pages: dict[st
     assert measured.keys() == {WIDE, 700, NARROW}
     for width, size in measured.items():
         assert size["content"] <= width
-        assert size["loaded"] == size["images"] == IMAGES.get(name, 13)
+        assert size["loaded"] == size["images"] == IMAGES.get(name, 14)
 
 
 @pytest.fixture

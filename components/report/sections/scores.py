@@ -24,19 +24,27 @@ COMPARABLE = "Comparable only with scores of the same provenance, not with score
 PUBLISHED = (
     "Comparable with a published FID only if the network, the preparation of the images and the number of samples are the same."
 )
-NEIGHBOURS = (
-    "Rows of one sample and the training images nearest to it",
-    "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that the "
-    "model memorized it.",
-)
-NEAREST_PAIRS = (
-    "Pairs of a sample and the training image nearest to it, the nearest pairs first",
-    "The samples nearest to a training image, four pairs in a row: on the left the sample, on the right the training image. "
-    "An identical pair means that the model memorized it.",
-)
-FARTHEST_PAIRS = (
-    "Pairs of a sample and the training image nearest to it, the farthest pairs first",
-    "The samples farthest from all training images, beside the nearest one: these look least real to the extractor.",
+PICTURES = (  # file, heading, alternative text, caption
+    (
+        "neighbours.png",
+        "",
+        "Rows of one sample and the training images nearest to it",
+        "Each row: one sample, then the training images nearest to it. Similar images are good; an identical image means that "
+        "the model memorized it.",
+    ),
+    (
+        "worst_pairs.png",
+        "Nearest pairs",
+        "Pairs of a sample and the training image nearest to it, the nearest pairs first",
+        "The samples nearest to a training image, four pairs in a row: the sample on the left, the training image on the right."
+        " An identical pair means that the model memorized it.",
+    ),
+    (
+        "farthest_pairs.png",
+        "Farthest pairs",
+        "Pairs of a sample and the training image nearest to it, the farthest pairs first",
+        "The samples farthest from all training images, beside the nearest one: these look least real to the extractor.",
+    ),
 )
 
 
@@ -66,9 +74,8 @@ class ScoresSection:
         self.classes, self.classes_summary = evaluation.attempt(
             "The classes of the samples", lambda: class_bars(content.get("modes")), (Bars(), "")
         )
-        self.neighbours = evaluation.figure("neighbours.png", *NEIGHBOURS)
-        self.nearest_pairs = evaluation.figure("worst_pairs.png", *NEAREST_PAIRS)
-        self.farthest_pairs = evaluation.figure("farthest_pairs.png", *FARTHEST_PAIRS)
+        pictures = ((heading, evaluation.figure(name, *texts)) for name, heading, *texts in PICTURES)
+        self.pictures = [(heading, picture) for heading, picture in pictures if picture]
 
 
 def class_bars(modes: Mapping[str, Any] | None) -> tuple[Bars, str]:

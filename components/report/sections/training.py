@@ -59,11 +59,12 @@ def score_lines(model: ArtifactReader) -> list[dict[str, Any]]:
     return model.lines("scores.jsonl") if model.names("scores", ".jsonl") else []
 
 
-def pick_evenly(names: Sequence[str], most: int = MAX_SAMPLES_OVER_TIME) -> list[str]:
-    """Return at most `most` of the names, evenly spread, always with the first and the last."""
-    if len(names) <= most:
+def pick_evenly(names: Sequence[str]) -> list[str]:
+    """Return at most MAX_SAMPLES_OVER_TIME of the names, evenly spread, always with the first and the last."""
+    if len(names) <= MAX_SAMPLES_OVER_TIME:
         return list(names)
-    return [names[round(index * (len(names) - 1) / (most - 1))] for index in range(most)]
+    steps = MAX_SAMPLES_OVER_TIME - 1
+    return [names[round(index * (len(names) - 1) / steps)] for index in range(MAX_SAMPLES_OVER_TIME)]
 
 
 def _samples(model: ArtifactReader, name: str) -> Figure | None:

@@ -79,7 +79,7 @@ def divergence_noise(weights: Floats, chance: float) -> float:
 def _histogram_distance(name: str, before: Counts, now: Counts, noise: float, config: ValidateConfig) -> Distance:
     value = jensen_shannon_bits(before, now)
     text = f"the {name.replace('_', ' ')} histogram moved by {value:.4f} bits of Jensen-Shannon divergence"
-    return Distance(name, value, noise, config.warn_histogram_drift, config.max_histogram_drift, text)
+    return Distance(name, value, noise, config.max_histogram_drift, text)
 
 
 def channel_distance(before: Tally, now: Tally, channel: int, chance: float, config: ValidateConfig) -> Distance:
@@ -120,7 +120,7 @@ def label_distance(before: dict[str, int], now: dict[str, int], chance: float, c
         f"label {names[at]!r} went from {a[at] / a.sum():.1%} to {b[at] / b.sum():.1%} of the images,"
         f" an L-infinity distance of {value:.4f}"
     )
-    return Distance("label_name", value, noise, config.warn_label_drift, config.max_label_drift, text)
+    return Distance("label_name", value, noise, config.max_label_drift, text)
 
 
 def blank_rise(before: Tally, now: Tally, chance: float, config: ValidateConfig) -> Distance:
@@ -131,4 +131,4 @@ def blank_rise(before: Tally, now: Tally, chance: float, config: ValidateConfig)
     noise = max(0.0, most / now.count - (blank - most) / before.count)
     text = f"near-blank images went from {a:.2%} to {b:.2%}"
     rise = max(0.0, b - a)
-    return Distance("image", rise, noise, config.warn_blank_drift, config.max_blank_drift, text)
+    return Distance("image", rise, noise, config.max_blank_drift, text)

@@ -45,7 +45,7 @@ def feature_distance(work: Store | None, before: Path, now: Path, size: int, cha
         f"{len(b)} images differ from {len(a)} before in the features of the {network.settings.kind} extractor"
         f" {PurePosixPath(name).name}, by a squared maximum mean discrepancy of {value:.4f}"
     )
-    return Distance("features", value, noise, 0.0, np.inf, text)
+    return Distance("features", value, noise, None, text)
 
 
 def newest_extractor(work: Store, size: int, channels: int) -> str:

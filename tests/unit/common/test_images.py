@@ -15,7 +15,7 @@ from tests.support.datasets.tiny_artifacts import part
 
 def test_every_image_is_in_its_cell() -> None:
     images = part("rest").images[:5]
-    canvas = grid(images, columns=3, scale=2, padding=1)
+    canvas = grid(images, columns=3, scale=2)
     assert canvas.shape == (2 * 17 + 1, 3 * 17 + 1, 1)
     for index, image in enumerate(images):
         top, left = index // 3 * 17 + 1, index % 3 * 17 + 1

@@ -166,11 +166,6 @@ class Folder:
             for descriptor in opened.values():
                 os.close(descriptor)
 
-    def fetch(self, name: str, file: Path) -> None:
-        """Move a file to a local path."""
-        with writing(file.name):
-            shutil.move(self.path / name, file)
-
     def delete(self, name: str) -> None:
         """Remove a file, if it exists."""
         with writing(str(self.path / name)):
@@ -213,7 +208,7 @@ def _create_exclusively(file: Path, content: bytes) -> bool:
 
 
 class Bucket:
-    """The same behind a URL that fsspec can open; here `fetch` leaves the file in the store."""
+    """The same behind a URL that fsspec can open."""
 
     def __init__(self, url: str) -> None:
         self.location = url.rstrip("/")

@@ -11,7 +11,6 @@ ROOT = Path(__file__).parents[3]
 ALLOWED = {
     ("components/common/artifacts.py", "take"),
     ("components/common/store.py", "write"),
-    ("components/common/store.py", "fetch"),
     ("components/ingest/run.py", "refuse_unreadable"),
     ("pipeline/targets/local/run.py", "_point_latest"),  # for people: nothing reads runs/latest
 }

@@ -107,10 +107,9 @@ class LivePage:
 
 def _unfinished(timing: Timing) -> Timing:
     """Return a step without a result as one that runs, and one without a record as one that waits: the run has not ended."""
-    text = timing.text.removeprefix("at most ")
-    return {"killed": replace(timing, status="running", text=text), "skipped": replace(timing, status="waiting", text="")}.get(
-        timing.status, timing
-    )
+    if timing.status == "killed":
+        return replace(timing, status="running", text=timing.text.removeprefix("at most "))
+    return replace(timing, status="waiting", text="") if timing.status == "skipped" else timing
 
 
 class Watched:

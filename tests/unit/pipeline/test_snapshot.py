@@ -255,6 +255,9 @@ def test_the_report_of_a_platform_is_where_runs_finds_it(config: RunConfig, tmp_
     step_runner.begin_run(described(config), "kubeflow", SCHEDULED, asked, [])
     _, output = run_command("runs", "--runs-dir", str(tmp_path / "runs"))
     assert re.search(r"every3lrcmn-1-2986495537 +running or killed", output), "watch finds it while it goes on"
+    code, output = run_command("report", SCHEDULED.name, "--runs-dir", str(tmp_path / "runs"))
+    sentence = f"Run {SCHEDULED.name} has no report: it is still running, or was killed before its end. Watch it: "
+    assert (code, output) == (0, f"{sentence}wgan-pipeline watch {SCHEDULED.name} --runs-dir {tmp_path / 'runs'}\n")
     written(config, tmp_path, SCHEDULED, "RUNNING")
     assert "run <code>every3lrcmn-1-2986495537</code>" in (tmp_path / "report" / "page").read_text()
     runs = tmp_path / "runs"

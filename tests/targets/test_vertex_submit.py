@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -23,7 +20,7 @@ from pipeline.targets.vertex import client, compiler
 from tests.support.command_line import run
 from tests.support.servers.vertex_runs import STORE, VertexRuns, runs_served
 from tests.support.servers.vertex_server import TOKEN, content
-from tests.targets.retry_tests import RetryTests, Submit
+from tests.targets.platform_tests import Platform, ScheduleTests, SubmitTests
 
 COMPILE = compiler.compile_pipeline
 CONFIG = """
@@ -52,11 +49,11 @@ class Renewed(Credentials):
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, VertexRuns]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, VertexRuns]]:
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
     log_in(monkeypatch, Renewed(TOKEN))
-    with runs_served(tmp_path / "server") as (address, runs):
+    with runs_served() as (address, runs):
         yield address, runs
 
 
@@ -97,8 +94,8 @@ def schedule(served: tuple[str, VertexRuns], *words: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def platform_submit(served: tuple[str, VertexRuns], config: Path) -> Submit:
-    return lambda *words: submit(served, config, *words)
+def platform(served: tuple[str, VertexRuns], config: Path) -> Platform:
+    return Platform(served[1], "Vertex AI (p, europe-west4)", where(served), config, TOKEN, [])
 
 
 @pytest.mark.usefixtures("compiled_before")
@@ -120,42 +117,15 @@ class TestSubmit:
         assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/k")
         assert dict(job.labels) == {"pipeline": "wgan-tpu-pipeline", "experiment": "faces-64"}
 
-    @pytest.mark.parametrize(
-        ("outcome", "sentence"),
-        [
-            (
-                ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "quota\nmore"),
-                "Failed: train failed: quota. The log of the step has the reason: ",
-            ),
-            (
-                ("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""),
-                "Failed: tpu-check failed. The log of the step has",
-            ),
-            (("FAILED", {"root": "FAILED"}, ""), "Failed: the platform calls the run failed. The log of the run has"),
-            (("CANCELLED", {}, ""), "Cancelled: "),
-            (
-                ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""),
-                "Failed, although the platform calls the run succeeded: train failed. The log of the step has",
-            ),
-        ],
-    )
-    def test_a_failed_run_is_reported_as_failed(
-        self, served: tuple[str, VertexRuns], config: Path, outcome: tuple[str, dict[str, str], str], sentence: str
-    ) -> None:
-        served[1].outcome = outcome
+    def test_a_failed_run_is_reported_with_its_message(self, served: tuple[str, VertexRuns], config: Path) -> None:
+        served[1].outcome = (
+            "FAILED",
+            {"ingest": "SUCCEEDED", "tpu-check": "FAILED", "exit-handler-1": "FAILED"},
+            "quota\nmore",
+        )
         code, output = submit(served, config)
         assert code == 1
-        assert sentence in output
-
-    def test_no_wait_and_follow(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
-        server.outcome = ("FAILED", {"push": "FAILED"}, "")
-        code, output = submit(served, config, "--no-wait")
-        assert (code, len(output.splitlines())) == (0, 1)
-        (name,) = server.jobs
-        code, output = run("submit", *where(served), "--follow", name.rpartition("/")[2])
-        assert code == 1
-        assert "Failed: push failed." in output
+        assert "Failed: tpu-check failed: quota. The log of the step has the reason: " in output
 
     def test_the_order_of_requests(self, served: tuple[str, VertexRuns], config: Path) -> None:
         assert submit(served, config)[0] == 0
@@ -207,34 +177,8 @@ class TestSubmit:
         assert content(job)["pipelineSpec"] == yaml.safe_load(compiled.read_text())
 
 
-@pytest.mark.heavy
-@pytest.mark.timeout(900)
-def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submit, run, result: the server runs the submitted job with KFP's orchestrator, train in its job's container."""
-    from tests.targets.kubeflow.test_kubeflow_submit import TINY
-
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
-    server = served[1]
-    server.execute = True
-    file = tmp_path / "tiny.toml"
-    file.write_text(TINY.format(runs="/gcs/bucket/wgan") + '[deploy]\npipeline_root = "gs://bucket/root"\nretries = 0\n')
-    code, output = submit(served, file)
-    assert code == 0, output
-    assert "train: succeeded" in output
-    (job,) = server.jobs.values()
-    run_id = job.name.rpartition("/")[2]
-    found = json.loads((tmp_path / "server" / "gcs" / "bucket" / "wgan" / run_id / "summary.json").read_bytes())
-    assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
-    tpu = ["--set", "train.devices=tpu", "--set", "deploy.tpu_topology=v3:2x2", "--set", "train.global_batch_size=64"]
-    code, output = submit(served, file, *tpu)
-    assert code == 1, output
-    assert "train: failed" in output
-    logs = [(each / "log").read_text() for each in (tmp_path / "server").glob("run-*")]
-    assert any("there is no TPU on this machine" in log for log in logs), "the custom job's container is train's"
-
-
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults(RetryTests):
+class TestFaults(SubmitTests):
     def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, VertexRuns], config: Path) -> None:
         server = served[1]
         lost = iter([True])
@@ -264,9 +208,7 @@ class TestFaults(RetryTests):
                 403,
                 "answered 403 to the request to start the run: this account is not allowed to do that; it needs roles/",
             ),
-            (404, "answered 404 to the request to start the run: injected by the test."),
             (409, "cannot start the run: injected by the test. Nothing was created twice; run again."),
-            (500, "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (400, "answered 400 to the request to start the run: injected by the test."),
         ],
     )
@@ -309,37 +251,6 @@ class TestFaults(RetryTests):
         assert code == 1
         assert sentence in output
 
-    def test_a_wrong_clock_is_named(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        there = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=90)
-        date = email.utils.format_datetime(there, usegmt=True)
-        served[1].fault = lambda method, path: (401, {"Date": date})
-        code, output = submit(served, config)
-        assert code == 1
-        assert "; the clock here is 90 minutes ahead of the service's: correct it." in output
-
-    def test_the_token_is_never_printed(
-        self, served: tuple[str, VertexRuns], config: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        for status in (0, 400, 401, 500):
-            served[1].fault = lambda method, path, status=status: (status, {}) if status and method == "POST" else None
-            assert TOKEN not in submit(served, config)[1] + caplog.text
-
-    def test_a_server_that_does_not_answer_times_out(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].delay = lambda method, path: 1.0 if method == "GET" else 0.0
-        code, output = submit(served, config)
-        assert code == 1
-        assert "Vertex AI (p, europe-west4) cannot be reached to get the state of the run: " in output
-        assert "timed out" in output.lower()
-
-    def test_an_unreachable_server_is_reported(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        code, output = submit(served, config, "--host", "http://127.0.0.1:9")
-        assert code == 1
-        assert "cannot be reached to start the run: " in output
-
     def test_a_missing_login_is_reported(
         self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -371,46 +282,18 @@ class TestFaults(RetryTests):
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestSchedule:
-    def test_create_list_pause_resume_delete(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
-        words = ["--cron", "30 2 * * mon", "--time-zone", "Europe/Zurich", "--name", "weekly"]
-        code, output = schedule(served, "create", str(config), *words)
+class TestSchedule(ScheduleTests):
+    def test_the_request(self, served: tuple[str, VertexRuns], platform: Platform) -> None:
+        code, output = platform.create("weekly", "--time-zone", "Europe/Zurich", cron="30 2 * * mon")
         assert code == 0, output
-        first, second = output.splitlines()
-        assert first == "Schedule weekly: At 02:30 on Monday, Europe/Zurich time."
-        assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 CES?T, ){2}\d{4}-\d\d-\d\d 02:30 CES?T", second)
-        (made,) = server.schedules.values()
+        assert output.startswith("Schedule weekly: At 02:30 on Monday, Europe/Zurich time.\n")
+        (made,) = served[1].schedules.values()
         assert made.cron == "TZ=Europe/Zurich 30 2 * * 1", "Vertex's five fields, with the zone"
         assert (made.max_concurrent_run_count, made.allow_queueing, made.catch_up) == (1, False, False)
         request = made.create_pipeline_job_request
         assert request.parent == "projects/p/locations/europe-west4"
         assert request.pipeline_job.runtime_config.gcs_output_directory == "gs://bucket/root"
         assert request.pipeline_job.service_account == "wgan@p.iam.gserviceaccount.com"
-        schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, output = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
-        assert rows[0] == ["name", "state", "when", "next"]
-        assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, Europe/Zurich time"]
-        assert rows[2][0] == "hourly"
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
-        assert made.state.name == "PAUSED"
-        assert re.search(r"weekly +paused", schedule(served, "list")[1])
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n"), "twice is once"
-        assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
-        assert made.state.name == "ACTIVE"
-        assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each.display_name for each in server.schedules.values()] == ["hourly"]
-
-    def test_names_are_unique_and_must_exist(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        assert schedule(served, *words)[0] == 0
-        code, output = schedule(served, *words)
-        assert code == 2
-        assert "Schedule n already exists on Vertex AI (p, europe-west4)." in output
-        code, output = schedule(served, "pause", "other")
-        assert code == 2
-        assert "There is no schedule other on Vertex AI (p, europe-west4). Existing schedules: n." in output
 
     def test_start_and_end(self, served: tuple[str, VertexRuns], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
@@ -418,19 +301,6 @@ class TestSchedule:
         (made,) = served[1].schedules.values()
         assert made.start_time.isoformat() == "2099-01-01T00:00:00+00:00"
         assert made.end_time.isoformat() == "2099-01-31T23:00:00+00:00"
-
-    @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0), ("pause", 1)])
-    def test_a_lost_answer_is_recovered(self, served: tuple[str, VertexRuns], config: Path, verb: str, count: int) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        if verb != "create":
-            schedule(served, *words)
-            words = [verb, "n"]
-        lost = iter([True])
-        served[1].loses_answer = lambda method, path: method in ("POST", "DELETE") and next(lost, False)
-        code, output = schedule(served, *words)
-        assert code == 0, output
-        assert next(lost, None) is None
-        assert len(served[1].schedules) == count
 
     def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, VertexRuns], config: Path) -> None:
         schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")

@@ -13,6 +13,7 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
 from tests.support.servers.kubeflow_server import Kubeflow, kubeflow_served
+from tests.targets.platform_tests import Platform
 
 
 @pytest.fixture
@@ -30,6 +31,13 @@ def config(tmp_path: Path) -> Path:
     file = tmp_path / "c.toml"
     file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n')
     return file
+
+
+@pytest.fixture
+def platform(served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> Platform:
+    (tmp_path / "token").write_text("s3cr3t-token\n")
+    options = ["--token-file", str(tmp_path / "token")]
+    return Platform(served[1], served[0], ["--host", served[0]], config, "s3cr3t-token", options)
 
 
 @pytest.fixture(scope="module")

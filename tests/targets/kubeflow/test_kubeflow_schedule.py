@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from pipeline.targets import remote
 from tests.support.command_line import run
 from tests.support.servers.kubeflow_server import Kubeflow, tick
+from tests.targets.platform_tests import Platform, ScheduleTests
 
 
 def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
@@ -18,7 +18,7 @@ def schedule(served: tuple[str, Kubeflow], *words: str) -> tuple[int, str]:
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestSchedule:
+class TestSchedule(ScheduleTests):
     def test_its_runs_have_the_configured_account(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--set", "deploy.service_account=wgan"]
         assert schedule(served, "create", str(config), *words)[0] == 0
@@ -36,30 +36,12 @@ class TestSchedule:
         ]
         assert len(served[1].versions) == 1
 
-    def test_create_list_pause_resume_delete(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
-        code, output = schedule(served, "create", str(config), "--cron", "30 2 * * mon", "--name", "weekly")
-        assert code == 0, output
-        first, second = output.splitlines()
-        assert first == "Schedule weekly: At 02:30 on Monday, UTC time."
-        assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 UTC, ){2}\d{4}-\d\d-\d\d 02:30 UTC", second)
-        (made,) = server.recurring.values()
+    def test_the_request(self, served: tuple[str, Kubeflow], platform: Platform) -> None:
+        assert platform.create("weekly", cron="30 2 * * mon")[0] == 0
+        (made,) = served[1].recurring.values()
         assert made["trigger"]["cron_schedule"]["cron"] == "0 30 2 * * 1", "KFP's six fields, seconds first"
         assert (made["max_concurrency"], made["no_catchup"], made["mode"]) == ("1", True, "ENABLE")
-        assert made["pipeline_version_reference"]["pipeline_version_id"] in server.versions
-        schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, output = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
-        assert rows[0] == ["name", "state", "when", "next"]
-        assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, UTC time"]
-        assert rows[2][0] == "hourly"
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
-        assert server.recurring[made["recurring_run_id"]]["status"] == "DISABLED"
-        assert re.search(r"weekly +paused", schedule(served, "list")[1])
-        assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
-        assert server.recurring[made["recurring_run_id"]]["status"] == "ENABLED"
-        assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each["display_name"] for each in server.recurring.values()] == ["hourly"]
+        assert made["pipeline_version_reference"]["pipeline_version_id"] in served[1].versions
 
     def test_start_and_end(self, served: tuple[str, Kubeflow], config: Path) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
@@ -94,19 +76,6 @@ class TestSchedule:
         assert code == 2
         assert sentence in output
         assert served[1].requests == []
-
-    def test_names_are_unique_and_must_exist(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        assert schedule(served, *words)[0] == 0
-        code, output = schedule(served, *words)
-        assert code == 2
-        assert f"Schedule n already exists on {served[0]}." in output
-        for verb in ("pause", "resume", "delete"):
-            code, output = schedule(served, verb, "other")
-            assert code == 2
-            assert f"There is no schedule other on {served[0]}. Existing schedules: n." in output
-        assert schedule(served, "delete", "n")[0] == 0
-        assert schedule(served, "list") == (0, f"No schedules on {served[0]}.\n")
 
     def test_list_and_create_say_the_same(self, served: tuple[str, Kubeflow], config: Path) -> None:
         for number, cron in enumerate(["*/5 * * * *", "0 9 * * mon-fri", "0 3 1 */6 *"]):
@@ -152,21 +121,6 @@ class TestSchedule:
             schedule(served, "create", str(config), "--cron", cron, "--name", name)
             assert schedule(served, "delete", name)[0] == 0
         assert waited.count(12.5) == 1
-
-    @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0)])
-    def test_a_lost_answer_is_recovered(self, served: tuple[str, Kubeflow], config: Path, verb: str, count: int) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        if verb == "delete":
-            schedule(served, *words)
-            words = ["delete", "n"]
-        lost = iter([True])
-        served[1].loses_answer = lambda method, path: (
-            method in ("POST", "DELETE") and path.startswith("/recurringruns") and next(lost, False)
-        )
-        code, output = schedule(served, *words)
-        assert code == 0, output
-        assert next(lost, None) is None
-        assert len(served[1].recurring) == count
 
     def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, Kubeflow]) -> None:
         recurring: dict[str, Any] = served[1].recurring

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-import json
 import re
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.common import requests
 from pipeline.commands.submit import unique_name
-from pipeline.config import load_config
-from pipeline.targets import remote
 from pipeline.targets.compiled import read_compiled
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
-from tests.support.servers.kubeflow_server import (
-    Attempts,
-    Kubeflow,
-)
-from tests.targets.retry_tests import RetryTests, Submit
+from tests.support.servers.kubeflow_server import Attempts, Kubeflow
+from tests.targets.platform_tests import SubmitTests
 
 COMPILE = compiler.compile_pipeline
 QUICK = "--set=train.rounds=20"
@@ -32,11 +22,6 @@ CLAIM = "--set=deploy.volume_claim=wgan"
 
 def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:
     return run("submit", str(config), "--host", served[0], QUICK, *words)
-
-
-@pytest.fixture
-def platform_submit(served: tuple[str, Kubeflow], config: Path) -> Submit:
-    return lambda *words: submit(served, config, *words)
 
 
 @pytest.mark.usefixtures("compiled_before")
@@ -110,16 +95,6 @@ class TestSubmit:
         assert submit(served, config, "--namespace", "team")[0] == 0
         assert [each["namespace"] for each in served[1].experiments.values()] == ["team"]
 
-    def test_no_wait_and_follow(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
-        server.outcome = ("FAILED", {"push": "FAILED"})
-        code, output = submit(served, config, "--no-wait")
-        assert (code, len(output.splitlines())) == (0, 1)
-        (run_id,) = server.runs
-        code, output = run("submit", "--host", served[0], "--follow", run_id)
-        assert code == 1
-        assert "Failed: push failed." in output
-
     def test_the_order_of_requests(self, served: tuple[str, Kubeflow], config: Path) -> None:
         server = served[1]
         assert submit(served, config)[0] == 0
@@ -160,84 +135,9 @@ class TestSubmit:
         compiled = read_compiled(served[1].folder / f"{version}.yaml", "kubeflow")
         assert (compiled.train.global_batch_size, compiled.ingest.image_size, compiled.train.rounds) == (32, 16, 20)
 
-    @pytest.mark.heavy
-    @pytest.mark.timeout(600)
-    def test_the_submitted_file_runs(
-        self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Submit, run, result: the server runs the uploaded file with KFP's own orchestrator, and the parameters of the run."""
-        monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
-        server = served[1]
-        server.execute = True
-        config, file = tmp_path / "tiny.toml", tmp_path / "tiny.yaml"
-        config.write_text(TINY.format(runs=tmp_path / "runs"))
-        COMPILE(load_config(config, ["deploy.volume_claim=wgan"]), file)
-        code, output = run("submit", str(file), "--host", served[0], "--rounds", "10", "--set", "train.beta_1=0.25")
-        assert code == 0, output
-        assert "train: succeeded" in output
-        (made,) = server.runs.values()
-        folder = tmp_path / "runs" / made["display_name"]
-        found = json.loads((folder / "summary.json").read_bytes())
-        assert (found["status"], found["train"]["rounds"]) == ("succeeded", 10)
-        assert json.loads((folder / "config.json").read_bytes())["train"]["beta_1"] == 0.25
-        assert (found["run_id"], found["note"]) == (made["display_name"], "")
-        (page,) = (tmp_path / "server").glob("*/steps/*/report/page")
-        assert page.read_bytes() == (folder / "report.html").read_bytes()
-        code, output = run("runs", "--runs-dir", str(tmp_path / "runs"))
-        assert (code, made["display_name"] in output, "succeeded" in output) == (0, True, True)
-        code, output = run("report", made["display_name"], "--runs-dir", str(tmp_path / "runs"))
-        assert code == 0, output
-        assert f"Report   {folder / 'report.html'}" in output
-        nowhere = f"images:{tmp_path}/runs/nowhere"
-        for name, parameters, problem in [
-            ("no-source", {"source": nowhere}, "/runs/nowhere"),
-            ("bad-override", {"rounds": 10, "overrides": ["train.round=3"]}, "train.round: unknown key; did you mean rounds?"),
-        ]:
-            run_id = start_from_the_form(served, name, parameters)
-            code, output = run("submit", "--follow", run_id, "--host", served[0])
-            assert code == 1, output
-            assert "snapshot: failed" in output
-            assert "Failed: snapshot failed." in output
-            failed = json.loads((tmp_path / "runs" / name / "summary.json").read_bytes())
-            assert (failed["status"], failed["exit_code"], failed["error"]["step"]) == ("failed", 2, "snapshot")
-            assert problem in failed["error"]["problem"]
-        assert len(server.versions) == 1
-
-
-def start_from_the_form(served: tuple[str, Kubeflow], name: str, parameters: dict[str, Any]) -> str:
-    """Start another run of the uploaded file with these parameters, as Kubeflow's user interface does; return its id."""
-    (first, *_) = served[1].runs.values()
-    run = {key: first[key] for key in ("experiment_id", "pipeline_version_reference")}
-    run |= {"display_name": name, "runtime_config": {"parameters": parameters}}
-    request = urllib.request.Request(
-        f"{served[0]}/apis/v2beta1/runs", json.dumps(run).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return str(json.load(answer)["run_id"])
-
-
-TINY = """
-[run]
-dir = "{runs}"
-[ingest]
-image_size = 8
-[train]
-rounds = 20
-rounds_per_call = 10
-global_batch_size = 32
-generator_channels = 4
-critic_channels = 4
-score_every_images = 0
-[evaluate]
-samples = 300
-real_images = 500
-kid_subsets = 4
-kid_subset_size = 100
-"""
-
 
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults(RetryTests):
+class TestFaults(SubmitTests):
     MAKING = ("/experiments", "/pipelines", "/pipelines/upload_version", "/runs")
 
     @pytest.mark.parametrize("at", MAKING)
@@ -267,8 +167,6 @@ class TestFaults(RetryTests):
         [
             (401, "/healthz", "answered 401 to the request to check its health: it does not accept this token (expired?)"),
             (403, "/runs", "answered 403 to the request to start the run: this account is not allowed to do that"),
-            (404, "/runs", "answered 404 to the request to start the run: injected by the test."),
-            (409, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (500, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (400, "/pipelines/upload_version", "answered 400 to the request to create the pipeline version spec-"),
         ],
@@ -302,44 +200,6 @@ class TestFaults(RetryTests):
         code, output = submit(served, config, "--token-file", str(file))
         assert code == 1
         assert "it does not accept this token (expired?); give a new one with --token-file" in output
-
-    @pytest.mark.parametrize("status", [0, 400, 401, 500])
-    def test_the_token_is_never_printed(
-        self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
-    ) -> None:
-        file = tmp_path / "token"
-        file.write_text("s3cr3t-token")
-        served[1].token = "s3cr3t-token"
-        served[1].fault = lambda method, path: (status, {}) if status and path == "/runs" and method == "POST" else None
-        code, output = submit(served, config, "--token-file", str(file))
-        assert code == (1 if status else 0)
-        assert "s3cr3t" not in output + caplog.text
-
-    @pytest.mark.parametrize(("minutes", "way"), [(-90, "ahead of"), (90, "behind")])
-    def test_a_wrong_clock_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
-        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
-        date = email.utils.format_datetime(there, usegmt=True)
-        served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
-        code, output = submit(served, config)
-        assert code == 1
-        assert f"; the clock here is 90 minutes {way} the service's: correct it." in output
-
-    def test_a_server_that_does_not_answer_times_out(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].delay = lambda method, path: 1.0 if path == "/experiments" else 0.0
-        code, output = submit(served, config)
-        assert code == 1
-        assert f"{served[0]} cannot be reached to list the experiments: " in output
-        assert "timed out" in output.lower()
-
-    def test_an_unreachable_server_is_reported(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-        code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
-        assert code == 1
-        assert "http://127.0.0.1:9 cannot be reached to check its health: " in output
 
     @pytest.mark.parametrize(
         ("words", "sentence"),

@@ -9,13 +9,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.common.artifacts import read_manifest
-from tests.support.datasets.training_data import write_digits
 from tests.support.local_runs import ROOT, wait_for
 from tests.support.mount import Mount
 from tests.support.servers.object_store import Store
@@ -23,26 +21,18 @@ from tests.support.trainings import (
     Reference,
     Training,
     assert_same,
+    data,
     kill_at_random_moments,
+    no_process_outlives_its_test,
     one_sentence,
     train_undisturbed,
 )
 
+__all__ = ["data", "no_process_outlives_its_test"]  # fixtures
 pytestmark = pytest.mark.timeout(2400)
 SEED = 20251126
 GONE = r"(not connected|connection abort)"  # how Linux answers when the daemon has ended, and while it ends
 INGEST_KILLS, LANES, CHAINS, TRAIN_KILLS = 10, 2, 1, 5  # 20 in all
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test() -> Iterator[None]:
-    with Training.ended():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,8 +97,3 @@ def test_a_rollback_on_one_machine_is_in_service_on_the_other(runs: Runs, mount:
     assert json.loads(pipeline("registry", "show", "--registry", there))["version"] == "v0001"
     assert "v0002 is in service; it replaces v0001." in pipeline("registry", "rollback", "v0002", "--registry", there)
     read_manifest(registry / "versions" / "v0002", "version")
-
-
-def test_a_run_on_the_mount_can_be_copied_to_a_disk(runs: Runs, tmp_path: Path) -> None:
-    shutil.copytree(runs.mounted, tmp_path / "copy", symlinks=True)
-    assert results_of(tmp_path / "copy").summary["status"] == "succeeded"

@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.tpu_check.slices import SLICES, find_slice
-from pipeline.platforms import (
-    ROWS,
-    TpuRow,
-    check_tensorflow_runs,
-    find_training_row,
-)
+from pipeline.platforms import ROWS, TpuRow, check_tensorflow_runs, find_training_row
 
 GKE = [row for row in ROWS if row.platform == "gke"]
 VERTEX = [row for row in ROWS if row.platform == "vertex"]

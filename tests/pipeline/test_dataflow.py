@@ -22,12 +22,12 @@ from components.ingest.config import IngestConfig
 from components.ingest.run import run
 from tests.support.datasets.image_folder import write_digit_images
 from tests.support.engines import ENGINES
-from tests.support.local_runs import wait_for
+from tests.support.ingests import said, start_ingest
+from tests.support.local_runs import ROOT, wait_for
 from tests.support.servers.bucket_proxy import WRITES, Fault
 from tests.support.servers.object_store import Store, object_store
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
-REPOSITORY = Path(__file__).parents[2]
 IMAGE = "europe-west4-docker.pkg.dev/some-project/wgan/dataflow@sha256:" + "0" * 64
 
 
@@ -58,18 +58,11 @@ class Cloud:
     def start(self, out: Path, **changed: Any) -> subprocess.Popen[str]:
         config = {"source": "images:gs://bucket/images", "labels_from_folders": True, "image_size": 32,
                   "shared_folder": f"gs://bucket/{self.shared}", "beam_options": self.options} | changed  # fmt: skip
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
-        (out.parent / "config.toml").write_text("\n".join(["[ingest]", *lines]))
-        command = [self.python, "-m", "components.ingest", "--config", out.parent / "config.toml", "--out", out]
-        with (out.parent / "said").open("w") as said:
-            return subprocess.Popen(
-                command, stdout=said, stderr=subprocess.STDOUT, text=True, env=self.environment, start_new_session=True
-            )
+        return start_ingest(out, environment=self.environment, python=self.python, **config)
 
     def ingest(self, out: Path, **changed: Any) -> tuple[int, str]:
         code = self.start(out, **changed).wait(timeout=300)
-        return code, (out.parent / "said").read_text()
+        return code, said(out)
 
     def jobs(self) -> list[dict[str, Any]]:
         return [json.loads(file.read_text()) for file in sorted((self.folder / "server").glob("2026-*.json"))]
@@ -97,7 +90,7 @@ def store(python: Path, pictures: Path) -> Iterator[Store]:
 @pytest.fixture
 def cloud(python: Path, store: Store, tmp_path: Path) -> Iterator[Cloud]:
     (tmp_path / "server").mkdir()
-    environment = os.environ | {"STORAGE_EMULATOR_HOST": store.url, "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"STORAGE_EMULATOR_HOST": store.url, "PYTHONPATH": str(ROOT)}
     environment |= {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}  # it would look for an account
     command = [python, "-m", "tests.support.servers.dataflow_server", tmp_path / "server"]
     with (tmp_path / "server.log").open("w") as log:
@@ -112,8 +105,8 @@ def cloud(python: Path, store: Store, tmp_path: Path) -> Iterator[Cloud]:
 
 
 def test_the_submitted_job_produces_the_same_dataset_as_a_local_run(cloud: Cloud, pictures: Path, tmp_path: Path) -> None:
-    code, said = cloud.ingest(tmp_path / "there/dataset")
-    assert code == 0, said
+    code, printed = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 0, printed
     here = tmp_path / "here/dataset"
     run(IngestConfig(source=f"images:{pictures}", labels_from_folders=True, image_size=32), out=here)
     ours, theirs = read_manifest(here), read_manifest(tmp_path / "there/dataset")
@@ -135,57 +128,57 @@ def test_the_submitted_job_produces_the_same_dataset_as_a_local_run(cloud: Cloud
     assert environment["tempStoragePrefix"].startswith(f"storage.googleapis.com/bucket/temp/{job['name']}")
     assert any(name.startswith("staging/") and name.endswith("pipeline.pb") for name in cloud.store.names())
     assert cloud.files_in_bucket() == []  # the workers' intermediate files were removed
-    assert f"Job {job['name']} (2026-0) runs on Dataflow in europe-west4" in said
-    assert "Traceback" not in said
+    assert f"Job {job['name']} (2026-0) runs on Dataflow in europe-west4" in printed
+    assert "Traceback" not in printed
 
 
 def test_a_worker_without_write_permission_fails_the_run_with_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
     cloud.store.proxy.inject(Fault(403, WRITES, rf"{cloud.shared}/.*/read\.json"))
-    code, said = cloud.ingest(tmp_path / "there/dataset")
+    code, printed = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
     key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
-    assert f"Cannot write gs://bucket/{cloud.shared}/{key}/read.json" in said
-    assert "Traceback" not in said
+    assert f"Cannot write gs://bucket/{cloud.shared}/{key}/read.json" in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "there/dataset").exists()
     assert any(name.endswith(".chunk") for name in cloud.files_in_bucket())  # decoded images are kept for the next run
     cloud.store.proxy.inject()
-    code, said = cloud.ingest(tmp_path / "there/dataset")
-    assert code == 0, said
-    assert "Resuming an earlier run" in said
+    code, printed = cloud.ingest(tmp_path / "there/dataset")
+    assert code == 0, printed
+    assert "Resuming an earlier run" in printed
     assert cloud.files_in_bucket() == []
 
 
 def test_rejected_data_leaves_no_files_in_the_bucket(cloud: Cloud, tmp_path: Path) -> None:
-    code, said = cloud.ingest(tmp_path / "there/dataset", max_quarantine_fraction=0.0)
-    assert code == 3, said
+    code, printed = cloud.ingest(tmp_path / "there/dataset", max_quarantine_fraction=0.0)
+    assert code == 3, printed
     assert cloud.files_in_bucket() == []
 
 
 def test_stopping_a_run_cancels_its_job(cloud: Cloud, tmp_path: Path) -> None:
     process = cloud.start(tmp_path / "there/dataset")
     wait_for(lambda: bool(cloud.jobs()))
-    wait_for(lambda: "runs on Dataflow" in (tmp_path / "there/said").read_text(), seconds=30)
+    wait_for(lambda: "runs on Dataflow" in said(tmp_path / "there/dataset"), seconds=30)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == -signal.SIGINT
     assert (cloud.folder / "server/2026-0.cancelled").exists()
-    assert "Cancelling job 2026-0" in (tmp_path / "there/said").read_text()
+    assert "Cancelling job 2026-0" in said(tmp_path / "there/dataset")
 
 
 @pytest.mark.parametrize("fault", ["403 no permission", "404 no such project"])
 def test_an_error_of_the_service_is_reported_in_one_sentence(cloud: Cloud, tmp_path: Path, fault: str) -> None:
     (cloud.folder / "server/fault").write_text(fault)
-    code, said = cloud.ingest(tmp_path / "there/dataset")
+    code, printed = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
-    assert fault.partition(" ")[2] in said
-    assert "Traceback" not in said
+    assert fault.partition(" ")[2] in printed
+    assert "Traceback" not in printed
     assert cloud.jobs() == []
 
 
 def test_a_running_job_is_not_submitted_a_second_time(cloud: Cloud, tmp_path: Path) -> None:
     first = cloud.start(tmp_path / "one/dataset")
     wait_for(lambda: bool(cloud.jobs()))
-    code, said = cloud.ingest(tmp_path / "two/dataset")
+    code, printed = cloud.ingest(tmp_path / "two/dataset")
     assert code == 1
-    assert "is running already" in said
+    assert "is running already" in printed
     assert first.wait(timeout=300) == 0
     assert len(cloud.jobs()) == 1

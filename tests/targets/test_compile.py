@@ -159,13 +159,6 @@ def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str) -
         assert "pip install" not in json.dumps(executor)
 
 
-def test_kubeflow_mounts_the_volume_in_every_step() -> None:
-    _, platform = compiled("kubeflow")
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
-    assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
-
-
 @pytest.mark.parametrize(
     ("secret", "keys"),
     [
@@ -218,12 +211,6 @@ def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[
         COMPILE[target](config_of(target, "train.devices=tpu", *overrides), tmp_path / "p.yaml")
     assert str(caught.value).startswith(sentence)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///gcs/bucket/in"])
-def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str) -> None:
-    spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
-    assert spec["root"]["inputDefinitions"]["parameters"]["source"]["defaultValue"] == f"images:{place}"
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,9 +235,8 @@ def _small_enough(hour: Hour) -> TpuCheckConfig:
     return hour.big.model_copy(update={"images": 1000, "train": train})
 
 
-def _environment() -> Mapping[str, str]:
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "0"}
+def _environment() -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
 
 
 def _run(command: list[str], log: Path, limit_seconds: float) -> None:

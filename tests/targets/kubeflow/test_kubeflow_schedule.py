@@ -57,9 +57,7 @@ class TestSchedule(ScheduleTests):
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            (["--cron", "0 0 2 * * *"], "has 6 fields instead of 5. Omit the seconds: 0 2 * * *."),
             (["--cron", "0 25 * * *"], "is invalid: "),
-            (["--cron", "0 2 * * *", "--time-zone", "Mars/Base"], "There is no time zone 'Mars/Base'"),
             (["--cron", "0 2 * * *", "--time-zone", "Asia/Tokyo"], "reads every schedule in UTC time"),
             (["--cron", "0 2 * * *", "--start", "soon"], "--start soon is not a time."),
             (["--cron", "0 2 * * *", "--end", "2020-01-01"], "--end 2020-01-01 is not after now."),

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-
-
-def wgan(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, cwd=cwd, check=False)
-
+from tests.support.command_line import run_process
+from tests.support.local_runs import ROOT
 
 BAD = [
     (["run", "--set", "train.round=3"], 2, "did you mean rounds?"),
@@ -40,7 +36,7 @@ BAD = [
 def test_bad_input_is_one_line_with_its_exit_code(words: list[str], code: int, sentence: str, tmp_path: Path) -> None:
     if words[0] == "run" and not any("run.dir" in word for word in words):
         words = [*words, "--set", f"run.dir={tmp_path / 'runs'}"]
-    done = wgan(*words)
+    done = run_process(*words)
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -49,19 +45,19 @@ def test_bad_input_is_one_line_with_its_exit_code(words: list[str], code: int, s
 
 def test_a_run_folder_under_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = wgan("run", "--set", f"run.dir={tmp_path / 'file' / 'runs'}")
+    done = run_process("run", "--set", f"run.dir={tmp_path / 'file' / 'runs'}")
     assert done.returncode == 2
     assert "cannot be written: Not a directory. Set run.dir to a writable folder." in done.stderr
 
 
 def test_an_unknown_command_is_bad_usage() -> None:
-    done = wgan("rnu")
+    done = run_process("rnu")
     assert done.returncode == 2
     assert "Did you mean 'run'?" in done.stderr
 
 
 def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path) -> None:
-    done = wgan("run", "--dry-run", "--set", "train.rounds=7", "--set", f"run.dir={tmp_path / 'runs'}", cwd=tmp_path)
+    done = run_process("run", "--dry-run", "--set", "train.rounds=7", "--set", f"run.dir={tmp_path / 'runs'}", cwd=tmp_path)
     assert done.returncode == 0
     text, _, plan = done.stdout.partition("\nPlan")
     assert json.loads(text)["train"]["rounds"] == 7
@@ -78,11 +74,11 @@ def test_dry_run_prints_config_and_plan_and_writes_nothing(tmp_path: Path) -> No
 
 
 def test_runs_in_an_empty_folder(tmp_path: Path) -> None:
-    assert "No runs in" in wgan("runs", "--runs-dir", str(tmp_path)).stdout
+    assert "No runs in" in run_process("runs", "--runs-dir", str(tmp_path)).stdout
 
 
 def test_doctor_passes_on_this_machine() -> None:
-    done = wgan("doctor")
+    done = run_process("doctor")
     assert done.returncode == 0, done.stdout
     assert "This machine can run the pipeline." in done.stdout
     assert "tensorflow 2.20.0" in done.stdout

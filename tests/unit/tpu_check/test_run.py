@@ -19,8 +19,9 @@ from components.tpu_check.hlo import HloModule, size
 from components.tpu_check.report import rows, summarise
 from components.tpu_check.slices import GENERATIONS, find_slice, roofline
 from components.train.config import TrainConfig
+from tests.support.command_line import run_process
+from tests.support.local_runs import ROOT
 
-ROOT = Path(__file__).parents[3]
 CONFIG = TpuCheckConfig(topology="v5e:2x4", train=TrainConfig(global_batch_size=64, n_critic=3, precision="bfloat16"))
 
 # Two nested loops as the compiler prints them: 5 trips, with 3 trips in each.
@@ -280,7 +281,7 @@ def test_a_repeated_check_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_crash_of_a_stage_is_an_error_with_its_last_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dies.py").write_text("import os, sys\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(
         ProgramRefusedError,
         match=r"dies was killed by SIGKILL; its last output was: last words\. The usual reason is too little",
@@ -294,7 +295,7 @@ def test_an_error_of_a_stage_is_raised_in_the_caller(tmp_path: Path, monkeypatch
         "def work(config, folder):\n    raise ProgramRefusedError(f'{config.topology} will not do.', 'Take another.')\n"
         "raise SystemExit(main(work))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(ProgramRefusedError, match=r"^v5e:2x4 will not do\. Take another\.$"):
         subprocesses.run_subprocess("refuses", CONFIG, tmp_path, {})
 
@@ -313,10 +314,6 @@ def test_the_cost_of_a_stage_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert 3e8 < peak_memory_bytes < 5e8
 
 
-def wgan(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -325,7 +322,7 @@ def wgan(*words: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_the_command_refuses_bad_arguments_with_exit_code_2(words: list[str], sentence: str) -> None:
-    done = wgan("tpu-check", "configs/quickstart.toml", *words)
+    done = run_process("tpu-check", "configs/quickstart.toml", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

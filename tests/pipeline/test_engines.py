@@ -61,7 +61,7 @@ def options_of(engine: str, in_ci: bool) -> tuple[str, ...]:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("engine", ["threads", "processes", "flink-processes", "prism"])
+@pytest.mark.parametrize("engine", ["threads", "processes", "flink", "flink-processes", "prism"])
 def test_engines_produce_the_same_bytes(engine: str, pictures: Path, undisturbed: str, tmp_path: Path, in_ci: bool) -> None:
     assert ingested(tmp_path / "dataset", **config(pictures, options_of(engine, in_ci))) == undisturbed
     assert "Read 1,484 = " in said(tmp_path / "dataset")

@@ -85,14 +85,6 @@ def where(served: tuple[str, VertexRuns]) -> list[str]:
     return ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", served[0]]
 
 
-def submit(served: tuple[str, VertexRuns], config: Path, *words: str) -> tuple[int, str]:
-    return run("submit", str(config), *where(served), *words)
-
-
-def schedule(served: tuple[str, VertexRuns], *words: str) -> tuple[int, str]:
-    return run("schedule", *words, *where(served))
-
-
 @pytest.fixture
 def platform(served: tuple[str, VertexRuns], config: Path) -> Platform:
     return Platform(served[1], "Vertex AI (p, europe-west4)", where(served), config, TOKEN, [])
@@ -100,10 +92,10 @@ def platform(served: tuple[str, VertexRuns], config: Path) -> Platform:
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_exit_code_and_output_match_the_run(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+    def test_exit_code_and_output_match_the_run(self, platform: Platform) -> None:
+        server = platform.server
         server.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"}, "")
-        code, output = submit(served, config, "--name", "Nightly Run", "--experiment", "Faces 64")
+        code, output = platform.submit("--name", "Nightly Run", "--experiment", "Faces 64")
         assert code == 0, output
         (job,) = server.jobs.values()
         run_id = job.name.rpartition("/")[2]
@@ -117,82 +109,82 @@ class TestSubmit:
         assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/k")
         assert dict(job.labels) == {"pipeline": "wgan-tpu-pipeline", "experiment": "faces-64"}
 
-    def test_a_failed_run_is_reported_with_its_message(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        served[1].outcome = (
+    def test_a_failed_run_is_reported_with_its_message(self, platform: Platform) -> None:
+        platform.server.outcome = (
             "FAILED",
             {"ingest": "SUCCEEDED", "tpu-check": "FAILED", "exit-handler-1": "FAILED"},
             "quota\nmore",
         )
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 1
         assert "Failed: tpu-check failed: quota. The log of the step has the reason: " in output
 
-    def test_the_order_of_requests(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        assert submit(served, config)[0] == 0
-        (name,) = served[1].jobs
+    def test_the_order_of_requests(self, platform: Platform) -> None:
+        assert platform.submit()[0] == 0
+        (name,) = platform.server.jobs
         parent = "projects/p/locations/europe-west4"
         run_id = name.rpartition("/")[2]
         get = f"GET {parent}/pipelineJobs/{run_id}"
         contexts = f"{parent.replace('/p/', '/123456/')}/metadataStores/default/contexts"
         join = [get, f"POST {contexts}", f"POST {contexts}/wgan-tpu-pipeline:addContextChildren"]
-        assert served[1].requests == [f"POST {parent}/pipelineJobs", *join, get]
+        assert platform.server.requests == [f"POST {parent}/pipelineJobs", *join, get]
 
-    def test_runs_join_an_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
+    def test_runs_join_an_experiment(self, platform: Platform) -> None:
         for _ in range(2):
-            assert submit(served, config, "--experiment", "Faces 64")[0] == 0
-        runs = [f"{STORE}/contexts/{job.rpartition('/')[2]}" for job in served[1].jobs]
-        assert served[1].experiments == {"faces-64": runs}
+            assert platform.submit("--experiment", "Faces 64")[0] == 0
+        runs = [f"{STORE}/contexts/{job.rpartition('/')[2]}" for job in platform.server.jobs]
+        assert platform.server.experiments == {"faces-64": runs}
 
-    def test_a_run_goes_on_without_its_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        served[1].fault = lambda _, path: (403, {}) if "contexts" in path else None
-        code, output = submit(served, config)
+    def test_a_run_goes_on_without_its_experiment(self, platform: Platform) -> None:
+        platform.server.fault = lambda _, path: (403, {}) if "contexts" in path else None
+        code, output = platform.submit()
         assert code == 0
         assert "\n  The run is not in the experiment wgan-tpu-pipeline: Vertex AI (p, europe-west4) answered 403" in output
 
-    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, VertexRuns], config: Path, tmp_path: Path) -> None:
+    def test_a_compiled_file_is_sent_unchanged(self, platform: Platform, tmp_path: Path) -> None:
         file = tmp_path / "p.yaml"
-        COMPILE(load_config(config), file)
-        code, output = run("submit", str(file), *where(served))
+        COMPILE(load_config(platform.config), file)
+        code, output = run("submit", str(file), *platform.options)
         assert code == 0, output
-        (job,) = served[1].jobs.values()
+        (job,) = platform.server.jobs.values()
         assert job.runtime_config.gcs_output_directory == "gs://bucket/root", "of the config that it was compiled from"
         words = ["--rounds", "7", "--no-publish", "--set", "train.beta_1=0.5"]
-        code, output = run("submit", str(file), *where(served), *words)
+        code, output = run("submit", str(file), *platform.options, *words)
         assert code == 0, output
-        given = [content(each)["runtimeConfig"].get("parameterValues", {}) for each in served[1].jobs.values()]
+        given = [content(each)["runtimeConfig"].get("parameterValues", {}) for each in platform.server.jobs.values()]
         assert given == [{}, {"rounds": 7, "publish": False, "overrides": ["train.beta_1=0.5"]}]
         words = ["--cron", "0 2 * * *", "--name", "n", "--rounds", "7"]
-        assert schedule(served, "create", str(file), *words)[0] == 0
-        (made,) = served[1].schedules.values()
+        assert platform.schedule("create", str(file), *words)[0] == 0
+        (made,) = platform.server.schedules.values()
         assert dict(made.create_pipeline_job_request.pipeline_job.runtime_config.parameter_values) == {"rounds": 7}
         code, output = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
         assert code == 2
         assert "was compiled for vertex, but --target is kubeflow." in output
 
-    def test_the_request_contains_the_compiled_file(self, served: tuple[str, VertexRuns], config: Path, compiled: Path) -> None:
+    def test_the_request_contains_the_compiled_file(self, platform: Platform, compiled: Path) -> None:
         import yaml
 
-        assert submit(served, config)[0] == 0
-        (job,) = served[1].jobs.values()
+        assert platform.submit()[0] == 0
+        (job,) = platform.server.jobs.values()
         assert content(job)["pipelineSpec"] == yaml.safe_load(compiled.read_text())
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestFaults(SubmitTests):
-    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+    def test_after_a_lost_answer_nothing_is_created_twice(self, platform: Platform) -> None:
+        server = platform.server
         lost = iter([True])
         server.loses_answer = lambda method, path: method == "POST" and next(lost, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(lost, None) is None
         assert len(server.jobs) == 1
 
-    def test_a_request_is_retried_after_a_broken_connection(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+    def test_a_request_is_retried_after_a_broken_connection(self, platform: Platform) -> None:
+        server = platform.server
         broken = iter([True, True])
         server.resets = lambda method, _: method == "POST" and next(broken, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(broken, None) is None
         assert len(server.jobs) == 1
@@ -212,21 +204,17 @@ class TestFaults(SubmitTests):
             (400, "answered 400 to the request to start the run: injected by the test."),
         ],
     )
-    def test_permanent_errors_are_explained(
-        self, served: tuple[str, VertexRuns], config: Path, status: int, sentence: str
-    ) -> None:
-        served[1].fault = lambda method, path: (status, {}) if method == "POST" else None
-        code, output = submit(served, config)
+    def test_permanent_errors_are_explained(self, platform: Platform, status: int, sentence: str) -> None:
+        platform.server.fault = lambda method, path: (status, {}) if method == "POST" else None
+        code, output = platform.submit()
         assert code == 1
         assert f"Vertex AI (p, europe-west4) {sentence}" in output
-        assert not served[1].jobs
-        assert sum(each.startswith("POST") for each in served[1].requests) <= requests.TRIES
+        assert not platform.server.jobs
+        assert sum(each.startswith("POST") for each in platform.server.requests) <= requests.TRIES
 
-    def test_an_expired_token_is_fetched_again(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_expired_token_is_fetched_again(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         log_in(monkeypatch, Renewed("expired", TOKEN))
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert "expired" not in output
 
@@ -244,21 +232,19 @@ class TestFaults(SubmitTests):
         ],
     )
     def test_an_account_without_token_is_reported(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+        self, platform: Platform, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
     ) -> None:
         log_in(monkeypatch, Renewed("expired", error))
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 1
         assert sentence in output
 
-    def test_a_missing_login_is_reported(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_missing_login_is_reported(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         def nobody(**_: Any) -> Any:
             raise DefaultCredentialsError("Your default credentials were not found.")
 
         monkeypatch.setattr(google.auth, "default", nobody)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 1
         assert "No Google account is logged in: Your default credentials were not found." in output
 
@@ -272,22 +258,20 @@ class TestFaults(SubmitTests):
             (["--set", "deploy.pipeline_root="], "deploy.pipeline_root is missing."),
         ],
     )
-    def test_invalid_options_are_usage_errors(
-        self, served: tuple[str, VertexRuns], config: Path, words: list[str], sentence: str
-    ) -> None:
-        code, output = submit(served, config, *words)
+    def test_invalid_options_are_usage_errors(self, platform: Platform, words: list[str], sentence: str) -> None:
+        code, output = platform.submit(*words)
         assert code == 2
         assert sentence in output
-        assert served[1].requests == []
+        assert platform.server.requests == []
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSchedule(ScheduleTests):
-    def test_the_request(self, served: tuple[str, VertexRuns], platform: Platform) -> None:
+    def test_the_request(self, platform: Platform) -> None:
         code, output = platform.create("weekly", "--time-zone", "Europe/Zurich", cron="30 2 * * mon")
         assert code == 0, output
         assert output.startswith("Schedule weekly: At 02:30 on Monday, Europe/Zurich time.\n")
-        (made,) = served[1].schedules.values()
+        (made,) = platform.server.schedules.values()
         assert made.cron == "TZ=Europe/Zurich 30 2 * * 1", "Vertex's five fields, with the zone"
         assert (made.max_concurrent_run_count, made.allow_queueing, made.catch_up) == (1, False, False)
         request = made.create_pipeline_job_request
@@ -295,39 +279,37 @@ class TestSchedule(ScheduleTests):
         assert request.pipeline_job.runtime_config.gcs_output_directory == "gs://bucket/root"
         assert request.pipeline_job.service_account == "wgan@p.iam.gserviceaccount.com"
 
-    def test_start_and_end(self, served: tuple[str, VertexRuns], config: Path) -> None:
+    def test_start_and_end(self, platform: Platform) -> None:
         words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
-        assert schedule(served, "create", str(config), *words)[0] == 0
-        (made,) = served[1].schedules.values()
+        assert platform.schedule("create", str(platform.config), *words)[0] == 0
+        (made,) = platform.server.schedules.values()
         assert made.start_time.isoformat() == "2099-01-01T00:00:00+00:00"
         assert made.end_time.isoformat() == "2099-01-31T23:00:00+00:00"
 
-    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")
-        (made,) = served[1].schedules.values()
+    def test_schedules_of_other_programs_are_listed_as_they_are(self, platform: Platform) -> None:
+        platform.schedule("create", str(platform.config), "--cron", "0 2 * * *", "--name", "n")
+        (made,) = platform.server.schedules.values()
         made.cron = "0 9 * * 1-5"
-        assert "At 09:00 on Monday through Friday, UTC time" in schedule(served, "list")[1]
+        assert "At 09:00 on Monday through Friday, UTC time" in platform.schedule("list")[1]
         made.cron = "0 9 ? * MON#1"
-        assert "0 9 ? * MON#1" in schedule(served, "list")[1]
+        assert "0 9 ? * MON#1" in platform.schedule("list")[1]
 
 
-def test_an_unsuitable_config_is_refused_before_any_request(
-    served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, output = submit(served, config, "--set", "run.dir=runs")
+def test_an_unsuitable_config_is_refused_before_any_request(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output = platform.submit("--set", "run.dir=runs")
     assert code == 2
     assert "run.dir = 'runs' is not in /gcs/BUCKET, and Vertex AI mounts nothing else." in output
-    assert served[1].requests == []
+    assert platform.server.requests == []
 
 
 def test_a_missing_library_is_reported_with_the_extra_to_install(
-    served: tuple[str, VertexRuns], config: Path, compiled_before: None, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, compiled_before: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform_v1", None)
     monkeypatch.delattr("google.cloud.aiplatform_v1")
-    code, output = submit(served, config)
+    code, output = platform.submit()
     assert code == 2
     assert "Install wgan-tpu-pipeline[vertex]." in output
 

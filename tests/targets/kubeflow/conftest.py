@@ -29,7 +29,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "c.toml"
-    file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n')
+    file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n[train]\nrounds = 20\n')
     return file
 
 

@@ -152,14 +152,6 @@ def test_a_champion_of_another_image_size_is_refused_before_any_step(first: Outc
     assert refused.summary == {}
 
 
-def test_a_missing_tpu_is_reported_before_anything_runs(tmp_path: Path) -> None:
-    refused = run(tmp_path, "train.devices=tpu")
-    assert refused.code == 1
-    assert 'train.devices = "tpu", but there is no TPU on this machine' in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert not (tmp_path / "latest").exists()
-
-
 def test_an_unusable_tpu_is_reported_in_one_sentence_and_in_the_report(tmp_path: Path) -> None:
     failed = run(tmp_path, "train.devices=tpu:grpc://127.0.0.1:9", "deploy.tpu_check=false")
     assert failed.code == 1

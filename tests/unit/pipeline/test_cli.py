@@ -19,6 +19,7 @@ BAD = [
     (["run", "--images", "docs", "--set", "ingest.source=digits"], 2, "--images and ingest.source both name the images."),
     (["run", "configs/quickstart.toml", "--images", "docs"], 2, "--images chooses the configuration"),
     (["run", "--images", "docs/decisions"], 3, "cannot be read as images: 0001"),
+    (["run", "--set", "train.devices=tpu"], 1, 'train.devices = "tpu", but there is no TPU on this machine'),
     (["run", "nowhere.toml"], 2, "There is no config file nowhere.toml."),
     (["run", "--set", "ingest.source=images:/nowhere/at/all"], 2, "/nowhere/at/all"),
     (["run", "--set", "run.dir=/proc/runs"], 2, "/proc/runs cannot be written"),

@@ -18,7 +18,7 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.vertex import client, compiler
 from tests.support.command_line import run
-from tests.support.servers.vertex_runs import STORE, VertexRuns, runs_served
+from tests.support.servers.vertex_runs import STORE, runs_served
 from tests.support.servers.vertex_server import TOKEN, content
 from tests.targets.platform_tests import Platform, ScheduleTests, SubmitTests
 
@@ -48,24 +48,8 @@ class Renewed(Credentials):
         self.token = token
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, VertexRuns]]:
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-    log_in(monkeypatch, Renewed(TOKEN))
-    with runs_served() as (address, runs):
-        yield address, runs
-
-
 def log_in(monkeypatch: pytest.MonkeyPatch, credentials: Credentials) -> None:
     monkeypatch.setattr(google.auth, "default", lambda **_: (credentials, "p"))
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    file = tmp_path / "c.toml"
-    file.write_text(CONFIG)
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +65,15 @@ def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
-def where(served: tuple[str, VertexRuns]) -> list[str]:
-    return ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", served[0]]
-
-
 @pytest.fixture
-def platform(served: tuple[str, VertexRuns], config: Path) -> Platform:
-    return Platform(served[1], "Vertex AI (p, europe-west4)", where(served), config, TOKEN, [])
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    (tmp_path / "c.toml").write_text(CONFIG)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
+    log_in(monkeypatch, Renewed(TOKEN))
+    with runs_served() as (address, runs):
+        options = ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", address]
+        yield Platform(runs, "Vertex AI (p, europe-west4)", options, tmp_path / "c.toml", TOKEN, [])
 
 
 @pytest.mark.usefixtures("compiled_before")
@@ -280,14 +266,13 @@ class TestSchedule(ScheduleTests):
         assert request.pipeline_job.service_account == "wgan@p.iam.gserviceaccount.com"
 
     def test_start_and_end(self, platform: Platform) -> None:
-        words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
-        assert platform.schedule("create", str(platform.config), *words)[0] == 0
+        assert platform.create("n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00")[0] == 0
         (made,) = platform.server.schedules.values()
         assert made.start_time.isoformat() == "2099-01-01T00:00:00+00:00"
         assert made.end_time.isoformat() == "2099-01-31T23:00:00+00:00"
 
     def test_schedules_of_other_programs_are_listed_as_they_are(self, platform: Platform) -> None:
-        platform.schedule("create", str(platform.config), "--cron", "0 2 * * *", "--name", "n")
+        platform.create("n")
         (made,) = platform.server.schedules.values()
         made.cron = "0 9 * * 1-5"
         assert "At 09:00 on Monday through Friday, UTC time" in platform.schedule("list")[1]

@@ -70,7 +70,7 @@ class TestSchedule(ScheduleTests):
 
     def test_list_and_create_say_the_same(self, platform: Platform) -> None:
         for number, cron in enumerate(["*/5 * * * *", "0 9 * * mon-fri", "0 3 1 */6 *"]):
-            code, output = platform.schedule("create", str(platform.config), "--cron", cron, "--name", f"n{number}")
+            code, output = platform.create(f"n{number}", cron=cron)
             assert code == 0, output
             words = output.splitlines()[0].removeprefix(f"Schedule n{number}: ").removesuffix(".")
             assert words in " ".join(platform.schedule("list")[1].split())
@@ -79,7 +79,7 @@ class TestSchedule(ScheduleTests):
     def test_a_schedule_is_not_deleted_while_its_run_goes_on(self, platform: Platform, state: str) -> None:
         """On Kubeflow, deleting a schedule ends its runs: Argo's workflows carry an owner reference to it."""
         server = platform.server
-        platform.schedule("create", str(platform.config), "--cron", "0 2 * * *", "--name", "n")
+        platform.create("n")
         (made,) = server.recurring.values()
         run_id = tick(server, made["recurring_run_id"])
         server.runs[run_id]["state"] = state
@@ -105,7 +105,7 @@ class TestSchedule(ScheduleTests):
         monkeypatch.setattr(remote, "SETTLE_SECONDS", 12.5)
         monkeypatch.setattr(remote.time, "sleep", waited.append)
         for cron, name in [("* * * * *", "often"), ("0 0 29 2 *", "rare")]:
-            platform.schedule("create", str(platform.config), "--cron", cron, "--name", name)
+            platform.create(name, cron=cron)
             assert platform.schedule("delete", name)[0] == 0
         assert waited.count(12.5) == 1
 

@@ -198,15 +198,15 @@ class TestFaults(SubmitTests):
             (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
         ],
     )
-    def test_invalid_options_are_usage_errors(self, config: Path, words: list[str], sentence: str) -> None:
-        code, output = run("submit", str(config), *words)
+    def test_invalid_options_are_usage_errors(self, platform: Platform, words: list[str], sentence: str) -> None:
+        code, output = run("submit", str(platform.config), *words)
         assert code == 2
         assert sentence in output
 
-    def test_an_unsuitable_config_is_refused_before_any_request(self, config: Path) -> None:
+    def test_an_unsuitable_config_is_refused_before_any_request(self, platform: Platform) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compiler, "compile_pipeline", COMPILE)
-            code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
+            code, output = run("submit", str(platform.config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
         assert "run.dir = 'runs' is not a URL, nor a path at which Kubeflow can mount a volume." in output
 

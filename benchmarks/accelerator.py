@@ -117,7 +117,7 @@ def run(folder: Path, repeats: int) -> dict[str, Any]:
 
 def opened(folder: Path) -> tuple[dict[str, Any], executor.Bundle, list[Any]]:
     """Return what `prepare` says about a bundle, the bundle, and the device for it. Raises PipelineError if it is not one."""
-    if missing := [name for name in ("program.json", "arguments.npz", ABOUT) if not (folder / name).is_file()]:
+    if missing := [name for name in ("program.json", "arguments-000.npz", ABOUT) if not (folder / name).is_file()]:
         raise PipelineError(f"{folder} has no {missing[0]}.", f"Make it with: accelerator.py prepare {folder} CONFIG.")
     return json.loads((folder / ABOUT).read_text()), executor.read_bundle(folder), executor.find_devices(1, None)
 

@@ -52,8 +52,8 @@ def _check_urls(config: RunConfig) -> None:
         raise ConfigError(problem, "Leave deploy.volume_claim empty, or use a folder for run.dir.")
     for key, location in locations(config).items():
         if _path(location):
-            problem = f"{key} = {location!r} is a folder, but run.dir is a URL, and the steps share no disk."
             prefix = IMAGES if key == "ingest.source" else ""
+            problem = f"{key} = {location!r} is a folder, but run.dir is a URL, and the steps share no disk."
             raise ConfigError(problem, f"Use a URL, such as --set {key}={prefix}gs://BUCKET/FOLDER.")
 
 
@@ -86,5 +86,5 @@ def _path(location: str) -> PurePosixPath | None:
 
 def _refusal(key: str, location: str, problem: str, folder: str) -> ConfigError:
     prefix = IMAGES if key == "ingest.source" else ""
-    url = f"a URL such as {prefix}gs://BUCKET/FOLDER"
-    return ConfigError(f"{key} = {location!r} {problem}", f"Use --set {key}={prefix}{folder}, or {url}.")
+    cure = f"Use --set {key}={prefix}{folder}, or a URL such as {prefix}gs://BUCKET/FOLDER."
+    return ConfigError(f"{key} = {location!r} {problem}", cure)

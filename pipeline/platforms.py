@@ -14,10 +14,6 @@ WHY_ONE_HOST: dict[Platform, str] = {
     "gke": "but a task of a Kubeflow pipeline is one pod on one host",
     "vertex": "for which Vertex AI needs its own image with Python 3.8 or 3.10, and this program needs Python 3.11",
 }
-TPU_RESOURCE = "google.com/tpu"
-ACCELERATOR_LABEL = "cloud.google.com/gke-tpu-accelerator"
-TOPOLOGY_LABEL = "cloud.google.com/gke-tpu-topology"
-SPOT_LABEL = "cloud.google.com/gke-spot"
 
 
 class TpuRow(NamedTuple):
@@ -87,35 +83,14 @@ def find_training_row(platform: Platform, name: str) -> TpuRow:
     return row
 
 
-def gke_node_selector(row: TpuRow, *, spot: bool = False) -> dict[str, str]:
-    """Return the labels that GKE puts on the machines of a slice."""
-    labels = {ACCELERATOR_LABEL: row.accelerator, TOPOLOGY_LABEL: row.slice.topology}
-    return labels | ({SPOT_LABEL: "true"} if spot else {})
-
-
-def gke_tolerations(*, spot: bool = False) -> list[dict[str, str]]:
-    """Return what a pod must tolerate to run on a machine with TPUs."""
-    tpu = {"key": TPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
-    return [tpu, {"key": SPOT_LABEL, "operator": "Equal", "value": "true", "effect": "NoSchedule"}] if spot else [tpu]
-
-
 def worker_pool_specs(
-    row: TpuRow, image: str, command: Sequence[str], args: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    row: TpuRow, image: str, command: Sequence[str], args: Sequence[str], environment: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return the worker_pool_specs of a Vertex AI custom job: one pool of one replica, whatever the number of hosts."""
-    container: dict[str, Any] = {"image_uri": image, "command": list(command), "args": list(args)}
-    if environment:
-        container["env"] = [{"name": name, "value": value} for name, value in environment.items()]
-    return [{"machine_spec": _machine_spec(row), "replica_count": 1, "container_spec": container}]
-
-
-def _machine_spec(row: TpuRow) -> dict[str, Any]:
+    machine: dict[str, Any] = {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
     if row.accelerator:  # v2 and v3: Vertex AI counts cores, two on each chip, and has no topology
         cores = 2 * row.slice.chips
-        return {"machine_type": row.machine_type, "accelerator_type": row.accelerator, "accelerator_count": cores}
-    return {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
-
-
-def scheduling(*, spot: bool) -> dict[str, str]:
-    """Return the scheduling of a Vertex AI custom job; rows that train have one host, as spot machines require."""
-    return {"strategy": "SPOT" if spot else "STANDARD"}
+        machine = {"machine_type": row.machine_type, "accelerator_type": row.accelerator, "accelerator_count": cores}
+    env = [{"name": name, "value": value} for name, value in environment.items()]
+    container = {"image_uri": image, "command": list(command), "args": list(args), "env": env}
+    return [{"machine_spec": machine, "replica_count": 1, "container_spec": container}]

@@ -156,17 +156,14 @@ def write_run_report(run: str, job: PlatformRun, state: str, message: str, page:
     from pipeline.snapshot import load_run
 
     description = RunDescription.model_validate_json(run)
-    if not description.run_id:
+    of_platform = not description.run_id
+    if of_platform:
         description = load_run(description.work_dir, job.id) or description
         description = description.model_copy(update={"run_id": job.name, "started_at": job.created_at})
-        try:
-            description = _with_folder(description, job)
-        except ArtifactError as error:
-            print(f"report: {error}", file=sys.stderr)
-            description = description.model_copy(update={"folder": str(Path(page.path).parent)})
     try:
+        description = _with_folder(description, job) if of_platform else description
         write_report(description, folder=description.folder, status=state, message=message)
-    except ArtifactError as error:  # a full volume: the platform still shows the page
+    except ArtifactError as error:  # run.dir cannot be written, or its volume is full: the platform still shows the page
         print(f"report: {error}", file=sys.stderr)
         description = description.model_copy(update={"folder": str(Path(page.path).parent)})
         write_report(description, folder=description.folder, status=state, message=message)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.evaluate.metrics import table
+from components.evaluate.metrics.metric import Metric
 from components.evaluate.metrics.prdc import expected_coverage
 from components.gate.config import GateConfig
 from components.gate.evidence import Evidence
@@ -157,5 +158,5 @@ def _text(name: str, scores: Mapping[str, Any]) -> str:
     return _metric(name).text(scores)
 
 
-def _metric(name: str) -> table.Metric:
+def _metric(name: str) -> Metric:
     return next(metric for metric in table.METRICS if metric.name == name)

@@ -2,9 +2,9 @@
 
     python -m components.tpu_check.executor FOLDER
 
-FOLDER holds a bundle: program.mlir and program.json as lowering.py writes them, and arguments.npz, the arrays of the arguments
-by name (all but replica_id). arguments-001.npz and so on, if there are any, have those of further executions, without what is
-as in the first one. The results are written into results.npz, results-001.npz and so on, and into execution.json.
+FOLDER holds a bundle: program.mlir and program.json as lowering.py writes them, and arguments-000.npz, the arguments by name
+(all but replica_id). arguments-001.npz and so on, if there are any, have those of further executions, without what is as in the
+first one. The results are written into results-000.npz and so on, and into execution.json.
 As compiler.py, this file uses private APIs of jaxlib. It imports no TensorFlow and needs no libtpu.
 """
 
@@ -62,24 +62,13 @@ def environment(replicas: int) -> dict[str, str]:
 def read_bundle(folder: Path) -> Bundle:
     """Return the bundle in a folder."""
     names = json.loads((folder / "program.json").read_text())
-    files = [folder / arguments_file(0), *sorted(folder.glob("arguments-*.npz"))]
     return Bundle(
         (folder / "program.mlir").read_text(),
         names["replicas"],
         tuple(names["arguments"]),
         tuple(names["results"]),
-        tuple(load_arrays(file) for file in files),
+        tuple(load_arrays(file) for file in sorted(folder.glob("arguments-*.npz"))),
     )
-
-
-def arguments_file(call: int) -> str:
-    """Return the name of the file with the arguments of an execution, counted from 0."""
-    return f"arguments-{call:03}.npz" if call else "arguments.npz"
-
-
-def results_file(call: int) -> str:
-    """Return the name of the file with the results of an execution, counted from 0."""
-    return f"results-{call:03}.npz" if call else "results.npz"
 
 
 def load_arrays(file: Path) -> dict[str, Array]:
@@ -234,7 +223,7 @@ def execute(folder: Path, backend: str = "cpu") -> None:
     for call in range(len(bundle.calls)):
         outcome = outcome_of(bundle, run(loaded, place(bundle, call, devices)))
         differing.update(outcome.differing)
-        save_arrays(folder / results_file(call), {"metrics": outcome.metrics, **outcome.variables})
+        save_arrays(folder / f"results-{call:03}.npz", {"metrics": outcome.metrics, **outcome.variables})
     figures = {
         "differing": [name for name in bundle.results if name in differing],
         "compile_seconds": round(compiled - started, 1),

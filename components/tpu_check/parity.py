@@ -19,7 +19,7 @@ from components.common.section import Summary
 from components.tpu_check import executor
 from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.errors import ExecutionRefusedError
-from components.tpu_check.executor import Array, load_arrays, results_file
+from components.tpu_check.executor import Array, load_arrays
 from components.tpu_check.subprocesses import run_subprocess
 
 # step.METRICS, which cannot be imported without TensorFlow
@@ -181,7 +181,7 @@ def execute(config: TpuCheckConfig, precision: str, folder: Path) -> Execution:
     say(f"Executing the program of these rounds on {replicas} virtual replicas")
     executed = run_subprocess("components.tpu_check.executor", config, folder, executor.environment(replicas))
     states = [load_arrays(folder / f"state-{number:03}.npz") for number in range(rounds + 1)]
-    results = [load_arrays(folder / results_file(number)) for number in range(rounds)]
+    results = [load_arrays(folder / f"results-{number:03}.npz") for number in range(rounds)]
     figures = json.loads((folder / "execution.json").read_text())
     metrics = load_arrays(folder / "expected.npz")["metrics"], np.concatenate([each.pop("metrics") for each in results])
     updates = [

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from components.tpu_check import lowering
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.executor import Array, arguments_file, save_arrays
+from components.tpu_check.executor import Array, save_arrays
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.data.on_device import Gathered, Sent, load_on_device
@@ -114,7 +114,7 @@ def write_bundle(config: TpuCheckConfig, folder: Path, images: Images, trained: 
     lowering.write_program(program, folder)
     calls = len(trained.states) - 1
     for number, arguments in enumerate(data_arguments(config, images, calls, program.rounds)):
-        save_arrays(folder / arguments_file(number), arguments | trained.states[number])
+        save_arrays(folder / f"arguments-{number:03}.npz", arguments | trained.states[number])
 
 
 def _source(train: TrainConfig, images: Images) -> Resident:

@@ -38,13 +38,16 @@ def run_subprocess(module: str, config: TpuCheckConfig, folder: Path, environmen
     """
     (folder / CONFIG).write_text(config.model_dump_json())
     (folder / ERROR).unlink(missing_ok=True)
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
     started = time.monotonic()
     with (folder / STDERR).open("w") as output:
         command = [sys.executable, "-m", module, str(folder)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            check=False,
         )
     if done.returncode:
         raise _failure(module, done.returncode, folder)

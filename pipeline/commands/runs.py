@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,16 +133,22 @@ def _finished_row(summary: dict[str, Any], metrics: tuple[Metric, ...]) -> list[
 
 def _print_run(folder: Path, runs_dir: str) -> None:
     """Print the outcome of a run; first write the report of a run that was killed before it could write one."""
+    location = joined(runs_dir, folder.name)
     try:
         description = RunDescription.model_validate_json((folder / "run.json").read_bytes())
     except (OSError, ValidationError):
-        raise ConfigError(f"There is no run in {joined(runs_dir, folder.name)}.", "wgan-pipeline runs lists them.") from None
-    location = joined(runs_dir, folder.name)
+        raise ConfigError(f"There is no run in {location}.", "wgan-pipeline runs lists them.") from None
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except FileNotFoundError:
+        state = process.state(folder)
+        if state != "killed":
+            unknown = "has no report: it is still running, or was killed before its end"
+            how = "is still running" if state == "running" else unknown
+            print(f"Run {folder.name} {how}. Watch it: wgan-pipeline watch {folder.name} --runs-dir {shlex.quote(runs_dir)}")
+            return
         from components.report.run import run as write_report
 
-        written = write_report(description, folder=location, status="", message="The run was killed, or is still running.")
+        written = write_report(description, folder=location, status="", message="The run was killed.")
         summary = written.model_dump(mode="json", by_alias=True)
     print_outcome(summary, location)

@@ -7,62 +7,39 @@ import json
 import random
 import re
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.common.artifacts import read_manifest
-from tests.support.datasets.training_data import write_digits
-from tests.support.local_runs import ROOT, wait_for
+from tests.support.ingests import ingested, said, start_ingest
+from tests.support.local_runs import wait_for
 from tests.support.mount import Mount
 from tests.support.servers.object_store import Store
 from tests.support.trainings import (
     Reference,
     Training,
     assert_same,
+    data,
     kill_at_random_moments,
+    no_process_outlives_its_test,
     one_sentence,
     train_undisturbed,
 )
 
+__all__ = ["data", "no_process_outlives_its_test"]  # fixtures
 pytestmark = pytest.mark.timeout(2400)
 SEED = 20251126
 GONE = r"(not connected|connection abort)"  # how Linux answers when the daemon has ended, and while it ends
+DIGITS = {"source": "digits", "image_size": 8}
 INGEST_KILLS, LANES, CHAINS, TRAIN_KILLS = 10, 2, 1, 5  # 20 in all
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test() -> Iterator[None]:
-    with Training.ended():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Return a training on a disk."""
     return train_undisturbed(tmp_path_factory.mktemp("undisturbed") / "disk", data)
-
-
-def ingest(folder: Path, out: Path) -> subprocess.Popen[str]:
-    """Start ingest of the digits; its output goes to a file in `folder`, which is on a disk."""
-    (folder / "config.toml").write_text('[ingest]\nsource = "digits"\nimage_size = 8\n')
-    command = [sys.executable, "-m", "components.ingest", "--config", str(folder / "config.toml"), "--out", str(out)]
-    with (folder / "said").open("w") as said:
-        return subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-
-
-def finish_ingest(folder: Path, out: Path) -> str:
-    """Run ingest to its end; return the digest of the dataset, whose files are checked."""
-    assert ingest(folder, out).wait(timeout=300) == 0, (folder / "said").read_text()
-    return read_manifest(out, "dataset").digest
 
 
 def files_of(store: Store) -> list[str]:
@@ -73,12 +50,12 @@ def files_of(store: Store) -> list[str]:
 def test_ingest_is_killed_at_random_moments(store: Store, mount: Mount, tmp_path: Path) -> None:
     """After each kill the dataset is complete or does not exist; the next run makes the one of an undisturbed run."""
     started = time.monotonic()
-    expected = finish_ingest(tmp_path, tmp_path / "undisturbed")
+    expected = ingested(tmp_path / "undisturbed", **DIGITS)
     life = time.monotonic() - started
     moments, killed = random.Random(SEED), list[str]()
     out = mount.folder / "ingest" / "dataset"
     while len(killed) < INGEST_KILLS:
-        process, moment = ingest(tmp_path, out), moments.uniform(0.2, 1.2) * life
+        process, moment = start_ingest(out, beside=tmp_path, **DIGITS), moments.uniform(0.2, 1.2) * life
         if len(killed) % 2:  # while the dataset is written, which takes a small part of that time
             wait_for(lambda process=process: bool(files_of(store)) or process.poll() is not None, seconds=300)
             moment = moments.uniform(0.0, 0.1)
@@ -93,7 +70,7 @@ def test_ingest_is_killed_at_random_moments(store: Store, mount: Mount, tmp_path
         if len(killed) % 2:
             subprocess.run(["rm", "-rf", str(out)], check=True)
     print(*killed, sep="\n")
-    assert finish_ingest(tmp_path, out) == expected
+    assert ingested(out, beside=tmp_path, **DIGITS) == expected
     assert [name for name in store.names("ingest/") if name.endswith(".tmp")] == []
     assert {line.rpartition(": ")[2] for line in killed} != {"0 files"}
 
@@ -135,15 +112,15 @@ def test_training_resumes_after_gcsfuse_was_killed(
 
 def test_ingest_ends_with_one_sentence_when_gcsfuse_is_killed(store: Store, mount: Mount, tmp_path: Path) -> None:
     out = mount.folder / "ingest-remounted" / "dataset"
-    process = ingest(tmp_path, out)
+    process = start_ingest(out, beside=tmp_path, **DIGITS)
     while not store.names("ingest-remounted/") and process.poll() is None:
         time.sleep(0.01)
     mount.kill()
-    assert process.wait(timeout=300) == 1, (tmp_path / "said").read_text()
-    *_, last = (tmp_path / "said").read_text().splitlines()
-    assert re.match(rf"ingest: Cannot \w+ \S+: .*{GONE}", last), (tmp_path / "said").read_text()
-    assert "Traceback" not in (tmp_path / "said").read_text()
+    assert process.wait(timeout=300) == 1, said(out, tmp_path)
+    *_, last = said(out, tmp_path).splitlines()
+    assert re.match(rf"ingest: Cannot \w+ \S+: .*{GONE}", last), said(out, tmp_path)
+    assert "Traceback" not in said(out, tmp_path)
     mount.restart()
-    expected = finish_ingest(tmp_path, tmp_path / "undisturbed")
-    assert finish_ingest(tmp_path, out) == expected
+    expected = ingested(tmp_path / "undisturbed", **DIGITS)
+    assert ingested(out, beside=tmp_path, **DIGITS) == expected
     assert json.loads(store.content("ingest-remounted/dataset/manifest.json") or b"")["kind"] == "dataset"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from components.common.artifacts import read_manifest
-from tests.support.local_runs import ROOT, Outcome, leftovers, run
+from tests.support.command_line import output_of
+from tests.support.local_runs import Outcome, leftovers, run
 from tests.support.mount import Mount
 from tests.support.servers.object_store import Store
 from tests.support.two_runs import results_of
@@ -68,19 +66,12 @@ def test_an_unchanged_run_takes_every_step_from_the_cache(runs: Runs) -> None:
     assert again.summary["push"]["decision"] == "unchanged"
 
 
-def pipeline(*words: str) -> str:
-    """Run the command line in a new process; return what it prints."""
-    done = subprocess.run([sys.executable, "-m", "pipeline", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_another_machine_reads_the_report_and_draws_from_the_model(runs: Runs, other_mount: Mount, tmp_path: Path) -> None:
     folder = other_mount.folder / "runs"
-    assert "succeeded" in pipeline("runs", "--runs-dir", str(folder))
-    assert "report.html" in pipeline("report", "--runs-dir", str(folder))
+    assert "succeeded" in output_of("runs", "--runs-dir", str(folder))
+    assert "report.html" in output_of("report", "--runs-dir", str(folder))
     for registry, out in ((folder / "registry", tmp_path / "mount"), (runs.disk / "registry", tmp_path / "disk")):
-        pipeline("generate", str(registry), "--count", "3", "--seed", "3", "--out", str(out))
+        output_of("generate", str(registry), "--count", "3", "--seed", "3", "--out", str(out))
     drawn = {file.name: file.read_bytes() for file in (tmp_path / "mount").iterdir()}
     assert len(drawn) == 4
     assert drawn == {file.name: file.read_bytes() for file in (tmp_path / "disk").iterdir()}
@@ -93,13 +84,8 @@ def test_a_rollback_on_one_machine_is_in_service_on_the_other(runs: Runs, mount:
     assert longer.code == 0, longer.stdout + longer.stderr
     assert longer.summary["push"]["decision"] == "published", longer.summary["push"]["reason"]
     there = str(other_mount.folder / "runs" / "registry")
-    assert json.loads(pipeline("registry", "show", "--registry", there))["version"] == "v0002"
-    assert "v0001 is in service; it replaces v0002." in pipeline("registry", "rollback", "--registry", str(registry))
-    assert json.loads(pipeline("registry", "show", "--registry", there))["version"] == "v0001"
-    assert "v0002 is in service; it replaces v0001." in pipeline("registry", "rollback", "v0002", "--registry", there)
+    assert json.loads(output_of("registry", "show", "--registry", there))["version"] == "v0002"
+    assert "v0001 is in service; it replaces v0002." in output_of("registry", "rollback", "--registry", str(registry))
+    assert json.loads(output_of("registry", "show", "--registry", there))["version"] == "v0001"
+    assert "v0002 is in service; it replaces v0001." in output_of("registry", "rollback", "v0002", "--registry", there)
     read_manifest(registry / "versions" / "v0002", "version")
-
-
-def test_a_run_on_the_mount_can_be_copied_to_a_disk(runs: Runs, tmp_path: Path) -> None:
-    shutil.copytree(runs.mounted, tmp_path / "copy", symlinks=True)
-    assert results_of(tmp_path / "copy").summary["status"] == "succeeded"

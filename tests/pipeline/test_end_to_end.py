@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import pytest
 from PIL import Image
 
 from components.common.artifacts import read_manifest
+from tests.support.command_line import output_of
 from tests.support.datasets.image_folder import write_digit_images
-from tests.support.local_runs import ROOT, Outcome, leftovers, run
+from tests.support.local_runs import Outcome, leftovers, run
 
 STEPS = ["ingest", "validate", "train", "evaluate", "gate", "push"]
 
@@ -128,9 +127,7 @@ def test_both_runs_have_reports(second: Outcome, runs: Path) -> None:
     pages = [file.read_text() for file in runs.glob("2*/report.html")]
     assert len(pages) == 2
     assert all("v0001" in page for page in pages)
-    listed = subprocess.run(
-        [sys.executable, "-m", "pipeline", "runs", "--runs-dir", str(runs)], capture_output=True, text=True, check=True
-    ).stdout
+    listed = output_of("runs", "--runs-dir", str(runs))
     assert listed.count("succeeded") == 2
     assert "published" in listed
     assert "unchanged" in listed
@@ -139,8 +136,7 @@ def test_both_runs_have_reports(second: Outcome, runs: Path) -> None:
 def test_generate_draws_from_the_champion(first: Outcome, runs: Path, tmp_path: Path) -> None:
     words = ["generate", str(runs / "registry"), "--count", "5", "--seed", "3"]
     for folder in ("a", "b"):
-        out = str(tmp_path / folder)
-        subprocess.run([sys.executable, "-m", "pipeline", *words, "--out", out], capture_output=True, check=True, cwd=ROOT)
+        output_of(*words, "--out", str(tmp_path / folder))
     assert sorted(file.name for file in (tmp_path / "a").iterdir()) == [*(f"{index}.png" for index in range(5)), "grid.png"]
     for index in range(5):
         image = np.asarray(Image.open(tmp_path / "a" / f"{index}.png"))
@@ -154,14 +150,6 @@ def test_a_champion_of_another_image_size_is_refused_before_any_step(first: Outc
     assert "8×8" in refused.stderr
     assert "16×16" in refused.stderr
     assert refused.summary == {}
-
-
-def test_a_missing_tpu_is_reported_before_anything_runs(tmp_path: Path) -> None:
-    refused = run(tmp_path, "train.devices=tpu")
-    assert refused.code == 1
-    assert 'train.devices = "tpu", but there is no TPU on this machine' in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert not (tmp_path / "latest").exists()
 
 
 def test_an_unusable_tpu_is_reported_in_one_sentence_and_in_the_report(tmp_path: Path) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from components.tpu_check.first_hour import comparison
-from tests.support.local_runs import ROOT
+from tests.support.command_line import run_process
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 def test_all_stages_pass_on_virtual_cpus(tmp_path: Path) -> None:
     out = tmp_path / "hour"
-    command = [sys.executable, "-m", "pipeline", "tpu-first-hour", str(out), "--devices", "cpu:2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = run_process("tpu-first-hour", str(out), "--devices", "cpu:2")
     report = json.loads((out / "first_hour.json").read_text())
     assert done.returncode == 0, done.stdout + done.stderr
     assert {stage["name"]: stage["status"] for stage in report["stages"]} == dict.fromkeys(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from components.common.artifacts import read_manifest
 from tests.support.datasets.image_folder import write_digit_images
 from tests.support.engines import EngineMissingError, is_installable
+from tests.support.ingests import ingest_command, said, said_file
 from tests.support.local_runs import wait_for
 from tests.support.namespaces import NamespacesMissingError
 from tests.support.servers.flink_cluster import Cluster, flink_cluster
@@ -49,18 +48,10 @@ def cluster_or_skip(folder: Path, buckets: Path, settings: dict[str, str], in_ci
 
 
 def start(cluster: Cluster, out: Path, options: list[str]) -> subprocess.Popen[bytes]:
-    """Start ingest by its own command line, on the machine of the object store."""
-    out.parent.mkdir(exist_ok=True)
-    config = {"source": "images:gs://bucket/images", "labels_from_folders": True, "image_size": 32,
-              "shared_folder": "gs://bucket/ingest", "beam_options": options}  # fmt: skip
-    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
-    (out.parent / "config.toml").write_text("\n".join(["[ingest]", *lines]))
-    command = [sys.executable, "-m", "components.ingest", "--config", str(out.parent / "config.toml"), "--out", str(out)]
-    return cluster.store.start(command, out.parent / "said", **cluster.environment)
-
-
-def said(out: Path) -> str:
-    return (out.parent / "said").read_text()
+    """Start ingest on the machine of the object store."""
+    folders = {"source": "images:gs://bucket/images", "shared_folder": "gs://bucket/ingest"}
+    command = ingest_command(out, labels_from_folders=True, image_size=32, beam_options=options, **folders)
+    return cluster.store.start(command, said_file(out), **cluster.environment)
 
 
 def ingest(cluster: Cluster, out: Path, options: list[str]) -> str:

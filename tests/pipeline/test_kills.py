@@ -12,40 +12,31 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from components.common.artifacts import read_manifest
-from tests.support.datasets.training_data import write_digits
 from tests.support.trainings import (
     Reference,
     Training,
     assert_same,
+    data,
     kill,
     kill_at_random_moments,
+    no_process_outlives_its_test,
     one_sentence,
     progress_at_kill,
     train_undisturbed,
 )
 
+__all__ = ["data", "no_process_outlives_its_test"]  # fixtures
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
 LANES, CHAINS, KILLS = 2, 2, 5  # at random moments: two trainings at a time, 20 kills in all
 SEED = 20240607
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test() -> Iterator[None]:
-    with Training.ended():
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

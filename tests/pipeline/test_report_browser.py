@@ -67,8 +67,7 @@ def side_by_side(file: Path, page: Path, *widths: int, script: str = "") -> Path
     return file
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(("name", "dark"), [*((name, False) for name in NAMES), ("succeeded", True), ("drifted", True)])
 def test_page_is_drawn_without_console_errors(
     chromium: str, pages: dict[str, Path], tmp_path: Path, name: str, dark: bool
 ) -> None:

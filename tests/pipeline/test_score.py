@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ from components.ingest import run as ingest
 from components.ingest.config import IngestConfig
 from components.train import run as train
 from components.train.config import TrainConfig
+from tests.support.command_line import output_of
 from tests.support.datasets.image_folder import write_digit_images
 from tests.support.datasets.tiny_artifacts import write_validation
-from tests.support.local_runs import ROOT
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 
@@ -54,11 +52,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 def score(*words: object) -> dict[str, Any]:
     """Run the command in a process of its own and return what it prints."""
-    command = [sys.executable, "-m", "pipeline", "score", *map(str, words), "--samples=300", "--json"]
-    command.append("--set=evaluate.kid_subset_size=100")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    options = ["--samples=300", "--json", "--set=evaluate.kid_subset_size=100"]
+    return dict(json.loads(output_of("score", *map(str, words), *options)))
 
 
 def test_dataset_and_model(trained: Trained) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots in whole runs: drift stops a run, accepting the snapshot lets it continue, and accepted snapshots are cached."""
+"""Snapshots in whole runs: drift stops a run, and accepting the snapshot lets it continue (test_month.py has the rest)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,12 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
     first = again()
     assert first.code == 0, first.stderr
     assert first.summary["validate"]["accepted_against"] == ""
-    statuses = again().statuses()  # a known snapshot does not change the key
-    assert (statuses.pop("gate"), statuses.pop("push")) == ("succeeded", "succeeded")  # they always run
-    assert set(statuses.values()) == {"cached"}
     write_images(tmp_path / "data", drifted=True)
     stopped = again()
     assert (stopped.code, stopped.statuses()["validate"], stopped.statuses()["train"]) == (3, "failed", "skipped")
     words = stopped.summary["error"]["cure"].split()
     assert words[-2] == "--set"
     assert "It was refused." in (tmp_path / "runs" / "latest" / "report.html").read_text()
-    stopped_again = again()  # a refusal is not cached
-    assert stopped_again.code == 3
     accepted = again(words[-1])
     assert accepted.code == 0, accepted.stderr
     summary = accepted.summary["validate"]
@@ -49,6 +44,3 @@ def test_drift_stops_a_run_until_it_is_accepted(tmp_path: Path) -> None:
         first.summary["validate"]["snapshot"],
     )
     assert {anomaly["feature"] for anomaly in summary["anomalies"]} >= {"brightness", "contrast", "channel_0"}
-    later = again()
-    assert later.code == 0
-    assert later.statuses()["ingest"] == "cached"

@@ -16,6 +16,7 @@ import pytest
 from components.common.journal import STEPS
 from pipeline.config import load_config
 from pipeline.targets.kubeflow.compiler import compile_pipeline
+from tests.support.command_line import output_of
 from tests.support.local_runs import ROOT, wait_for
 from tests.support.servers.run_compiled import Job, ended_tasks, start_compiled
 from tests.support.servers.s3_server import S3Server
@@ -89,11 +90,7 @@ class Cluster(NamedTuple):
 
     def pipeline(self, *words: str) -> str:
         """Run the command line on another machine, which has the URL and a key."""
-        environment = {**os.environ, **self.server.environment()}
-        command = [sys.executable, "-m", "pipeline", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return output_of(*words, **self.server.environment())
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from tests.support.local_runs import ROOT, wait_for
 
 NEEDED = ("podman", "runc", "mmdebstrap")
@@ -90,9 +92,10 @@ def make_base() -> str:
 
 
 def make_data_image() -> str:
-    """Build deploy/images/data from this checkout; return its name."""
+    """Build deploy/images/data from this checkout; return its name. A second worker waits, and finds its layers."""
     environment = {**os.environ, "ENGINE": "podman", "TAG": DATA}
-    subprocess.run([str(ROOT / "deploy" / "images" / "build"), "data", make_base()], env=environment, check=True)
+    with filelock.FileLock(Path(tempfile.gettempdir()) / "wgan-test-image.lock"):
+        subprocess.run([str(ROOT / "deploy" / "images" / "build"), "data", make_base()], env=environment, check=True)
     return DATA
 
 

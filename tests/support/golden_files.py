@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import load_config
-from pipeline.platforms import ROWS, scheduling, worker_pool_specs
+from pipeline.platforms import ROWS, worker_pool_specs
 from pipeline.targets.kubeflow import compiler
 from pipeline.targets.vertex.compiler import compile_pipeline as compile_for_vertex
 
@@ -43,12 +43,12 @@ VERTEX = {
 
 
 def vertex() -> str:
-    """Return machine and scheduling of a custom job, for every row of Vertex AI."""
+    """Return the machine of a custom job, for every row of Vertex AI."""
     jobs: dict[str, Any] = {}
     for row in ROWS:
         if row.platform == "vertex":
             specs = worker_pool_specs(row, IMAGE, COMMAND, ARGS, {"TF_CPP_MIN_LOG_LEVEL": "2"})
-            jobs[row.slice.name] = {"worker_pool_specs": specs, "scheduling": scheduling(spot=row.hosts == 1)}
+            jobs[row.slice.name] = {"worker_pool_specs": specs}
     return json.dumps(jobs, indent=1) + "\n"
 
 

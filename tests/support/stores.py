@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.engines import EngineMissingError
 from tests.support.mount import NO_CACHES, mounted
-from tests.support.servers.object_store import BUCKET, object_store
+from tests.support.servers.object_store import BUCKET, Store, object_store
 
 KINDS: list[Any] = ["folder", "memory", "s3", pytest.param("gs", marks=pytest.mark.heavy)]
 # Most tests are quick enough for every `make test` only without a server.
@@ -75,12 +75,24 @@ def _fresh(scheme: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def gs_served(patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Serve gs://bucket with fake-gcs-server; yields its URL."""
+def gs_served(patch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Serve gs://bucket with fake-gcs-server."""
     with object_store() as store:
         patch.setenv("STORAGE_EMULATOR_HOST", store.url)  # gcsfs then uses this server, without an account
         with _fresh("gs"):
-            yield store.url
+            yield store
+
+
+@pytest.fixture
+def bucket(in_ci: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """gs://bucket on a server of its own, with a proxy that injects faults."""
+    try:
+        with gs_served(monkeypatch) as store:
+            yield store
+    except EngineMissingError as error:
+        if in_ci:
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +103,7 @@ def servers(in_ci: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
 
         def start(kind: str) -> str:
             if kind == "gs":
-                started[f"{kind} server"] = stack.enter_context(gs_served(patch))
+                started[f"{kind} server"] = stack.enter_context(gs_served(patch)).url
                 return f"gs://{BUCKET}"
             if kind == "s3":
                 stack.enter_context(s3_served(patch))

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pytest
 
 from components.common.artifacts import read_manifest
+from tests.support.datasets.training_data import write_digits
 from tests.support.local_runs import ROOT, wait_for
 
 SEED = 20240607
@@ -147,6 +149,18 @@ def assert_same(one: Training, other: Training) -> None:
 def metrics(training: Training) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (training.out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test() -> Iterator[None]:
+    with Training.ended():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The dataset and the validation of all trainings."""
+    return write_digits(tmp_path_factory.mktemp("data"))
 
 
 class Reference(NamedTuple):

@@ -159,27 +159,6 @@ def test_the_image_is_the_configured_one_and_nothing_is_installed(target: str) -
         assert "pip install" not in json.dumps(executor)
 
 
-def test_kubeflow_places_train_alone_on_the_tpu() -> None:
-    spec, platform = compiled("kubeflow", "train.devices=tpu", "deploy.tpu_topology=v5e:2x2")
-    accelerator = spec["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]["accelerator"]
-    assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("google.com/tpu", "4")
-    assert "accelerator" not in spec["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]
-    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert [name for name, each in placed.items() if "nodeSelector" in each or "tolerations" in each] == ["exec-train"]
-    assert placed["exec-train"]["nodeSelector"]["labels"] == {
-        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
-        "cloud.google.com/gke-tpu-topology": "2x2",
-    }
-    assert placed["exec-train"]["tolerations"] == [{"effect": "NoSchedule", "key": "google.com/tpu", "operator": "Exists"}]
-
-
-def test_kubeflow_mounts_the_volume_in_every_step() -> None:
-    _, platform = compiled("kubeflow")
-    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    assert set(executors) == {f"exec-{step}" for step in ("snapshot", *STEPS, "report")}
-    assert {executor["pvcMount"][0]["mountPath"] for executor in executors.values()} == {"/mnt/wgan"}
-
-
 @pytest.mark.parametrize(
     ("secret", "keys"),
     [
@@ -216,22 +195,8 @@ def test_the_google_key_is_mounted_and_not_part_of_the_file() -> None:
 
 
 REFUSED = [
-    (
-        "vertex",
-        ["deploy.tpu_topology=v4:2x2x1"],
-        "deploy.tpu_topology = 'v4:2x2x1': Vertex AI has no TPU v4 to train on; use v2:2x2,",
-    ),
-    (
-        "vertex",
-        ["deploy.tpu_topology=v5e:4x4"],
-        "deploy.tpu_topology = 'v5e:4x4': v5e:4x4 needs 4 hosts on Vertex AI, for which Vertex",
-    ),
+    ("vertex", ["deploy.tpu_topology=v4:2x2x1"], "deploy.tpu_topology = 'v4:2x2x1': Vertex AI has no TPU v4 to train on; use"),
     ("kubeflow", ["deploy.tpu_topology=v2:2x2"], "deploy.tpu_topology = 'v2:2x2': GKE has no TPU v2 to train on; use v3:2x2,"),
-    (
-        "kubeflow",
-        ["deploy.tpu_topology=v4:2x2x2"],
-        "deploy.tpu_topology = 'v4:2x2x2': v4:2x2x2 needs 2 hosts on GKE, but a task of a",
-    ),
     (
         "kubeflow",
         ["deploy.tpu_platform=vertex"],
@@ -246,12 +211,6 @@ def test_a_target_refuses_a_tpu_it_cannot_train_on(target: str, overrides: list[
         COMPILE[target](config_of(target, "train.devices=tpu", *overrides), tmp_path / "p.yaml")
     assert str(caught.value).startswith(sentence)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("place", ["gs://bucket/in/**/*.png", "/gcs/bucket/in", "s3://bucket/x.zip", "file:///gcs/bucket/in"])
-def test_images_at_a_url_or_in_a_mounted_folder_are_passed_unchanged(place: str) -> None:
-    spec, *_ = compiled("vertex", f"ingest.source=images:{place}")
-    assert spec["root"]["inputDefinitions"]["parameters"]["source"]["defaultValue"] == f"images:{place}"
 
 
 @pytest.mark.parametrize("target", ["kubeflow", "vertex"])
@@ -362,11 +321,3 @@ def test_an_image_without_digest_is_refused_if_digests_are_required(target: str)
     if target == "kubeflow":  # Vertex takes no TPU here
         with pytest.raises(ConfigError, match=r"deploy\.tpu_image = .* has no digest, and deploy\.require_digests is set"):
             compiled(target, "deploy.require_digests=true", f"deploy.image={named}", "train.devices=tpu")
-
-
-@pytest.mark.parametrize(
-    "value", ["deploy.cpu=two", "deploy.memory=8 gigabytes", "deploy.timeout_hours=0", "deploy.retries=-1"]
-)
-def test_values_that_kubernetes_cannot_read_are_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match=value.partition("=")[0]):
-        load_config(QUICKSTART, [value])

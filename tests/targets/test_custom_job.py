@@ -120,20 +120,6 @@ def test_the_task_is_named_train_and_other_steps_are_containers(spec: dict[str, 
     assert "resources" not in spec["deploymentSpec"]["executors"]["exec-train"]["container"]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        (["deploy.tpu_topology=v4:2x2x1"], "deploy.tpu_topology = 'v4:2x2x1': "),
-        (["deploy.tpu_topology=v6e:2x4"], "TensorFlow does not run on TPU v6e"),
-        (["deploy.tpu_platform=gke"], "deploy.tpu_platform = 'gke', but this target runs on Vertex AI."),
-    ],
-)
-def test_a_tpu_that_vertex_lacks_is_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(sentence)):
-        compiled(tmp_path, *overrides)
-    assert not (tmp_path / "vertex.yaml").exists()
-
-
 def test_a_missing_library_is_reported_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google_cloud_pipeline_components.v1.custom_job", None)
     with pytest.raises(ConfigError, match=re.escape("Install wgan-tpu-pipeline[vertex].")):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -21,9 +18,9 @@ from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.vertex import client, compiler
 from tests.support.command_line import run
-from tests.support.servers.vertex_runs import STORE, VertexRuns, runs_served
+from tests.support.servers.vertex_runs import STORE, runs_served
 from tests.support.servers.vertex_server import TOKEN, content
-from tests.targets.retry_tests import RetryTests, Submit
+from tests.targets.platform_tests import Platform, ScheduleTests, SubmitTests
 
 COMPILE = compiler.compile_pipeline
 CONFIG = """
@@ -51,24 +48,8 @@ class Renewed(Credentials):
         self.token = token
 
 
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, VertexRuns]]:
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-    log_in(monkeypatch, Renewed(TOKEN))
-    with runs_served(tmp_path / "server") as (address, runs):
-        yield address, runs
-
-
 def log_in(monkeypatch: pytest.MonkeyPatch, credentials: Credentials) -> None:
     monkeypatch.setattr(google.auth, "default", lambda **_: (credentials, "p"))
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    file = tmp_path / "c.toml"
-    file.write_text(CONFIG)
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -84,29 +65,23 @@ def compiled_before(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "compile_pipeline", lambda _, file: shutil.copy(compiled, file))
 
 
-def where(served: tuple[str, VertexRuns]) -> list[str]:
-    return ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", served[0]]
-
-
-def submit(served: tuple[str, VertexRuns], config: Path, *words: str) -> tuple[int, str]:
-    return run("submit", str(config), *where(served), *words)
-
-
-def schedule(served: tuple[str, VertexRuns], *words: str) -> tuple[int, str]:
-    return run("schedule", *words, *where(served))
-
-
 @pytest.fixture
-def platform_submit(served: tuple[str, VertexRuns], config: Path) -> Submit:
-    return lambda *words: submit(served, config, *words)
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    (tmp_path / "c.toml").write_text(CONFIG)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
+    log_in(monkeypatch, Renewed(TOKEN))
+    with runs_served() as (address, runs):
+        options = ["--target", "vertex", "--project", "p", "--region", "europe-west4", "--host", address]
+        yield Platform(runs, "Vertex AI (p, europe-west4)", options, tmp_path / "c.toml", TOKEN, [])
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_exit_code_and_output_match_the_run(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+    def test_exit_code_and_output_match_the_run(self, platform: Platform) -> None:
+        server = platform.server
         server.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"}, "")
-        code, output = submit(served, config, "--name", "Nightly Run", "--experiment", "Faces 64")
+        code, output = platform.submit("--name", "Nightly Run", "--experiment", "Faces 64")
         assert code == 0, output
         (job,) = server.jobs.values()
         run_id = job.name.rpartition("/")[2]
@@ -120,135 +95,82 @@ class TestSubmit:
         assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/k")
         assert dict(job.labels) == {"pipeline": "wgan-tpu-pipeline", "experiment": "faces-64"}
 
-    @pytest.mark.parametrize(
-        ("outcome", "sentence"),
-        [
-            (
-                ("FAILED", {"ingest": "SUCCEEDED", "train": "FAILED"}, "quota\nmore"),
-                "Failed: train failed: quota. The log of the step has the reason: ",
-            ),
-            (
-                ("FAILED", {"exit-handler-1": "FAILED", "tpu-check": "FAILED"}, ""),
-                "Failed: tpu-check failed. The log of the step has",
-            ),
-            (("FAILED", {"root": "FAILED"}, ""), "Failed: the platform calls the run failed. The log of the run has"),
-            (("CANCELLED", {}, ""), "Cancelled: "),
-            (
-                ("SUCCEEDED", {"train": "FAILED", "report": "SUCCEEDED"}, ""),
-                "Failed, although the platform calls the run succeeded: train failed. The log of the step has",
-            ),
-        ],
-    )
-    def test_a_failed_run_is_reported_as_failed(
-        self, served: tuple[str, VertexRuns], config: Path, outcome: tuple[str, dict[str, str], str], sentence: str
-    ) -> None:
-        served[1].outcome = outcome
-        code, output = submit(served, config)
+    def test_a_failed_run_is_reported_with_its_message(self, platform: Platform) -> None:
+        platform.server.outcome = (
+            "FAILED",
+            {"ingest": "SUCCEEDED", "tpu-check": "FAILED", "exit-handler-1": "FAILED"},
+            "quota\nmore",
+        )
+        code, output = platform.submit()
         assert code == 1
-        assert sentence in output
+        assert "Failed: tpu-check failed: quota. The log of the step has the reason: " in output
 
-    def test_no_wait_and_follow(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
-        server.outcome = ("FAILED", {"push": "FAILED"}, "")
-        code, output = submit(served, config, "--no-wait")
-        assert (code, len(output.splitlines())) == (0, 1)
-        (name,) = server.jobs
-        code, output = run("submit", *where(served), "--follow", name.rpartition("/")[2])
-        assert code == 1
-        assert "Failed: push failed." in output
-
-    def test_the_order_of_requests(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        assert submit(served, config)[0] == 0
-        (name,) = served[1].jobs
+    def test_the_order_of_requests(self, platform: Platform) -> None:
+        assert platform.submit()[0] == 0
+        (name,) = platform.server.jobs
         parent = "projects/p/locations/europe-west4"
         run_id = name.rpartition("/")[2]
         get = f"GET {parent}/pipelineJobs/{run_id}"
         contexts = f"{parent.replace('/p/', '/123456/')}/metadataStores/default/contexts"
         join = [get, f"POST {contexts}", f"POST {contexts}/wgan-tpu-pipeline:addContextChildren"]
-        assert served[1].requests == [f"POST {parent}/pipelineJobs", *join, get]
+        assert platform.server.requests == [f"POST {parent}/pipelineJobs", *join, get]
 
-    def test_runs_join_an_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
+    def test_runs_join_an_experiment(self, platform: Platform) -> None:
         for _ in range(2):
-            assert submit(served, config, "--experiment", "Faces 64")[0] == 0
-        runs = [f"{STORE}/contexts/{job.rpartition('/')[2]}" for job in served[1].jobs]
-        assert served[1].experiments == {"faces-64": runs}
+            assert platform.submit("--experiment", "Faces 64")[0] == 0
+        runs = [f"{STORE}/contexts/{job.rpartition('/')[2]}" for job in platform.server.jobs]
+        assert platform.server.experiments == {"faces-64": runs}
 
-    def test_a_run_goes_on_without_its_experiment(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        served[1].fault = lambda _, path: (403, {}) if "contexts" in path else None
-        code, output = submit(served, config)
+    def test_a_run_goes_on_without_its_experiment(self, platform: Platform) -> None:
+        platform.server.fault = lambda _, path: (403, {}) if "contexts" in path else None
+        code, output = platform.submit()
         assert code == 0
         assert "\n  The run is not in the experiment wgan-tpu-pipeline: Vertex AI (p, europe-west4) answered 403" in output
 
-    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, VertexRuns], config: Path, tmp_path: Path) -> None:
+    def test_a_compiled_file_is_sent_unchanged(self, platform: Platform, tmp_path: Path) -> None:
         file = tmp_path / "p.yaml"
-        COMPILE(load_config(config), file)
-        code, output = run("submit", str(file), *where(served))
+        COMPILE(load_config(platform.config), file)
+        code, output = run("submit", str(file), *platform.options)
         assert code == 0, output
-        (job,) = served[1].jobs.values()
+        (job,) = platform.server.jobs.values()
         assert job.runtime_config.gcs_output_directory == "gs://bucket/root", "of the config that it was compiled from"
         words = ["--rounds", "7", "--no-publish", "--set", "train.beta_1=0.5"]
-        code, output = run("submit", str(file), *where(served), *words)
+        code, output = run("submit", str(file), *platform.options, *words)
         assert code == 0, output
-        given = [content(each)["runtimeConfig"].get("parameterValues", {}) for each in served[1].jobs.values()]
+        given = [content(each)["runtimeConfig"].get("parameterValues", {}) for each in platform.server.jobs.values()]
         assert given == [{}, {"rounds": 7, "publish": False, "overrides": ["train.beta_1=0.5"]}]
         words = ["--cron", "0 2 * * *", "--name", "n", "--rounds", "7"]
-        assert schedule(served, "create", str(file), *words)[0] == 0
-        (made,) = served[1].schedules.values()
+        assert platform.schedule("create", str(file), *words)[0] == 0
+        (made,) = platform.server.schedules.values()
         assert dict(made.create_pipeline_job_request.pipeline_job.runtime_config.parameter_values) == {"rounds": 7}
         code, output = run("submit", str(file), "--host", "http://127.0.0.1:9", "--target", "kubeflow")
         assert code == 2
         assert "was compiled for vertex, but --target is kubeflow." in output
 
-    def test_the_request_contains_the_compiled_file(self, served: tuple[str, VertexRuns], config: Path, compiled: Path) -> None:
+    def test_the_request_contains_the_compiled_file(self, platform: Platform, compiled: Path) -> None:
         import yaml
 
-        assert submit(served, config)[0] == 0
-        (job,) = served[1].jobs.values()
+        assert platform.submit()[0] == 0
+        (job,) = platform.server.jobs.values()
         assert content(job)["pipelineSpec"] == yaml.safe_load(compiled.read_text())
 
 
-@pytest.mark.heavy
-@pytest.mark.timeout(900)
-def test_the_submitted_job_runs(served: tuple[str, VertexRuns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submit, run, result: the server runs the submitted job with KFP's orchestrator, train in its job's container."""
-    from tests.targets.kubeflow.test_kubeflow_submit import TINY
-
-    monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
-    server = served[1]
-    server.execute = True
-    file = tmp_path / "tiny.toml"
-    file.write_text(TINY.format(runs="/gcs/bucket/wgan") + '[deploy]\npipeline_root = "gs://bucket/root"\nretries = 0\n')
-    code, output = submit(served, file)
-    assert code == 0, output
-    assert "train: succeeded" in output
-    (job,) = server.jobs.values()
-    run_id = job.name.rpartition("/")[2]
-    found = json.loads((tmp_path / "server" / "gcs" / "bucket" / "wgan" / run_id / "summary.json").read_bytes())
-    assert (found["status"], found["train"]["rounds"]) == ("succeeded", 20)
-    tpu = ["--set", "train.devices=tpu", "--set", "deploy.tpu_topology=v3:2x2", "--set", "train.global_batch_size=64"]
-    code, output = submit(served, file, *tpu)
-    assert code == 1, output
-    assert "train: failed" in output
-    logs = [(each / "log").read_text() for each in (tmp_path / "server").glob("run-*")]
-    assert any("there is no TPU on this machine" in log for log in logs), "the custom job's container is train's"
-
-
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults(RetryTests):
-    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+class TestFaults(SubmitTests):
+    def test_after_a_lost_answer_nothing_is_created_twice(self, platform: Platform) -> None:
+        server = platform.server
         lost = iter([True])
         server.loses_answer = lambda method, path: method == "POST" and next(lost, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(lost, None) is None
         assert len(server.jobs) == 1
 
-    def test_a_request_is_retried_after_a_broken_connection(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
+    def test_a_request_is_retried_after_a_broken_connection(self, platform: Platform) -> None:
+        server = platform.server
         broken = iter([True, True])
         server.resets = lambda method, _: method == "POST" and next(broken, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(broken, None) is None
         assert len(server.jobs) == 1
@@ -264,27 +186,21 @@ class TestFaults(RetryTests):
                 403,
                 "answered 403 to the request to start the run: this account is not allowed to do that; it needs roles/",
             ),
-            (404, "answered 404 to the request to start the run: injected by the test."),
             (409, "cannot start the run: injected by the test. Nothing was created twice; run again."),
-            (500, "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (400, "answered 400 to the request to start the run: injected by the test."),
         ],
     )
-    def test_permanent_errors_are_explained(
-        self, served: tuple[str, VertexRuns], config: Path, status: int, sentence: str
-    ) -> None:
-        served[1].fault = lambda method, path: (status, {}) if method == "POST" else None
-        code, output = submit(served, config)
+    def test_permanent_errors_are_explained(self, platform: Platform, status: int, sentence: str) -> None:
+        platform.server.fault = lambda method, path: (status, {}) if method == "POST" else None
+        code, output = platform.submit()
         assert code == 1
         assert f"Vertex AI (p, europe-west4) {sentence}" in output
-        assert not served[1].jobs
-        assert sum(each.startswith("POST") for each in served[1].requests) <= requests.TRIES
+        assert not platform.server.jobs
+        assert sum(each.startswith("POST") for each in platform.server.requests) <= requests.TRIES
 
-    def test_an_expired_token_is_fetched_again(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_expired_token_is_fetched_again(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         log_in(monkeypatch, Renewed("expired", TOKEN))
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert "expired" not in output
 
@@ -302,52 +218,19 @@ class TestFaults(RetryTests):
         ],
     )
     def test_an_account_without_token_is_reported(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+        self, platform: Platform, monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
     ) -> None:
         log_in(monkeypatch, Renewed("expired", error))
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 1
         assert sentence in output
 
-    def test_a_wrong_clock_is_named(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        there = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=90)
-        date = email.utils.format_datetime(there, usegmt=True)
-        served[1].fault = lambda method, path: (401, {"Date": date})
-        code, output = submit(served, config)
-        assert code == 1
-        assert "; the clock here is 90 minutes ahead of the service's: correct it." in output
-
-    def test_the_token_is_never_printed(
-        self, served: tuple[str, VertexRuns], config: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        for status in (0, 400, 401, 500):
-            served[1].fault = lambda method, path, status=status: (status, {}) if status and method == "POST" else None
-            assert TOKEN not in submit(served, config)[1] + caplog.text
-
-    def test_a_server_that_does_not_answer_times_out(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].delay = lambda method, path: 1.0 if method == "GET" else 0.0
-        code, output = submit(served, config)
-        assert code == 1
-        assert "Vertex AI (p, europe-west4) cannot be reached to get the state of the run: " in output
-        assert "timed out" in output.lower()
-
-    def test_an_unreachable_server_is_reported(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        code, output = submit(served, config, "--host", "http://127.0.0.1:9")
-        assert code == 1
-        assert "cannot be reached to start the run: " in output
-
-    def test_a_missing_login_is_reported(
-        self, served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_missing_login_is_reported(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         def nobody(**_: Any) -> Any:
             raise DefaultCredentialsError("Your default credentials were not found.")
 
         monkeypatch.setattr(google.auth, "default", nobody)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 1
         assert "No Google account is logged in: Your default credentials were not found." in output
 
@@ -361,103 +244,57 @@ class TestFaults(RetryTests):
             (["--set", "deploy.pipeline_root="], "deploy.pipeline_root is missing."),
         ],
     )
-    def test_invalid_options_are_usage_errors(
-        self, served: tuple[str, VertexRuns], config: Path, words: list[str], sentence: str
-    ) -> None:
-        code, output = submit(served, config, *words)
+    def test_invalid_options_are_usage_errors(self, platform: Platform, words: list[str], sentence: str) -> None:
+        code, output = platform.submit(*words)
         assert code == 2
         assert sentence in output
-        assert served[1].requests == []
+        assert platform.server.requests == []
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestSchedule:
-    def test_create_list_pause_resume_delete(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        server = served[1]
-        words = ["--cron", "30 2 * * mon", "--time-zone", "Europe/Zurich", "--name", "weekly"]
-        code, output = schedule(served, "create", str(config), *words)
+class TestSchedule(ScheduleTests):
+    def test_the_request(self, platform: Platform) -> None:
+        code, output = platform.create("weekly", "--time-zone", "Europe/Zurich", cron="30 2 * * mon")
         assert code == 0, output
-        first, second = output.splitlines()
-        assert first == "Schedule weekly: At 02:30 on Monday, Europe/Zurich time."
-        assert re.fullmatch(r"Next: (\d{4}-\d\d-\d\d 02:30 CES?T, ){2}\d{4}-\d\d-\d\d 02:30 CES?T", second)
-        (made,) = server.schedules.values()
+        assert output.startswith("Schedule weekly: At 02:30 on Monday, Europe/Zurich time.\n")
+        (made,) = platform.server.schedules.values()
         assert made.cron == "TZ=Europe/Zurich 30 2 * * 1", "Vertex's five fields, with the zone"
         assert (made.max_concurrent_run_count, made.allow_queueing, made.catch_up) == (1, False, False)
         request = made.create_pipeline_job_request
         assert request.parent == "projects/p/locations/europe-west4"
         assert request.pipeline_job.runtime_config.gcs_output_directory == "gs://bucket/root"
         assert request.pipeline_job.service_account == "wgan@p.iam.gserviceaccount.com"
-        schedule(served, "create", str(config), "--cron", "0 * * * *", "--name", "hourly")
-        code, output = schedule(served, "list")
-        rows = [re.split(r"  +", line.strip()) for line in output.splitlines()]
-        assert rows[0] == ["name", "state", "when", "next"]
-        assert rows[1][:3] == ["weekly", "on", "At 02:30 on Monday, Europe/Zurich time"]
-        assert rows[2][0] == "hourly"
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n")
-        assert made.state.name == "PAUSED"
-        assert re.search(r"weekly +paused", schedule(served, "list")[1])
-        assert schedule(served, "pause", "weekly") == (0, "Paused weekly.\n"), "twice is once"
-        assert schedule(served, "resume", "weekly") == (0, "Resumed weekly.\n")
-        assert made.state.name == "ACTIVE"
-        assert schedule(served, "delete", "weekly") == (0, "Deleted weekly.\n")
-        assert [each.display_name for each in server.schedules.values()] == ["hourly"]
 
-    def test_names_are_unique_and_must_exist(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        assert schedule(served, *words)[0] == 0
-        code, output = schedule(served, *words)
-        assert code == 2
-        assert "Schedule n already exists on Vertex AI (p, europe-west4)." in output
-        code, output = schedule(served, "pause", "other")
-        assert code == 2
-        assert "There is no schedule other on Vertex AI (p, europe-west4). Existing schedules: n." in output
-
-    def test_start_and_end(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        words = ["--cron", "0 2 * * *", "--name", "n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00"]
-        assert schedule(served, "create", str(config), *words)[0] == 0
-        (made,) = served[1].schedules.values()
+    def test_start_and_end(self, platform: Platform) -> None:
+        assert platform.create("n", "--start", "2099-01-01T00:00", "--end", "2099-02-01T00:00+01:00")[0] == 0
+        (made,) = platform.server.schedules.values()
         assert made.start_time.isoformat() == "2099-01-01T00:00:00+00:00"
         assert made.end_time.isoformat() == "2099-01-31T23:00:00+00:00"
 
-    @pytest.mark.parametrize(("verb", "count"), [("create", 1), ("delete", 0), ("pause", 1)])
-    def test_a_lost_answer_is_recovered(self, served: tuple[str, VertexRuns], config: Path, verb: str, count: int) -> None:
-        words = ["create", str(config), "--cron", "0 2 * * *", "--name", "n"]
-        if verb != "create":
-            schedule(served, *words)
-            words = [verb, "n"]
-        lost = iter([True])
-        served[1].loses_answer = lambda method, path: method in ("POST", "DELETE") and next(lost, False)
-        code, output = schedule(served, *words)
-        assert code == 0, output
-        assert next(lost, None) is None
-        assert len(served[1].schedules) == count
-
-    def test_schedules_of_other_programs_are_listed_as_they_are(self, served: tuple[str, VertexRuns], config: Path) -> None:
-        schedule(served, "create", str(config), "--cron", "0 2 * * *", "--name", "n")
-        (made,) = served[1].schedules.values()
+    def test_schedules_of_other_programs_are_listed_as_they_are(self, platform: Platform) -> None:
+        platform.create("n")
+        (made,) = platform.server.schedules.values()
         made.cron = "0 9 * * 1-5"
-        assert "At 09:00 on Monday through Friday, UTC time" in schedule(served, "list")[1]
+        assert "At 09:00 on Monday through Friday, UTC time" in platform.schedule("list")[1]
         made.cron = "0 9 ? * MON#1"
-        assert "0 9 ? * MON#1" in schedule(served, "list")[1]
+        assert "0 9 ? * MON#1" in platform.schedule("list")[1]
 
 
-def test_an_unsuitable_config_is_refused_before_any_request(
-    served: tuple[str, VertexRuns], config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, output = submit(served, config, "--set", "run.dir=runs")
+def test_an_unsuitable_config_is_refused_before_any_request(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, output = platform.submit("--set", "run.dir=runs")
     assert code == 2
     assert "run.dir = 'runs' is not in /gcs/BUCKET, and Vertex AI mounts nothing else." in output
-    assert served[1].requests == []
+    assert platform.server.requests == []
 
 
 def test_a_missing_library_is_reported_with_the_extra_to_install(
-    served: tuple[str, VertexRuns], config: Path, compiled_before: None, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, compiled_before: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform_v1", None)
     monkeypatch.delattr("google.cloud.aiplatform_v1")
-    code, output = submit(served, config)
+    code, output = platform.submit()
     assert code == 2
     assert "Install wgan-tpu-pipeline[vertex]." in output
 

@@ -71,4 +71,4 @@ def executed(config: TpuCheckConfig, folder: Path, trained: Trained | None = Non
     environment = executor.environment(config.slice.replicas)
     run_subprocess("components.tpu_check.executor", TpuCheckConfig(), folder, environment)
     figures = json.loads((folder / "execution.json").read_text())
-    return Executed(trained, executor.load_arrays(folder / "results.npz"), tuple(figures["differing"]))
+    return Executed(trained, executor.load_arrays(folder / "results-000.npz"), tuple(figures["differing"]))

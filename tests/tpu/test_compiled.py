@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ from typer.testing import CliRunner
 
 from components.tpu_check import parity
 from pipeline.cli import app
+from tests.support.command_line import run_process
 from tests.support.local_runs import run
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800), pytest.mark.usefixtures("tpu_compiler")]
 SMALL = [
     "train.n_critic=2", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=64",
@@ -26,8 +24,8 @@ TOO_LARGE = ["train.global_batch_size=4194304", "train.n_critic=1"]
 
 def tpu_check(work: Path, topology: str, *overrides: str, config: str = "quickstart") -> tuple[int, dict[str, Any]]:
     words = [word for override in (f"run.dir={work}", *overrides) for word in ("--set", override)]
-    command = [sys.executable, "-m", "pipeline", "tpu-check", f"configs/{config}.toml", "--topology", topology, "--json"]
-    done = subprocess.run([*command, "--images", "1437", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    options = ["--topology", topology, "--json", "--images", "1437"]
+    done = run_process("tpu-check", f"configs/{config}.toml", *options, *words)
     assert done.stdout, done.stderr
     return done.returncode, dict(json.loads(done.stdout))
 

@@ -52,17 +52,15 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("optimizer", [SGD, {}], ids=["SGD", "Adam"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_kinds_of_training(kind: str, optimizer: dict[str, Any], tmp_path: Path) -> None:
-    print(executed(config_for(4, **KINDS[kind], **optimizer), tmp_path).compare(IN_FLOAT32))
+def test_all_kinds_of_training(kind: str, tmp_path: Path) -> None:
+    print(executed(config_for(4, **KINDS[kind]), tmp_path).compare(IN_FLOAT32))
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("replicas", [1, 8])
 @pytest.mark.parametrize("networks", ["plain", "residual"])
-def test_in_bfloat16(networks: str, replicas: int, tmp_path: Path) -> None:
-    config = config_for(replicas, networks=networks, precision="bfloat16")
+def test_in_bfloat16(networks: str, tmp_path: Path) -> None:
+    config = config_for(8, networks=networks, precision="bfloat16")
     print(executed(config, tmp_path).compare(IN_BFLOAT16))
 
 
@@ -137,9 +135,7 @@ def test_a_program_without_all_reduce_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("mistake", "sentence"), MISTAKES, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_planted_mistake_is_noticed(
-    mistake: Callable[[pytest.MonkeyPatch], None], sentence: str, precision: str, tmp_path: Path
-) -> None:
-    assert re.search(sentence, sentence_after(mistake, precision, tmp_path))
+def test_a_planted_mistake_is_noticed(mistake: Callable[[pytest.MonkeyPatch], None], sentence: str, tmp_path: Path) -> None:
+    """In bfloat16, where the bounds are widest."""
+    assert re.search(sentence, sentence_after(mistake, "bfloat16", tmp_path))

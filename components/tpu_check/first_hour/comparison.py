@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from components.tpu_check.parity import METRICS
 from components.train.progress import MetricsLine
 
-METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss", "critic_grad_norm", "generator_grad_norm")
 NETWORKS = ("generator", "critic", "ema_generator")
 SHOWN = 5
 

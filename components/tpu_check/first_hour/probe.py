@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import grp
 import importlib.metadata
 import json
 import os
-import pwd
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from components.common.errors import PipelineError
@@ -50,15 +47,11 @@ def pci_chips(devices: Path = Path("/sys/bus/pci/devices")) -> str:
 
 def _described(path: Path) -> str:
     status = path.stat()
-    owner, group = _named(pwd.getpwuid, status.st_uid), _named(grp.getgrgid, status.st_gid)
-    return f"{stat.filemode(status.st_mode)} {owner} {group} {path}"
-
-
-def _named(look_up: Callable[[int], tuple[object, ...]], number: int) -> str:
     try:
-        return str(look_up(number)[0])
-    except KeyError:
-        return str(number)
+        owner = f"{path.owner()} {path.group()}"
+    except KeyError:  # they have no names
+        owner = f"{status.st_uid} {status.st_gid}"
+    return f"{stat.filemode(status.st_mode)} {owner} {path}"
 
 
 def replicas(devices: str) -> dict[str, str]:

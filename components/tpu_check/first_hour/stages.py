@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from components.tpu_check.config import TpuCheckConfig
 from components.tpu_check.first_hour.comparison import BFLOAT16, FLOAT32, Bounds, Trained, compared, read_trained, unequal
 from components.tpu_check.first_hour.dataset import write_discs
 from components.tpu_check.report import TpuCheckSummary
+from components.train import speed
 from components.train.config import TrainConfig
 from components.train.devices import tpu_runtime
 from components.train.saving.signals import long_call_text
@@ -140,38 +141,34 @@ def sigterm(hour: Hour) -> Findings:
 
 def throughput(hour: Hour) -> Findings:
     """Time the networks of configs/celeba64.toml on synthetic images, beside tpu-check's bound."""
-    folder = hour.folder / "throughput"
-    folder.mkdir(parents=True, exist_ok=True)
-    big, seconds = (hour.big, 60) if uses_tpu(hour.devices) else (_small_enough(hour), 20)
-    train = big.train.model_copy(update={"devices": hour.devices})
-    request = {"config": big.model_copy(update={"train": train}).model_dump(mode="json"), "seconds": seconds}
-    (folder / "request.json").write_text(json.dumps(request))
-    _run(_module("throughput", str(folder)), folder / "log.txt", 1500)
-    found = json.loads((folder / "result.json").read_text())
-    speed = found["images_per_second"]
+    big, seconds = (hour.big, 60) if uses_tpu(hour.devices) else (_small_enough(hour), 5)
+    train, log = big.train.model_copy(update={"devices": hour.devices}), hour.folder / "throughput.txt"
+    _run(speed.command(train, big.image_size, big.channels, big.images, seconds), log, 1500)
+    found = speed.read_speed(log.read_text())
+    images_per_second = found.rounds_per_second * train.n_critic * train.global_batch_size
     facts = {
         "training": f"{big.image_size}×{big.image_size}×{big.channels}, global batch {train.global_batch_size:,}, "
-        f"{train.precision}, {big.images:,} synthetic images, {train.rounds_a_call} rounds a call",
-        "first call": f"{found['first_call_seconds']:.1f} s, with tracing and compilation",
-        "measured": f"{found['rounds']} rounds in {found['seconds']:.1f} s on {found['replicas']} replicas",
-        "speed": f"{found['rounds_per_second']:.3g} rounds/s, {speed:,.0f} images/s of the critic",
+        f"{found.precision}, {big.images:,} synthetic images, {train.rounds_a_call} rounds a call",
+        "first call": f"{found.first_call_seconds:.1f} s, with tracing and compilation",
+        "measured": f"{found.rounds} rounds in {found.seconds:.1f} s on {found.replicas} replicas",
+        "speed": f"{found.rounds_per_second:.3g} rounds/s, {images_per_second:,.0f} images/s of the critic",
     }
     problems = list[str]()
     if hour.bound is None:
         facts["bound"] = "no report of tpu-check was given (--tpu-check FILE)"
-    elif not uses_tpu(hour.devices) or hour.bound.replicas != found["replicas"]:
+    elif not uses_tpu(hour.devices) or hour.bound.replicas != found.replicas:
         facts["bound"] = f"not comparable: tpu-check's report is for {hour.bound.topology}, {hour.bound.replicas} replicas"
     else:
-        facts["bound"], problems = beside(hour.bound, speed)
+        facts["bound"], problems = beside(hour.bound, images_per_second)
     return Findings(facts, problems)
 
 
-def beside(bound: TpuCheckSummary, speed: float) -> tuple[str, list[str]]:
+def beside(bound: TpuCheckSummary, found: float) -> tuple[str, list[str]]:
     """Return images/s beside tpu-check's bound, and a sentence if they are more, which cannot be."""
     most = bound.images_per_second_at_most
-    text = f"at most {most:,.0f} images/s ({bound.topology}, bound by {bound.bound_by}): {speed / most:.0%} of it"
-    wrong = [f"{speed:,.0f} images/s are more than the bound of {most:,.0f}: one of the two is wrong."]
-    return text, wrong if speed > most else []
+    text = f"at most {most:,.0f} images/s ({bound.topology}, bound by {bound.bound_by}): {found / most:.0%} of it"
+    wrong = [f"{found:,.0f} images/s are more than the bound of {most:,.0f}: one of the two is wrong."]
+    return text, wrong if found > most else []
 
 
 STAGES: dict[str, tuple[str, Callable[[Hour], Findings]]] = {
@@ -192,7 +189,7 @@ def uses_tpu(devices: str) -> bool:
 
 def _probed(hour: Hour, what: str, limit_seconds: int) -> dict[str, str]:
     log = hour.folder / f"{what}.txt"
-    _run(_module("probe", what, hour.devices), log, limit_seconds)
+    _run([sys.executable, "-m", "components.tpu_check.first_hour.probe", what, hour.devices], log, limit_seconds)
     return dict(json.loads(log.read_text().splitlines()[-1]))
 
 
@@ -238,13 +235,8 @@ def _small_enough(hour: Hour) -> TpuCheckConfig:
     return hour.big.model_copy(update={"images": 1000, "train": train})
 
 
-def _module(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"components.tpu_check.first_hour.{name}", *arguments]
-
-
-def _environment() -> Mapping[str, str]:
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "0"}
+def _environment() -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"}
 
 
 def _run(command: list[str], log: Path, limit_seconds: float) -> None:

@@ -8,12 +8,13 @@ from kfp import dsl, kubernetes
 
 from pipeline.config import DeploySection, RunConfig
 from pipeline.mounts import check_mounts_on_kubeflow
-from pipeline.platforms import TPU_RESOURCE, TpuRow, gke_node_selector, gke_tolerations
+from pipeline.platforms import TpuRow
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 KEYS = "/var/run/secrets/google"
 USER = 10001  # of deploy/images
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+TPU_RESOURCE, SPOT_LABEL = "google.com/tpu", "cloud.google.com/gke-spot"
 KUBEFLOW_SECRET = "mlpipeline-minio-artifact"  # of Kubeflow's own object store; its keys are accesskey and secretkey
 
 
@@ -62,10 +63,13 @@ def _set_pod(task: dsl.PipelineTask, step: str, deploy: DeploySection) -> None:
 
 
 def _place_on_tpu(task: dsl.PipelineTask, row: TpuRow, deploy: DeploySection) -> None:
+    """Select the machines of a slice by the labels that GKE gives them, and tolerate their taints."""
     task.set_container_image(deploy.tpu_image)
     task.set_accelerator_type(TPU_RESOURCE)
     task.set_accelerator_limit(row.chips_per_host)  # GKE gives out all chips of a machine or none
-    for label, value in gke_node_selector(row, spot=deploy.tpu_spot).items():
-        kubernetes.add_node_selector(task, label, value)
-    for toleration in gke_tolerations(spot=deploy.tpu_spot):
-        kubernetes.add_toleration(task, **toleration)
+    kubernetes.add_node_selector(task, "cloud.google.com/gke-tpu-accelerator", row.accelerator)
+    kubernetes.add_node_selector(task, "cloud.google.com/gke-tpu-topology", row.slice.topology)
+    kubernetes.add_toleration(task, key=TPU_RESOURCE, operator="Exists", effect="NoSchedule")
+    if deploy.tpu_spot:
+        kubernetes.add_node_selector(task, SPOT_LABEL, "true")
+        kubernetes.add_toleration(task, key=SPOT_LABEL, operator="Equal", value="true", effect="NoSchedule")

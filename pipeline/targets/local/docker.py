@@ -182,13 +182,6 @@ def container_settings(*, network: bool, environment: Mapping[str, str] | None =
     }
 
 
-def docker_runner(config: RunConfig, environment: Mapping[str, str]) -> Any:
-    """Return kfp's runner with the settings of every step."""
-    from kfp import local
-
-    return local.DockerRunner(**container_settings(network=needs_network(config), environment=environment))
-
-
 def find_mounts(config: RunConfig) -> dict[str, dict[str, str]]:
     """Return the paths that the steps of a resolved config read and write, as {path: {bind, mode}}; create written folders."""
     shared = [each for each in (config.work_dir, config.history, config.registry) if not is_address(each)]

@@ -104,7 +104,10 @@ def _run_pipeline(
     from pipeline.graph import checks_before_train, known, make_pipeline
 
     in_containers = runner == "docker"
-    kfp_runner = docker.docker_runner(config, STEP_ENVIRONMENT) if in_containers else local.SubprocessRunner(use_venv=False)
+    kfp_runner = local.SubprocessRunner(use_venv=False)
+    if in_containers:
+        settings = docker.container_settings(network=docker.needs_network(config), environment=STEP_ENVIRONMENT)
+        kfp_runner = local.DockerRunner(**settings)
     cache = folder.parent / ".work" if is_address(config.work_dir) else Path(config.work_dir)
     folders = {"pipeline_root": str(folder / "steps"), "cache_root": str(cache / "cache")}
     arguments = known(step_arguments(config, description.keys))

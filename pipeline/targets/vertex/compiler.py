@@ -20,7 +20,7 @@ from pipeline import steps
 from pipeline.config import DeploySection, RunConfig
 from pipeline.graph import NAME
 from pipeline.mounts import check_mounts_on_vertex
-from pipeline.platforms import TpuRow, scheduling, worker_pool_specs
+from pipeline.platforms import TpuRow, worker_pool_specs
 from pipeline.targets.spec import compile_spec, retry_where_safe, tpu_row
 
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
@@ -66,7 +66,7 @@ def _train_job(row: TpuRow, deploy: DeploySection) -> Callable[..., Any]:
         tensorboard=deploy.tensorboard,
         base_output_directory=f"{deploy.pipeline_root}/tensorboard" if deploy.tensorboard else "",
         labels={"pipeline": NAME, "component": "train"},
-        strategy=scheduling(spot=deploy.tpu_spot)["strategy"],
+        strategy="SPOT" if deploy.tpu_spot else "STANDARD",  # slices that train have one host, as spot machines require
     )
     spec = json_format.MessageToDict(component.pipeline_spec)
     (body,) = spec["components"].values()

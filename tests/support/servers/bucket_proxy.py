@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import http.client
 import http.server
+import itertools
 import json
 import re
 import socket
@@ -133,7 +134,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._control()
             return
         operation, name = operation_of(self.command, self.path)
-        body = Counted(self._body())
+        content = self._body()
+        if operation == "insert" and not name:  # of an upload in two parts, the first of which has the name
+            first = next(content, b"")
+            name = (re.search(rb'"name": ?"([^"]+)"', first) or [b"", b""])[1].decode()
+            content = itertools.chain([first], content)
+        body = Counted(content)
         fault = next((fault.status for fault in self.server.faults if fault.concerns(operation, name)), 0)
         if fault == RESET:
             next(iter(body), b"")

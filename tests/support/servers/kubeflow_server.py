@@ -70,6 +70,10 @@ class Kubeflow(Service):
         """The runs that were started."""
         return list(self.runs.values())
 
+    def scheduled(self) -> dict[str, bool]:
+        """Return the schedules by name, and whether each is on."""
+        return {each["display_name"]: each["status"] == "ENABLED" for each in self.recurring.values()}
+
     def path(self, path: str) -> str | None:
         return path.removeprefix(API) if path.startswith(API) else path
 

@@ -60,6 +60,11 @@ class Store(NamedTuple):
             error.close()
             return None
 
+    def put(self, name: str, content: bytes) -> None:
+        """Write an object."""
+        url = f"{self.direct_url}/upload/storage/v1/b/{BUCKET}/o?uploadType=media&name={quote(name, safe='')}"
+        urllib.request.urlopen(urllib.request.Request(url, content, method="POST")).close()
+
     def _json(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(self.direct_url + path) as answer:
             return dict(json.load(answer))

@@ -1,19 +1,15 @@
 """A server on this machine with the part of Vertex AI Pipelines' REST API that submit and schedule need.
 
-It reads every body with Vertex's own messages, which refuse unknown keys, and stores those messages. Runs are executed by KFP's
-local orchestrator in a separate process, from the submitted job alone.
+It reads every body with Vertex's own messages, which refuse unknown keys, and stores those messages. Nothing is executed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from google.cloud import aiplatform_v1
@@ -21,7 +17,6 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from tests.support.servers.json_server import Answer, Json, page_of, served
-from tests.support.servers.run_compiled import Job, ended_tasks, start_compiled
 from tests.support.servers.vertex_server import LOCATION, NUMBERED, VertexService, content, read
 
 STORE = f"{NUMBERED}/metadataStores/default"
@@ -30,21 +25,22 @@ State = aiplatform_v1.PipelineState
 
 @dataclass
 class VertexRuns(VertexService):
-    """The state of the server. With `execute` False, a run ends with `outcome` at the second request for its state."""
+    """The state of the server. A run ends with `outcome` (state, steps, message) at the second request for its state."""
 
-    folder: Path = Path()
-    execute: bool = False
-    outcome: tuple[str, dict[str, str], str] = ("SUCCEEDED", {}, "")
+    outcome: tuple[Any, ...] = ("SUCCEEDED", {})
     jobs: dict[str, Any] = field(default_factory=dict)
     schedules: dict[str, Any] = field(default_factory=dict)
     experiments: dict[str, list[str]] = field(default_factory=dict)  # the contexts of their runs
     polled: dict[str, int] = field(default_factory=dict)
-    threads: list[threading.Thread] = field(default_factory=list)
 
     @property
     def started(self) -> list[Any]:
         """The runs that were started."""
         return list(self.jobs.values())
+
+    def scheduled(self) -> dict[str, bool]:
+        """Return the schedules by name, and whether each is on."""
+        return {each.display_name: each.state.name == "ACTIVE" for each in self.schedules.values()}
 
     def missing(self) -> Answer:
         """Return the answer to a request for an object that does not exist."""
@@ -65,23 +61,7 @@ def create_job(runs: VertexRuns, body: Json, query: Json) -> Answer:
         assert re.fullmatch("[a-z0-9_-]{0,63}", value)
     job.name, job.state = name, State.PIPELINE_STATE_PENDING
     runs.jobs[name] = job
-    if runs.execute:
-        thread = threading.Thread(target=_execute, args=(runs, job))
-        runs.threads.append(thread)
-        thread.start()
     return 200, content(job)
-
-
-def _execute(runs: VertexRuns, job: Any) -> None:
-    root = runs.folder / job.name.rpartition("/")[2]
-    root.mkdir(parents=True)
-    file = root / "pipeline.yaml"  # JSON is YAML
-    file.write_text(json.dumps(content(job)["pipelineSpec"]))
-    job.state = State.PIPELINE_STATE_RUNNING
-    known = Job(str(len(runs.jobs)), root.name, job.name)
-    arguments = content(job)["runtimeConfig"].get("parameterValues", {})
-    code = start_compiled(file, root, runs.folder / "cache", known, arguments).wait()
-    _end(job, "SUCCEEDED" if code == 0 else "FAILED", ended_tasks(root))
 
 
 def _end(job: Any, state: str, steps: dict[str, str], message: str = "") -> None:
@@ -98,7 +78,7 @@ def get_job(runs: VertexRuns, _: Any, __: Any, run_id: str) -> Answer:
         return runs.missing()
     runs.polled[run_id] = runs.polled.get(run_id, 0) + 1
     job.job_detail.pipeline_run_context.name = f"{STORE}/contexts/{run_id}"
-    if not runs.execute and runs.polled[run_id] >= 2:
+    if runs.polled[run_id] >= 2:
         _end(job, *runs.outcome)
     return 200, content(job)
 
@@ -179,10 +159,8 @@ VertexRuns.ROUTES = (
 
 
 @contextlib.contextmanager
-def runs_served(folder: Path) -> Iterator[tuple[str, VertexRuns]]:
-    """Serve Vertex AI Pipelines, with its files in `folder`; yields its URL and its state."""
-    runs = VertexRuns(folder=folder)
+def runs_served() -> Iterator[tuple[str, VertexRuns]]:
+    """Serve Vertex AI Pipelines; yields its URL and its state."""
+    runs = VertexRuns()
     with served(runs) as url:
         yield url, runs
-    for each in runs.threads:
-        each.join()

@@ -12,24 +12,21 @@ from components.common import requests
 from pipeline.config import load_config
 from pipeline.targets import remote
 from pipeline.targets.kubeflow import compiler
-from tests.support.servers.kubeflow_server import Kubeflow, kubeflow_served
+from tests.support.servers.kubeflow_server import kubeflow_served
+from tests.targets.platform_tests import Platform
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Kubeflow]]:
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
+    config, token = tmp_path / "c.toml", tmp_path / "token"
+    config.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n[train]\nrounds = 20\n')
+    token.write_text("s3cr3t-token\n")
     (tmp_path / "server").mkdir()
     with kubeflow_served(tmp_path / "server") as (address, kubeflow):
-        yield address, kubeflow
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    file = tmp_path / "c.toml"
-    file.write_text('[run]\ndir = "/mnt/wgan"\n[deploy]\nvolume_claim = "wgan"\n')
-    return file
+        yield Platform(kubeflow, address, ["--host", address], config, "s3cr3t-token", ["--token-file", str(token)])
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ import pytest
 from pipeline.targets import remote
 from pipeline.targets.kubeflow.pods import Pod, explain, read_pods
 from tests.support.command_line import run
-from tests.support.servers.kubeflow_server import Kubeflow, task_details
+from tests.support.servers.kubeflow_server import task_details
+from tests.targets.platform_tests import Platform
 
 PODS = Path(__file__).parent / "pods"
 POD = Pod("train", 1, False, "Pending", "", "a-pod", "kubeflow", "registry/image:1", "4Gi")
 
 
-def recorded(server: Kubeflow, case: str) -> dict[str, Any]:
+def recorded(server: Any, case: str) -> dict[str, Any]:
     """Make the server answer as the real one did in this case; return the answers."""
     answers: dict[str, Any] = json.loads((PODS / f"{case}.json").read_bytes())
     server.runs[answers["run"]["run_id"]] = {}
@@ -31,13 +32,13 @@ def recorded(server: Kubeflow, case: str) -> dict[str, Any]:
     return answers
 
 
-def follow(served: tuple[str, Kubeflow], case: str) -> tuple[list[str], str]:
+def follow(platform: Platform, case: str) -> tuple[list[str], str]:
     """Return the lines of submit, which fails, and the sentence that it is to say."""
-    answers = recorded(served[1], case)
+    answers = recorded(platform.server, case)
     run_id = answers["run"]["run_id"]
-    code, output = run("submit", "--host", served[0], "--follow", run_id)
+    code, output = run("submit", *platform.options, "--follow", run_id)
     assert code == 1
-    return [line.replace(f"{served[0]}/#/runs/details/{run_id}", "LINK") for line in output.splitlines()], answers[
+    return [line.replace(f"{platform.service}/#/runs/details/{run_id}", "LINK") for line in output.splitlines()], answers[
         "submit_says"
     ]
 
@@ -49,11 +50,11 @@ GOES_ON = ("deleted", "quota", "tpu")
 
 
 @pytest.mark.parametrize("case", LASTING)
-def test_a_pod_that_waits_in_vain(served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_a_pod_that_waits_in_vain(platform: Platform, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """Told once, while it waits; after a while submit ends, and the run does not."""
     monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(remote, "GIVEN_UP_AFTER_SECONDS", 0.05)
-    output, sentence = follow(served, case)
+    output, sentence = follow(platform, case)
     assert [line for line in output if line != "  train: running"] == [
         f"  {sentence}",
         f"Not waited for any longer: {sentence} The run, which goes on then: LINK",
@@ -61,33 +62,37 @@ def test_a_pod_that_waits_in_vain(served: tuple[str, Kubeflow], monkeypatch: pyt
 
 
 @pytest.mark.parametrize("case", FAILED)
-def test_a_pod_that_failed(served: tuple[str, Kubeflow], case: str) -> None:
-    output, sentence = follow(served, case)
+def test_a_pod_that_failed(platform: Platform, case: str) -> None:
+    output, sentence = follow(platform, case)
     assert output[-1] == f"Failed: {sentence} The run: LINK"
 
 
 @pytest.mark.parametrize("case", GOES_ON)
-def test_a_run_that_goes_on(served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_a_run_that_goes_on(platform: Platform, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """Submit says once why a pod waits or was lost, and waits for the end of the run."""
     monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(remote, "GIVEN_UP_AFTER_SECONDS", 0.0)
-    answers = recorded(served[1], case)
+    answers = recorded(platform.server, case)
     now = answers["run"]
     ended = {**now, "state": "SUCCEEDED", "run_details": task_details({"train": "SUCCEEDED"})}
-    served[1].answers = [now, now, now, ended]
-    code, output = run("submit", "--host", served[0], "--follow", now["run_id"])
+    platform.server.answers = [now, now, now, ended]
+    code, output = run("submit", *platform.options, "--follow", now["run_id"])
     assert code == 0
     assert output.splitlines()[:-1] == ["  train: running", f"  {answers['submit_says']}", "  train: succeeded"]
 
 
 @pytest.mark.parametrize("refused", ["/apis/v1beta1", "/k8s"])
-def test_a_server_that_does_not_tell(served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+def test_a_server_that_does_not_tell(platform: Platform, monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
     """The API server alone has no events, and an account may not be allowed to read more than states: submit waits anyway."""
     monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
-    waiting = recorded(served[1], "secret")["run"]
-    served[1].answers = [waiting, waiting, {**waiting, "state": "FAILED", "run_details": task_details({"train": "FAILED"})}]
-    served[1].fault = lambda _, path: (403, {}) if path.startswith(refused) else None
-    code, output = run("submit", "--host", served[0], "--follow", waiting["run_id"])
+    waiting = recorded(platform.server, "secret")["run"]
+    platform.server.answers = [
+        waiting,
+        waiting,
+        {**waiting, "state": "FAILED", "run_details": task_details({"train": "FAILED"})},
+    ]
+    platform.server.fault = lambda _, path: (403, {}) if path.startswith(refused) else None
+    code, output = run("submit", *platform.options, "--follow", waiting["run_id"])
     assert code == 1
     assert re.search(
         "a step waits for its pod; kubectl get events|kubectl -n kubeflow describe pod [a-z0-9-]+ says why", output
@@ -95,13 +100,13 @@ def test_a_server_that_does_not_tell(served: tuple[str, Kubeflow], monkeypatch: 
     assert "\nFailed: train failed. The log of the step has the reason: " in output
 
 
-def test_a_pod_that_has_just_been_created_is_not_told(served: tuple[str, Kubeflow], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_that_has_just_been_created_is_not_told(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a reason, submit says that a pod waits only if it still does at the next time of asking."""
     monkeypatch.setattr(remote, "TOLD_AFTER_SECONDS", 0.0)
-    waiting = recorded(served[1], "secret")["run"]
-    served[1].answers = [waiting, {**waiting, "state": "SUCCEEDED", "run_details": task_details({"train": "SUCCEEDED"})}]
-    served[1].fault = lambda _, path: (403, {}) if path.startswith("/k8s") else None
-    code, output = run("submit", "--host", served[0], "--follow", waiting["run_id"])
+    waiting = recorded(platform.server, "secret")["run"]
+    platform.server.answers = [waiting, {**waiting, "state": "SUCCEEDED", "run_details": task_details({"train": "SUCCEEDED"})}]
+    platform.server.fault = lambda _, path: (403, {}) if path.startswith("/k8s") else None
+    code, output = run("submit", *platform.options, "--follow", waiting["run_id"])
     assert code == 0
     assert output.splitlines()[:-1] == ["  train: running", "  train: succeeded"]
 

@@ -2,71 +2,48 @@
 
 from __future__ import annotations
 
-import datetime
-import email.utils
-import json
 import re
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.common import requests
 from pipeline.commands.submit import unique_name
-from pipeline.config import load_config
-from pipeline.targets import remote
 from pipeline.targets.compiled import read_compiled
 from pipeline.targets.kubeflow import compiler
 from tests.support.command_line import run
-from tests.support.servers.kubeflow_server import (
-    Attempts,
-    Kubeflow,
-)
-from tests.targets.retry_tests import RetryTests, Submit
+from tests.support.servers.kubeflow_server import Attempts
+from tests.targets.platform_tests import Platform, SubmitTests
 
 COMPILE = compiler.compile_pipeline
-QUICK = "--set=train.rounds=20"
-CLAIM = "--set=deploy.volume_claim=wgan"
-
-
-def submit(served: tuple[str, Kubeflow], config: Path, *words: str) -> tuple[int, str]:
-    return run("submit", str(config), "--host", served[0], QUICK, *words)
-
-
-@pytest.fixture
-def platform_submit(served: tuple[str, Kubeflow], config: Path) -> Submit:
-    return lambda *words: submit(served, config, *words)
 
 
 @pytest.mark.usefixtures("compiled_before")
 class TestSubmit:
-    def test_exit_code_and_output_match_the_run(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
+    def test_exit_code_and_output_match_the_run(self, platform: Platform) -> None:
+        server = platform.server
         server.outcome = ("SUCCEEDED", {"ingest": "SUCCEEDED", "train": "SUCCEEDED"})
-        code, output = submit(served, config, "--name", "nightly")
+        code, output = platform.submit("--name", "nightly")
         assert code == 0, output
         (made,) = server.runs.values()
         assert re.fullmatch(r"nightly-\d{8}-\d{6}-[0-9a-f]{6}", made["display_name"])
-        link = f"{served[0]}/#/runs/details/{made['run_id']}"
+        link = f"{platform.service}/#/runs/details/{made['run_id']}"
         assert output == (
             f"Run {made['display_name']}: {link}\n  ingest: succeeded\n  train: succeeded\nSucceeded: {link}\n"
         ), "and nothing else"
         assert [each["display_name"] for each in server.experiments.values()] == ["wgan-tpu-pipeline"]
 
-    def test_steps_run_as_the_configured_account(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        assert submit(served, config, "--set", "deploy.service_account=wgan")[0] == 0
-        assert submit(served, config)[0] == 0
-        assert [each.get("service_account") for each in served[1].runs.values()] == ["wgan", None]
+    def test_steps_run_as_the_configured_account(self, platform: Platform) -> None:
+        assert platform.submit("--set", "deploy.service_account=wgan")[0] == 0
+        assert platform.submit()[0] == 0
+        assert [each.get("service_account") for each in platform.server.runs.values()] == ["wgan", None]
 
-    def test_the_same_file_is_uploaded_once(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_same_file_is_uploaded_once(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        server = served[1]
+        server = platform.server
         for _ in range(2):
-            assert submit(served, config)[0] == 0
-        assert submit(served, config, "--set", "train.rounds=30")[0] == 0
+            assert platform.submit()[0] == 0
+        assert platform.submit("--set", "train.rounds=30")[0] == 0
         counts = [len(things) for things in (server.experiments, server.pipelines, server.versions, server.runs)]
         assert counts == [1, 1, 2, 3]
 
@@ -91,38 +68,28 @@ class TestSubmit:
         ],
     )
     def test_a_failed_run_is_reported_as_failed(
-        self, served: tuple[str, Kubeflow], config: Path, state: str, steps: dict[str, Attempts], sentence: str
+        self, platform: Platform, state: str, steps: dict[str, Attempts], sentence: str
     ) -> None:
         """A successful exit handler never hides a failed step, and no sentence has a name of Kubeflow's own tasks."""
-        served[1].outcome = (state, steps)
-        code, output = submit(served, config)
+        platform.server.outcome = (state, steps)
+        code, output = platform.submit()
         assert code == 1
-        (run_id,) = served[1].runs
-        assert output.splitlines()[-1] == f"{sentence}: {served[0]}/#/runs/details/{run_id}"
+        (run_id,) = platform.server.runs
+        assert output.splitlines()[-1] == f"{sentence}: {platform.service}/#/runs/details/{run_id}"
         assert not re.search(r"root|exit-handler|executor|\(0\)|-driver", output)
 
-    def test_a_namespace_is_refused_by_an_installation_without_them(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        code, output = submit(served, config, "--namespace", "nobody")
+    def test_a_namespace_is_refused_by_an_installation_without_them(self, platform: Platform) -> None:
+        code, output = platform.submit("--namespace", "nobody")
         assert code == 2
-        assert f"--namespace nobody has no effect: {served[0]} is an installation for a single user" in output
-        assert served[1].requests == ["GET /healthz"]
-        served[1].multi_user = True
-        assert submit(served, config, "--namespace", "team")[0] == 0
-        assert [each["namespace"] for each in served[1].experiments.values()] == ["team"]
+        assert f"--namespace nobody has no effect: {platform.service} is an installation for a single user" in output
+        assert platform.server.requests == ["GET /healthz"]
+        platform.server.multi_user = True
+        assert platform.submit("--namespace", "team")[0] == 0
+        assert [each["namespace"] for each in platform.server.experiments.values()] == ["team"]
 
-    def test_no_wait_and_follow(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
-        server.outcome = ("FAILED", {"push": "FAILED"})
-        code, output = submit(served, config, "--no-wait")
-        assert (code, len(output.splitlines())) == (0, 1)
-        (run_id,) = server.runs
-        code, output = run("submit", "--host", served[0], "--follow", run_id)
-        assert code == 1
-        assert "Failed: push failed." in output
-
-    def test_the_order_of_requests(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
-        assert submit(served, config)[0] == 0
+    def test_the_order_of_requests(self, platform: Platform) -> None:
+        server = platform.server
+        assert platform.submit()[0] == 0
         ids = [next(iter(each)) for each in (server.pipelines, server.runs)]
         asked = [each.replace(ids[0], "PIPELINE").replace(ids[1], "RUN") for each in server.requests]
         first = [
@@ -132,134 +99,57 @@ class TestSubmit:
         ]  # fmt: skip
         assert asked == first
         server.requests.clear()
-        assert submit(served, config)[0] == 0
+        assert platform.submit()[0] == 0
         assert [each for each in server.requests if each.startswith("POST")] == ["POST /runs"], "the rest is there"
 
-    def test_a_compiled_file_is_sent_unchanged(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
-        code, output = run("submit", str(compiled), "--host", served[0])
+    def test_a_compiled_file_is_sent_unchanged(self, platform: Platform, compiled: Path) -> None:
+        code, output = run("submit", str(compiled), *platform.options)
         assert code == 0, output
-        (version,) = served[1].versions
-        assert (served[1].folder / f"{version}.yaml").read_bytes() == compiled.read_bytes()
+        (version,) = platform.server.versions
+        assert (platform.server.folder / f"{version}.yaml").read_bytes() == compiled.read_bytes()
 
-    def test_runs_of_one_file_have_their_own_parameters(self, served: tuple[str, Kubeflow], compiled: Path) -> None:
+    def test_runs_of_one_file_have_their_own_parameters(self, platform: Platform, compiled: Path) -> None:
         words = ["--rounds", "7", "--no-publish", "--set", "train.seed=3", "--set", "train.beta_1=0.5"]
-        assert run("submit", str(compiled), "--host", served[0], *words)[0] == 0
-        assert run("submit", str(compiled), "--host", served[0])[0] == 0
-        assert [each["runtime_config"]["parameters"] for each in served[1].runs.values()] == [
+        assert run("submit", str(compiled), *platform.options, *words)[0] == 0
+        assert run("submit", str(compiled), *platform.options)[0] == 0
+        assert [each["runtime_config"]["parameters"] for each in platform.server.runs.values()] == [
             {"rounds": 7, "seed": 3, "publish": False, "overrides": ["train.beta_1=0.5"]},
             {},
         ]
-        assert len(served[1].versions) == 1
+        assert len(platform.server.versions) == 1
 
-    def test_options_of_a_config_are_compiled_into_its_file(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_options_of_a_config_are_compiled_into_its_file(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(compiler, "compile_pipeline", COMPILE)
-        assert submit(served, config, "--batch", "32", "--image-size", "16")[0] == 0
-        ((version, _),) = served[1].versions.items()
-        compiled = read_compiled(served[1].folder / f"{version}.yaml", "kubeflow")
+        assert platform.submit("--batch", "32", "--image-size", "16")[0] == 0
+        ((version, _),) = platform.server.versions.items()
+        compiled = read_compiled(platform.server.folder / f"{version}.yaml", "kubeflow")
         assert (compiled.train.global_batch_size, compiled.ingest.image_size, compiled.train.rounds) == (32, 16, 20)
-
-    @pytest.mark.heavy
-    @pytest.mark.timeout(600)
-    def test_the_submitted_file_runs(
-        self, served: tuple[str, Kubeflow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Submit, run, result: the server runs the uploaded file with KFP's own orchestrator, and the parameters of the run."""
-        monkeypatch.setattr(remote, "POLL_SECONDS", 0.5)
-        server = served[1]
-        server.execute = True
-        config, file = tmp_path / "tiny.toml", tmp_path / "tiny.yaml"
-        config.write_text(TINY.format(runs=tmp_path / "runs"))
-        COMPILE(load_config(config, ["deploy.volume_claim=wgan"]), file)
-        code, output = run("submit", str(file), "--host", served[0], "--rounds", "10", "--set", "train.beta_1=0.25")
-        assert code == 0, output
-        assert "train: succeeded" in output
-        (made,) = server.runs.values()
-        folder = tmp_path / "runs" / made["display_name"]
-        found = json.loads((folder / "summary.json").read_bytes())
-        assert (found["status"], found["train"]["rounds"]) == ("succeeded", 10)
-        assert json.loads((folder / "config.json").read_bytes())["train"]["beta_1"] == 0.25
-        assert (found["run_id"], found["note"]) == (made["display_name"], "")
-        (page,) = (tmp_path / "server").glob("*/steps/*/report/page")
-        assert page.read_bytes() == (folder / "report.html").read_bytes()
-        code, output = run("runs", "--runs-dir", str(tmp_path / "runs"))
-        assert (code, made["display_name"] in output, "succeeded" in output) == (0, True, True)
-        code, output = run("report", made["display_name"], "--runs-dir", str(tmp_path / "runs"))
-        assert code == 0, output
-        assert f"Report   {folder / 'report.html'}" in output
-        nowhere = f"images:{tmp_path}/runs/nowhere"
-        for name, parameters, problem in [
-            ("no-source", {"source": nowhere}, "/runs/nowhere"),
-            ("bad-override", {"rounds": 10, "overrides": ["train.round=3"]}, "train.round: unknown key; did you mean rounds?"),
-        ]:
-            run_id = start_from_the_form(served, name, parameters)
-            code, output = run("submit", "--follow", run_id, "--host", served[0])
-            assert code == 1, output
-            assert "snapshot: failed" in output
-            assert "Failed: snapshot failed." in output
-            failed = json.loads((tmp_path / "runs" / name / "summary.json").read_bytes())
-            assert (failed["status"], failed["exit_code"], failed["error"]["step"]) == ("failed", 2, "snapshot")
-            assert problem in failed["error"]["problem"]
-        assert len(server.versions) == 1
-
-
-def start_from_the_form(served: tuple[str, Kubeflow], name: str, parameters: dict[str, Any]) -> str:
-    """Start another run of the uploaded file with these parameters, as Kubeflow's user interface does; return its id."""
-    (first, *_) = served[1].runs.values()
-    run = {key: first[key] for key in ("experiment_id", "pipeline_version_reference")}
-    run |= {"display_name": name, "runtime_config": {"parameters": parameters}}
-    request = urllib.request.Request(
-        f"{served[0]}/apis/v2beta1/runs", json.dumps(run).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return str(json.load(answer)["run_id"])
-
-
-TINY = """
-[run]
-dir = "{runs}"
-[ingest]
-image_size = 8
-[train]
-rounds = 20
-rounds_per_call = 10
-global_batch_size = 32
-generator_channels = 4
-critic_channels = 4
-score_every_images = 0
-[evaluate]
-samples = 300
-real_images = 500
-kid_subsets = 4
-kid_subset_size = 100
-"""
 
 
 @pytest.mark.usefixtures("compiled_before")
-class TestFaults(RetryTests):
+class TestFaults(SubmitTests):
     MAKING = ("/experiments", "/pipelines", "/pipelines/upload_version", "/runs")
 
     @pytest.mark.parametrize("at", MAKING)
-    def test_after_a_lost_answer_nothing_is_created_twice(self, served: tuple[str, Kubeflow], config: Path, at: str) -> None:
-        server = served[1]
+    def test_after_a_lost_answer_nothing_is_created_twice(self, platform: Platform, at: str) -> None:
+        server = platform.server
         lost = iter([True])
         server.loses_answer = lambda method, path: method == "POST" and path == at and next(lost, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(lost, None) is None
         assert [len(each) for each in (server.experiments, server.pipelines, server.versions, server.runs)] == [1] * 4
 
-    def test_an_upload_is_retried_after_a_broken_connection(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        server = served[1]
+    def test_an_upload_is_retried_after_a_broken_connection(self, platform: Platform) -> None:
+        server = platform.server
         broken = iter([True, True])
         server.resets = lambda method, path: path == "/pipelines/upload_version" and next(broken, False)
-        code, output = submit(served, config)
+        code, output = platform.submit()
         assert code == 0, output
         assert next(broken, None) is None
         assert [len(each) for each in (server.versions, server.runs)] == [1, 1]
         server.resets = lambda method, path: path == "/pipelines/upload_version"
-        code, output = submit(served, config, "--set", "train.rounds=30")
+        code, output = platform.submit("--set", "train.rounds=30")
         assert (code, len(server.versions)) == (0, 1), "compiled before: the version is there"
 
     @pytest.mark.parametrize(
@@ -267,25 +157,21 @@ class TestFaults(RetryTests):
         [
             (401, "/healthz", "answered 401 to the request to check its health: it does not accept this token (expired?)"),
             (403, "/runs", "answered 403 to the request to start the run: this account is not allowed to do that"),
-            (404, "/runs", "answered 404 to the request to start the run: injected by the test."),
-            (409, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (500, "/runs", "cannot start the run: injected by the test. Nothing was created twice; run again."),
             (400, "/pipelines/upload_version", "answered 400 to the request to create the pipeline version spec-"),
         ],
     )
-    def test_permanent_errors_are_explained(
-        self, served: tuple[str, Kubeflow], config: Path, status: int, at: str, sentence: str
-    ) -> None:
+    def test_permanent_errors_are_explained(self, platform: Platform, status: int, at: str, sentence: str) -> None:
         verb = "GET" if at == "/healthz" else "POST"
-        served[1].fault = lambda method, path: (status, {}) if (method, path) == (verb, at) else None
-        code, output = submit(served, config)
+        platform.server.fault = lambda method, path: (status, {}) if (method, path) == (verb, at) else None
+        code, output = platform.submit()
         assert code == 1
-        assert f"{served[0]} {sentence}" in output
-        assert not served[1].runs
-        assert sum(each == f"{verb} {at}" for each in served[1].requests) <= requests.TRIES
+        assert f"{platform.service} {sentence}" in output
+        assert not platform.server.runs
+        assert sum(each == f"{verb} {at}" for each in platform.server.requests) <= requests.TRIES
 
-    def test_an_expired_token_is_read_again(self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path) -> None:
-        server = served[1]
+    def test_an_expired_token_is_read_again(self, platform: Platform, tmp_path: Path) -> None:
+        server = platform.server
         file = tmp_path / "token"
         file.write_text("first\n")
         server.token = "first"
@@ -296,50 +182,12 @@ class TestFaults(RetryTests):
                 file.write_text("second\n")
 
         server.fault = expire
-        code, output = submit(served, config, "--token-file", str(file))
+        code, output = platform.submit("--token-file", str(file))
         assert code == 0, output
         server.token = "third"
-        code, output = submit(served, config, "--token-file", str(file))
+        code, output = platform.submit("--token-file", str(file))
         assert code == 1
         assert "it does not accept this token (expired?); give a new one with --token-file" in output
-
-    @pytest.mark.parametrize("status", [0, 400, 401, 500])
-    def test_the_token_is_never_printed(
-        self, served: tuple[str, Kubeflow], config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
-    ) -> None:
-        file = tmp_path / "token"
-        file.write_text("s3cr3t-token")
-        served[1].token = "s3cr3t-token"
-        served[1].fault = lambda method, path: (status, {}) if status and path == "/runs" and method == "POST" else None
-        code, output = submit(served, config, "--token-file", str(file))
-        assert code == (1 if status else 0)
-        assert "s3cr3t" not in output + caplog.text
-
-    @pytest.mark.parametrize(("minutes", "way"), [(-90, "ahead of"), (90, "behind")])
-    def test_a_wrong_clock_is_named(self, served: tuple[str, Kubeflow], config: Path, minutes: int, way: str) -> None:
-        there = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
-        date = email.utils.format_datetime(there, usegmt=True)
-        served[1].fault = lambda method, path: (401, {"Date": date}) if path == "/runs" else None
-        code, output = submit(served, config)
-        assert code == 1
-        assert f"; the clock here is 90 minutes {way} the service's: correct it." in output
-
-    def test_a_server_that_does_not_answer_times_out(
-        self, served: tuple[str, Kubeflow], config: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(requests, "REQUEST_SECONDS", 0.3)
-        monkeypatch.setattr(requests, "TRIES", 2)
-        served[1].delay = lambda method, path: 1.0 if path == "/experiments" else 0.0
-        code, output = submit(served, config)
-        assert code == 1
-        assert f"{served[0]} cannot be reached to list the experiments: " in output
-        assert "timed out" in output.lower()
-
-    def test_an_unreachable_server_is_reported(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(requests, "FIRST_WAIT_SECONDS", 0.01)
-        code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", QUICK)
-        assert code == 1
-        assert "http://127.0.0.1:9 cannot be reached to check its health: " in output
 
     @pytest.mark.parametrize(
         ("words", "sentence"),
@@ -350,19 +198,19 @@ class TestFaults(RetryTests):
             (["--host", "http://127.0.0.1:9", "--token-file", "/nowhere"], "--token-file /nowhere cannot be read: "),
         ],
     )
-    def test_invalid_options_are_usage_errors(self, config: Path, words: list[str], sentence: str) -> None:
-        code, output = run("submit", str(config), *words)
+    def test_invalid_options_are_usage_errors(self, platform: Platform, words: list[str], sentence: str) -> None:
+        code, output = run("submit", str(platform.config), *words)
         assert code == 2
         assert sentence in output
 
-    def test_an_unsuitable_config_is_refused_before_any_request(self, config: Path) -> None:
+    def test_an_unsuitable_config_is_refused_before_any_request(self, platform: Platform) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(compiler, "compile_pipeline", COMPILE)
-            code, output = run("submit", str(config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
+            code, output = run("submit", str(platform.config), "--host", "http://127.0.0.1:9", "--set", "run.dir=runs")
         assert code == 2
         assert "run.dir = 'runs' is not a URL, nor a path at which Kubeflow can mount a volume." in output
 
-    def test_unsuitable_files_are_refused(self, served: tuple[str, Kubeflow], compiled: Path, tmp_path: Path) -> None:
+    def test_unsuitable_files_are_refused(self, platform: Platform, compiled: Path, tmp_path: Path) -> None:
         for words, sentence in [
             (["--target", "vertex"], "was compiled for kubeflow, but --target is vertex. Use --target kubeflow, or compile"),
             (
@@ -372,20 +220,18 @@ class TestFaults(RetryTests):
             (["--set", "train.round=3"], "train.round: unknown key; did you mean rounds?"),
             (["--set", "deploy.cpu=4"], "deploy.cpu = '4' cannot be set for a run of a compiled pipeline, which was"),
         ]:
-            code, output = run(
-                "submit", str(compiled), "--host", served[0], "--project", "p", "--region", "europe-west4", *words
-            )
+            code, output = run("submit", str(compiled), *platform.options, "--project", "p", "--region", "europe-west4", *words)
             assert code == 2
             assert sentence in output
         (tmp_path / "other.yaml").write_text("a: 1\n")
         for name, sentence in [("other.yaml", "is not a compiled pipeline of this program"), ("none.yaml", "There is no file")]:
-            code, output = run("submit", str(tmp_path / name), "--host", served[0])
+            code, output = run("submit", str(tmp_path / name), *platform.options)
             assert code == 2
             assert sentence in output
-        assert served[1].requests == []
+        assert platform.server.requests == []
 
-    def test_a_host_that_is_not_kubeflow_is_refused(self, served: tuple[str, Kubeflow], config: Path) -> None:
-        code, output = run("submit", str(config), "--host", f"{served[0]}/elsewhere", QUICK)
+    def test_a_host_that_is_not_kubeflow_is_refused(self, platform: Platform) -> None:
+        code, output = run("submit", str(platform.config), "--host", f"{platform.service}/elsewhere")
         assert code == 2
         assert "answers, but is not Kubeflow Pipelines" in output
 

@@ -43,8 +43,8 @@ def test_a_bundle_on_the_cpu(precision: str, tmp_path: Path) -> None:
     if precision == "float32":
         assert figures["metrics_difference"] < 1e-5
 
-    arguments = executor.load_arrays(tmp_path / "arguments.npz")
-    executor.save_arrays(tmp_path / "arguments.npz", arguments | {"first_round": np.array(1, np.int32)})  # other noise
+    arguments = executor.load_arrays(tmp_path / "arguments-000.npz")
+    executor.save_arrays(tmp_path / "arguments-000.npz", arguments | {"first_round": np.array(1, np.int32)})  # other noise
     done = benchmark("run", str(tmp_path), "--repeats", "1")
     assert done.returncode == 1
     assert json.loads(done.stdout)["within_bounds"] is False

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from components.common.store import Bucket, Folder, Store, check_creates, store_
 from components.common.stored_artifacts import open_artifact, store_artifact
 from tests.support.datasets.tiny_artifacts import write_dataset
 from tests.support.mount import mounted
-from tests.support.servers.bucket_server import bucket_served
-from tests.support.stores import KINDS, MOUNT, location, s3_served, servers
+from tests.support.servers.bucket_proxy import LOST, WRITES, Fault
+from tests.support.servers.object_store import Store as ObjectStore
+from tests.support.stores import KINDS, MOUNT, bucket, location, s3_served, servers
 
-__all__ = ["location", "servers"]
+__all__ = ["bucket", "location", "servers"]
 
 EVERYWHERE = [*KINDS, MOUNT]
 AT_ONCE = [*(kind for kind in KINDS if kind != "memory"), MOUNT]  # fsspec's memory tests a condition and writes in two steps
@@ -235,70 +236,44 @@ class TestS3:
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-class Faults:
-    """Faults of the server: statuses to answer, by method and part of the path, and answers to lose."""
-
-    def __init__(self) -> None:
-        self.statuses: list[tuple[str, str, int]] = []
-        self.lost: list[str] = []
-
-    def fault(self, method: str, path: str) -> int:
-        for planned in self.statuses:
-            if method == planned[0] and planned[1] in path:
-                self.statuses.remove(planned)
-                return planned[2]
-        return 0
-
-    def lose_answer(self, name: str) -> bool:
-        for part in self.lost:
-            if part in name:
-                self.lost.remove(part)
-                return True
-        return False
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """The faults of a server of gs://bucket."""
-    faults = Faults()
-    with bucket_served(faults.fault, faults.lose_answer) as (address, _, _):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        fsspec.get_filesystem_class("gs").clear_instance_cache()
-        yield faults
-    fsspec.get_filesystem_class("gs").clear_instance_cache()
-
-
+@pytest.mark.heavy
 class TestFaultsOfGoogle:
-    def test_a_lost_answer_is_not_a_conflict(self, faults: Faults) -> None:
+    def test_a_lost_answer_is_not_a_conflict(self, bucket: ObjectStore) -> None:
         """The client repeats the request and finds the object that its first request created."""
-        faults.lost = ["000001"]
+        bucket.proxy.inject(Fault(LOST, WRITES))
+        timer = threading.Timer(0.5, bucket.proxy.inject)
+        timer.start()
         store = store_at("gs://bucket/models")
         assert store.create(numbered("champion", 1), b"content")
-        assert faults.lost == []
+        timer.join()
+        assert bucket.proxy.traffic().statuses[str(LOST)] > 0
         assert not store.create(numbered("champion", 1), b"of another process")
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_temporary_failures_are_retried(self, faults: Faults, status: int) -> None:
-        faults.statuses = [("GET", "/o", status), ("POST", "upload", status)]
+    def test_temporary_failures_are_retried(self, bucket: ObjectStore, status: int) -> None:
         store = store_at("gs://bucket/models")
-        assert store.create("x", b"content")
-        assert store.files() == {"x": 7}
-        assert faults.statuses == []
+        for use in (lambda: store.create("x", b"content"), lambda: store.files() == {"x": 7}):
+            bucket.proxy.inject(Fault(status))
+            timer = threading.Timer(0.5, bucket.proxy.inject)
+            timer.start()
+            assert use()
+            timer.join()
+        assert bucket.proxy.traffic().statuses[str(status)] >= 2
 
     @pytest.mark.parametrize(
-        ("method", "part", "status", "sentence"),
+        ("operation", "status", "sentence"),
         [
-            ("GET", "/o", 401, r"Cannot list gs://bucket/models/x: .*injected by the test"),
-            ("GET", "/o", 403, r"Cannot list gs://bucket/models/x: Forbidden"),
-            ("POST", "upload", 403, r"Cannot write gs://bucket/models/x: Forbidden"),
-            ("DELETE", "", 403, r"Cannot remove gs://bucket/models/x: Forbidden"),
+            ("list", 401, r"Cannot list gs://bucket/models/x: .*injected by the test"),
+            ("list", 403, r"Cannot list gs://bucket/models/x: Forbidden"),
+            ("insert", 403, r"Cannot write gs://bucket/models/x: Forbidden"),
+            ("delete", 403, r"Cannot remove gs://bucket/models/x: Forbidden"),
         ],
     )
-    def test_error_for_a_permanent_failure(self, faults: Faults, method: str, part: str, status: int, sentence: str) -> None:
+    def test_error_for_a_permanent_failure(self, bucket: ObjectStore, operation: str, status: int, sentence: str) -> None:
         store = store_at("gs://bucket/models")
         store.write("x", [b"content"])
-        faults.statuses = [(method, part, status)] * 10
-        use = {"GET": store.files, "POST": lambda name: store.create(name, b""), "DELETE": store.delete}[method]
+        bucket.proxy.inject(Fault(status, (operation,)))
+        use = {"list": store.files, "insert": lambda name: store.create(name, b""), "delete": store.delete}[operation]
         with pytest.raises(ArtifactError, match=sentence) as caught:
             use("x")
         assert "its permission to list, read, create and delete objects there." in str(caught.value)

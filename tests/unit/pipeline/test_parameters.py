@@ -53,8 +53,6 @@ def test_without_changes_a_run_has_the_config_of_the_file() -> None:
         ({"rounds": 7, "batch": 16}, [], {"train.rounds": 7, "train.global_batch_size": 16}),
         ({"source": "tfds:mnist", "image_size": 28}, [], {"ingest.source": "tfds:mnist", "ingest.image_size": 28}),
         ({"source": 'images:/mnt/wgan/a "b"'}, [], {"ingest.source": 'images:/mnt/wgan/a "b"'}),
-        ({"source": "images:gs://bucket/ä"}, [], {"ingest.source": "images:gs://bucket/ä"}),
-        ({"publish": False}, [], {"push.publish": False}),
         ({"devices": "cpu:4", "seed": 3}, [], {"train.devices": "cpu:4", "train.seed": 3}),
         ({}, ["train.beta_1=0.5", "ingest.near_duplicates=2"], {"train.beta_1": 0.5, "ingest.near_duplicates": 2}),
         ({"rounds": 7}, ["train.rounds=9"], {"train.rounds": 9}),
@@ -71,11 +69,7 @@ def test_parameters_and_overrides_change_the_config(
 FIXED = "cannot be set for a run of a compiled pipeline, which was compiled with"
 BAD = [
     ({"rounds": 0}, [], "The configuration (--set train.rounds=0) is invalid: train.rounds = 0: input should be greater than"),
-    ({"image_size": 30}, [], "ingest.image_size = 30: input should be 8, 16, 28, 32, 64 or 128."),
-    ({"source": "s3"}, [], """ingest.source = 's3': use "digits", "tfds:NAME" or "images:LOCATION"."""),
-    ({"devices": "cpu:3"}, [], "global_batch_size = 64 does not divide by 3 replicas; use 63 or 66."),
     ({}, ["train.round=3"], "train.round: unknown key; did you mean rounds?"),
-    ({}, ["train.rounds"], "--set train.rounds is not of the form section.key=value. Write it as --set train.rounds=100."),
     ({}, [8.0], "--set 8.0 is not of the form section.key=value."),
     ({}, ["deploy.cpu=4"], f"deploy.cpu = '4' {FIXED} '2'. Compile it again with --set deploy.cpu=4."),
     (
@@ -83,10 +77,8 @@ BAD = [
         ["run.dir=/mnt/other"],
         f"run.dir = '/mnt/other' {FIXED} '/mnt/wgan'. Compile it again with --set run.dir=/mnt/other.",
     ),
-    ({}, ["run.work_dir=/mnt/wgan/w"], f"run.work_dir = '/mnt/wgan/w' {FIXED} ''."),
     ({"devices": "tpu"}, [], f"train.devices = 'tpu' {FIXED} 'cpu:1'. Compile it again with --set train.devices=tpu."),
     ({"source": "images:/data"}, [], "ingest.source = 'images:/data' is not on the volume wgan, which is mounted at"),
-    ({}, ["push.registry=/models"], "push.registry = '/models' is not on the volume wgan, which is mounted at"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The table of TPUs: rows against Google's own figures, the requests for them, and every refusal with its error."""
+"""The table of TPUs: rows against Google's own figures, and every refusal with its error; requests: tests/targets/golden."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.tpu_check.slices import SLICES, find_slice
-from pipeline.platforms import (
-    ROWS,
-    TpuRow,
-    check_tensorflow_runs,
-    find_training_row,
-    gke_node_selector,
-    gke_tolerations,
-    scheduling,
-    worker_pool_specs,
-)
+from pipeline.platforms import ROWS, TpuRow, check_tensorflow_runs, find_training_row
 
 GKE = [row for row in ROWS if row.platform == "gke"]
 VERTEX = [row for row in ROWS if row.platform == "vertex"]
@@ -80,69 +71,6 @@ def test_vertex_rows_match_its_documentation(generation: str, family: str) -> No
     rows = [row for row in VERTEX if row.slice.generation.name == generation]
     found = {row.slice.topology: (row.machine_type, row.slice.chips, row.hosts) for row in rows}
     assert found == {shape: (f"{family}-{size}", chips, hosts) for shape, (size, chips, hosts) in VERTEX_TABLE.items()}
-
-
-def test_replicas_are_cores_where_a_core_is_a_device() -> None:
-    names = ("v2:2x2", "v3:2x2", "v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x2")
-    assert [SLICES[name].replicas for name in names] == [8, 8, 8, 8, 4, 4]
-
-
-@pytest.mark.parametrize("row", GKE, ids=name_of)
-def test_gke_requests_match_the_row(row: TpuRow) -> None:
-    labels = gke_node_selector(row)
-    assert labels == {
-        "cloud.google.com/gke-tpu-accelerator": row.accelerator,
-        "cloud.google.com/gke-tpu-topology": row.slice.topology,
-    }
-    assert gke_node_selector(row, spot=True) == labels | {"cloud.google.com/gke-spot": "true"}
-
-
-def test_a_spot_pod_tolerates_both_taints() -> None:
-    tpu = {"key": "google.com/tpu", "operator": "Exists", "effect": "NoSchedule"}
-    spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-    assert gke_tolerations() == [tpu]
-    assert gke_tolerations(spot=True) == [tpu, spot]
-
-
-@pytest.mark.parametrize("row", VERTEX, ids=name_of)
-def test_vertex_requests_match_the_row(row: TpuRow) -> None:
-    (pool,) = worker_pool_specs(row, "image", ["python"])
-    assert pool["replica_count"] == 1
-    if row.slice.generation.name in ("v2", "v3"):  # cores: "8 for single TPU or 32 or multiple of 32 for TPU Pods"
-        count = pool["machine_spec"].pop("accelerator_count")
-        assert count == 8 if row.hosts == 1 else count % 32 == 0
-        assert pool["machine_spec"] == {
-            "machine_type": "cloud-tpu",
-            "accelerator_type": f"TPU_{row.slice.generation.name.upper()}",
-        }
-    else:
-        assert pool["machine_spec"] == {"machine_type": row.machine_type, "tpu_topology": row.slice.topology}
-
-
-def test_the_container_has_image_command_and_environment() -> None:
-    row = find_training_row("vertex", "v5e:2x2")
-    (pool,) = worker_pool_specs(row, "image", ["python", "-m"], ["x"], {"A": "1"})
-    env = [{"name": "A", "value": "1"}]
-    assert pool["container_spec"] == {"image_uri": "image", "command": ["python", "-m"], "args": ["x"], "env": env}
-
-
-def test_spot_machines_are_a_strategy_of_vertex() -> None:
-    assert scheduling(spot=True) == {"strategy": "SPOT"}
-    assert scheduling(spot=False) == {"strategy": "STANDARD"}
-
-
-@pytest.mark.parametrize("name", ["v5e", "v7:2x2", "2x4", "", "V5e:2x4"])
-def test_an_unknown_generation_is_refused(name: str) -> None:
-    sentence = r"^use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2, v3, v4, v5e, v5p, v6e$"
-    with pytest.raises(
-        ValueError, match=sentence if not name.startswith("v5e") else r"^'' is not a topology of TPU v5e; use v5e:1x1"
-    ):
-        find_slice(name)
-
-
-def test_an_unknown_topology_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^'2x3' is not a topology of TPU v5p; use v5p:2x2x1, v5p:2x2x2, .* or v5p:8x8x8$"):
-        find_slice("v5p:2x3")
 
 
 @given(st.text(alphabet="v23456epx:1 ", max_size=8))

@@ -150,6 +150,6 @@ def test_what_cannot_be_executed_is_refused(text: str, replicas: int, sentence: 
     pytest.importorskip("jaxlib")
     (tmp_path / "program.mlir").write_text(text)
     (tmp_path / "program.json").write_text(json.dumps({"replicas": replicas, "arguments": ["x"], "results": ["y"]}))
-    executor.save_arrays(tmp_path / "arguments.npz", {"x": np.zeros((), np.float32)})
+    executor.save_arrays(tmp_path / "arguments-000.npz", {"x": np.zeros((), np.float32)})
     with pytest.raises(ExecutionRefusedError, match=sentence):
         run_subprocess("components.tpu_check.executor", TpuCheckConfig(), tmp_path, executor.environment(2))

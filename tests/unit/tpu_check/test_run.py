@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,9 @@ from components.tpu_check.hlo import HloModule, size
 from components.tpu_check.report import rows, summarise
 from components.tpu_check.slices import GENERATIONS, find_slice, roofline
 from components.train.config import TrainConfig
+from tests.support.command_line import run_process
+from tests.support.local_runs import ROOT
 
-ROOT = Path(__file__).parents[3]
 CONFIG = TpuCheckConfig(topology="v5e:2x4", train=TrainConfig(global_batch_size=64, n_critic=3, precision="bfloat16"))
 
 # Two nested loops as the compiler prints them: 5 trips, with 3 trips in each.
@@ -78,22 +78,12 @@ FIGURES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "chips"), [("v5e:1x1", 1), ("v5e:2x4", 8), ("v4:2x2x1", 4), ("v5p:2x2x2", 8), ("v6e:4x4", 16)]
-)
-def test_a_slice_has_its_chips(name: str, chips: int) -> None:
-    assert find_slice(name).chips == chips
-
-
-@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("v7:2x2", "use GENERATION:TOPOLOGY, such as v5e:2x4, with GENERATION one of v2, v3, v4, v5e, v5p, v6e"),
         ("v5e", "'' is not a topology of TPU v5e; use v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4"),
-        ("v5e:2x2x1", "'2x2x1' is not a topology of TPU v5e; use v5e:1x1"),
         ("v4:2x2", "'2x2' is not a topology of TPU v4; use v4:2x2x1"),
         ("v5e:3x3", "'3x3' is not a topology of TPU v5e"),
-        ("v5e:0x4", "'0x4' is not a topology of TPU v5e"),
-        ("v5e:32x32", "'32x32' is not a topology of TPU v5e"),
         ("v3:2x2", "the TPU compiler compiles for v4, v5e, v5p or v6e only"),
     ],
 )
@@ -288,7 +278,7 @@ def test_a_repeated_check_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_crash_of_a_stage_is_an_error_with_its_last_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dies.py").write_text("import os, sys\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(
         ProgramRefusedError,
         match=r"dies was killed by SIGKILL; its last output was: last words\. The usual reason is too little",
@@ -302,7 +292,7 @@ def test_an_error_of_a_stage_is_raised_in_the_caller(tmp_path: Path, monkeypatch
         "def work(config, folder):\n    raise ProgramRefusedError(f'{config.topology} will not do.', 'Take another.')\n"
         "raise SystemExit(main(work))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     with pytest.raises(ProgramRefusedError, match=r"^v5e:2x4 will not do\. Take another\.$"):
         subprocesses.run_subprocess("refuses", CONFIG, tmp_path, {})
 
@@ -321,29 +311,15 @@ def test_the_cost_of_a_stage_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert 3e8 < peak_memory_bytes < 5e8
 
 
-def wgan(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline", *words], capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--topology", "v9:1x1"], "--topology = 'v9:1x1': use GENERATION:TOPOLOGY, such as v5e:2x4"),
         (["--topology", "v5e:3x1"], "'3x1' is not a topology of TPU v5e; use v5e:1x1, v5e:2x2, v5e:2x4"),
         (["--topology", "v5e:2x4", "--set", "train.global_batch_size=12"], "does not divide by 8 replicas; use 8 or 16."),
     ],
 )
 def test_the_command_refuses_bad_arguments_with_exit_code_2(words: list[str], sentence: str) -> None:
-    done = wgan("tpu-check", "configs/quickstart.toml", *words)
+    done = run_process("tpu-check", "configs/quickstart.toml", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_the_command_imports_neither_tensorflow_nor_jax() -> None:
-    script = (
-        "import sys, json\nimport pipeline.commands.tpu_check, pipeline.cli\n"
-        "print(json.dumps(sorted({'tensorflow', 'keras', 'jax', 'jaxlib', 'kfp'} & set(sys.modules))))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert json.loads(done.stdout) == []

@@ -28,9 +28,12 @@ from components.ingest.sources.fingerprint import source_fingerprint
 from pipeline.config import load_config, resolve_paths
 from tests.support.datasets.image_folder import write_digit_images
 from tests.support.datasets.source_items import contents, labels, open_images, reasons
-from tests.support.servers.bucket_server import bucket_served
+from tests.support.servers.bucket_proxy import Fault
+from tests.support.servers.object_store import Store
+from tests.support.stores import bucket
 from tests.unit.ingest.sources.test_archives import FILES, write_archive
 
+__all__ = ["bucket"]  # a fixture
 TREE = {"a/1.png": b"one", "a/2.jpg": b"two", "b/deep/3.png": b"three", "root.png": b"root", ".hidden": b"h"}
 SEEN = {name: content for name, content in TREE.items() if not name.startswith(".")}
 
@@ -237,20 +240,10 @@ def test_images_from_an_http_server(server: str, tmp_path: Path) -> None:
     assert found == {"a/1.png": "changed while reading", "a/2.jpg": "unreadable file"}
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, bytes], set[str]]]:
-    require("gcsfs", "gs://")
-    with bucket_served() as (address, objects, broken):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)  # gcsfs then needs no account
-        fsspec.get_filesystem_class("gs").clear_instance_cache()
-        yield objects, broken
-    fsspec.get_filesystem_class("gs").clear_instance_cache()
-
-
 @pytest.mark.heavy
-def test_images_from_a_bucket(bucket: tuple[dict[str, bytes], set[str]], tmp_path: Path) -> None:
-    objects, broken = bucket
-    objects |= {f"in/{name}": content * 1000 for name, content in TREE.items()} | {"in/": b""}  # consoles create such "folders"
+def test_images_from_a_bucket(bucket: Store) -> None:
+    for name, content in {**{name: content * 1000 for name, content in TREE.items()}, "": b""}.items():
+        bucket.put(f"in/{name}", content)  # consoles create "folders" such as in/
     expected = {name: content * 1000 for name, content in SEEN.items()}
     reader = open_images("gs://bucket/in", labels_from_folders=True)
     assert contents(reader) == expected
@@ -259,21 +252,21 @@ def test_images_from_a_bucket(bucket: tuple[dict[str, bytes], set[str]], tmp_pat
     assert contents(open_images("gs://bucket/in/a/1.png")) == {"1.png": expected["a/1.png"]}
     first = source_fingerprint(IngestConfig(source="images:gs://bucket/in"))
     assert source_fingerprint(IngestConfig(source="images:gs://bucket/in")) == first
-    objects["in/a/1.png"] = b"eno" * 1000
+    bucket.put("in/a/1.png", b"eno" * 1000)
     assert source_fingerprint(IngestConfig(source="images:gs://bucket/in")) != first
-    del objects["in/root.png"]
-    broken.add("in/b/deep/3.png")
+    fsspec.filesystem("gs").rm("bucket/in/root.png")
+    bucket.proxy.inject(Fault(403, ("read", "stat"), "in/b/deep/3.png"))
     found = {name: reason for name, (reason, _) in reasons(reader).items()}
     assert found == {"a/1.png": "changed while reading", "root.png": "unreadable file", "b/deep/3.png": "unreadable file"}
 
 
 @pytest.mark.heavy
-def test_archives_and_manifests_in_a_bucket(bucket: tuple[dict[str, bytes], set[str]], tmp_path: Path) -> None:
-    objects, _ = bucket
+def test_archives_and_manifests_in_a_bucket(bucket: Store, tmp_path: Path) -> None:
     for kind in (".zip", ".tar", ".tar.gz"):
-        objects[f"x{kind}"] = write_archive(tmp_path / f"x{kind}", FILES).read_bytes()
+        bucket.put(f"x{kind}", write_archive(tmp_path / f"x{kind}", FILES).read_bytes())
         assert contents(open_images(f"gs://bucket/x{kind}")) == FILES
-    objects |= {"lists/x.csv": b"path,label\na.png,cat\n", "lists/a.png": b"a"}
+    bucket.put("lists/x.csv", b"path,label\na.png,cat\n")
+    bucket.put("lists/a.png", b"a")
     assert labels(open_images("gs://bucket/lists/x.csv")) == {"a.png": "cat"}
     for name in ("nowhere", "*.gif", "x.csv", "no.zip"):
         with pytest.raises(ConfigError) as caught:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from components.common.errors import ConfigError
 from pipeline.config import load_config, resolve_paths
 from pipeline.targets.local import docker
-from tests.support.local_runs import ROOT
+from tests.support.command_line import run_process
 
 
 def test_folders_of_steps_are_mounted_under_the_same_path(tmp_path: Path) -> None:
@@ -49,9 +46,8 @@ def test_devices_other_than_cpu_are_refused() -> None:
 
 
 def test_a_missing_engine_is_refused_in_one_line(tmp_path: Path) -> None:
-    environment = os.environ | {"DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
-    command = [sys.executable, "-m", "pipeline", "run", "--runner", "docker", f"--set=run.dir={tmp_path / 'runs'}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    words = ["run", "--runner", "docker", f"--set=run.dir={tmp_path / 'runs'}"]
+    done = run_process(*words, DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert done.returncode == 2
     assert re.search(r"No container engine answers at unix:///.*none\.sock: .* Start Docker, or start podman", done.stderr)
     assert not (tmp_path / "runs").exists()

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.commands.runs import runs
 from pipeline.targets.local import process
+from tests.support.command_line import run
+from tests.support.report_runs import Run
 
 SUMMARY = {
     "run_id": "20260102-000000", "status": "succeeded", "seconds": 61.25, "train": {"rounds": 300},
@@ -44,6 +46,25 @@ def test_a_reused_process_id_is_not_the_run(tmp_path: Path) -> None:
     marked = json.loads((tmp_path / "process.json").read_bytes())
     (tmp_path / "process.json").write_text(json.dumps(marked | {"started": "1"}))
     assert process.state(tmp_path) == "killed"
+
+
+def test_the_report_of_a_run_is_written_when_it_was_killed_and_not_while_it_goes_on(tmp_path: Path) -> None:
+    made, folder = Run(tmp_path / "made"), tmp_path / "runs" / "r"
+    made.ingest()
+    made.write_entry("validate", "running", made.started_at)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(made.description.model_dump_json())
+    process.mark(folder)
+    words = ("report", "r", "--runs-dir", str(folder.parent))
+    watch = f"Watch it: wgan-pipeline watch r --runs-dir {folder.parent}"
+    assert run(*words) == (0, f"Run r is still running. {watch}\n")
+    assert {file.name for file in folder.iterdir()} == {"run.json", "process.json"}
+    marked = json.loads((folder / "process.json").read_bytes())
+    (folder / "process.json").write_text(json.dumps(marked | {"started": "1"}))
+    code, output = run(*words)
+    assert code == 0
+    assert output.startswith("\nfailed in validate: validate ended without a result after")
+    assert (folder / "report.html").is_file()
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"pid": 1, "started": "", "host": "elsewhere"}'])

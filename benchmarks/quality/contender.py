@@ -29,7 +29,7 @@ class Contender(Protocol):
         """Train until `after_call`, which is called each time one or more rounds are finished, returns True."""
 
     def draw(self, count: int, seed: int) -> Images:
-        """Return images of the current generator, [count, 28, 28, 1]; the latents depend only on `seed`."""
+        """Return images of the current generator, [count, H, W, C]; the latents depend only on `seed`."""
 
 
 class UsedSeconds(NamedTuple):

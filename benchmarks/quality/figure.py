@@ -1,4 +1,4 @@
-"""Draws scores against seconds of training, on logarithmic axes."""
+"""Draws scores against the time of training, on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = {
 TICKS = (15, 30, 60, 120, 240, 480, 900, 1800)
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], baseline: dict[str, float], cpu: str, file: Path) -> None:
+def draw(curves: dict[str, list[dict[str, Any]]], baseline: dict[str, float], title: str, file: Path) -> None:
     """Write a PNG of FID and KID; the rows of each contender have `seconds`, `fid`, `kid` and `kid_standard_error`."""
     import matplotlib
 
@@ -36,15 +36,16 @@ def draw(curves: dict[str, list[dict[str, Any]]], baseline: dict[str, float], cp
                 errors = [min(row["kid_standard_error"], 0.99 * row["kid"]) for row in shown]
                 axis.errorbar(seconds, values, errors, fmt="none", color=COLOURS[name], linewidth=0.8)
         if baseline[score] > 0:
-            axis.axhline(baseline[score], color="black", linewidth=0.8, linestyle="--", label="real train against real test")
-        axis.set(
-            xscale="log", yscale="log", xlabel="seconds of training on 2 cores", ylabel=f"{score.upper()} (less is better)"
-        )
+            axis.axhline(
+                baseline[score], color="black", linewidth=0.8, linestyle="--", label="training images against held-out images"
+            )
+        xlabel = "seconds of training (processor time / cores)"
+        axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=f"{score.upper()} (less is better)")
         axis.set_xlim(left=TICKS[0] * 0.8)
         axis.set_xticks(TICKS, [str(tick) for tick in TICKS])
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(visible=True, which="major", alpha=0.3)
     axes[0].legend(frameon=False)
-    drawing.suptitle(f"Fashion-MNIST, 10,000 samples against the 10,000 test images; {cpu}", fontsize=10)
+    drawing.suptitle(title, fontsize=10)
     drawing.savefig(file, dpi=110)
     plt.close(drawing)

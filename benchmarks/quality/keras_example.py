@@ -4,6 +4,9 @@ Networks, losses, optimizers, order of the steps and `fit` are the example's. Wh
 - jit_compile=False: Keras's "auto" would compile with XLA, which is several times slower on a CPU.
 - Interpolation weights are uniform, as in Gulrajani et al. 2017, Algorithm 1 (older copies draw normal ones).
 - Batches are shuffled and prefetched by tf.data, and all have the same shape, so that nothing is traced twice.
+
+The example is written for 28×28 grey images, which it pads to 32×32. Other sizes are padded to the next multiple of 8, and the
+first and last layers have the channels of the images; nothing else changes.
 """
 
 from __future__ import annotations
@@ -21,10 +24,18 @@ CRITIC_STEPS = 3
 PENALTY_WEIGHT = 10.0
 
 
-def make_critic() -> keras.Model:
-    """Return the critic: 28×28 padded to 32×32, four 5×5 convolutions of stride 2, dropout, one score [B, 1]."""
-    images = keras.Input((28, 28, 1))
-    x = layers.ZeroPadding2D(2)(images)
+def base_and_border(size: int) -> tuple[int, tuple[int, int]]:
+    """Return the height of the generator's first feature map, and the rows to crop on each side of 8 times that height."""
+    base = -(-size // 8)
+    border = 8 * base - size
+    return base, (border // 2, border - border // 2)
+
+
+def make_critic(size: int, channels: int) -> keras.Model:
+    """Return the critic: padded images, four 5×5 convolutions of stride 2, dropout, one score [B, 1]."""
+    _, border = base_and_border(size)
+    images = keras.Input((size, size, channels))
+    x = layers.ZeroPadding2D((border, border))(images)
     for filters, dropout in ((64, 0.0), (128, 0.3), (256, 0.3), (512, 0.0)):
         x = layers.Conv2D(filters, 5, strides=2, padding="same")(x)
         x = layers.LeakyReLU(0.2)(x)
@@ -34,30 +45,32 @@ def make_critic() -> keras.Model:
     return keras.Model(images, layers.Dense(1)(x), name="critic")
 
 
-def make_generator() -> keras.Model:
-    """Return the generator: 128 latents to 4×4×256, three times up-sampled and convolved with BatchNorm, cropped to 28×28."""
+def make_generator(size: int, channels: int) -> keras.Model:
+    """Return the generator: 128 latents to 4×4×256 (of 28×28), three times up-sampled, convolved with BatchNorm; cropped."""
+    base, border = base_and_border(size)
     latents = keras.Input((LATENTS,))
-    x = layers.Dense(4 * 4 * 256, use_bias=False)(latents)
+    x = layers.Dense(base * base * 256, use_bias=False)(latents)
     x = layers.LeakyReLU(0.2)(layers.BatchNormalization()(x))
-    x = layers.Reshape((4, 4, 256))(x)
-    for filters, activation in ((128, layers.LeakyReLU(0.2)), (64, layers.LeakyReLU(0.2)), (1, layers.Activation("tanh"))):
+    x = layers.Reshape((base, base, 256))(x)
+    tanh = layers.Activation("tanh")
+    for filters, activation in ((128, layers.LeakyReLU(0.2)), (64, layers.LeakyReLU(0.2)), (channels, tanh)):
         x = layers.UpSampling2D(2)(x)
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = activation(layers.BatchNormalization()(x))
-    return keras.Model(latents, layers.Cropping2D(2)(x), name="generator")
+    return keras.Model(latents, layers.Cropping2D((border, border))(x), name="generator")
 
 
 class WGAN(keras.Model):
     """The example's model: a `train_step` is three critic steps on the same real images and one generator step."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, channels: int) -> None:
         super().__init__()
-        self.critic, self.generator = make_critic(), make_generator()
+        self.critic, self.generator = make_critic(size, channels), make_generator(size, channels)
         self.critic_optimizer = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.9)
         self.generator_optimizer = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.9)
 
     def train_step(self, real_images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Train on a batch [B, 28, 28, 1] in [-1, 1], as in the example."""
+        """Train on a batch [B, H, W, C] in [-1, 1], as in the example."""
         for _ in range(CRITIC_STEPS):
             with tf.GradientTape() as tape:
                 fake_images = self.generator(_latents(real_images), training=True)
@@ -99,7 +112,7 @@ class KerasExample:
     def __init__(self, images: Images, batch_size: int) -> None:
         self.settings: dict[str, Any] = {"batch": batch_size, "precision": "float32", "jit_compile": False}
         self.batch_size = batch_size
-        self.model = WGAN()
+        self.model = WGAN(images.shape[1], images.shape[3])
         self.model.compile(jit_compile=False)
         data = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).repeat().batch(batch_size, drop_remainder=True)
         self.data = data.map(lambda batch: (tf.cast(batch, tf.float32) - 127.5) / 127.5).prefetch(tf.data.AUTOTUNE)

@@ -1,4 +1,4 @@
-"""Contender: components.train with the [train] section of configs/fashion_mnist.toml."""
+"""Contender: components.train with the [train] section of a config."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from components.dataset.records import NO_LABEL
 from components.train import loop, progress, step
 from components.train.config import TrainConfig
 from components.train.data.resident import Resident
-from components.train.devices import host_call
+from components.train.devices import host_call, precision
 from components.train.devices.strategy import make_strategy
 from components.train.networks import ImageShape
 from components.train.saving import variables
 from components.train.saving.export import Generator
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fashion_mnist.toml"
 ROUNDS_PER_CALL = 10  # at most, so that a call ends near each mark
 
 
-def train_config() -> TrainConfig:
-    """Return the config's section with an unlimited number of rounds (the clock ends the training) and short host calls."""
-    config = read_section(TrainConfig, "train", CONFIG)
+def train_config(file: Path) -> TrainConfig:
+    """Return the [train] section with an unlimited number of rounds (the clock ends the training) and short host calls."""
+    config = read_section(TrainConfig, "train", file)
     return config.model_copy(
         update={"rounds": 10**8, "rounds_per_call": math.gcd(config.rounds_a_call, ROUNDS_PER_CALL)},
     )
 
 
-def settings() -> dict[str, Any]:
+def settings(file: Path) -> dict[str, Any]:
     """Return the section and the code digest: if either changes, the contender is trained again."""
-    return {"train": train_config().model_dump(mode="json"), "code_digest": code_digest("train")}
+    return {"train": train_config(file).model_dump(mode="json"), "code_digest": code_digest("train")}
 
 
 class Ours:
     """The contender that is compared with the others."""
 
-    def __init__(self, images: Images) -> None:
-        self.settings = settings()
-        self.config, self.images = train_config(), images
+    def __init__(self, images: Images, file: Path) -> None:
+        self.config, self.images = train_config(file), images
+        if self.config.precision == "auto":
+            resolved = "bfloat16" if precision.bfloat16_is_faster(self.config.devices) else "float32"
+            self.config = self.config.model_copy(update={"precision": resolved})
+        self.settings = {**settings(file), "precision": self.config.precision}
         self._build()
 
     # Only the three methods below use the internals of components.train.

@@ -1,7 +1,8 @@
 """Contender: a prototype written in an afternoon, with plain Keras layers, one tf.function a round, two passes of the critic.
 
 Its settings were specified together with the goal. Its moving average starts from the initial weights without a correction,
-which is why its scores are poor in the first minutes.
+which is why its scores are poor in the first minutes. The specification is for 28×28 grey images; for others, the first feature
+map is a quarter of the image, and the first and last layers have its channels.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ def cpu_flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def make_generator(dtype: str) -> keras.Model:
-    """Return the generator: latents [B, 64] to images [B, 28, 28, 1] in [-1, 1], float32."""
-    latents = keras.Input((LATENTS,))
-    x = layers.Dense(7 * 7 * 128, dtype=dtype)(latents)
-    x = layers.Reshape((7, 7, 128), dtype=dtype)(x)
+def make_generator(size: int, channels: int, dtype: str) -> keras.Model:
+    """Return the generator: latents [B, 64] to images [B, H, W, C] in [-1, 1], float32; H = W = size, a multiple of 4."""
+    latents, base = keras.Input((LATENTS,)), size // 4
+    x = layers.Dense(base * base * 128, dtype=dtype)(latents)
+    x = layers.Reshape((base, base, 128), dtype=dtype)(x)
     x = _normalised(x, dtype)
     for filters in (64, 32):
         x = layers.UpSampling2D(2, dtype=dtype)(x)
         x = _normalised(layers.Conv2D(filters, 3, padding="same", dtype=dtype)(x), dtype)
-    x = layers.Conv2D(1, 3, padding="same", dtype=dtype)(x)
+    x = layers.Conv2D(channels, 3, padding="same", dtype=dtype)(x)
     return keras.Model(latents, layers.Activation("tanh", dtype="float32")(x), name="generator")
 
 
-def make_critic(dtype: str) -> keras.Model:
-    """Return the critic: images [B, 28, 28, 1] to scores [B, 1], float32."""
-    images = keras.Input((28, 28, 1))
+def make_critic(size: int, channels: int, dtype: str) -> keras.Model:
+    """Return the critic: images [B, H, W, C] to scores [B, 1], float32; H = W = size."""
+    images = keras.Input((size, size, channels))
     x = images
     for filters in (32, 64, 128):
         x = layers.Conv2D(filters, 4, strides=2, padding="same", dtype=dtype)(x)
@@ -68,7 +69,9 @@ class Prototype:
     def __init__(self, images: Images) -> None:
         dtype = dtype_for(cpu_flags())
         self.settings: dict[str, Any] = {"batch": BATCH, "precision": dtype, "ema_decay": EMA_DECAY}
-        self.generator, self.average, self.critic = make_generator(dtype), make_generator(dtype), make_critic(dtype)
+        shape = images.shape[1], images.shape[3]
+        self.generator, self.average = make_generator(*shape, dtype), make_generator(*shape, dtype)
+        self.critic = make_critic(*shape, dtype)
         self.average.set_weights(self.generator.get_weights())
         self.critic_optimizer = keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9)
         self.generator_optimizer = keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9)

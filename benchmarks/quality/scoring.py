@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.quality.contender import Images
-from benchmarks.quality.train import SAMPLES, name_of
+from benchmarks.quality.train import name_of, sample_count
 from components.common.artifacts import code_digest, digest_of, file_sha256, read_manifest, write_json
 from components.common.command import read_section
 from components.common.store import Folder
@@ -36,19 +36,19 @@ class SnapshotScores(NamedTuple):
 
 
 class Scorer:
-    """Holds the extractor, trained on the labels of the training images, and the features of the test images."""
+    """Holds the default extractor of the dataset, trained on its training images, and the features of held-out images."""
 
     def __init__(self, dataset: Path, config: Path, work_dir: Path) -> None:
         self.config = read_section(EvaluateConfig, "evaluate", config).model_copy(update={"extractor": "default"})
         train, held_out = read_split(dataset, "train"), read_split(dataset, "eval")
         digest = read_manifest(dataset, "dataset").digest
         self.extractor: Extractor = extractor_for(self.config, dataset, digest, train, held_out, Folder(work_dir))
-        self.train_images = train.images
-        self.real = self.extractor.features(held_out.images)
+        self.train_images, self.samples = train.images, sample_count(dataset)
+        self.real = self.extractor.features(held_out.images[: self.samples])
         self.key = digest_of([self.extractor.digest, self.config.model_dump(mode="json"), code_digest("evaluate")])
 
     def score(self, images: Images) -> SnapshotScores:
-        """Return the scores of images [N, 28, 28, 1]."""
+        """Return the scores of images [N, H, W, C]."""
         fake, k = self.extractor.features(images), self.config.neighbours_k
         subsets = {"subsets": self.config.kid_subsets, "subset_size": self.config.kid_subset_size, "seed": self.config.seed}
         shares = prdc.compute(self.real, fake, k)
@@ -57,8 +57,8 @@ class Scorer:
         return SnapshotScores(*(round(value, DIGITS) for value in values))
 
     def baseline(self) -> SnapshotScores:
-        """Return the scores of as many real training images as there are samples: those of a perfect generator."""
-        rows: npt.NDArray[np.int64] = np.random.default_rng(0).choice(len(self.train_images), SAMPLES, replace=False)
+        """Return the scores of as many training images as there are samples: those of a perfect generator."""
+        rows: npt.NDArray[np.int64] = np.random.default_rng(0).choice(len(self.train_images), self.samples, replace=False)
         return self.score(self.train_images[rows])
 
     def score_folder(self, folder: Path, marks: list[dict[str, Any]]) -> list[SnapshotScores]:

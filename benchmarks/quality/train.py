@@ -1,8 +1,10 @@
 """Train one contender in this process and write its snapshots and record: `python -m benchmarks.quality.train NAME …`.
 
-The clock starts with the first step, when networks and data are ready, so tracing counts as training. It is paused while
-samples are drawn. For each mark the folder has `NNNNN.npy` (uint8 [10000, 28, 28, 1]) and `NNNNN.png` (the first 64), where
-NNNNN is the mark. record.json is written last, so a folder without it belongs to an unfinished training.
+The clock is the processor time of this process divided by the cores that it may use, so that other programs on the machine
+hardly matter. It starts with the first step, when networks and data are ready, so tracing counts as training. It is paused
+while samples are drawn. For each mark the folder has `NNNNN.npy` (uint8 [N, H, W, C]: as many samples as the dataset has
+held-out images, at most 10,000) and `NNNNN.png` (the first 64), where NNNNN is the mark. record.json is written again after
+each, so what a training has reached counts even if it is stopped.
 """
 
 from __future__ import annotations
@@ -18,30 +20,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.quality.contender import Contender, Images, Stopwatch, UsedSeconds
-from components.common.artifacts import now, write_bytes, write_json
+from components.common.artifacts import now, read_manifest, write_bytes, write_json
 from components.common.images import grid, write_png
 from components.dataset.records import read_split
 
-SAMPLES = 10_000
+SAMPLES = 10_000  # at most
 SEED = 1
 GRID = 64
-MARKS = (15, 30, 60, 90, 120, 180, 240, 360, 480, 600, 900, 1200, 1800)  # seconds of training
+MARKS = (10, 15, 30, 60, 90, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800)  # seconds of the clock
 RECORD = "record.json"
 CORES = 2
 
 
 class Mark(NamedTuple):
-    """The progress at a snapshot, and the mean number of cores used by this process and by others since the start."""
+    """The progress at a snapshot; `seconds` is processor time divided by cores, `wall_seconds` depends on other programs.
+
+    `cores` and `others_cores` are the mean numbers of cores used by this process and by others since the start.
+    """
 
     mark: float
     seconds: float
+    wall_seconds: float
     rounds: int
     images_seen: int
     cores: float
     others_cores: float
 
 
-def make(name: str, images: Images) -> Contender:
+def make(name: str, images: Images, config: Path) -> Contender:
     """Return a contender. Only its own module is imported, because each configures TensorFlow differently."""
     if name.startswith("keras"):
         from benchmarks.quality.keras_example import KerasExample
@@ -53,7 +59,7 @@ def make(name: str, images: Images) -> Contender:
         return Prototype(images)
     from benchmarks.quality.ours import Ours
 
-    return Ours(images)
+    return Ours(images, config)
 
 
 def marks_until(seconds: float) -> list[float]:
@@ -73,9 +79,12 @@ class Recorder:
     so that long calls do not help ours.
     """
 
-    def __init__(self, contender: Contender, folder: Path, marks: list[float], early: bool) -> None:
-        self.contender, self.folder, self.due, self.early = contender, folder, list(marks), early
-        self.watch, self.last_seconds = Stopwatch(), 0.0
+    def __init__(
+        self, contender: Contender, folder: Path, marks: list[float], samples: int, early: bool, about: dict[str, Any]
+    ) -> None:
+        self.contender, self.folder, self.due, self.samples, self.early = contender, folder, list(marks), samples, early
+        self.about = about  # what the record says besides the marks
+        self.watch, self.last_seconds, self.cores = Stopwatch(), 0.0, cores()
         self.marks: list[Mark] = []
 
     def train(self) -> None:
@@ -86,8 +95,9 @@ class Recorder:
     def after_call(self, rounds: int, images_seen: int) -> bool:
         """Return True after the last mark."""
         used = self.watch.total()
-        passed = used.wall + self._ahead(used.wall)
-        self.last_seconds = used.wall
+        seconds = used.cpu / self.cores
+        passed = seconds + self._ahead(seconds)
+        self.last_seconds = seconds
         if passed >= self.due[0]:
             self.watch.pause()
             # If a call passed several marks, the snapshot belongs to the last of them.
@@ -101,16 +111,29 @@ class Recorder:
         return 1.05 * (seconds - self.last_seconds) if self.early and self.last_seconds else 0.0
 
     def _snapshot(self, due: float, used: UsedSeconds, rounds: int, images_seen: int) -> None:
-        others = max(0.0, used.machine - used.cpu)
-        cores, others_cores = round(used.cpu / used.wall, 2), round(others / used.wall, 2)
-        mark = Mark(due, round(used.wall, 2), rounds, images_seen, cores, others_cores)
-        samples = self.contender.draw(SAMPLES, SEED)
+        of_ours, of_others = (round(busy / used.wall, 2) for busy in (used.cpu, max(0.0, used.machine - used.cpu)))
+        seconds, wall_seconds = round(used.cpu / self.cores, 2), round(used.wall, 2)
+        mark = Mark(due, seconds, wall_seconds, rounds, images_seen, of_ours, of_others)
+        samples = self.contender.draw(self.samples, SEED)
         stream = io.BytesIO()
         np.save(stream, samples, allow_pickle=False)
         write_bytes(self.folder / f"{name_of(due)}.npy", stream.getvalue())
         write_png(self.folder / f"{name_of(due)}.png", grid(samples[:GRID], 8, scale=2))
         self.marks.append(mark)
+        progress = {"seconds": due, "ended_at": now(), "marks": [done._asdict() for done in self.marks]}
+        write_json(self.folder / RECORD, {**self.about, "settings": self.contender.settings, **progress})
         print(f"  {mark.seconds:7.1f} s  {rounds} rounds  {mark.cores} cores, others {mark.others_cores}", file=sys.stderr)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def sample_count(dataset: Path) -> int:
+    """Return how many samples are drawn and scored: as many as held-out images; at most SAMPLES, or the training images."""
+    counts = read_manifest(dataset, "dataset", verify=False).counts
+    return min(SAMPLES, counts["train"], counts["eval"])
 
 
 def cpu_model() -> str:
@@ -119,27 +142,23 @@ def cpu_model() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def train(name: str, seconds: float, dataset: Path, folder: Path) -> None:
-    """Train the contender and replace its folder; record.json is written last."""
+def train(name: str, seconds: float, dataset: Path, config: Path, folder: Path) -> None:
+    """Train the contender and replace its folder."""
     _set_equal_conditions()
     import keras
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     keras.utils.set_random_seed(SEED)
-    recorder = Recorder(make(name, read_split(dataset, "train").images), folder, marks_until(seconds), early=name == "ours")
-    recorder.train()
-    record: dict[str, Any] = {
+    about = {
         "contender": name,
-        "seconds": seconds,
-        "settings": recorder.contender.settings,
+        "dataset": read_manifest(dataset, "dataset", verify=False).digest,
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "onednn": os.environ["TF_ENABLE_ONEDNN_OPTS"],
-        "ended_at": now(),
-        "marks": [mark._asdict() for mark in recorder.marks],
     }
-    write_json(folder / RECORD, record)
+    contender = make(name, read_split(dataset, "train").images, config)
+    Recorder(contender, folder, marks_until(seconds), sample_count(dataset), name == "ours", about).train()
 
 
 def _set_equal_conditions() -> None:
@@ -160,9 +179,10 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
-    train(arguments.name, arguments.seconds, arguments.dataset, arguments.folder)
+    train(arguments.name, arguments.seconds, arguments.dataset, arguments.config, arguments.folder)
 
 
 if __name__ == "__main__":

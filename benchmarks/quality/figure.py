@@ -12,7 +12,7 @@ LABELS = {
     "keras64": "Keras example, batch 64",
     "keras512": "Keras example, batch 512",
 }
-TICKS = (15, 30, 60, 120, 240, 480, 900, 1800)
+TICKS = (10, 15, 30, 60, 120, 240, 480, 900, 1800)
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], baseline: dict[str, float], title: str, file: Path) -> None:

@@ -1,6 +1,6 @@
-"""Times a training on random images: python -m components.train.speed TRAIN_JSON SIZE CHANNELS IMAGES SECONDS prints a Speed.
+"""Times a training on random images, in a process of its own: TensorFlow looks for a TPU as soon as it is imported.
 
-It is a process of its own, since TensorFlow looks for a TPU as soon as it is imported.
+`python -m components.train.speed TRAIN_JSON SIZE CHANNELS IMAGES SECONDS ROUNDS_A_CALL` prints a Speed as JSON.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Speed(NamedTuple):
         return self.rounds / self.seconds
 
 
-def command(train: TrainConfig, size: int, channels: int, images: int, seconds: float) -> list[str]:
+def command(train: TrainConfig, size: int, channels: int, images: int, seconds: float, rounds_a_call: int) -> list[str]:
     """Return the command that times this training on so many images [size, size, channels] for at least these seconds."""
-    numbers = (size, channels, images, seconds)
+    numbers = (size, channels, images, seconds, rounds_a_call)
     return [sys.executable, "-m", "components.train.speed", train.model_dump_json(), *map(str, numbers)]
 
 
@@ -74,11 +74,12 @@ def measure(config: TrainConfig, size: int, channels: int, images: int, seconds:
     return Speed(done - first.round, elapsed, config.precision, int(strategy.num_replicas_in_sync), first.seconds)
 
 
-def main(train: str, size: str, channels: str, images: str, seconds: str) -> int:
+def main(train: str, size: str, channels: str, images: str, seconds: str, rounds_a_call: str) -> int:
     """Print the speed as JSON; return the exit code."""
     from components.train.devices.tpu_runtime import prepare
 
-    config = TrainConfig.model_validate_json(train)
+    endless = {"rounds": 10**6, "rounds_per_call": int(rounds_a_call)}
+    config = TrainConfig.model_validate_json(train).model_copy(update=endless)
     try:
         prepare(config.devices)
         print(json.dumps(measure(config, int(size), int(channels), int(images), float(seconds))))

@@ -22,9 +22,8 @@ class Speed(NamedTuple):
 
 def measure_speed(train: TrainConfig, image_size: int, channels: int) -> Speed:
     """Return the speed of training here with images of this size. Raises DeviceError if the training fails."""
-    train = train.model_copy(update={"rounds": 10**6, "rounds_per_call": ROUNDS_A_CALL})
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = speed.command(train, image_size, channels, IMAGES, SECONDS)
+    command = speed.command(train, image_size, channels, IMAGES, SECONDS, ROUNDS_A_CALL)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -143,7 +143,7 @@ def throughput(hour: Hour) -> Findings:
     """Time the networks of configs/celeba64.toml on synthetic images, beside tpu-check's bound."""
     big, seconds = (hour.big, 60) if uses_tpu(hour.devices) else (_small_enough(hour), 5)
     train, log = big.train.model_copy(update={"devices": hour.devices}), hour.folder / "throughput.txt"
-    _run(speed.command(train, big.image_size, big.channels, big.images, seconds), log, 1500)
+    _run(speed.command(train, big.image_size, big.channels, big.images, seconds, train.rounds_per_call), log, 1500)
     found = speed.read_speed(log.read_text())
     images_per_second = found.rounds_per_second * train.n_critic * train.global_batch_size
     facts = {

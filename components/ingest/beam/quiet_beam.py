@@ -32,15 +32,20 @@ try:
             PipelineOptions,
             StandardOptions,
         )
+        from apache_beam.portability.python_urns import SUBPROCESS_SDK
+        from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 finally:
     logging.getLogger().removeFilter(_not_about_bigquery)
 
 __all__ = [
+    "SUBPROCESS_SDK",
     "BeamError",
     "FlinkRunnerOptions",
     "GoogleCloudOptions",
+    "GrpcWorkerHandler",
     "PipelineOptions",
     "StandardOptions",
+    "WorkerHandler",
     "beam",
     "grpc",
 ]

@@ -31,8 +31,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 # Files below both limits decode in a fraction of a second whatever they contain; a deadline would slow small PNGs by a tenth.
 SMALL_BYTES, SMALL_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
-# A PNG file begins with its signature and with length and kind of its first chunk, which ends, if the file is plain, with one of
-# these: depth and colour type, and three zeros for compression, filter and no interlacing.
+# A PNG file begins with its signature, and length and kind of its first chunk. That contains width and height, and in a plain
+# file one of these: 8 bits, colour type, and three zeros, the last of which means that it is not interlaced.
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PLAIN_PNG_MODES = {b"\x08\0\0\0\0": "L", b"\x08\2\0\0\0": "RGB", b"\x08\4\0\0\0": "LA", b"\x08\6\0\0\0": "RGBA"}
 # What Pillow's decoders raise on damaged files, found by flipping bits (tests/unit/ingest/pixels/test_decode.py).

@@ -24,7 +24,6 @@ from components.ingest.beam.tasks import (
     near_duplicates_of,
     write_hashes_of,
     write_once,
-    write_read,
 )
 from components.ingest.pixels.decode import prepare_pillow
 
@@ -41,14 +40,13 @@ def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = 
     # Empty shards are written too.
     no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, PartSpan])
     parts = (examined.parts, pipeline | "All shards" >> no_part) | "Parts and shards" >> beam.Flatten()
-    shards = {"parts": parts}
+    shards = {"parts": parts, "read": examined.read}
     if max_bits >= 0:
         hashed = parts | "Gather parts" >> beam.GroupByKey() | "Write hashes" >> beam.Map(write_hashes_of, settings)
         # Their number is needed only because it is known when all shards have written their hashes.
         written = hashed | "Count hashes" >> beam.combiners.Count.Globally()
         shards["near"] = written | "Near duplicates" >> beam.FlatMap(near_duplicates_of, settings, max_bits)
     _ = shards | "Shard" >> beam.CoGroupByKey() | "Write shards" >> beam.Map(write_once, settings)
-    _ = examined.read | "Sum" >> beam.CombineGlobally(sum) | "Write sum" >> beam.Map(write_read, settings)
 
 
 def chunk_numbers(chunks: int) -> Iterator[int]:
@@ -57,7 +55,7 @@ def chunk_numbers(chunks: int) -> Iterator[int]:
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read."""
+    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read, under any shard."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -70,4 +68,4 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
         """Decode a chunk, unless an earlier attempt did."""
         file = examine_chunk(read_listed_chunk(self._settings.store, number), self._settings)
         yield from file.parts.items()
-        yield beam.pvalue.TaggedOutput("read", file.read)
+        yield beam.pvalue.TaggedOutput("read", (number % self._settings.shards, (number, file.read)))

@@ -18,7 +18,7 @@ from components.common.store import Span, Store, store_at
 from components.dataset.records import SPLITS, encode_pixels, shard_name
 from components.ingest.beam.chunk_files import ChunkFile, Item, PartSpan, Rejected, read_chunk_file, read_parts, write_chunk
 from components.ingest.beam.hashes import read_near_duplicates, write_hashes, write_near_duplicates
-from components.ingest.beam.results import LISTS, READ_FILE, note_name, part_name
+from components.ingest.beam.results import LISTS, note_name, part_name
 from components.ingest.beam.shards import ShardIndex, drop_equals, join_parts, write_shard
 from components.ingest.beam.sorted_rows import unpacked_rows, write_rows
 from components.ingest.config import Decoding, IngestConfig
@@ -113,10 +113,11 @@ def write_once(grouped: tuple[int, dict[str, Iterable[Any]]], settings: WorkerSe
     index = without(index, {id for id, _, _ in near})
     rejected = sorted(row for part in parts for row in unpacked_rows(part.rejected))
     rows = {"quarantined": rejected, "duplicate": sorted([*dropped, *near])}
+    read = sum(count for _, count in set(values["read"]))  # as a set: without what a repeated attempt sent again
     entries = hashlib.sha256(index.entries.tobytes()).hexdigest()
-    inputs = digest_of([entries, sorted(set(index.chunks)), rows, settings.key, settings.eval_fraction])
+    inputs = digest_of([entries, sorted(set(index.chunks)), rows, read, settings.key, settings.eval_fraction])
     if not is_written(settings, number, inputs):
-        write_files(index, rows, settings, number, inputs)
+        write_files(index, rows, read, settings, number, inputs)
 
 
 def without(index: ShardIndex, ids: set[str]) -> ShardIndex:
@@ -141,16 +142,14 @@ def file_names(settings: WorkerSettings, number: int) -> list[str]:
     return [*splits, *(part_name(outcome, number) for outcome in LISTS)]
 
 
-def write_files(index: ShardIndex, rows: dict[str, list[Any]], settings: WorkerSettings, number: int, inputs: str) -> None:
+def write_files(
+    index: ShardIndex, rows: dict[str, list[Any]], read: int, settings: WorkerSettings, number: int, inputs: str
+) -> None:
     """Write the files of a shard, and then its note."""
     store = settings.store
     counts, sizes = write_shard(index, store, number, settings.shards, settings.eval_fraction)
+    counts["read"] = read
     for outcome in LISTS:
         sizes.append(write_rows(store, part_name(outcome, number), rows[outcome]))
         counts[outcome] = len(rows[outcome])
     store.write(note_name(number), [json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}).encode()])
-
-
-def write_read(count: int, settings: WorkerSettings) -> None:
-    """Write the number of images that were read."""
-    settings.store.write(READ_FILE, [json.dumps(count).encode()])

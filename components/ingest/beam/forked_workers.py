@@ -67,8 +67,11 @@ def _reap(*_: Any) -> None:
 
 
 def _end(code: int) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
+    for pid in workers:
+        os.waitpid(pid, 0)
     os._exit(code)
 
 

@@ -17,14 +17,12 @@ UNUSED = () if find_spec("google.cloud.dataflow_v1beta3") else (
 )  # fmt: skip
 
 
-def _not_about_bigquery(record: logging.LogRecord) -> bool:
-    return "apitools not found" not in record.getMessage()
-
-
-logging.getLogger().addFilter(_not_about_bigquery)
+# Of missing packages, some are logged and some are warnings, as of grpcio-status, which is not used here.
+disabled_before = logging.root.manager.disable
+logging.disable(logging.WARNING)
 try:
     with importing_without(*UNUSED), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a missing grpcio-status, which is not used here
+        warnings.simplefilter("ignore")
         import apache_beam as beam
         import grpc  # type: ignore[import-untyped]
         from apache_beam.error import BeamError
@@ -37,7 +35,7 @@ try:
         from apache_beam.portability.python_urns import SUBPROCESS_SDK
         from apache_beam.runners.portability.fn_api_runner.worker_handlers import GrpcWorkerHandler, WorkerHandler
 finally:
-    logging.getLogger().removeFilter(_not_about_bigquery)
+    logging.disable(disabled_before)
 
 __all__ = [
     "SUBPROCESS_SDK",

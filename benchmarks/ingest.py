@@ -5,7 +5,8 @@ small: 60,000 Fashion-MNIST images as PNG files of 28×28 (--images N for fewer)
   bare loop: one process for each core, which only reads, decodes, serialises and writes
 photos: JPEG files of 500×400 to 64×64 RGB, compared with a pool that only decodes and resizes with Pillow
 Start-up (Beam's imports, worker processes, ingesting a folder with one image) is measured separately and subtracted from the
-times of the Beam pipelines; the start-up of the pools is not timed.
+times of the Beam pipelines; the start-up of the pools is not timed. Each ratio is given for wall time and, as cpu_…, for the
+processor time of all processes, which other programs on the machine disturb less.
 
     python benchmarks/ingest.py [--images 60000] [--photos 3000] [--pairs 5]
 """
@@ -20,7 +21,6 @@ import multiprocessing
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,12 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 LOCAL = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 CORES = len(os.sched_getaffinity(0))
 WORKERS = ("--direct_running_mode=multi_processing", f"--direct_num_workers={CORES}")
+Times = npt.NDArray[np.float64]  # wall time and processor time in seconds
 FASHION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 
 
@@ -114,16 +116,26 @@ def resize_part(part: tuple[list[str], str]) -> int:
     return len(part[0])
 
 
-def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> float:
-    """Return the seconds that a pool of one process for each core takes for all files, without its start-up."""
+def processor_seconds() -> float:
+    """Return the processor time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def pooled(work: Callable[[tuple[list[str], str]], int], source: Path, out: Path) -> Times:
+    """Return the times that a pool of one process for each core takes for all files; in wall time without its start-up."""
     files = [str(file) for file in sorted(source.rglob("*.*"))]
     out.mkdir(parents=True)
     parts = [(files[start : start + 256], str(out / f"{start}.tfrecord")) for start in range(0, len(files), 256)]
+    used = processor_seconds()
     with multiprocessing.get_context("fork").Pool(CORES) as pool:
         pool.map(len, [[]] * CORES)
         started = time.perf_counter()
         assert sum(pool.imap_unordered(work, parts)) == len(files)
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        pool.close()
+        pool.join()
+    return np.array([seconds, processor_seconds() - used])
 
 
 def child(what: str, *arguments: str) -> dict[str, float]:
@@ -150,8 +162,14 @@ def run_child(what: str, source: str, out: str) -> None:
     print(json.dumps({"seconds": seconds, "peak_mb": max(peaks)}))
 
 
-def median(values: list[float]) -> float:
-    return round(statistics.median(values), 3)
+def median(values: list[Times]) -> Times:
+    return np.median(values, axis=0)
+
+
+def named(name: str, pairs: list[Times]) -> dict[str, list[float]]:
+    """Return median, lowest and highest of the ratios of pairs, for wall time and for processor time."""
+    table = np.round([np.median(pairs, axis=0), np.min(pairs, axis=0), np.max(pairs, axis=0)], 3)
+    return {name: table[:, 0].tolist(), f"cpu_{name}": table[:, 1].tolist()}
 
 
 def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any]:
@@ -162,30 +180,30 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
     write_small(empty, 1)
     attempts = iter(range(10**6))
 
-    def timed(what: str, source: Path) -> float:
+    def timed(what: str, source: Path) -> Times:
         out = folder / f"out{next(attempts)}"
+        used = processor_seconds()
         seconds = child(what, str(source), str(out))["seconds"]
         shutil.rmtree(out)
-        return seconds
+        return np.array([seconds, processor_seconds() - used])
 
-    def pool(work: Callable[[tuple[list[str], str]], int], source: Path) -> float:
+    def pool(work: Callable[[tuple[list[str], str]], int], source: Path) -> Times:
         out = folder / f"out{next(attempts)}"
-        seconds = pooled(work, source, out)
+        times = pooled(work, source, out)
         shutil.rmtree(out)
-        return seconds
+        return times
 
     starts = {what: median([timed(what, empty) for _ in range(3)]) for what in ("ours-1", "ours-2", "ours-all", "plain-1")}
-    plain_setting = min(("plain-1", "plain-all"), key=lambda what: timed(what, few))
+    plain_setting = min(("plain-1", "plain-all"), key=lambda what: float(timed(what, few)[0]))
     start_of_plain = (
         starts["plain-1"] if plain_setting == "plain-1" else median([timed(plain_setting, empty) for _ in range(3)])
     )
-    rows: dict[str, list[float]] = {name: [] for name in ("plain", "bare", "two", "photos")}
-    whole: list[float] = []
+    rows: dict[str, list[Times]] = {name: [] for name in ("plain", "whole", "bare", "two", "photos")}
     for _ in range(pairs):
         all_cores = timed("ours-all", small)
         plain = timed(plain_setting, small)
         rows["plain"].append((plain - start_of_plain) / (all_cores - starts["ours-all"]))
-        whole.append(plain / all_cores)
+        rows["whole"].append(plain / all_cores)
         rows["bare"].append(pool(bare_part, small) / (all_cores - starts["ours-all"]))
         rows["two"].append((timed("ours-1", small) - starts["ours-1"]) / (timed("ours-2", small) - starts["ours-2"]))
         rows["photos"].append((timed("photos-all", many) - starts["ours-all"]) / pool(resize_part, many))
@@ -196,13 +214,14 @@ def measure(folder: Path, images: int, photos: int, pairs: int) -> dict[str, Any
         "photos": photos,
         "pairs": pairs,
         "cores": CORES,
-        "ours_over_plain_beam": median(rows["plain"]),
-        "ours_over_plain_beam_with_start": median(whole),
+        **named("ours_over_plain_beam", rows["plain"]),
+        **named("ours_over_plain_beam_with_start", rows["whole"]),
         "plain_beam_setting": plain_setting,
-        "share_of_bare_loop": median(rows["bare"]),
-        "two_workers_over_one": median(rows["two"]),
-        "photos_time_over_pillow": median(rows["photos"]),
-        "start_seconds": {name: round(seconds, 2) for name, seconds in starts.items()},
+        **named("share_of_bare_loop", rows["bare"]),
+        **named("two_workers_over_one", rows["two"]),
+        **named("photos_time_over_pillow", rows["photos"]),
+        "start_seconds": {name: np.round(times, 2).tolist() for name, times in starts.items()},
+        "load": os.getloadavg()[0],
         "peak_mb_tenth": round(memory[0]),
         "peak_mb": round(memory[1]),
     }

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from components.common.addresses import is_address, joined
@@ -22,9 +23,10 @@ from components.common.section import Summary
 from components.common.store import Bucket, Folder, Location, Store, store_at, writing
 from components.dataset.records import NO_LABEL, SPLITS, shard_name
 from components.ingest.beam.listed_chunks import write_chunks
-from components.ingest.beam.pipeline import CHUNK_SUFFIX, WorkerSettings, build, chunk_name, worker_settings
+from components.ingest.beam.options import beam_options
 from components.ingest.beam.results import QUARANTINE_FILE, Counts, read_counts, write_lists
-from components.ingest.beam.runner import beam_options, run_pipeline
+from components.ingest.beam.tasks import CHUNK_SUFFIX, WorkerSettings, chunk_name, worker_settings
+from components.ingest.beam.worker_processes import worker_processes
 from components.ingest.config import IngestConfig
 from components.ingest.pixels.crop import provenance
 from components.ingest.pixels.decode import pillow_prepared
@@ -67,9 +69,14 @@ def run(config: IngestConfig, *, out: Path, work_dir: Location | None = None, li
         settings = worker_settings(config, location, name)
         options = beam_options(config, reader, name)
         store, chunks = settings.store, len(reader.chunks)
-        with pillow_prepared(config.max_pixels), _progress(reader, settings):
+        with worker_processes(options) as processes, pillow_prepared(config.max_pixels), _progress(reader, settings):
+            # Imported here, because it takes half a second, and so does the start of the processes.
+            from components.ingest.beam.pipeline import build
+            from components.ingest.beam.runner import run_pipeline
+
             write_chunks(store, reader.chunks)
-            run_pipeline(options, lambda pipeline: build(pipeline, chunks, settings, config.near_duplicates), shared=location)
+            graph = partial(build, chunks=chunks, settings=settings, max_bits=config.near_duplicates)
+            run_pipeline(options, graph, processes, shared=location)
         sums = read_counts(store, config.shards, reader.total)
         write_lists(store, config.shards, artifact)
         try:

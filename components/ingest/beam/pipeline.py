@@ -1,9 +1,8 @@
 """The Beam pipeline: read and decode chunks, drop duplicates, split and shard by hash, write, and count every image.
 
-The result is the same on every runner, with any number of workers and any number of repeated attempts, because the name of
-a chunk file says what it depends on (chunk_files.py), grouped values are sorted before they are used, and each file appears
-as a whole under its final name. Beam's own file sinks break on runners that evaluate the graph more than once. Workers on
-other machines must see the chunk folder under the same path, or it is a URL.
+The result is the same on every runner, with any number of workers and any number of repeated attempts (tasks.py). Beam's own
+file sinks break on runners that evaluate the graph more than once. Workers on other machines must see the chunk folder under
+the same path, or it is a URL.
 
 The graph is the same for any number of images: workers get numbers of chunks, and read the listing from the store
 (listed_chunks.py). Nothing that grows with the source is collected under one key; what the shards write, the main process
@@ -12,54 +11,21 @@ merges as a stream (results.py).
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from components.common.artifacts import digest_of
-from components.common.store import Span, Store, store_at
-from components.dataset.records import SPLITS, encode_pixels, shard_name
-from components.ingest.beam.chunk_files import ChunkFile, Item, PartSpan, Rejected, read_chunk_file, read_parts, write_chunk
-from components.ingest.beam.hashes import read_near_duplicates, write_hashes, write_near_duplicates
+from components.ingest.beam.chunk_files import PartSpan
 from components.ingest.beam.listed_chunks import read_listed_chunk
 from components.ingest.beam.quiet_beam import beam
-from components.ingest.beam.results import LISTS, READ_FILE, note_name, part_name
-from components.ingest.beam.shards import ShardIndex, drop_equals, join_parts, write_shard
-from components.ingest.beam.sorted_rows import unpacked_rows, write_rows
-from components.ingest.config import Decoding, IngestConfig
-from components.ingest.pixels.decode import decode, prepare_pillow
-from components.ingest.sources.chunks import HEAD_BYTES, CannotReadError, Chunk, Unread
-from components.ingest.sources.readers import read_chunk
-
-CHUNK_SUFFIX = ".chunk"
-NO_PART: PartSpan = ("", 0, 0, 0, 0)
-
-
-class WorkerSettings(NamedTuple):
-    """What workers need to know, as plain values: the location of chunk files, a key of config and code, and settings."""
-
-    location: str
-    key: str
-    decoding: Decoding
-    shards: int
-    eval_fraction: float
-
-    @property
-    def store(self) -> Store:
-        """The store at `location`, a path or a URL."""
-        return store_at(self.location)
-
-
-def worker_settings(config: IngestConfig, location: str, key: str) -> WorkerSettings:
-    """Return what workers need to know."""
-    decoding = Decoding(
-        config.image_size, config.channels, config.resize, config.fit, config.max_pixels, config.max_seconds_per_image,
-        perceptual_hashes=config.near_duplicates >= 0,
-    )  # fmt: skip
-    return WorkerSettings(location, key, decoding, config.shards, config.eval_fraction)
+from components.ingest.beam.tasks import (
+    NO_PART,
+    WorkerSettings,
+    examine_chunk,
+    near_duplicates_of,
+    write_hashes_of,
+    write_once,
+)
+from components.ingest.pixels.decode import prepare_pillow
 
 
 def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = -1) -> None:
@@ -74,14 +40,13 @@ def build(pipeline: Any, chunks: int, settings: WorkerSettings, max_bits: int = 
     # Empty shards are written too.
     no_part = beam.Create([(number, NO_PART) for number in range(settings.shards)]).with_output_types(tuple[int, PartSpan])
     parts = (examined.parts, pipeline | "All shards" >> no_part) | "Parts and shards" >> beam.Flatten()
-    shards = {"parts": parts}
+    shards = {"parts": parts, "read": examined.read}
     if max_bits >= 0:
         hashed = parts | "Gather parts" >> beam.GroupByKey() | "Write hashes" >> beam.Map(write_hashes_of, settings)
         # Their number is needed only because it is known when all shards have written their hashes.
         written = hashed | "Count hashes" >> beam.combiners.Count.Globally()
         shards["near"] = written | "Near duplicates" >> beam.FlatMap(near_duplicates_of, settings, max_bits)
     _ = shards | "Shard" >> beam.CoGroupByKey() | "Write shards" >> beam.Map(write_once, settings)
-    _ = examined.read | "Sum" >> beam.CombineGlobally(sum) | "Write sum" >> beam.Map(write_read, settings)
 
 
 def chunk_numbers(chunks: int) -> Iterator[int]:
@@ -90,7 +55,7 @@ def chunk_numbers(chunks: int) -> Iterator[int]:
 
 
 class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
-    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read."""
+    """Decode a chunk into its file: yields (shard, PartSpan), and to `read` how many images it read, under any shard."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
@@ -101,105 +66,6 @@ class Examine(beam.DoFn):  # type: ignore[misc]  # Beam ships no types
 
     def process(self, number: int) -> Iterator[Any]:
         """Decode a chunk, unless an earlier attempt did."""
-        store = self._settings.store
-        chunk = read_listed_chunk(store, number)
-        name = f"{chunk_name(chunk, self._settings.key)}{CHUNK_SUFFIX}"
-        file = read_chunk_file(store, name) or decode_chunk(chunk, self._settings, name)
+        file = examine_chunk(read_listed_chunk(self._settings.store, number), self._settings)
         yield from file.parts.items()
-        yield beam.pvalue.TaggedOutput("read", file.read)
-
-
-def chunk_name(chunk: Chunk, key: str) -> str:
-    """Return the name of a chunk's file: a digest of its listing and of `key`, which stands for config and code."""
-    return hashlib.blake2b(repr((key, chunk)).encode(errors="surrogateescape"), digest_size=16).hexdigest()
-
-
-def decode_chunk(chunk: Chunk, settings: WorkerSettings, name: str) -> ChunkFile:
-    """Read, decode, check and resize the images of a chunk, and write its chunk file. Raises ArtifactError."""
-    items, rejected = [], []
-    for image in read_chunk(chunk):
-        if isinstance(image, Unread):
-            rejected.append(_rejected(image.id, image.reason, image.detail, image.head))
-            continue
-        try:
-            decoded = decode(image.content, settings.decoding)
-        except CannotReadError as error:
-            rejected.append(_rejected(image.id, error.reason, error.detail, image.content))
-        else:
-            example = encode_pixels(decoded.pixels, image.label, image.id, decoded.height, decoded.width)
-            items.append(Item(decoded.digest, image.label, image.split, decoded.perceptual_hash, image.id, example))
-    return write_chunk(settings.store, name, len(items) + len(rejected), items, rejected, settings.shards)
-
-
-def _rejected(id: str, reason: str, detail: str, head: bytes) -> Rejected:
-    return id, reason, detail, hashlib.sha256(head[:HEAD_BYTES]).hexdigest()
-
-
-def in_order(spans: Iterable[PartSpan]) -> list[PartSpan]:
-    """Return the parts of a shard by the names of their chunk files, without those that a repeated attempt sent again."""
-    return sorted(set(spans) - {NO_PART})
-
-
-def write_hashes_of(grouped: tuple[int, Iterable[PartSpan]], settings: WorkerSettings) -> int:
-    """Write the perceptual hashes of a shard, without equal images; return its number."""
-    number, spans = grouped
-    parts = read_parts(settings.store, in_order(spans))
-    write_hashes(drop_equals(join_parts(parts))[0], settings.store, number)
-    return number
-
-
-def near_duplicates_of(shards: int, settings: WorkerSettings, max_bits: int) -> Iterator[tuple[int, Span]]:
-    """Write the near duplicates of all shards; yield for each shard where they are."""
-    yield from write_near_duplicates(settings.store, shards, max_bits)
-
-
-def write_once(grouped: tuple[int, dict[str, Iterable[Any]]], settings: WorkerSettings) -> None:
-    """Write the files of a shard and then a note with its counts, unless there is a note that matches."""
-    number, values = grouped
-    parts = read_parts(settings.store, in_order(values["parts"]))
-    near = read_near_duplicates(settings.store, sorted(set(values.get("near", ()))))
-    index, dropped = drop_equals(join_parts(parts))
-    index = without(index, {id for id, _, _ in near})
-    rejected = sorted(row for part in parts for row in unpacked_rows(part.rejected))
-    rows = {"quarantined": rejected, "duplicate": sorted([*dropped, *near])}
-    entries = hashlib.sha256(index.entries.tobytes()).hexdigest()
-    inputs = digest_of([entries, sorted(set(index.chunks)), rows, settings.key, settings.eval_fraction])
-    if not is_written(settings, number, inputs):
-        write_files(index, rows, settings, number, inputs)
-
-
-def without(index: ShardIndex, ids: set[str]) -> ShardIndex:
-    """Return a shard without some images."""
-    return index.part(np.array([at for at, id in enumerate(index.ids) if id not in ids], np.intp)) if ids else index
-
-
-def is_written(settings: WorkerSettings, number: int, inputs: str) -> bool:
-    """Return whether an earlier attempt has written the files of a shard from these inputs."""
-    store = settings.store
-    try:
-        note = json.loads(store.read(note_name(number)))
-        sizes = [store.size(name) for name in file_names(settings, number)]
-        return bool(note["inputs"] == inputs and note["bytes"] == sizes)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
-def file_names(settings: WorkerSettings, number: int) -> list[str]:
-    """Return the names of a shard's files: its splits, and its parts of the lists."""
-    splits = [shard_name(split, number, settings.shards) for split in SPLITS]
-    return [*splits, *(part_name(outcome, number) for outcome in LISTS)]
-
-
-def write_files(index: ShardIndex, rows: dict[str, list[Any]], settings: WorkerSettings, number: int, inputs: str) -> None:
-    """Write the files of a shard, and then its note."""
-    store = settings.store
-    counts, sizes = write_shard(index, store, number, settings.shards, settings.eval_fraction)
-    for outcome in LISTS:
-        sizes.append(write_rows(store, part_name(outcome, number), rows[outcome]))
-        counts[outcome] = len(rows[outcome])
-    store.write(note_name(number), [json.dumps({"inputs": inputs, "counts": counts, "bytes": sizes}).encode()])
-
-
-def write_read(count: int, settings: WorkerSettings) -> None:
-    """Write the number of images that were read."""
-    settings.store.write(READ_FILE, [json.dumps(count).encode()])
+        yield beam.pvalue.TaggedOutput("read", (number % self._settings.shards, (number, file.read)))

@@ -12,7 +12,6 @@ from components.common.store import Store, writing
 from components.dataset.records import SPLITS
 from components.ingest.beam.sorted_rows import read_rows
 
-READ_FILE = "read.json"
 QUARANTINE_FILE = "quarantine.jsonl"
 DUPLICATES_FILE = "duplicates.jsonl"
 
@@ -39,7 +38,7 @@ def read_counts(store: Store, shards: int, total: int) -> Counts:
 
     Raises PipelineError if an image was lost or counted twice, and ArtifactError.
     """
-    sums = Counter(read=int(json.loads(store.read(READ_FILE))))
+    sums: Counter[str] = Counter()
     for number in range(shards):
         sums.update(json.loads(store.read(note_name(number)))["counts"])
     return {**sums, **balanced(sums, total)}

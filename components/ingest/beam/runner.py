@@ -5,22 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
-import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
+
+from google.protobuf import json_format, text_format
 
 from components.common import errors
 from components.common.addresses import is_address, remote_errors
 from components.common.errors import ConfigError, PipelineError
 from components.ingest.beam import dataflow, flink
-from components.ingest.beam.quiet_beam import BeamError, PipelineOptions, beam, grpc
-from components.ingest.config import LOCAL_RUNNER, IngestConfig
-from components.ingest.sources.chunks import Reader
+from components.ingest.beam.quiet_beam import (
+    SUBPROCESS_SDK,
+    BeamError,
+    GrpcWorkerHandler,
+    PipelineOptions,
+    WorkerHandler,
+    beam,
+    grpc,
+)
+from components.ingest.beam.worker_processes import WorkerProcesses
 
 # What runners raise for a failed pipeline: the error itself in this process, else a RuntimeError, or an error of gRPC.
 RUNNER_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OSError, BeamError, grpc.RpcError)
@@ -33,40 +40,29 @@ WHILE_RUNNING = re.compile(r" \[while running '[^']*'\] ?")
 # Messages of runners when the process of a worker has ended: first Beam's own, then those of a Flink cluster, whose task
 # managers are missed by the job manager or by each other.
 WORKER_GONE = re.compile(
-    r"Channel closed prematurely|client cancelled|Worker subprocess exited|StatusCode\.UNAVAILABLE|Process died"
+    r"Channel closed prematurely|client cancelled|StatusCode\.UNAVAILABLE|Process died"
     r"|TaskManager with id \S+ (is no longer reachable|timed out)|remote task manager was lost"
     r"|IOException: .*Connection reset by peer"
 )
 # Flink's messages begin with the name and the state of the job, and may be a whole Java stack trace.
 FLINK_JOB = re.compile(r"^RuntimeError: Pipeline \S+ failed in state \w+: ")
-MULTI_PROCESSING = "--direct_running_mode=multi_processing"
 POLL_SECONDS, SECONDS_TO_NOTICE = 0.05, 5.0
-STDERR_TAIL_BYTES = 10_000
-IMAGES_FOR_PROCESSES = 20_000  # fewer are decoded faster than worker processes start, which takes about two seconds each
-
-
-def beam_options(config: IngestConfig, reader: Reader, name: str) -> tuple[str, ...]:
-    """Return the options for Beam: those of the config, or by default worker processes on this machine for large sources.
-
-    A job on Dataflow without a name gets one from `name`, so that Dataflow refuses a second job that does the same. Raises
-    ConfigError for a job on Dataflow that could not work.
-    """
-    if config.beam_options:
-        return dataflow.complete(config, name) if dataflow.is_named(config.beam_options) else config.beam_options
-    workers = min(len(os.sched_getaffinity(0)), len(reader.chunks))
-    if workers < 2 or reader.total < IMAGES_FOR_PROCESSES:
-        return (LOCAL_RUNNER,)
-    return (LOCAL_RUNNER, MULTI_PROCESSING, f"--direct_num_workers={workers}")
 
 
 def run_pipeline(
-    options: tuple[str, ...], build: Callable[[Any], None], key: str = "ingest.beam_options", shared: str = ""
+    options: tuple[str, ...],
+    build: Callable[[Any], None],
+    processes: WorkerProcesses | None = None,
+    *,
+    key: str = "ingest.beam_options",
+    shared: str = "",
 ) -> None:
     """Build a pipeline and run it to its end. Raises ConfigError for invalid options (of `key`), else what a worker raised.
 
-    `shared` is the location through which workers share files. Only a job with a URL for it may run on Dataflow.
+    `processes` are those of `worker_processes(options)`. `shared` is the location through which workers share files. Only a job
+    with a URL for it may run on Dataflow.
     """
-    with _beam_loggers_silenced(), _worker_output_held_back(options):
+    with _beam_loggers_silenced():
         on_dataflow = dataflow.is_named(options)
         if on_dataflow and not is_address(shared):
             raise dataflow.no_shared_folder(key)
@@ -77,21 +73,38 @@ def run_pipeline(
                 dataflow.run(pipeline)
             elif flink.is_cluster(pipeline):
                 flink.run(pipeline)
-            elif MULTI_PROCESSING in options:
-                _run_watched(pipeline)
+            elif processes:
+                _run_on(processes, pipeline)
             else:
                 pipeline.run().wait_until_finish()
         except remote_errors(PipelineError, *RUNNER_ERRORS) as error:
             raise unwrapped(error) from error
 
 
-def _run_watched(pipeline: Any) -> None:
+class _ForkedWorker(GrpcWorkerHandler):  # type: ignore[misc]  # Beam ships no types
+    """What the local runner does to start and stop a worker process: here it is forked."""
+
+    def __init__(self, processes: WorkerProcesses, _command: bytes, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._processes = processes
+
+    def start_worker(self) -> None:
+        """Fork a worker, and tell it its name, the options of the pipeline and where to ask for work."""
+        options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
+        control = text_format.MessageToString(self.control_api_service_descriptor())
+        self._processes.fork(
+            {"WORKER_ID": self.worker_id, "PIPELINE_OPTIONS": options, "CONTROL_API_SERVICE_DESCRIPTOR": control}
+        )
+
+    def stop_worker(self) -> None:
+        """The worker ends when the runner has closed its connection."""
+
+
+def _run_on(processes: WorkerProcesses, pipeline: Any) -> None:
     """Run a pipeline on worker processes, and raise if one of them has ended and the runner would wait for ever.
 
-    The runner notices the end of a worker only while that worker has work. But the thread that started the worker process
-    raises an error when the process fails, which is caught here.
+    The runner notices the end of a worker only while that worker has work.
     """
-    worker_died = threading.Event()
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -100,21 +113,12 @@ def _run_watched(pipeline: Any) -> None:
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             raised.append(error)
 
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if WORKER_GONE.search(str(arguments.exc_value)):
-            worker_died.set()
-        else:
-            before(arguments)
-
-    before, threading.excepthook = threading.excepthook, hook
-    try:
-        thread = threading.Thread(target=run, name="Beam pipeline", daemon=True)
-        thread.start()
-        while thread.is_alive() and not worker_died.wait(POLL_SECONDS):
-            pass
-        thread.join(SECONDS_TO_NOTICE if worker_died.is_set() else None)
-    finally:
-        threading.excepthook = before
+    WorkerHandler.register_environment(SUBPROCESS_SDK, bytes)(partial(_ForkedWorker, processes))
+    thread = threading.Thread(target=run, name="Beam pipeline", daemon=True)
+    thread.start()
+    while thread.is_alive() and processes.are_well():
+        thread.join(POLL_SECONDS)
+    thread.join(SECONDS_TO_NOTICE)
     if raised:
         raise raised[0]
     if thread.is_alive():
@@ -148,31 +152,6 @@ def _beam_loggers_silenced() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _worker_output_held_back(options: tuple[str, ...]) -> Iterator[None]:
-    """Hold back what Beam's worker processes write to stderr when they start and end, unless the run fails.
-
-    They have no option for it, and inherit the file descriptor.
-    """
-    if MULTI_PROCESSING not in options:
-        yield
-        return
-    sys.stderr.flush()
-    before = os.dup(2)
-    with tempfile.TemporaryFile() as output:
-        os.dup2(output.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            output.seek(0)
-            os.write(before, output.read()[-STDERR_TAIL_BYTES:])
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)
 
 
 def unwrapped(error: BaseException) -> BaseException:

@@ -31,6 +31,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 # Files below both limits decode in a fraction of a second whatever they contain; a deadline would slow small PNGs by a tenth.
 SMALL_BYTES, SMALL_PIXELS = 1 << 16, 1 << 16
 MODES = {1: "L", 3: "RGB"}
+# A PNG file begins with its signature, and length and kind of its first chunk. That contains width and height, and in a plain
+# file one of these: 8 bits, colour type, and three zeros, the last of which means that it is not interlaced.
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PLAIN_PNG_MODES = {b"\x08\0\0\0\0": "L", b"\x08\2\0\0\0": "RGB", b"\x08\4\0\0\0": "LA", b"\x08\6\0\0\0": "RGBA"}
 # What Pillow's decoders raise on damaged files, found by flipping bits (tests/unit/ingest/pixels/test_decode.py).
 DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
@@ -120,11 +124,14 @@ def load_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, in
     """Return the decoded image after EXIF rotation, in its own mode, and its full height and width. Raises CannotReadError."""
     if not content:
         raise CannotReadError("empty file", "0 bytes")
+    if plain := plain_png(content, settings.max_pixels):
+        return plain, plain.height, plain.width
     try:
         image = _open(content, settings)
         width, height = image.size
         if image.format == "PNG":
-            _check_png(content)
+            for _ in _png_chunks(content):
+                pass
         elif image.format == "JPEG":
             _reduce(image, settings)
         image.load()
@@ -144,6 +151,26 @@ def load_image(content: bytes, settings: Decoding) -> tuple[Image.Image, int, in
         reason = "truncated" if re.search(r"truncated|end of file", detail, re.IGNORECASE) else "damaged"
         raise CannotReadError(reason, detail) from None
     return image, height, width
+
+
+def plain_png(content: bytes, max_pixels: int) -> Image.Image | None:
+    """Return a PNG file as `load_image` does, in half of the time; None if it is not small, whole and of pixels alone.
+
+    With 8 bits a channel and no chunk but pixels, there is nothing to interpret: only Pillow's decoder is needed.
+    """
+    mode = PLAIN_PNG_MODES.get(content[24:29])
+    if mode is None or not content.startswith(PNG_START):
+        return None
+    size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    if len(content) > SMALL_BYTES or not 0 < size[0] * size[1] <= min(SMALL_PIXELS, max_pixels):
+        return None
+    try:
+        kinds, bodies = zip(*_png_chunks(content), strict=True)
+        if set(kinds[1:-1]) == {b"IDAT"}:
+            return Image.frombytes(mode, size, b"".join(bodies[1:-1]), "zip", mode)
+    except DECODE_ERRORS:
+        pass  # load_image will find the reason
+    return None
 
 
 def _open(content: bytes, settings: Decoding) -> Image.Image:
@@ -168,8 +195,8 @@ def _reduce(image: Image.Image, settings: Decoding) -> None:
         image.draft(None, (image.width * least // short, image.height * least // short))
 
 
-def _check_png(content: bytes) -> None:
-    """Check the checksums of the chunks, which Pillow's load() skips. Raises ValueError."""
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield kind and content of each chunk, and check its checksum, which Pillow's load() skips. Raises ValueError."""
     view, position, kind = memoryview(content), 8, b""
     while kind != b"IEND":
         length = int.from_bytes(view[position : position + 4], "big")
@@ -179,6 +206,7 @@ def _check_png(content: bytes) -> None:
         kind = bytes(body[:4])
         if zlib.crc32(body) != int.from_bytes(view[position - 4 : position], "big"):
             raise ValueError(f"wrong checksum of chunk {kind.decode(errors='backslashreplace')}")
+        yield kind, body[4:]
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -23,10 +23,11 @@ OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 def read_local_files(root: bytes, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
     """Read the files of a chunk below `root`; the numbers of an image are size and modification time when listed."""
+    folder = os.path.join(root, b"")  # with a slash at its end
     for image in listed_images(*packed):
         size, stamp = image.numbers
         try:
-            content = read_local_file(os.path.join(root, image.name), size, stamp, max_bytes)  # bytes
+            content = read_local_file(folder + image.name, size, stamp, max_bytes)
         except CannotReadError as error:
             yield image.unread(error)
         else:
@@ -36,19 +37,26 @@ def read_local_files(root: bytes, max_bytes: int, *packed: bytes) -> Iterator[Ra
 def read_local_file(path: bytes, size: int, stamp: int, max_bytes: int) -> bytes:
     """Return the content of a regular file that has not changed since it was listed. Raises CannotReadError."""
     try:
-        refuse_irregular(os.stat(path))  # before it is opened: opening a device can have side effects
-        with open(os.open(path, OPEN_FLAGS), "rb", buffering=0) as file:  # a descriptor
-            return _read_open_file(file, size, stamp, max_bytes)
+        if size <= 0:  # opening a device can have side effects; its size is 0
+            refuse_irregular(os.stat(path))
+        descriptor = os.open(path, OPEN_FLAGS)
+        try:
+            return _read_descriptor(descriptor, size, stamp, max_bytes)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise CannotReadError("unreadable file", error.strerror or str(error)) from None
 
 
-def _read_open_file(file: Any, size: int, stamp: int, max_bytes: int) -> bytes:
-    before = os.fstat(file.fileno())
+def _read_descriptor(descriptor: int, size: int, stamp: int, max_bytes: int) -> bytes:
+    before = os.fstat(descriptor)
     refuse_irregular(before)
-    refuse_size(before.st_size, max_bytes, file)
-    content = read_up_to(file, before.st_size + 1)
-    after = os.fstat(file.fileno())
+    if before.st_size > max_bytes:
+        refuse_size(before.st_size, max_bytes, open(descriptor, "rb", buffering=0, closefd=False))  # noqa: SIM115
+    content = os.read(descriptor, before.st_size + 1)
+    if len(content) < before.st_size:  # a network file system may return less at once
+        content += read_up_to(open(descriptor, "rb", buffering=0, closefd=False), before.st_size + 1 - len(content))  # noqa: SIM115
+    after = os.fstat(descriptor)
     if not (size, stamp) == (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) or len(content) != size:
         raise changed(size, len(content), content)
     return content

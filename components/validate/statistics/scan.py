@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from components.common.artifacts import Manifest, write_text
 from components.dataset.records import SPLITS, shard_files
-from components.ingest.config import LOCAL_RUNNER
+from components.ingest.beam.options import local_options
+from components.ingest.beam.worker_processes import worker_processes
 from components.validate.config import ValidateConfig
 from components.validate.statistics.tally import ShardTask, Tally, tally_shard
 
@@ -30,26 +30,17 @@ def tally_dataset(config: ValidateConfig, dataset: Path, manifest: Manifest, scr
             tasks.append((split, str(file), entry.bytes, entry.sha256, size, channels, config.blank_deviation))
     tallies = {split: Tally(channels) for split in SPLITS}
     if config.beam_options or sum(entry.bytes for entry in manifest.files.values()) > SMALL_BYTES:
-        return tallies | _tally_with_beam(config.beam_options or all_cores(len(tasks)), tasks, scratch)
+        return tallies | _tally_with_beam(config.beam_options or local_options(len(tasks)), tasks, scratch)
     for task in tasks:
         tallies[task[0]] += tally_shard(task)
     return tallies
 
 
-def all_cores(shards: int) -> tuple[str, ...]:
-    """Return Beam options for one process on each core of this machine, but no more processes than shards."""
-    from components.ingest.beam.runner import MULTI_PROCESSING
-
-    workers = min(len(os.sched_getaffinity(0)), shards)
-    return (LOCAL_RUNNER, *((MULTI_PROCESSING, f"--direct_num_workers={workers}") if workers > 1 else ()))
-
-
 def _tally_with_beam(options: tuple[str, ...], tasks: list[ShardTask], scratch: Path) -> dict[str, Tally]:
-    from components.ingest.beam.quiet_beam import beam  # importing Beam takes seconds
-    from components.ingest.beam.runner import run_pipeline
-
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tally-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tally-") as folder, worker_processes(options) as processes:
+        from components.ingest.beam.quiet_beam import beam  # importing Beam takes half a second, like starting the processes
+        from components.ingest.beam.runner import run_pipeline
 
         def build(pipeline: Any) -> None:
             tallies = (
@@ -61,7 +52,7 @@ def _tally_with_beam(options: tuple[str, ...], tasks: list[ShardTask], scratch: 
             )
             _ = tallies | "Write" >> beam.Map(_write, folder)
 
-        run_pipeline(options, build, "validate.beam_options")
+        run_pipeline(options, build, processes, key="validate.beam_options")
         return {file.stem: Tally.from_json(file.read_bytes()) for file in Path(folder).glob("*.json")}
 
 

@@ -23,7 +23,7 @@ from components.common.errors import ArtifactError, ConfigError, DataRejectedErr
 from components.common.store import writing
 from components.dataset.records import read_split
 from components.ingest import run as ingest_run
-from components.ingest.beam import pipeline
+from components.ingest.beam import tasks
 from components.ingest.beam.results import balanced
 from components.ingest.beam.shards import drop_equals
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
@@ -209,7 +209,7 @@ def test_lost_image_is_an_error() -> None:
 
 
 def test_image_lost_inside_the_pipeline_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "drop_equals", lambda shard: (drop_equals(shard)[0], []))
+    monkeypatch.setattr(tasks, "drop_equals", lambda shard: (drop_equals(shard)[0], []))
     Image.new("L", (8, 8)).save(tmp_path / "1.png")
     Image.new("L", (8, 8)).save(tmp_path / "2.png")
     with pytest.raises(PipelineError, match="2 read, but 1 kept \\+ 0 duplicate \\+ 0 quarantined"):
@@ -255,7 +255,7 @@ def test_errors_of_workers_reach_the_user_in_one_line(
         with writing("shard 0"):
             raise raised
 
-    monkeypatch.setattr(pipeline, "write_shard", fail)
+    monkeypatch.setattr(tasks, "write_shard", fail)
     write_digit_images(tmp_path / "in", 2, broken=False)
     with pytest.raises(expected) as caught:
         ingest(tmp_path / "out" / "dataset", source=f"images:{tmp_path / 'in'}", shards=1, eval_fraction=1e-9)
@@ -278,10 +278,10 @@ INTERRUPTED = """
 import os, sys
 from components.common.command import main
 from components.ingest import run
-from components.ingest.beam import pipeline
+from components.ingest.beam import tasks
 from components.ingest.config import IngestConfig
 
-write_chunk, written = pipeline.write_chunk, []
+write_chunk, written = tasks.write_chunk, []
 
 def interrupting(*arguments):
     written.append(write_chunk(*arguments))
@@ -289,7 +289,7 @@ def interrupting(*arguments):
         os.kill(os.getpid(), int(sys.argv[2]))
     return written[-1]
 
-pipeline.write_chunk = interrupting
+tasks.write_chunk = interrupting
 sys.exit(main("ingest", IngestConfig, run.run, {}, sys.argv[3:]))
 """
 
@@ -342,7 +342,7 @@ def test_changed_source_does_not_reuse_chunks(tmp_path: Path, monkeypatch: pytes
 
 def test_finished_shard_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_digit_images(tmp_path / "in", 20, broken=False)
-    monkeypatch.setattr(pipeline, "write_shard", Recorded(tmp_path / "written", pipeline.write_shard))
+    monkeypatch.setattr(tasks, "write_shard", Recorded(tmp_path / "written", tasks.write_shard))
     monkeypatch.setattr(ingest_run, "write_lists", FailOnce(tmp_path / "failed", ingest_run.write_lists))
     with pytest.raises(PipelineError, match="first time"):
         ingest(tmp_path / "out", source=f"images:{tmp_path / 'in'}")

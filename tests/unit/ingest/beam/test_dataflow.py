@@ -69,7 +69,7 @@ def test_job_gets_a_name_unless_it_has_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_error_of_another_step_names_its_key() -> None:
     with pytest.raises(ConfigError, match=r"^validate\.beam_options names DataflowRunner, which this step cannot use"):
-        run_pipeline(("--runner=DataflowRunner",), lambda pipeline: None, "validate.beam_options")
+        run_pipeline(("--runner=DataflowRunner",), lambda pipeline: None, key="validate.beam_options")
 
 
 def test_shared_folder_must_be_a_url() -> None:

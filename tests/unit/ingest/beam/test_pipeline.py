@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from components.ingest.beam.pipeline import build, worker_settings
+from components.ingest.beam.pipeline import build
 from components.ingest.beam.runner import new_pipeline
+from components.ingest.beam.tasks import worker_settings
 from components.ingest.config import LOCAL_RUNNER, IngestConfig
 
 

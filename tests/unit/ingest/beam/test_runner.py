@@ -7,6 +7,8 @@ import pytest
 from components.common.errors import ArtifactError, DataRejectedError, PipelineError
 from components.common.store import writing
 from components.ingest.beam.runner import unwrapped
+from components.ingest.beam.worker_processes import WorkerProcesses
+from tests.support.local_runs import wait_for
 
 TRACEBACK = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1512, in apache_beam.runners.common.DoFnRunner.process
@@ -94,3 +96,17 @@ def test_write_errors_name_the_file() -> None:
         writing("train-0.tfrecord"),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_a_worker_that_cannot_start_ends_all_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    with WorkerProcesses() as processes:
+        processes.fork({"CONTROL_API_SERVICE_DESCRIPTOR": "url: 'localhost:1'", "PIPELINE_OPTIONS": "no JSON"})
+        wait_for(lambda: not processes.are_well())
+    assert "JSONDecodeError" in capfd.readouterr().err
+
+
+def test_worker_processes_end_with_their_pipeline(capfd: pytest.CaptureFixture[str]) -> None:
+    with WorkerProcesses() as processes:
+        assert processes.are_well()
+    assert not processes.are_well()
+    assert capfd.readouterr() == ("", "")

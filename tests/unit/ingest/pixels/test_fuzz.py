@@ -6,6 +6,7 @@ import io
 import random
 import tempfile
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_digits, load_sample_image
 
 from components.common.errors import DataRejectedError
 from components.ingest.config import Decoding, IngestConfig
-from components.ingest.pixels.decode import decode, pillow_prepared
+from components.ingest.pixels.decode import decode, pillow_prepared, plain_png
 from components.ingest.run import run
 from components.ingest.sources.chunks import CannotReadError
 
@@ -90,6 +92,49 @@ def test_two_thousand_mutated_files_are_decoded_or_refused() -> None:
     assert outcomes.total() == FILES
     assert min(outcomes[kind] for kind in ("decoded", "truncated", "damaged", "not an image")) >= 20, "all outcomes occur"
     assert slowest < SECONDS_EACH, "nothing hangs"
+
+
+def test_plain_png_files_are_decoded_as_pillow_does_whatever_was_damaged() -> None:
+    draw = random.Random(20261126)
+    files = [encoded(noise(mode)) for mode in ("L", "LA", "RGB", "RGBA")]
+    contents = files + [with_right_checksums(mutated(files, draw)) for _ in range(1000)]
+    plain = 0
+    with pillow_prepared(SETTINGS.max_pixels):
+        for content in contents:
+            if image := plain_png(content, SETTINGS.max_pixels):
+                opened = Image.open(io.BytesIO(content), formats=["PNG"])
+                assert (image.mode, image.size, image.tobytes()) == (opened.mode, opened.size, opened.tobytes())
+                plain += 1
+    assert plain > len(files), "some damaged ones too"
+    assert plain_png(encoded(noise("L"), pnginfo=text()), 10_000) is None, "text may contain a rotation"
+    assert plain_png(encoded(noise("P")), 10_000) is None
+    assert plain_png(files[0], 30 * 20 - 1) is None
+
+
+def noise(mode: str) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8), "RGBA").convert(mode)
+
+
+def text() -> PngInfo:
+    info = PngInfo()
+    info.add_text("a", "b")
+    return info
+
+
+def encoded(image: Image.Image, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def with_right_checksums(content: bytes) -> bytes:
+    """Return a PNG file with the right checksum in each chunk, so that damage reaches the decoder."""
+    right, position = bytearray(content), 8
+    while position + 12 <= len(right):
+        end = position + 8 + int.from_bytes(right[position : position + 4], "big")
+        right[end : end + 4] = zlib.crc32(right[position + 4 : end]).to_bytes(4, "big") if end + 4 <= len(right) else b""
+        position = end + 4
+    return bytes(right)
 
 
 def png(number: int) -> bytes:

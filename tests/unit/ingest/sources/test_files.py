@@ -71,19 +71,11 @@ def test_irregular_files_are_quarantined_and_never_block(tmp_path: Path) -> None
     }
 
 
-def test_file_replaced_by_a_pipe_after_stat_does_not_block(tmp_path: Path, monkeypatch: Any) -> None:
+def test_file_replaced_by_a_pipe_after_it_was_listed_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     reader = open_images(tmp_path)
-    stat = os.stat
-
-    def swapped(path: Any, **keys: Any) -> os.stat_result:
-        status = stat(path, **keys)
-        if os.fsencode(path).endswith(b"a.png"):
-            Path(os.fsdecode(path)).unlink()
-            os.mkfifo(path)
-        return status
-
-    monkeypatch.setattr(files.os, "stat", swapped)
+    (tmp_path / "a.png").unlink()
+    os.mkfifo(tmp_path / "a.png")
     items: list[Any] = []
     reading = threading.Thread(target=lambda: items.extend(items_of(reader)), daemon=True)
     reading.start()
@@ -141,15 +133,15 @@ def test_file_that_changes_after_listing(tmp_path: Path, change: Callable[[Path]
 def test_file_that_is_written_to_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     reader = open_images(tmp_path)
-    read = files.read_up_to
+    read = os.read
 
-    def growing(file: Any, count: int) -> bytes:
-        content = read(file, count)
+    def growing(descriptor: int, count: int) -> bytes:
+        content = read(descriptor, count)
         with (tmp_path / "a.png").open("ab") as end:
             end.write(b"more")
         return content
 
-    monkeypatch.setattr(files, "read_up_to", growing)
+    monkeypatch.setattr(files.os, "read", growing)
     assert reasons(reader) == {"a.png": ("changed while reading", "3 bytes when listed, 3 bytes read")}
 
 

@@ -84,13 +84,16 @@ def _random_components(images: Images, count: int, generator: Generator) -> Valu
     """Draw from a Gaussian that has the mean and the largest principal components of the images."""
     flat: Values = some(images, 5 * MOST_COMPONENTS, generator).reshape(5 * MOST_COMPONENTS, -1)
     mean = flat.mean(axis=0)
-    _, sizes, components = np.linalg.svd(flat - mean, full_matrices=False)
-    scaled = components * (sizes / np.sqrt(len(flat)))[:, None]
+    centred = flat - mean
+    # The components of few images from their inner products: much faster than a decomposition of all pixels.
+    _, shares = np.linalg.eigh(centred @ centred.T)
+    largest = shares[:, ::-1][:, : min(MOST_COMPONENTS, flat.shape[1])]
+    scaled = largest.T @ centred / np.float32(np.sqrt(len(flat)))
 
     def draw(values: Values, used: float) -> Values:
         return np.asarray(mean + generator.standard_normal((len(values), int(used)), np.float32) @ scaled[: int(used)])
 
-    numbers = np.geomspace(2, min(MOST_COMPONENTS, len(scaled)), PARTS)
+    numbers = np.geomspace(2, len(scaled), PARTS)
     return _in_parts(np.empty((count, flat.shape[1]), np.float32), numbers, draw).reshape(count, *images.shape[1:])
 
 

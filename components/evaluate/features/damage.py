@@ -124,7 +124,7 @@ def _shifts(images: Images, count: int, generator: Generator) -> Values:
         down, right = round(np.sin(angle) * distance), round(np.cos(angle) * distance)
         return shifted(values, down, right or int(not down))
 
-    return _in_parts(some(images, count, generator), generator.uniform(0, 2 * np.pi, PARTS), shift)
+    return _in_parts(some(images, count, generator), generator.uniform(0, 2 * np.pi, 10 * PARTS), shift)
 
 
 def _halves_of_two(images: Images, count: int, generator: Generator) -> Values:
@@ -149,7 +149,7 @@ def _warped(images: Images, count: int, generator: Generator) -> Values:
         bottom = values[:, low[0], high[1]] * (1 - share[0]) + values[:, high[0], high[1]] * share[0]
         return np.asarray(top * (1 - share[1]) + bottom * share[1])
 
-    return _in_parts(some(images, count, generator), generator.uniform(0.05, 0.12, PARTS), warp)
+    return _in_parts(some(images, count, generator), generator.uniform(0.05, 0.12, 5 * PARTS), warp)
 
 
 def _turned(quarters: int) -> Damage:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.evaluate import baselines, run, scored, scores, useless
+from components.evaluate import run, scored, scores, useless
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.features import damage, extractor, extractor_training
-from components.evaluate.metrics import one_pass, table
+from components.evaluate.metrics import bootstrap, one_pass, table
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("extractor: other", scored, "extractor_for"),
@@ -33,12 +33,11 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("real side: kernel, radii, weighted sums", scored, "cached_reference"),
     ("useless sets: other", scored, "measure_baselines"),
     ("useless sets: making them", useless, "make"),
-    ("useless sets: scores", baselines, "measure_features"),
     ("statistics of real images", scored, "real_statistics_of"),
     ("samples: other", scored, "measure"),
-    ("samples: pass over all pairs", one_pass, "compare"),
+    ("samples, useless sets, floor: passes over all pairs", one_pass, "compare"),
     ("samples: nearest of other training images", scores, "_over_all_training_images"),
-    ("samples: interval of FID", scores.bootstrap, "fid_interval"),
+    ("samples: interval of FID", bootstrap, "fid_interval"),
     ("samples: metrics", table, "measure_all"),
     ("pictures", scored.Scored, "write_pictures"),
     ("other", run, "run"),

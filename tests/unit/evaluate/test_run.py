@@ -245,7 +245,7 @@ class TestExtractor:
 
     def test_images_without_labels_are_one_class(self) -> None:
         train, held_out = (part(name)._replace(labels=np.full(len(part(name).images), -1)) for name in ("train", "eval"))
-        made = extractor_training.train_extractor(train, held_out, 4)
+        made = extractor_training.train_extractor(train, held_out, 8)
         assert (made.settings.classes, made.settings.held_out_accuracy) == (0, None)
         assert made.settings.told_apart is not None
         assert made.settings.told_apart > 0.7

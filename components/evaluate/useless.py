@@ -16,7 +16,7 @@ from components.evaluate.features.damage import Damage, Generator, Images, Value
 
 Scores = Mapping[str, Mapping[str, float]]
 
-HANDFUL = 5
+HANDFUL = 5  # images, at most one of 150: each covers about k + 1 = 6 balls of real images, which is much of a small set
 # The features tell a set from real images if its precision or recall, and its coverage, are below these.
 SMALL_SHARE, SMALL_COVERAGE = 0.1, 0.05
 
@@ -45,7 +45,9 @@ SETS: dict[str, Damage] = {
     "the mean image": lambda images, count, generator: _mean(images, count, 0, generator),
     "the mean image with noise": lambda images, count, generator: _mean(images, count, 16, generator),
     "one image": lambda images, count, _: np.repeat(images[:1], count, axis=0),
-    "a handful of images": lambda images, count, generator: images[generator.integers(0, HANDFUL, count)],
+    "a handful of images": lambda images, count, generator: images[
+        generator.integers(0, max(1, min(HANDFUL, len(images) // 150)), count)
+    ],
     "blurred images": _blurred,
     "shifted images": _shifted,
 }

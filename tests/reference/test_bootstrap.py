@@ -50,6 +50,18 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert bootstrap.fid_interval(real, fake, 3) == bootstrap.fid_interval(real, fake, 3)
 
 
+def test_the_interval_of_fid_is_that_of_images_drawn_one_by_one() -> None:
+    generator = np.random.default_rng(6)
+    real, fake = drawn(generator, 70, 5.0), drawn(generator, 50, 5.4)
+    generator, score = np.random.default_rng(3), fid.compute(real, fake)
+    scores = [
+        fid.compute(real[generator.integers(0, 70, 70)], fake[generator.integers(0, 50, 50)])
+        for _ in range(bootstrap.FID_REPLICATES)
+    ]
+    low, high = np.quantile(scores, bootstrap.ENDS) - np.mean(scores)
+    assert bootstrap.fid_interval(real, fake, 3) == pytest.approx((max(0.0, score + low), score + high), rel=1e-9)
+
+
 def test_fid_of_many_features_has_no_interval() -> None:
     wide = np.random.default_rng(0).standard_normal((20, bootstrap.MOST_FID_FEATURES + 1))
     assert bootstrap.fid_interval(wide, wide, 0) is None

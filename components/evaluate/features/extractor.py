@@ -26,7 +26,7 @@ from components.evaluate.features.external import SETTINGS_FILE as EXTERNAL_FILE
 from components.evaluate.features.external import ExternalExtractor, load_external
 
 FEATURES = 64
-CHANNELS = (32, 64)  # of the first convolution, and of the others
+CHANNELS = (16, 48)  # of the first convolution, and of the others
 LARGEST = 32  # pixels a side, about: more detail than that would take too long to learn
 WEIGHTS_FILE = "weights.npz"
 SETTINGS_FILE = "extractor.json"

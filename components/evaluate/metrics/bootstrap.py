@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,14 +51,32 @@ def fid_interval(real_features: npt.ArrayLike, fake_features: npt.ArrayLike, see
     real, fake = as_features(real_features), as_features(fake_features)
     if real.shape[1] > MOST_FID_FEATURES:
         return None
-    generator = np.random.default_rng(seed)
-    score = fid.compute(real, fake)
-    drawn = [
-        fid.compute(real[generator.integers(0, len(real), len(real))], fake[generator.integers(0, len(fake), len(fake))])
-        for _ in range(FID_REPLICATES)
-    ]
+    generator, score = np.random.default_rng(seed), fid.compute(real, fake)
+    counts: tuple[list[Floats], list[Floats]] = ([], [])
+    for _, (array, of_array) in itertools.product(range(FID_REPLICATES), zip((real, fake), counts, strict=True)):
+        rows = generator.integers(0, len(array), len(array))
+        of_array.append(np.bincount(rows, minlength=len(array)).astype(np.float64))
+    of_real, of_fake = (_resampled(array, np.stack(each)) for array, each in zip((real, fake), counts, strict=True))
+    drawn = [fid.statistics_to_metric(*pair) for pair in zip(of_real, of_fake, strict=True)]
     low, high = np.quantile(drawn, ENDS) - np.mean(drawn)
     return max(0.0, score + float(low)), score + float(high)
+
+
+def _resampled(features: Floats, drawn: Floats) -> list[fid.Statistics]:
+    """Return the statistics of each resample [R] of features [N, D]; `drawn` [R, N] is how often each image is in it.
+
+    Products of feature columns, weighted for all resamples at once: no copies of the features, and half of a symmetric matrix.
+    """
+    count, width = features.shape
+    middle = features.mean(axis=0)
+    centred = features - middle
+    means = drawn @ centred / count
+    covariances, weighted = np.empty((len(drawn), width, width)), np.empty_like(drawn)
+    for column in range(width):
+        products = np.multiply(drawn, centred[:, column], out=weighted) @ centred[:, column:]
+        products = (products - count * means[:, column, None] * means[:, column:]) / (count - 1)
+        covariances[:, column, column:] = covariances[:, column:, column] = products
+    return [fid.Statistics(mean + middle, covariance) for mean, covariance in zip(means, covariances, strict=True)]
 
 
 def weights(generator: np.random.Generator, count: int, replicates: int) -> Floats:

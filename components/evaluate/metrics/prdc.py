@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from components.evaluate.metrics.checks import Floats, check_enough, check_features, check_pair
 from components.evaluate.metrics.tiles import (
-    Booleans,
     Centred,
     Features,
+    Indices,
     Nearest,
     Tile,
     Uses,
@@ -75,10 +75,11 @@ class Balls:
 
     def add(self, tile: Tile) -> None:
         """Add a tile."""
-        in_real_ball = _inside(tile, self._real_radii[tile.rows, None])
-        self._balls_around_fake[tile.columns] += in_real_ball.sum(axis=0)
-        self._covered[tile.rows] |= in_real_ball.any(axis=1)
-        self._recalled[tile.rows] |= _inside(tile, self._fake_radii[None, tile.columns]).any(axis=1)
+        rows, columns = _inside(tile, self._real_radii[tile.rows, None])
+        self._balls_around_fake[tile.columns] += np.bincount(columns, minlength=len(self._balls_around_fake[tile.columns]))
+        self._covered[tile.rows.start + rows] = True
+        rows, _ = _inside(tile, self._fake_radii[None, tile.columns])
+        self._recalled[tile.rows.start + rows] = True
 
     def shares(self, k: int) -> Prdc:
         """Return the four shares.
@@ -125,9 +126,11 @@ def _radii_of(features: Centred, k: int, kind: str) -> Floats:
     return radii(features, nearest, k)
 
 
-def _inside(tile: Tile, squared: Floats) -> Booleans:
+def _inside(tile: Tile, squared: Floats) -> tuple[Indices, Indices]:
+    """Return rows and columns of the pairs in a tile whose squared distance is below `squared`, [rows, 1] or [1, columns]."""
     slack = slack_of(tile.left.norms[tile.rows], tile.right.norms[tile.columns])
-    result, rows, columns = inside(tile.distances, squared, slack)
-    exact = exact_distances(tile.left, tile.right, rows + tile.rows.start, columns + tile.columns.start)
-    result[rows, columns] = exact < np.broadcast_to(squared, tile.distances.shape)[rows, columns]
-    return result
+    rows, columns, unsure = inside(tile.distances, squared, slack)
+    exact = exact_distances(tile.left, tile.right, rows[unsure] + tile.rows.start, columns[unsure] + tile.columns.start)
+    is_inside = np.ones(len(rows), np.bool_)
+    is_inside[unsure] = exact < np.broadcast_to(squared, tile.distances.shape)[rows[unsure], columns[unsure]]
+    return rows[is_inside], columns[is_inside]

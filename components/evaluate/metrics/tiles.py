@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.intp]
 Booleans = npt.NDArray[np.bool_]
 Uses = Literal["kernel", "distances"]  # the part of a tile that an accumulator reads
 
-TILE = 2048  # rows and columns: 16 MiB of float32, large enough for the full speed of matrix products
+TILE = 1024  # rows and columns: 4 MiB of float32, large enough for the full speed of matrix products
 PAIRS_AT_ONCE = 4096  # pairs whose exact distances are computed at once
 ROUNDING = 16  # bound for the error of a squared distance, in machine epsilons times the sum of the two squared norms
 LARGEST = 1e6  # for larger features, the cube in the kernel overflows float32
@@ -146,12 +146,16 @@ def exact_distances(left: Centred, right: Centred, rows: Indices, columns: Indic
     return squared
 
 
-def inside(distances: Features, radii: Floats, slack: float) -> tuple[Booleans, Indices, Indices]:
-    """Return which squared distances are below the squared radii, and the rows and columns of those within `slack` of them."""
-    below = distances < radii
-    near = np.abs(distances - radii.astype(distances.dtype)) <= slack
-    positions = np.flatnonzero(near)  # ten times as fast as nonzero in two dimensions
-    return below, *np.divmod(positions, distances.shape[1])
+def inside(distances: Features, radii: Floats, slack: float) -> tuple[Indices, Indices, Indices]:
+    """Return rows and columns of the squared distances that may be below the squared radii, and which are within `slack`.
+
+    `radii` is [rows, 1] or [1, columns]. The third result: positions, in the first two, of pairs that rounding cannot tell.
+    """
+    rounded = radii.astype(distances.dtype)
+    positions = np.flatnonzero(distances <= rounded + slack)  # ten times as fast as nonzero in two dimensions
+    rows, columns = np.divmod(positions, distances.shape[1])
+    limits = rounded[rows, 0] if rounded.shape[1] == 1 else rounded[0, columns]
+    return rows, columns, np.flatnonzero(distances.ravel()[positions] >= limits - slack)
 
 
 def slack_of(left_norms: Features, right_norms: Features) -> float:

@@ -35,12 +35,13 @@ class UpConv(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Return the convolved large image."""
-        kernel, bias = (each.value - tf.reduce_mean(each, -1, keepdims=True) for each in (self.kernel, self.bias))
+        centred = (each.value - tf.reduce_mean(each, -1, keepdims=True) for each in (self.kernel, self.bias))
+        kernel, bias = (tf.cast(each, self.compute_dtype) for each in centred)
         repeated = tf.constant(REPEATED, kernel.dtype)
-        summed = tf.cast(tf.einsum("kd,le,deio->kloi", repeated, repeated, kernel), self.compute_dtype)
+        summed = tf.einsum("kd,le,deio->kloi", repeated, repeated, kernel)
         _, height, width, _ = images.shape
         shape = [tf.shape(images)[0], 2 * height, 2 * width, self.channels]
-        return tf.nn.bias_add(tf.nn.conv2d_transpose(images, summed, shape, 2, "SAME"), tf.cast(bias, self.compute_dtype))
+        return tf.nn.bias_add(tf.nn.conv2d_transpose(images, summed, shape, 2, "SAME"), bias)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return [B, 2H, 2W, O]."""
@@ -106,7 +107,7 @@ class OnePassNorm(keras.layers.LayerNormalization):  # type: ignore[misc]
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the normalized features, of the shape of `inputs`."""
-        x = tf.cast(inputs, self.compute_dtype)  # Keras' class does not do it before the call
+        x = tf.cast(inputs, tf.float32) if inputs.dtype == tf.bfloat16 else inputs
         variance = tf.reduce_mean(tf.square(x), -1, keepdims=True)
         if not self.centred:
             mean = tf.reduce_mean(x, -1, keepdims=True)
@@ -114,7 +115,7 @@ class OnePassNorm(keras.layers.LayerNormalization):  # type: ignore[misc]
             x -= mean
         inverse = tf.math.rsqrt(variance + self.epsilon)
         x *= inverse * self.gamma if self.scale else inverse
-        return tf.nn.bias_add(x, self.beta) if self.center else x
+        return tf.cast(x + self.beta if self.center else x, self.compute_dtype)
 
 
 class LabelRows(keras.layers.Layer):  # type: ignore[misc]

@@ -164,10 +164,10 @@ class _Maker:
         return keras.layers.AveragePooling2D(2, dtype=self.dtype, name=f"halved_{name}")(x)
 
     def normalised(self, x: keras.KerasTensor, name: str, centred: bool = False) -> keras.KerasTensor:
-        """Return x after LayerNorm and a leaky ReLU, both in float32, as the convolution before rounded it."""
-        own, dtype = self.labels is not None, "float32" if self.dtype == "mixed_bfloat16" else self.dtype
+        """Return x after LayerNorm and a leaky ReLU; `centred`: x has mean zero over its channels."""
+        own, dtype = self.labels is not None, self.dtype
         settings = {"epsilon": 1e-5, "center": not own, "scale": not own, "dtype": dtype, "name": f"norm_{name}"}
-        if centred or self.dtype == "mixed_bfloat16":
+        if centred or dtype == "mixed_bfloat16":
             x = OnePassNorm(centred, **settings)(x)
         else:
             x = keras.layers.LayerNormalization(**settings)(x)

@@ -29,7 +29,7 @@ from components.train.config import TrainConfig
 from components.train.data.batches import RoundBatches
 from components.train.data.resident import Resident
 from components.train.devices import host_call
-from components.train.layers import Leaky, UpConv
+from components.train.layers import Leaky, OnePassNorm, UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
 Seconds = Callable[[], float]
@@ -125,6 +125,8 @@ def with_keras_layers(network: keras.Model, example: tf.Tensor) -> keras.Model:
             x = keras.layers.Conv2D(layer.channels, 3, padding="same")(keras.layers.UpSampling2D(2)(x))
         elif isinstance(layer, Leaky):
             x = keras.layers.LeakyReLU(layer.slope)(x)
+        elif isinstance(layer, OnePassNorm):
+            x = keras.layers.LayerNormalization.from_config(layer.get_config())(x)
         else:
             x = type(layer).from_config(layer.get_config())(x)
     plain_network = keras.Model(inputs, x)

@@ -14,11 +14,12 @@ REPEATED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
 
 class UpConv(keras.layers.Layer):  # type: ignore[misc]
-    """Nearest-neighbour up-sampling by 2 and a 3×3 convolution in one: [B, H, W, I] to [B, 2H, 2W, O].
+    """Nearest-neighbour up-sampling by 2, a 3×3 convolution, minus its mean over channels: [B, H, W, I] to [B, 2H, 2W, O].
 
-    Computes the same as UpSampling2D(2) and Conv2D(O, 3, padding="same") with the same weights. Taps that meet the same pixel
-    of the small image are summed first, which takes 16 products per pixel and pair of channels instead of 36. The up-sampled
-    image is never stored.
+    Computes the same as UpSampling2D(2) and Conv2D(O, 3, padding="same") with the same weights, minus the mean of each pixel.
+    Taps that meet the same pixel of the small image are summed first, which takes 16 products per pixel and pair of channels
+    instead of 36. The up-sampled image is never stored. LayerNorm, which follows everywhere, subtracts the mean anyway; here
+    it is subtracted from the kernel and the bias, which are much smaller than the image (docs/decisions/0008).
     """
 
     def __init__(self, channels: int, kernel_initializer: Any, **settings: Any) -> None:
@@ -28,13 +29,14 @@ class UpConv(keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create a 3×3 kernel and a bias."""
         self.kernel = self.add_weight(
-            shape=(3, 3, input_shape[-1], self.channels), initializer=self.kernel_initializer, name="kernel"
+            shape=(3, 3, input_shape[-1], self.channels), initializer=self.kernel_initializer, name="kernel", autocast=False
         )
-        self.bias = self.add_weight(shape=(self.channels,), initializer="zeros", name="bias")
+        self.bias = self.add_weight(shape=(self.channels,), initializer="zeros", name="bias", autocast=False)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Return the convolved large image."""
-        kernel, bias = (tf.cast(variable, self.compute_dtype) for variable in (self.kernel, self.bias))
+        centred = (each.value - tf.reduce_mean(each, -1, keepdims=True) for each in (self.kernel, self.bias))
+        kernel, bias = (tf.cast(each, self.compute_dtype) for each in centred)
         repeated = tf.constant(REPEATED, kernel.dtype)
         summed = tf.einsum("kd,le,deio->kloi", repeated, repeated, kernel)
         _, height, width, _ = images.shape
@@ -92,24 +94,28 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
 
 
 class OnePassNorm(keras.layers.LayerNormalization):  # type: ignore[misc]
-    """Keras' LayerNormalization over the last axis of bfloat16 features, with statistics in one pass instead of two.
+    """Keras' LayerNormalization over the last axis, with statistics in one pass over the features instead of two.
 
-    Keras computes the mean and then the mean of (x - mean)², so it reads x twice. Here the variance is the mean of x² minus the
-    squared mean, in float32. If the mean is much larger than the standard deviation, this loses digits, but far fewer than the
-    rounding of x to 8 bits has lost before. So it is not for float32 features.
+    Keras computes the mean and then the mean of (x - mean)². Here the variance is the mean of x² minus the squared mean. If the
+    mean is much larger than the standard deviation, this loses digits, but far fewer than rounding x to bfloat16 has lost
+    before. So it is for features that were rounded to bfloat16, or whose mean is zero (`centred`), as those of UpConv.
     """
+
+    def __init__(self, centred: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.centred = centred
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Return the normalized features, of the shape of `inputs`."""
-        x = tf.cast(inputs, tf.float32)
-        mean, mean_square = (tf.reduce_mean(each, -1, keepdims=True) for each in (x, tf.square(x)))
-        inverse = tf.math.rsqrt(tf.maximum(mean_square - tf.square(mean), 0.0) + self.epsilon)
-        if self.scale:
-            inverse *= self.gamma
-        offset = -mean * inverse
-        if self.center:
-            offset += self.beta
-        return tf.cast(x * inverse + offset, self.compute_dtype)
+        x = tf.cast(inputs, tf.float32) if inputs.dtype == tf.bfloat16 else inputs
+        variance = tf.reduce_mean(tf.square(x), -1, keepdims=True)
+        if not self.centred:
+            mean = tf.reduce_mean(x, -1, keepdims=True)
+            variance = tf.maximum(variance - tf.square(mean), 0.0)
+            x -= mean
+        inverse = tf.math.rsqrt(variance + self.epsilon)
+        x *= inverse * self.gamma if self.scale else inverse
+        return tf.cast(x + self.beta if self.center else x, self.compute_dtype)
 
 
 class LabelRows(keras.layers.Layer):  # type: ignore[misc]

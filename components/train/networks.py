@@ -60,7 +60,7 @@ def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32
         x = make.normalised(x, "base")
     for index, channels in enumerate(others):
         if config.networks == "plain":
-            x = make.normalised(make.up_conv(channels, f"conv_{index}")(x), str(index))
+            x = make.normalised(make.up_conv(channels, f"conv_{index}")(x), str(index), centred=True)
         else:
             x = _block_upwards(make, x, channels, index)
     if config.networks == "residual":
@@ -116,7 +116,7 @@ def _block_upwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int
     # The 1×1 convolution comes before the up-sampling: the result is the same at a quarter of the cost.
     shortcut = keras.layers.UpSampling2D(2, dtype=make.dtype)(make.conv(channels, 1, f"shortcut_{index}")(x))
     x = make.up_conv(channels, f"first_{index}")(make.normalised(x, f"first_{index}"))
-    x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}"))
+    x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}", centred=True))
     return keras.layers.Add(dtype=make.dtype)([shortcut, x])
 
 
@@ -163,14 +163,16 @@ class _Maker:
     def halved(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.AveragePooling2D(2, dtype=self.dtype, name=f"halved_{name}")(x)
 
-    def normalised(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        own = self.labels is not None
-        kind = OnePassNorm if self.dtype == "mixed_bfloat16" else keras.layers.LayerNormalization
-        x = kind(epsilon=1e-5, center=not own, scale=not own, dtype=self.dtype, name=f"norm_{name}")(x)
+    def normalised(self, x: keras.KerasTensor, name: str, centred: bool = False) -> keras.KerasTensor:
+        """Return x after LayerNorm and a leaky ReLU; `centred`: x has mean zero over its channels."""
+        own, dtype = self.labels is not None, self.dtype
+        settings = {"epsilon": 1e-5, "center": not own, "scale": not own, "dtype": dtype, "name": f"norm_{name}"}
+        if centred or dtype == "mixed_bfloat16":
+            x = OnePassNorm(centred, **settings)(x)
+        else:
+            x = keras.layers.LayerNormalization(**settings)(x)
         if own:
             for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):
-                rows = LabelRows(self.classes, x.shape[-1], initial, dtype=self.dtype, name=f"norm_{name}_{initial}")(
-                    self.labels
-                )
-                x = merge(dtype=self.dtype)([x, keras.layers.Reshape([1, 1, x.shape[-1]], dtype=self.dtype)(rows)])
-        return self.leaky(x, name)
+                rows = LabelRows(self.classes, x.shape[-1], initial, dtype=dtype, name=f"norm_{name}_{initial}")(self.labels)
+                x = merge(dtype=dtype)([x, keras.layers.Reshape([1, 1, x.shape[-1]], dtype=dtype)(rows)])
+        return Leaky(LEAK, dtype=dtype, name=f"leaky_{name}")(x)

@@ -32,16 +32,19 @@ def assert_same(ours: list[tf.Tensor], theirs: list[tf.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("size", [4, 7, 8])
-def test_up_conv_is_up_sampling_and_a_convolution(size: int) -> None:
+def test_up_conv_is_up_sampling_and_a_convolution_minus_its_mean(size: int) -> None:
     ours, theirs = UpConv(6, "glorot_uniform"), keras.layers.Conv2D(6, 3, padding="same")
     ours.build((None, size, size, 5))
     theirs.build((None, 2 * size, 2 * size, 5))
     theirs.set_weights([drawn(3, 3, 5, 6).numpy(), drawn(6).numpy()])
     ours.set_weights(theirs.get_weights())
     images, upstream = drawn(2, size, size, 5), drawn(2, 2 * size, 2 * size, 6)
-    plain = value_and_gradients(
-        lambda x: theirs(keras.layers.UpSampling2D(2)(x)), [v.value for v in theirs.variables], images, upstream
-    )
+
+    def centred(x: tf.Tensor) -> tf.Tensor:
+        y = theirs(keras.layers.UpSampling2D(2)(x))
+        return y - tf.reduce_mean(y, -1, keepdims=True)
+
+    plain = value_and_gradients(centred, [v.value for v in theirs.variables], images, upstream)
     assert_same(value_and_gradients(ours, [v.value for v in ours.variables], images, upstream), plain)
 
 
@@ -105,9 +108,9 @@ def test_label_rows_are_a_lookup() -> None:
     np.testing.assert_array_equal(layer(tf.constant([2, 0, 2])), rows[[2, 0, 2]])
 
 
-def norm_pair(dtype: str, channels: int) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+def norm_pair(channels: int, centred: bool = False, dtype: str = "float32") -> tuple[keras.layers.Layer, keras.layers.Layer]:
     """Return our normalization and that of Keras with the same gain and offset."""
-    pair = tuple(kind(epsilon=1e-5, dtype=dtype) for kind in (OnePassNorm, keras.layers.LayerNormalization))
+    pair = (OnePassNorm(centred, epsilon=1e-5, dtype=dtype), keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype))
     gain_and_offset = [GENERATOR.normal(size=channels).astype(np.float32) + shift for shift in (1.0, 0.0)]
     for layer in pair:
         layer.build((None, 5, 5, channels))
@@ -127,17 +130,33 @@ def derivatives(layer: keras.layers.Layer, features: tf.Tensor, upstream: tf.Ten
 
 @pytest.mark.parametrize("channels", [8, 64, 512])
 def test_one_pass_norm_is_layer_normalization_in_values_first_and_second_derivatives(channels: int) -> None:
-    ours, theirs = norm_pair("float32", channels)
+    ours, theirs = norm_pair(channels)
     features, upstream = drawn(2, 5, 5, channels) + 0.5 * drawn(2, 5, 5, 1), drawn(2, 5, 5, channels)
     pairs = zip(derivatives(ours, features, upstream), derivatives(theirs, features, upstream), strict=True)
     for one, other in pairs:
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(tf.reduce_max(tf.abs(other))))
 
 
+@pytest.mark.parametrize("channels", [8, 64, 512])
+def test_one_pass_norm_of_centred_features_is_layer_normalization(channels: int) -> None:
+    """The gradients differ by a mean over channels, which UpConv takes out."""
+    ours, theirs = norm_pair(channels, centred=True)
+    conv = UpConv(channels, "glorot_uniform")
+    images, upstream = drawn(2, 5, 5, 3), drawn(2, 10, 10, channels)
+    conv(images)
+    both = [
+        value_and_gradients(
+            lambda x, norm=norm: norm(conv(x)), [v.value for v in (conv.kernel, *norm.variables)], images, upstream
+        )
+        for norm in (ours, theirs)
+    ]
+    assert_same(*both)
+
+
 @pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 100.0])
 def test_one_pass_norm_loses_less_than_the_rounding_of_its_input(mean: float) -> None:
     """The reference is the normalization in float64 of the features before they are rounded to bfloat16."""
-    ours, theirs = norm_pair("mixed_bfloat16", 64)
+    ours, theirs = norm_pair(64, dtype="mixed_bfloat16")
     features = GENERATOR.normal(size=(4, 5, 5, 64)) + mean
     gain, offset = (weights.astype(np.float64) for weights in theirs.get_weights())
     exact = (features - features.mean(-1, keepdims=True)) / np.sqrt(features.var(-1, keepdims=True) + 1e-5) * gain + offset
@@ -146,6 +165,6 @@ def test_one_pass_norm_loses_less_than_the_rounding_of_its_input(mean: float) ->
 
 
 def test_one_pass_norm_of_equal_features_is_finite() -> None:
-    layer, _ = norm_pair("mixed_bfloat16", 64)
+    layer, _ = norm_pair(64, dtype="mixed_bfloat16")
     features = tf.fill([1, 5, 5, 64], tf.constant(333.0, tf.bfloat16))
-    assert all(np.isfinite(each).all() for each in value_and_gradients(layer, [], features, tf.cast(features, tf.bfloat16)))
+    assert all(np.isfinite(each).all() for each in value_and_gradients(layer, [], features, features))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ TICK_STEPS = 200  # between two lines of progress
 MOST_IMAGES = 20_000  # real ones for training, and as many damaged ones
 FEW_IMAGES = 500  # fewer real ones are learned by heart, so each is varied
 VARIATIONS = 10  # of each of few images, in an epoch
-MOST_BYTES = 2**29  # of both
+READ_AT_ONCE = 1000  # images
 WHITENING_IMAGES = 5000
 
 Labelled = ImageSet | StoredSet
@@ -98,20 +97,21 @@ def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extract
     class. An image of a small set is damaged several times, each time differently. The optimizer is AdamW on the cross-entropy,
     with a learning rate that decays to zero along a cosine.
     """
-    images, labels = _real(train)
-    _, size, _, channels = images.shape
-    images = _averaged(images)
-    classes = int(labels.max()) + 1
-    few = len(images) < FEW_IMAGES
-    seen = min(2 * epochs * len(images) * (VARIATIONS if few else 1), MAX_PIXELS_SEEN // images.shape[1] ** 2)
+    chosen, labels = _chosen(train)
+    count, classes = len(chosen), int(labels.max()) + 1
+    _, size, _, channels = train.images.shape
+    images = _averaged(train.images, chosen)
+    few = count < FEW_IMAGES
+    seen = min(2 * epochs * count * (VARIATIONS if few else 1), MAX_PIXELS_SEEN // images.shape[1] ** 2)
     generator = np.random.default_rng(SEED)
-    rows = np.resize(generator.permutation(len(images)), max(len(images), min(MOST_IMAGES, seen // 2)))
-    real = _varied(images[rows], generator) if few else images[rows]
+    rows = np.resize(generator.permutation(count), max(count, min(MOST_IMAGES, seen // 2)))
+    images = images[rows]
+    real = _varied(images, generator) if few else images
     damaged, kinds = damage.damaged(real, len(real), generator)
     pool, targets = np.concatenate([real, damaged]), np.concatenate([labels[rows], classes + kinds])
     model = extractor.network(images.shape[1], channels, classes + len(damage.KINDS))
     model.set_weights(extractor.initial_weights(model, SEED))
-    say(f"training the extractor of features: {len(images):,} images, {seen // 2:,} times real and as often damaged")
+    say(f"training the extractor of features: {count:,} images, {seen // 2:,} times real and as often damaged")
     _fit(model, pool, targets, seen)
     labelled = classes if classes > 1 else 0
     settings = Settings(kind="trained", image_size=size, channels=channels, classes=labelled)
@@ -120,9 +120,10 @@ def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extract
 
 def _tested(trained: Extractor, held_out: Labelled) -> Extractor:
     """Return the extractor with the shares of held-out images, and of damaged held-out images, that it recognises."""
-    images, labels = _real(held_out, labelled=trained.settings.classes > 0)
-    if not len(images):
+    chosen, labels = _chosen(held_out, labelled=trained.settings.classes > 0)
+    if not len(chosen):
         return trained
+    images = held_out.images[chosen]
     classes = max(1, trained.settings.classes)
     of_real = trained.features_and_scores(images)[1]
     of_damaged = trained.features_and_scores(damage.damaged(images, len(images), np.random.default_rng(SEED + 1))[0])[1]
@@ -180,13 +181,17 @@ def _varied(images: npt.NDArray[np.uint8], generator: np.random.Generator) -> np
     return damage.as_pixels(middle + (values - middle) * contrast + brightness)
 
 
-def _averaged(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return images [N, H, W, C] as the network averages them, so that it trains on small ones."""
-    count, size, _, channels = images.shape
+def _averaged(images: Images, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint8]:
+    """Return these of images [N, H, W, C] as the network averages them, so that it trains on small ones; read in parts."""
+    _, size, _, channels = images.shape
     side = extractor.averaged(size)
     small = size // side
-    parts = images[:, : small * side, : small * side].reshape(count, small, side, small, side, channels)
-    return damage.as_pixels(parts.mean(axis=(2, 4), dtype=np.float32)) if side > 1 else images
+
+    def average(part: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        squares = part[:, : small * side, : small * side].reshape(len(part), small, side, small, side, channels)
+        return damage.as_pixels(squares.mean(axis=(2, 4), dtype=np.float32)) if side > 1 else part
+
+    return np.concatenate([average(images[part]) for part in np.array_split(rows, -(-len(rows) // READ_AT_ONCE))])
 
 
 def _whitened(settings: Settings, images: Images, weights: Sequence[Floats32]) -> Extractor:
@@ -194,10 +199,10 @@ def _whitened(settings: Settings, images: Images, weights: Sequence[Floats32]) -
     return Extractor(settings, tuple(weights), *extractor.whitening_of(activations))
 
 
-def _real(split: Labelled, *, labelled: bool | None = None) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return images and the class of each: the label, or 0 for all images if there are fewer than two labels.
+def _chosen(split: Labelled, *, labelled: bool | None = None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
+    """Return the numbers of images, and the class of each: the label, or 0 for all if there are fewer than two labels.
 
-    At most MOST_IMAGES, so many that fit into MOST_BYTES, and that each is seen at least FEWEST_EPOCHS times.
+    At most MOST_IMAGES, and so many that each is seen at least FEWEST_EPOCHS times.
     """
     rows = np.flatnonzero(split.labels != NO_LABEL)
     if labelled is None:
@@ -205,10 +210,5 @@ def _real(split: Labelled, *, labelled: bool | None = None) -> tuple[npt.NDArray
     if not labelled:
         rows = np.arange(len(split.labels))
     size = split.images.shape[1] // extractor.averaged(split.images.shape[1])
-    limits = (
-        MOST_IMAGES,
-        MOST_BYTES // (2 * math.prod(split.images.shape[1:])),
-        MAX_PIXELS_SEEN // (2 * FEWEST_EPOCHS * size * size),
-    )
-    rows = rows[: max(1, min(limits))]
-    return split.images[rows], split.labels[rows] if labelled else np.zeros(len(rows), np.int64)
+    rows = rows[: max(1, min(MOST_IMAGES, MAX_PIXELS_SEEN // (2 * FEWEST_EPOCHS * size * size)))]
+    return rows, split.labels[rows] if labelled else np.zeros(len(rows), np.int64)

@@ -23,11 +23,10 @@ OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 def read_local_files(root: bytes, max_bytes: int, *packed: bytes) -> Iterator[RawImage | Unread]:
     """Read the files of a chunk below `root`; the numbers of an image are size and modification time when listed."""
-    folder = os.path.join(root, b"")  # with a slash at its end
     for image in listed_images(*packed):
         size, stamp = image.numbers
         try:
-            content = read_local_file(folder + image.name, size, stamp, max_bytes)
+            content = read_local_file(os.path.join(root, image.name), size, stamp, max_bytes)  # bytes
         except CannotReadError as error:
             yield image.unread(error)
         else:

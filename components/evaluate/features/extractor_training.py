@@ -100,22 +100,27 @@ def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extract
     chosen, labels = _chosen(train)
     count, classes = len(chosen), int(labels.max()) + 1
     _, size, _, channels = train.images.shape
-    images = _averaged(train.images, chosen)
-    few = count < FEW_IMAGES
-    seen = min(2 * epochs * count * (VARIATIONS if few else 1), MAX_PIXELS_SEEN // images.shape[1] ** 2)
-    generator = np.random.default_rng(SEED)
-    rows = np.resize(generator.permutation(count), max(count, min(MOST_IMAGES, seen // 2)))
-    images = images[rows]
-    real = _varied(images, generator) if few else images
-    damaged, kinds = damage.damaged(real, len(real), generator)
-    pool, targets = np.concatenate([real, damaged]), np.concatenate([labels[rows], classes + kinds])
-    model = extractor.network(images.shape[1], channels, classes + len(damage.KINDS))
+    small = size // extractor.averaged(size)
+    seen = min(2 * epochs * count * (VARIATIONS if count < FEW_IMAGES else 1), MAX_PIXELS_SEEN // small**2)
+    model = extractor.network(small, channels, classes + len(damage.KINDS))
     model.set_weights(extractor.initial_weights(model, SEED))
     say(f"training the extractor of features: {count:,} images, {seen // 2:,} times real and as often damaged")
-    _fit(model, pool, targets, seen)
+    pool_size = max(count, min(MOST_IMAGES, seen // 2))
+    _fit(model, *_pool(_averaged(train.images, chosen), labels, pool_size), seen)
     labelled = classes if classes > 1 else 0
     settings = Settings(kind="trained", image_size=size, channels=channels, classes=labelled)
     return _tested(_whitened(settings, train.images, model.get_weights()), held_out)
+
+
+def _pool(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], count: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return `count` of the images, each varied if there are few, and as many damaged ones, with their classes."""
+    generator = np.random.default_rng(SEED)
+    rows = np.resize(generator.permutation(len(images)), count)
+    real = _varied(images[rows], generator) if len(images) < FEW_IMAGES else images[rows]
+    damaged, kinds = damage.damaged(real, count, generator)
+    return np.concatenate([real, damaged]), np.concatenate([labels[rows], labels.max() + 1 + kinds])
 
 
 def _tested(trained: Extractor, held_out: Labelled) -> Extractor:

@@ -203,7 +203,7 @@ def _newest_first(store: Store) -> list[str]:
 def _checkpoints(store: Store) -> dict[str, bool]:
     """Return the checkpoints, and whether each is complete."""
     if isinstance(store, Folder):  # a folder may also be empty
-        return {path.name: (path / MANIFEST).exists() for path in store.path.glob("round-*") if ROUND.fullmatch(path.name)}
+        return {name: MANIFEST in store.names(name) for name in store.names() if ROUND.fullmatch(name)}
     found: dict[str, bool] = {}
     for name, _, file in (path.partition("/") for path in store.files()):
         if ROUND.fullmatch(name):

@@ -94,10 +94,9 @@ def run_step(
         fill_displays(step, summary, Path(out.path), folders, displays or {})
         return summary
 
-    # Without a handler, the first process of a container ignores SIGTERM. Train installs its own, which saves.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        summary = recorded(step, key, work_dir, Path(out.path), body, **folders)
+        with stopped_by_sigterm():
+            summary = recorded(step, key, work_dir, Path(out.path), body, **folders)
     except PipelineError as error:
         _exit(step, error)
     # KFP turns numbers in metadata into floats and refuses None; strings come back unchanged.
@@ -123,11 +122,10 @@ def begin_run(run: str, target: str, job: PlatformRun, parameters: Mapping[str, 
     description = RunDescription.model_validate_json(run).model_copy(update=started)
     base = RunConfig.model_validate_json(json.dumps(description.config))
     config = with_folders(base)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         try:
             config = resolve_run(base, parameters, overrides, target)
-            with list_source(config) as source:
+            with stopped_by_sigterm(), list_source(config) as source:
                 keys = take_snapshot(config, source)
         except PipelineError as error:
             keys = {SNAPSHOT: digest_of(job.id), **step_keys(config, job.id)}
@@ -233,5 +231,21 @@ def _exit(step: str, error: PipelineError) -> NoReturn:
     raise SystemExit(error.exit_code) from None
 
 
-def _interrupt(*_: object) -> None:
-    raise InterruptedStepError("Stopped by SIGTERM.", "Run again to resume.")
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """Raise InterruptedStepError at SIGTERM, which the first process of a container ignores if there is no handler.
+
+    The handler raises KeyboardInterrupt, because libraries catch each Exception at some places of their import. Train installs
+    its own handler, which saves.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt("Stopped by SIGTERM.")
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args:  # Ctrl-C
+            raise
+        raise InterruptedStepError(str(error), "Run again to resume.") from None

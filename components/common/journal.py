@@ -127,7 +127,7 @@ def step_error(error: BaseException) -> StepError:
     if isinstance(error, PipelineError):
         problem, cure, exit_code = error.problem, error.cure, error.exit_code
     elif isinstance(error, KeyboardInterrupt):
-        problem, cure = "Interrupted by Ctrl-C.", "Run again to resume."
+        problem, cure = str(error) or "Interrupted by Ctrl-C.", "Run again to resume."
     else:
         problem, cure = f"{kind}: {first_line(error)}.", "Run with --debug for the traceback."
     text = "".join(traceback.format_exception(error))

@@ -2,7 +2,7 @@
 
 TensorFlow's profiler records when each operation of one host call ran. An operation belongs to a row by its type and by the
 layer in its name; gradients by how many tapes they passed: one for the backward pass (and for the slopes of the penalty), two
-for the gradient of these slopes. Shares are of the time of all operations, which can overlap. "Nothing runs" is the share of
+for the gradient of these slopes. What XLA compiled (components/train/layers/fused.py) is a row of its own. Shares are of the time of all operations, which can overlap. "Nothing runs" is the share of
 the call in which no operation ran: the loop in Python and TensorFlow's executor.
 
     python benchmarks/round_profile.py [--sizes 28,64] [--precisions float32,bfloat16] [--rounds 10]
@@ -29,12 +29,13 @@ from benchmarks.train_throughput import ours
 from components.train.config import TrainConfig
 from components.train.networks import ImageShape
 
+LOOP = "ThunkExecutor::Execute"  # the event of a program that XLA compiled for the CPU
 PASSES = ("forward", "backward", "second derivative")
 ROWS = (
     *(f"convolutions, {name}" for name in PASSES),
     "biases and kernels of convolutions",
-    "normalisation",
-    "activations",
+    "compiled loops: normalisation, to the image, and others",
+    "activations of the critic",
     "dense layers",
     "optimizer, average and norms",
     "noise",
@@ -59,8 +60,8 @@ def row_of(operation: Operation) -> str:
         return ROWS[min(name.count("gradient_tape/"), 2)]
     for row, names, kinds in (
         ("biases and kernels of convolutions", "/(conv|to_image|shortcut)_", ""),
-        ("normalisation", "/norm_", ""),
-        ("activations", "/(leaky|image)_", "LeakyRelu.*"),
+        (ROWS[4], "", LOOP),
+        (ROWS[5], "/leaky_", "LeakyRelu.*"),
         ("dense layers", "/(dense|score|flat|base)", ""),
         ("optimizer, average and norms", "/adam|global_norm", "Assign.*|ReadVariableOp"),
         ("noise", "", "Bitwise.*|LeftShift|RightShift|Erfinv|Ndtri"),
@@ -72,17 +73,20 @@ def row_of(operation: Operation) -> str:
 
 
 def operations_of(trace: Path) -> list[Operation]:
-    """Return the operations that ran in the threads of TensorFlow's executor, from a trace of its profiler."""
+    """Return the operations that ran in the threads of TensorFlow's executor, and the compiled loops, from a profiler's trace."""
     space = xplane_pb2.XSpace.FromString(trace.read_bytes())
     found = []
     for plane in space.planes:
         for line in plane.lines:
-            if line.name.startswith("tf_Compute"):
-                for event in line.events:
-                    name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-                    begin = line.timestamp_ns / 1e9 + event.offset_ps / 1e12
-                    if name and not name.endswith(":"):  # "ExecutorState::Process" and others contain operations
-                        found.append(Operation(name, kind, begin, begin + event.duration_ps / 1e12))
+            for event in line.events:
+                title = plane.event_metadata[event.metadata_id].name
+                name, _, kind = title.rpartition(":")
+                if title == LOOP:
+                    name, kind = "", LOOP
+                elif not line.name.startswith("tf_Compute") or not name or name.endswith(":"):
+                    continue  # "ExecutorState::Process" and others contain operations
+                begin = line.timestamp_ns / 1e9 + event.offset_ps / 1e12
+                found.append(Operation(name, kind, begin, begin + event.duration_ps / 1e12))
     return found
 
 

@@ -29,7 +29,8 @@ from components.train.config import TrainConfig
 from components.train.data.batches import RoundBatches
 from components.train.data.resident import Resident
 from components.train.devices import host_call
-from components.train.layers import Leaky, OnePassNorm, UpConv
+from components.train.layers.activations import NORM_EPSILON, Leaky, Normalised
+from components.train.layers.strided import UpConv
 from components.train.networks import ImageShape, make_critic, make_generator
 
 Seconds = Callable[[], float]
@@ -54,7 +55,11 @@ def ours(shape: ImageShape, config: TrainConfig, images: np.ndarray) -> Seconds:
 
 
 def convolution_flops(shape: ImageShape, config: TrainConfig) -> float:
-    """Return the floating-point operations of all convolutions in the graph of one of our rounds, gradients included."""
+    """Return the floating-point operations of all convolutions of one of our rounds, gradients included.
+
+    They are counted in the graph for GPUs: that for CPUs does some of them as matrix products, and others in another form.
+    """
+    config = config.model_copy(update={"devices": "gpu"})
     state = step.make_state(shape, config, tf.distribute.get_strategy())
     rows = [config.n_critic, config.global_batch_size]
 
@@ -125,8 +130,8 @@ def with_keras_layers(network: keras.Model, example: tf.Tensor) -> keras.Model:
             x = keras.layers.Conv2D(layer.channels, 3, padding="same")(keras.layers.UpSampling2D(2)(x))
         elif isinstance(layer, Leaky):
             x = keras.layers.LeakyReLU(layer.slope)(x)
-        elif isinstance(layer, OnePassNorm):
-            x = keras.layers.LayerNormalization.from_config(layer.get_config())(x)
+        elif isinstance(layer, Normalised):
+            x = keras.layers.LeakyReLU(layer.activation.slope)(keras.layers.LayerNormalization(epsilon=NORM_EPSILON)(x))
         else:
             x = type(layer).from_config(layer.get_config())(x)
     plain_network = keras.Model(inputs, x)

@@ -13,7 +13,10 @@ from typing import NamedTuple
 import keras
 
 from components.train.config import TrainConfig
-from components.train.layers import LabelRows, Leaky, OnePassNorm, UpConv
+from components.train.layers.activations import Leaky, Normalised
+from components.train.layers.labels import LabelRows
+from components.train.layers.strided import StridedConv, UpConv
+from components.train.layers.to_image import ToImage
 
 MAX_CHANNELS = 512
 LEAK = 0.2
@@ -45,12 +48,12 @@ def layer_channels(size: int, last: int) -> list[int]:
     return [min(MAX_CHANNELS, last * 2**power) for power in range(doublings, -1, -1)]
 
 
-def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32") -> keras.Model:
+def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32", on_cpu: bool = False) -> keras.Model:
     """Return the generator: latents [B, L], and labels int32 [B] if it has classes, to images [B, H, W, C] in [-1, 1], float32.
 
     LayerNorm over channels; the label determines its gain and offset (Miyato and Koyama 2018, arXiv:1802.05637, section 5).
     """
-    make = _Maker(shape, config.seed, dtype)
+    make = _Maker(shape, config.seed, dtype, on_cpu)
     latents = keras.Input([config.latents], name="latents")
     first, *others = layer_channels(shape.size, config.generator_channels)
     base = base_size(shape.size)
@@ -60,17 +63,15 @@ def make_generator(shape: ImageShape, config: TrainConfig, dtype: str = "float32
         x = make.normalised(x, "base")
     for index, channels in enumerate(others):
         if config.networks == "plain":
-            x = make.normalised(make.up_conv(channels, f"conv_{index}")(x), str(index), centred=True)
+            x = make.normalised(make.up_conv(channels, f"conv_{index}")(x), str(index), biased=True)
         else:
             x = _block_upwards(make, x, channels, index)
     if config.networks == "residual":
         x = make.normalised(x, "last")
-    x = make.conv(shape.channels, 3, "to_image")(x)
-    image = keras.layers.Activation("tanh", dtype="float32", name="image")(x)
-    return keras.Model(make.inputs(latents), image, name="generator")
+    return keras.Model(make.inputs(latents), make.image(x, shape.channels), name="generator")
 
 
-def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") -> keras.Model:
+def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32", on_cpu: bool = False) -> keras.Model:
     """Return the critic: images [B, H, W, C] in [-1, 1], and labels int32 [B] if it has classes, to scores [B], float32.
 
     No BatchNorm (the penalty is per example) and no Dropout (Gulrajani et al. 2017, section 4). Labels enter by projection
@@ -78,7 +79,7 @@ def make_critic(shape: ImageShape, config: TrainConfig, dtype: str = "float32") 
     With bfloat16 layers, the features are converted to float32 before both: each is a sum over thousands of features, and the
     losses are differences of scores.
     """
-    make = _Maker(shape, config.seed + 1, dtype)
+    make = _Maker(shape, config.seed + 1, dtype, on_cpu)
     images = keras.Input([shape.size, shape.size, shape.channels], name="images")
     channels_downwards = list(reversed(layer_channels(shape.size, config.critic_channels)))
     x = images
@@ -116,7 +117,7 @@ def _block_upwards(make: _Maker, x: keras.KerasTensor, channels: int, index: int
     # The 1×1 convolution comes before the up-sampling: the result is the same at a quarter of the cost.
     shortcut = keras.layers.UpSampling2D(2, dtype=make.dtype)(make.conv(channels, 1, f"shortcut_{index}")(x))
     x = make.up_conv(channels, f"first_{index}")(make.normalised(x, f"first_{index}"))
-    x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}", centred=True))
+    x = make.conv(channels, 3, f"second_{index}")(make.normalised(x, f"second_{index}", biased=True))
     return keras.layers.Add(dtype=make.dtype)([shortcut, x])
 
 
@@ -133,8 +134,8 @@ def _block_downwards(make: _Maker, x: keras.KerasTensor, channels: int, index: i
 class _Maker:
     """Creates the layers of one network, each with a different seed, so that weights depend only on the seed."""
 
-    def __init__(self, shape: ImageShape, seed: int, dtype: str) -> None:
-        self.dtype, self.next_seed, self.classes = dtype, seed * 1000, shape.classes
+    def __init__(self, shape: ImageShape, seed: int, dtype: str, on_cpu: bool) -> None:
+        self.dtype, self.next_seed, self.classes, self.on_cpu = dtype, seed * 1000, shape.classes, on_cpu
         self.labels = keras.Input([], dtype="int32", name="labels") if shape.classes else None
 
     def inputs(self, first: keras.KerasTensor) -> keras.KerasTensor | list[keras.KerasTensor]:
@@ -150,29 +151,32 @@ class _Maker:
         )
 
     def conv(self, channels: int, size: int, name: str, strides: int = 1) -> Layer:
-        return keras.layers.Conv2D(  # type: ignore[no-any-return]
-            channels, size, strides, "same", kernel_initializer=self.initializer(), dtype=self.dtype, name=name
-        )
+        layer = StridedConv if self.on_cpu and strides == 2 else keras.layers.Conv2D
+        return layer(channels, size, strides, "same", kernel_initializer=self.initializer(), dtype=self.dtype, name=name)
+
+    def image(self, x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
+        """Return the image of features x: tanh of a 3×3 convolution."""
+        if self.on_cpu and channels == 1:
+            return ToImage(self.initializer(), dtype=self.dtype, name="to_image")(x)
+        return keras.layers.Activation("tanh", dtype="float32", name="image")(self.conv(channels, 3, "to_image")(x))
 
     def up_conv(self, channels: int, name: str) -> Layer:
-        return UpConv(channels, self.initializer(), dtype=self.dtype, name=name)
+        return UpConv(channels, self.initializer(), self.on_cpu, dtype=self.dtype, name=name)
 
     def leaky(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        return Leaky(LEAK, dtype=self.dtype, name=f"leaky_{name}")(x)
+        return Leaky(LEAK, self.on_cpu, dtype=self.dtype, name=f"leaky_{name}")(x)
 
     def halved(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return keras.layers.AveragePooling2D(2, dtype=self.dtype, name=f"halved_{name}")(x)
 
-    def normalised(self, x: keras.KerasTensor, name: str, centred: bool = False) -> keras.KerasTensor:
-        """Return x after LayerNorm and a leaky ReLU; `centred`: x has mean zero over its channels."""
+    def normalised(self, x: keras.KerasTensor, name: str, biased: bool = False) -> keras.KerasTensor:
+        """Return x after LayerNorm and a leaky ReLU; `biased`: x comes from `up_conv`."""
         own, dtype = self.labels is not None, self.dtype
-        settings = {"epsilon": 1e-5, "center": not own, "scale": not own, "dtype": dtype, "name": f"norm_{name}"}
-        if centred or dtype == "mixed_bfloat16":
-            x = OnePassNorm(centred, **settings)(x)
-        else:
-            x = keras.layers.LayerNormalization(**settings)(x)
+        inputs = [x]
         if own:
-            for initial, merge in (("ones", keras.layers.Multiply), ("zeros", keras.layers.Add)):
+            for initial in ("ones", "zeros"):
                 rows = LabelRows(self.classes, x.shape[-1], initial, dtype=dtype, name=f"norm_{name}_{initial}")(self.labels)
-                x = merge(dtype=dtype)([x, keras.layers.Reshape([1, 1, x.shape[-1]], dtype=dtype)(rows)])
-        return Leaky(LEAK, dtype=dtype, name=f"leaky_{name}")(x)
+                inputs.append(keras.layers.Reshape([1, 1, x.shape[-1]], dtype=dtype)(rows))
+        leaky = Leaky(LEAK, dtype=dtype, name=f"leaky_{name}")
+        layer = Normalised(leaky, biased, not own, self.on_cpu, dtype=dtype, name=f"norm_{name}")
+        return layer(inputs if own else x)

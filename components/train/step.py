@@ -37,12 +37,12 @@ def make_state(shape: ImageShape, config: TrainConfig, strategy: tf.distribute.S
     From here on this process multiplies float32 in float32: by default, a TPU rounds the factors to bfloat16 and a GPU to TF32.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    dtype = layer_dtype(config)
+    dtype, on_cpu = layer_dtype(config), config.devices.startswith("cpu")
     with strategy.scope():
-        generator = make_generator(shape, config, dtype)
-        ema_generator = make_generator(shape, config, dtype)  # with the same seed, so it starts as a copy
+        generator = make_generator(shape, config, dtype, on_cpu)
+        ema_generator = make_generator(shape, config, dtype, on_cpu)  # with the same seed, so it starts as a copy
         ema_generator.trainable = False
-        critic = make_critic(shape, config, dtype)
+        critic = make_critic(shape, config, dtype, on_cpu)
         generator_optimizer = _make_optimizer(config, config.generator_learning_rate)
         critic_optimizer = _make_optimizer(config, config.critic_learning_rate)
         generator_optimizer.build(generator.trainable_variables)  # in the scope, before the first strategy.run

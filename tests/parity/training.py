@@ -18,7 +18,7 @@ from components.train.config import TrainConfig
 from components.train.data.resident import Resident
 from components.train.devices import host_call
 from components.train.devices.strategy import make_strategy
-from components.train.layers import Leaky
+from components.train.layers.activations import Leaky, Normalised
 from components.train.networks import ImageShape, generate
 from components.train.saving import variables
 
@@ -55,9 +55,10 @@ def smooth_state(config: TrainConfig, strategy: tf.distribute.Strategy) -> step.
     docs/decisions/0004.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "Leaky", lambda _, **settings: keras.layers.Activation("silu", **settings))
+        patch.setattr(networks, "Leaky", lambda *_, **settings: keras.layers.Activation("silu", **settings))
         state = step.make_state(shape_for(config), config, strategy)
     layers = [*state.generator.layers, *state.critic.layers]
+    layers += [layer.activation for layer in layers if isinstance(layer, Normalised)]
     assert not any(isinstance(layer, Leaky) for layer in layers)
     assert sum(layer.name.startswith("leaky") for layer in layers) >= 4
     return state

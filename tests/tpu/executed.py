@@ -56,7 +56,7 @@ def two_chips(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def smooth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks with SiLU instead of the leaky ReLU, as in tests/parity/training.py, for the reason that is given there."""
-    monkeypatch.setattr(networks, "Leaky", lambda _, **settings: keras.layers.Activation("silu", **settings))
+    monkeypatch.setattr(networks, "Leaky", lambda *_, **settings: keras.layers.Activation("silu", **settings))
 
 
 def trained_on_cpu(config: TpuCheckConfig) -> Trained:

@@ -27,8 +27,8 @@ def small(topology: str = "v5e:2x4", images: int = 100, **train: Any) -> TpuChec
 def plant(monkeypatch: pytest.MonkeyPatch, fault: Callable[[tf.Tensor], tf.Tensor]) -> None:
     """Put a layer that applies `fault` in front of the real critic."""
 
-    def make(shape: Any, config: TrainConfig, dtype: str) -> keras.Model:
-        critic = make_critic(shape, config, dtype)
+    def make(*arguments: Any) -> keras.Model:
+        critic = make_critic(*arguments)
         images = keras.Input(critic.input_shape[1:])
         faulty = keras.layers.Lambda(fault, output_shape=critic.input_shape[1:], name="fault")(images)
         return keras.Model(images, critic(faulty), name="critic")

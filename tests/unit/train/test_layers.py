@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.layers import LabelRows, Leaky, OnePassNorm, UpConv
+from components.train.layers.activations import Leaky, Normalised
+from components.train.layers.labels import LabelRows
+from components.train.layers.strided import StridedConv, UpConv
+from components.train.layers.to_image import ToImage
 
 GENERATOR = np.random.default_rng(5)
 
@@ -31,12 +34,16 @@ def assert_same(ours: list[tf.Tensor], theirs: list[tf.Tensor]) -> None:
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5 * float(tf.reduce_max(tf.abs(other))))
 
 
+ON_CPU = pytest.mark.parametrize("on_cpu", [False, True])
+
+
+@ON_CPU
 @pytest.mark.parametrize("size", [4, 7, 8])
-def test_up_conv_is_up_sampling_and_a_convolution_minus_its_mean(size: int) -> None:
-    ours, theirs = UpConv(6, "glorot_uniform"), keras.layers.Conv2D(6, 3, padding="same")
+def test_up_conv_is_up_sampling_and_a_convolution_minus_its_mean(size: int, on_cpu: bool) -> None:
+    ours, theirs = UpConv(6, "glorot_uniform", on_cpu), keras.layers.Conv2D(6, 3, padding="same", use_bias=False)
     ours.build((None, size, size, 5))
     theirs.build((None, 2 * size, 2 * size, 5))
-    theirs.set_weights([drawn(3, 3, 5, 6).numpy(), drawn(6).numpy()])
+    theirs.set_weights([drawn(3, 3, 5, 6).numpy()])
     ours.set_weights(theirs.get_weights())
     images, upstream = drawn(2, size, size, 5), drawn(2, 2 * size, 2 * size, 6)
 
@@ -91,11 +98,12 @@ def test_leaky_is_leaky_relu_in_values_gradients_and_the_penaltys_gradients() ->
     assert my_convolutions < their_convolutions  # the purpose of Leaky: zeros are not convolved
 
 
-def test_leaky_in_bfloat16_has_the_gradients_of_tensorflows_kernel_to_the_last_bit() -> None:
+@ON_CPU
+def test_leaky_in_bfloat16_has_the_gradients_of_tensorflows_kernel_to_the_last_bit(on_cpu: bool) -> None:
     x, upstream = (tf.cast(drawn(4, 9, 9, 2), tf.bfloat16) for _ in range(2))
     with tf.GradientTape() as tape:
         tape.watch(x)
-        y = Leaky(0.2, dtype="mixed_bfloat16")(x)
+        y = Leaky(0.2, on_cpu, dtype="mixed_bfloat16")(x)
     expected = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=x, alpha=0.2)
     np.testing.assert_array_equal(tape.gradient(y, x, upstream), expected)
 
@@ -108,9 +116,69 @@ def test_label_rows_are_a_lookup() -> None:
     np.testing.assert_array_equal(layer(tf.constant([2, 0, 2])), rows[[2, 0, 2]])
 
 
-def norm_pair(channels: int, centred: bool = False, dtype: str = "float32") -> tuple[keras.layers.Layer, keras.layers.Layer]:
+def strided_derivatives(
+    layer: keras.layers.Layer, images: tf.Tensor, upstream: tf.Tensor, second: tf.Tensor
+) -> list[tf.Tensor]:
+    """Return the values of a convolution, its gradients, and those of its gradient for the images times `second`."""
+    kernel = layer.kernel.value
+    with tf.GradientTape() as outer:
+        outer.watch([images, upstream])
+        first = value_and_gradients(layer, [kernel], images, upstream)
+        weighted = tf.reduce_sum(tf.cast(first[1] * second, tf.float32)) + tf.reduce_sum(
+            tf.square(tf.cast(first[2], tf.float32))
+        )
+    return [*first, *outer.gradient(weighted, [images, kernel, upstream])]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("size", [7, 8, 14, 28])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_strided_conv_is_a_convolution_in_values_first_and_second_derivatives(size: int, channels: int, dtype: str) -> None:
+    pair = [kind(6, 4, 2, "same", dtype=dtype) for kind in (StridedConv, keras.layers.Conv2D)]
+    weights = [drawn(4, 4, channels, 6).numpy(), drawn(6).numpy()]
+    small, compute = -(-size // 2), pair[0].compute_dtype
+    shapes = ((3, size, size, channels), (3, small, small, 6), (3, size, size, channels))
+    images, upstream, second = (tf.cast(drawn(*shape), compute) for shape in shapes)
+    both = []
+    for layer in pair:
+        layer.build(images.shape)
+        layer.set_weights(weights)
+        both.append([tf.cast(each, tf.float32) for each in strided_derivatives(layer, images, upstream, second)])
+    if dtype == "float32":
+        assert_same(*both)
+    else:
+        for one, other in zip(*both, strict=True):  # a sum is rounded to 8 bits, and so are the gradients it is made of
+            np.testing.assert_allclose(one, other, rtol=0, atol=0.02 * float(tf.reduce_max(tf.abs(other))))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-5), ("mixed_bfloat16", 0.03)])
+def test_to_image_is_a_convolution_and_tanh(dtype: str, error: float) -> None:
+    ours, theirs = ToImage("zeros", dtype=dtype), keras.layers.Conv2D(1, 3, padding="same", dtype=dtype)
+    features, upstream = tf.cast(drawn(2, 7, 7, 16), ours.compute_dtype), drawn(2, 7, 7, 1)
+    for layer in (ours, theirs):
+        layer.build((None, 7, 7, 16))
+    theirs.set_weights([0.1 * drawn(3, 3, 16, 1).numpy(), drawn(1).numpy()])
+    ours.set_weights(theirs.get_weights())
+    plain = lambda x: tf.tanh(tf.cast(theirs(x), tf.float32))  # noqa: E731
+    both = [
+        value_and_gradients(run, [each.value for each in layer.variables], features, upstream)
+        for run, layer in ((ours, ours), (plain, theirs))
+    ]
+    for one, other in zip(*both, strict=True):
+        other = tf.cast(other, tf.float32)
+        np.testing.assert_allclose(tf.cast(one, tf.float32), other, rtol=0, atol=error * float(tf.reduce_max(tf.abs(other))))
+
+
+class Norm(Normalised):
+    """Without an activation."""
+
+    def __init__(self, biased: bool = False, on_cpu: bool = False, **settings: Any) -> None:
+        super().__init__(keras.layers.Activation("linear", **settings), biased, True, on_cpu, **settings)
+
+
+def norm_pair(channels: int, on_cpu: bool = False, dtype: str = "float32") -> tuple[keras.layers.Layer, keras.layers.Layer]:
     """Return our normalization and that of Keras with the same gain and offset."""
-    pair = (OnePassNorm(centred, epsilon=1e-5, dtype=dtype), keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype))
+    pair = (Norm(on_cpu=on_cpu, dtype=dtype), keras.layers.LayerNormalization(epsilon=1e-5, dtype=dtype))
     gain_and_offset = [GENERATOR.normal(size=channels).astype(np.float32) + shift for shift in (1.0, 0.0)]
     for layer in pair:
         layer.build((None, 5, 5, channels))
@@ -118,43 +186,56 @@ def norm_pair(channels: int, centred: bool = False, dtype: str = "float32") -> t
     return pair
 
 
-def derivatives(layer: keras.layers.Layer, features: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
-    """Return values, gradients for features, gain and offset, and the gradients of the squared gradient for features."""
-    variables = [variable.value for variable in layer.variables]
-    with tf.GradientTape() as outer:
-        outer.watch(features)
-        first = value_and_gradients(layer, variables, features, upstream)
-        squared = tf.reduce_sum(tf.square(first[1]))
-    return [*first, *outer.gradient(squared, [features, variables[0]])]
-
-
+@ON_CPU
 @pytest.mark.parametrize("channels", [8, 64, 512])
-def test_one_pass_norm_is_layer_normalization_in_values_first_and_second_derivatives(channels: int) -> None:
-    ours, theirs = norm_pair(channels)
+def test_normalised_is_layer_normalization_in_values_and_gradients(channels: int, on_cpu: bool) -> None:
+    pair = norm_pair(channels, on_cpu)
     features, upstream = drawn(2, 5, 5, channels) + 0.5 * drawn(2, 5, 5, 1), drawn(2, 5, 5, channels)
-    pairs = zip(derivatives(ours, features, upstream), derivatives(theirs, features, upstream), strict=True)
-    for one, other in pairs:
-        np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(tf.reduce_max(tf.abs(other))))
+    both = [value_and_gradients(layer, [each.value for each in layer.variables], features, upstream) for layer in pair]
+    assert_same(*both)
 
 
+@ON_CPU
+def test_normalised_with_the_gain_and_offset_of_labels(on_cpu: bool) -> None:
+    ours, theirs = Normalised(Leaky(0.2), False, False, on_cpu), keras.layers.LayerNormalization(epsilon=1e-5)
+    features, upstream, gain, offset = drawn(2, 5, 5, 8), drawn(2, 5, 5, 8), drawn(2, 1, 1, 8), drawn(2, 1, 1, 8)
+    theirs.build(features.shape)
+    plain = lambda inputs: tf.nn.leaky_relu(theirs(inputs[0]) * inputs[1] + inputs[2], 0.2)  # noqa: E731
+    ours.build([each.shape for each in (features, gain, offset)])
+    both = []
+    for run in (ours, plain):
+        with tf.GradientTape() as tape:
+            tape.watch([features, gain, offset])
+            result = run([features, gain, offset])
+        both.append([result, *tape.gradient(result, [features, gain, offset], upstream)])
+    assert_same(*both)
+
+
+@ON_CPU
 @pytest.mark.parametrize("channels", [8, 64, 512])
-def test_one_pass_norm_of_centred_features_is_layer_normalization(channels: int) -> None:
+def test_normalised_after_up_conv_is_layer_normalization_of_convolution_and_bias(channels: int, on_cpu: bool) -> None:
     """The gradients differ by a mean over channels, which UpConv takes out."""
-    ours, theirs = norm_pair(channels, centred=True)
-    conv = UpConv(channels, "glorot_uniform")
-    images, upstream = drawn(2, 5, 5, 3), drawn(2, 10, 10, channels)
-    conv(images)
+    conv, ours, theirs = (
+        UpConv(channels, "glorot_uniform", on_cpu),
+        Norm(True, on_cpu),
+        keras.layers.LayerNormalization(epsilon=1e-5),
+    )
+    images, upstream, bias = drawn(2, 5, 5, 3), drawn(2, 10, 10, channels), tf.Variable(drawn(channels))
+    for layer in (ours, theirs):
+        layer.build(conv(images).shape)
+    ours.bias.assign(bias)
     both = [
-        value_and_gradients(
-            lambda x, norm=norm: norm(conv(x)), [v.value for v in (conv.kernel, *norm.variables)], images, upstream
+        value_and_gradients(run, [conv.kernel.value, shift, *(each.value for each in layer.variables[-2:])], images, upstream)
+        for run, shift, layer in (
+            (lambda x: ours(conv(x)), ours.bias.value, ours),
+            (lambda x: theirs(conv(x) + bias), bias, theirs),
         )
-        for norm in (ours, theirs)
     ]
     assert_same(*both)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 10.0, 100.0])
-def test_one_pass_norm_loses_less_than_the_rounding_of_its_input(mean: float) -> None:
+def test_normalised_loses_less_than_the_rounding_of_its_input(mean: float) -> None:
     """The reference is the normalization in float64 of the features before they are rounded to bfloat16."""
     ours, theirs = norm_pair(64, dtype="mixed_bfloat16")
     features = GENERATOR.normal(size=(4, 5, 5, 64)) + mean
@@ -164,7 +245,8 @@ def test_one_pass_norm_loses_less_than_the_rounding_of_its_input(mean: float) ->
     assert errors[0] <= 1.05 * errors[1]
 
 
-def test_one_pass_norm_of_equal_features_is_finite() -> None:
-    layer, _ = norm_pair(64, dtype="mixed_bfloat16")
+@ON_CPU
+def test_normalised_of_equal_features_is_finite(on_cpu: bool) -> None:
+    layer, _ = norm_pair(64, on_cpu, dtype="mixed_bfloat16")
     features = tf.fill([1, 5, 5, 64], tf.constant(333.0, tf.bfloat16))
     assert all(np.isfinite(each).all() for each in value_and_gradients(layer, [], features, features))

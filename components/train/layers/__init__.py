@@ -1,0 +1,1 @@
+"""Layers that Keras lacks, or that are faster than those of Keras."""

@@ -1,9 +1,8 @@
 """Where the time of a training round goes, for 28×28 and 64×64 images in float32 and bfloat16; prints a table and JSON lines.
 
-TensorFlow's profiler records when each operation of one host call ran. An operation belongs to a row by its type and by the
-layer in its name; gradients by how many tapes they passed: one for the backward pass (and for the slopes of the penalty), two
-for the gradient of these slopes. What XLA compiled (components/train/layers/fused.py) is a row of its own. Shares are of the time of all operations, which can overlap. "Nothing runs" is the share of
-the call in which no operation ran: the loop in Python and TensorFlow's executor.
+TensorFlow's profiler records when each operation of one host call ran. An operation belongs to a row by its type and by its
+name. What XLA compiled (components/train/layers/fused.py) is a row of its own. Shares are of the time of all operations, which
+can overlap. "Nothing runs" is the share of the call in which no operation ran: the loop in Python and TensorFlow's executor.
 
     python benchmarks/round_profile.py [--sizes 28,64] [--precisions float32,bfloat16] [--rounds 10]
 """
@@ -27,12 +26,14 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks.train_throughput import ours
 from components.train.config import TrainConfig
+from components.train.layers.strided import OF_IMAGES, OF_KERNEL
 from components.train.networks import ImageShape
 
 LOOP = "ThunkExecutor::Execute"  # the event of a program that XLA compiled for the CPU
-PASSES = ("forward", "backward", "second derivative")
 ROWS = (
-    *(f"convolutions, {name}" for name in PASSES),
+    "convolutions",
+    "gradients of convolutions for images, and up-sampling",
+    "gradients of convolutions for kernels",
     "biases and kernels of convolutions",
     "compiled loops: normalisation, to the image, and others",
     "activations of the critic",
@@ -56,8 +57,8 @@ class Operation(NamedTuple):
 def row_of(operation: Operation) -> str:
     """Return the row that an operation belongs to."""
     name, kind = operation.name, operation.type
-    if "Conv2D" in kind:
-        return ROWS[min(name.count("gradient_tape/"), 2)]
+    if "Conv2D" in kind or OF_IMAGES in name or OF_KERNEL in name:
+        return ROWS[2 if OF_KERNEL in name or "Filter" in kind else 1 if OF_IMAGES in name or "Input" in kind else 0]
     for row, names, kinds in (
         ("biases and kernels of convolutions", "/(conv|to_image|shortcut)_", ""),
         (ROWS[4], "", LOOP),
@@ -73,7 +74,7 @@ def row_of(operation: Operation) -> str:
 
 
 def operations_of(trace: Path) -> list[Operation]:
-    """Return the operations that ran in the threads of TensorFlow's executor, and the compiled loops, from a profiler's trace."""
+    """Return the operations that ran in the threads of TensorFlow's executor, and compiled loops, from a profiler's trace."""
     space = xplane_pb2.XSpace.FromString(trace.read_bytes())
     found = []
     for plane in space.planes:

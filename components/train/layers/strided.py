@@ -17,6 +17,7 @@ from components.train.layers.fused import fuse
 
 FEW_CHANNELS = 3  # of images, for which a matrix product is faster
 FEW_PIXELS = {tf.bfloat16: 16, tf.float32: 8}  # height of images up to which the kernel's gradient is faster as a convolution
+OF_IMAGES, OF_KERNEL = "gradient_of_images", "gradient_of_kernel"  # scopes of operations
 # The taps that meet the first of the two rows of a pixel, and the second: (tap, distance of its pixel). So do columns.
 MEETING = (((1, 0), (3, -1)), ((2, 0), (0, 1)))
 
@@ -94,13 +95,8 @@ def _of_images(upstream: tf.Tensor, kernel: tf.Tensor, size: int) -> tf.Tensor:
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def of(upstream: tf.Tensor, kernel: tf.Tensor) -> Any:
-        _, height, width, filters = upstream.shape
-        channels = kernel.shape[2]
-        if channels <= FEW_CHANNELS:
-            taps = tf.matmul(tf.reshape(upstream, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True)
-            value = _overlapped(tf.reshape(taps, [-1, height, width, 4, 4, channels]))[:, :size, :size]
-        else:
-            value = tf.nn.conv2d_transpose(upstream, kernel, [tf.shape(upstream)[0], size, size, channels], 2, "SAME")
+        with tf.name_scope(OF_IMAGES):
+            value = _image_gradient(upstream, kernel, size)
         return value, lambda second: (_convolution(second, kernel), _of_kernel(second, upstream))
 
     return of(upstream, kernel)
@@ -109,20 +105,32 @@ def _of_images(upstream: tf.Tensor, kernel: tf.Tensor, size: int) -> tf.Tensor:
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _of_kernel(images: tf.Tensor, upstream: tf.Tensor) -> Any:
     """Return the gradient for the kernel, [4, 4, I, O]."""
-    size, small = images.shape[1], upstream.shape[1]
-    if size <= FEW_PIXELS.get(images.dtype, 0):
-        # A convolution with the examples in the place of the channels, and the channels in that of the examples.
-        before = (2 * small + 2 - size) // 2
-        padding = [[0, 0], [before, 2 * small + 2 - size - before], [before, 2 * small + 2 - size - before], [0, 0]]
-        examples_last, examples_third = tf.transpose(images, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3])
-        taps = tf.nn.conv2d(examples_last, examples_third, 1, padding, dilations=2)
-        value = tf.transpose(taps, [1, 2, 0, 3])
-    else:
-        shape = [4, 4, images.shape[-1], upstream.shape[-1]]
-        value = tf.raw_ops.Conv2DBackpropFilter(
-            input=images, filter_sizes=shape, out_backprop=upstream, strides=[1, 2, 2, 1], padding="SAME"
-        )
+    size = images.shape[1]
+    with tf.name_scope(OF_KERNEL):
+        value = _kernel_gradient(images, upstream)
     return value, lambda second: (_of_images(upstream, second, size), _convolution(images, second))
+
+
+def _image_gradient(upstream: tf.Tensor, kernel: tf.Tensor, size: int) -> tf.Tensor:
+    batch, (_, height, width, filters), channels = tf.shape(upstream)[0], upstream.shape, kernel.shape[2]
+    if channels > FEW_CHANNELS:
+        return tf.nn.conv2d_transpose(upstream, kernel, [batch, size, size, channels], 2, "SAME")
+    taps = tf.matmul(tf.reshape(upstream, [-1, filters]), tf.reshape(kernel, [-1, filters]), transpose_b=True)
+    return _overlapped(tf.reshape(taps, [-1, height, width, 4, 4, channels]))[:, :size, :size]
+
+
+def _kernel_gradient(images: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    (size, channels), (small, filters) = images.shape[2:], upstream.shape[2:]
+    if size > FEW_PIXELS.get(images.dtype, 0):
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=images, filter_sizes=[4, 4, channels, filters], out_backprop=upstream, strides=[1, 2, 2, 1], padding="SAME"
+        )
+    # A convolution with the examples in the place of the channels, and the channels in that of the examples.
+    padded = 2 * small + 2 - size
+    edges = [padded // 2, padded - padded // 2]
+    examples_last, examples_third = tf.transpose(images, [3, 1, 2, 0]), tf.transpose(upstream, [1, 2, 0, 3])
+    taps = tf.nn.conv2d(examples_last, examples_third, 1, [[0, 0], edges, edges, [0, 0]], dilations=2)
+    return tf.transpose(taps, [1, 2, 0, 3])
 
 
 @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]

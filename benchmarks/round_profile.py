@@ -28,6 +28,7 @@ from benchmarks.train_throughput import ours
 from components.train.config import TrainConfig
 from components.train.layers.strided import OF_IMAGES, OF_KERNEL
 from components.train.networks import ImageShape
+from components.train.step import COMPILED_ROUNDS
 
 LOOP = "ThunkExecutor::Execute"  # the event of a program that XLA compiled for the CPU
 ROWS = (
@@ -104,7 +105,7 @@ def profile(size: int, precision: str, rounds: int) -> dict[str, Any]:
     """Train two calls, then one under the profiler; return its shares."""
     shape = ImageShape(size, 1)
     config = TrainConfig(
-        rounds=rounds * 3,
+        rounds=max(COMPILED_ROUNDS, rounds * 3),
         log_every_rounds=rounds,
         precision=precision,
         checkpoint_every_rounds=rounds,

@@ -195,7 +195,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shape = ImageShape(arguments.size, 1)
     config = TrainConfig(
-        rounds=arguments.rounds * (arguments.pairs + 1), log_every_rounds=arguments.rounds, precision=arguments.precision,
+        rounds=max(step.COMPILED_ROUNDS, arguments.rounds * (arguments.pairs + 1)),
+        log_every_rounds=arguments.rounds, precision=arguments.precision,
         checkpoint_every_rounds=arguments.rounds, sample_every_rounds=arguments.rounds,
     )  # fmt: skip
     images = np.random.default_rng(0).integers(0, 256, (2000, shape.size, shape.size, 1)).astype(np.uint8)

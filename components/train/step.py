@@ -19,6 +19,7 @@ from components.train.networks import ImageShape, generate, make_critic, make_ge
 PART_METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss")  # each replica has a part of the sum
 WHOLE_METRICS = ("critic_grad_norm", "generator_grad_norm")  # equal on all replicas
 METRICS = PART_METRICS + WHOLE_METRICS
+COMPILED_ROUNDS = 300  # for fewer, the layers for CPUs do not gain the one or two seconds that compiling takes
 
 
 class State(NamedTuple):
@@ -37,7 +38,7 @@ def make_state(shape: ImageShape, config: TrainConfig, strategy: tf.distribute.S
     From here on this process multiplies float32 in float32: by default, a TPU rounds the factors to bfloat16 and a GPU to TF32.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    dtype, on_cpu = layer_dtype(config), config.devices.startswith("cpu")
+    dtype, on_cpu = layer_dtype(config), config.devices.startswith("cpu") and config.rounds >= COMPILED_ROUNDS
     with strategy.scope():
         generator = make_generator(shape, config, dtype, on_cpu)
         ema_generator = make_generator(shape, config, dtype, on_cpu)  # with the same seed, so it starts as a copy

@@ -36,7 +36,7 @@ SMALL = 1e-3  # weights are around 0.1; near zero, the absolute tolerance is SMA
 def config_for(replicas: int, **changes: Any) -> TrainConfig:
     settings = {
         "devices": f"cpu:{replicas}", "global_batch_size": BATCH, "n_critic": 1, "latents": 8, "optimizer": "sgd",
-        "generator_channels": 8, "critic_channels": 8, "rounds": ROUNDS, "log_every_rounds": ROUNDS,
+        "generator_channels": 8, "critic_channels": 8, "rounds": step.COMPILED_ROUNDS, "log_every_rounds": ROUNDS,
         "checkpoint_every_rounds": ROUNDS, "sample_every_rounds": ROUNDS, "critic_learning_rate": 1e-2,
         "generator_learning_rate": 1e-2,
     }  # fmt: skip

@@ -37,8 +37,9 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def scaled(upstream: tf.Tensor, signs: tf.Tensor) -> tuple[tf.Tensor, Any]:
             """Multiply by 1 or slope: linear in `upstream`, constant in `signs`."""
-            if self.on_cpu and upstream.dtype == tf.bfloat16:
-                product = _scaled(upstream, signs, tf.cast(self.slope, tf.bfloat16))
+            if upstream.dtype == tf.bfloat16:
+                slope = float(tf.bfloat16.as_numpy_dtype(self.slope))
+                product = (_scaled_in_a_loop if self.on_cpu else _scaled)(upstream, signs, slope)
             else:
                 product = tf.raw_ops.LeakyReluGrad(gradients=upstream, features=signs, alpha=self.slope)
             return product, lambda second: (scaled(second, signs), None)
@@ -50,10 +51,16 @@ class Leaky(keras.layers.Layer):  # type: ignore[misc]
         return input_shape
 
 
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
-def _scaled(upstream: tf.Tensor, signs: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
-    """Do what LeakyReluGrad does, to the last bit, whose kernel for bfloat16 takes many times as long."""
-    return tf.where(signs > 0, upstream, slope * upstream)
+def _scaled(upstream: tf.Tensor, signs: tf.Tensor, slope: float) -> tf.Tensor:
+    """Do what LeakyReluGrad does in bfloat16, to the last bit: float32 holds the product, which is then rounded once.
+
+    TensorFlow's kernel for bfloat16 on CPUs takes many times as long, and the program of a TPU would read more memory.
+    """
+    gradients, features = (tf.cast(each, tf.float32) for each in (upstream, signs))
+    return tf.cast(tf.raw_ops.LeakyReluGrad(gradients=gradients, features=features, alpha=slope), tf.bfloat16)
+
+
+_scaled_in_a_loop = tf.function(_scaled, jit_compile=True)
 
 
 class Normalised(keras.layers.Layer):  # type: ignore[misc]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from components.common.images import grid, png_bytes
+from components.common.images import grid, png_bytes, viewable_scale
 from components.report.artifact_reader import ArtifactReader
 from components.report.formatting import number, percent
 from components.report.plots.bars import Bars, to_bars
@@ -70,7 +70,8 @@ def _quarantine(dataset: ArtifactReader) -> tuple[tuple[str, str, str], ...]:
 def _real_images(dataset: ArtifactReader) -> Figure:
     images = dataset.images("train", SHOWN_IMAGES)
     text = f"The first {len(images)} training images, as the critic sees them."
-    return figure(png_bytes(grid(images, GRID_COLUMNS)), f"Grid of {len(images)} real training images", text)
+    laid_out = grid(images, GRID_COLUMNS, viewable_scale(images.shape[1]))  # as the samples are
+    return figure(png_bytes(laid_out), f"Grid of {len(images)} real training images", text)
 
 
 def _image(details: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ Damage = Callable[[Images, int, Generator], Values]
 
 PARTS = 8  # of the damaged images of one kind; each part has its own strength
 MOST_COMPONENTS = 100
+DIRECTIONS = 8  # of shifts, each a kind
 
 
 def damaged(images: Images, count: int, generator: Generator) -> tuple[Images, npt.NDArray[np.int64]]:
@@ -118,13 +119,19 @@ def smooth_noise(images: Images, count: int, generator: Generator) -> Values:
     return np.asarray(like.mean(axis=(1, 2), keepdims=True) + contrast * noise)
 
 
-def _shifts(images: Images, count: int, generator: Generator) -> Values:
-    def shift(values: Values, angle: float) -> Values:
-        distance = generator.uniform(images.shape[1] / 9, images.shape[1] / 3)
-        down, right = round(np.sin(angle) * distance), round(np.cos(angle) * distance)
-        return shifted(values, down, right or int(not down))
+def _shifts(direction: int) -> Damage:
+    """Return shifts towards one of DIRECTIONS. They are hard to recognise: as one kind, too many were taken for real."""
 
-    return _in_parts(some(images, count, generator), generator.uniform(0, 2 * np.pi, 10 * PARTS), shift)
+    def shifts(images: Images, count: int, generator: Generator) -> Values:
+        def shift(values: Values, angle: float) -> Values:
+            distance = generator.uniform(images.shape[1] / 7, 0.45 * images.shape[1])
+            down, right = round(np.sin(angle) * distance), round(np.cos(angle) * distance)
+            return shifted(values, down, right or int(not down))
+
+        angles = (direction + generator.uniform(0, 1, 10 * PARTS)) * 2 * np.pi / DIRECTIONS
+        return _in_parts(some(images, count, generator), angles, shift)
+
+    return shifts
 
 
 def _halves_of_two(images: Images, count: int, generator: Generator) -> Values:
@@ -164,12 +171,12 @@ KINDS: tuple[Damage, ...] = (
     _random_components,
     _without_structure,
     smooth_noise,
-    _shifts,
     _halves_of_two,
     _warped,
     _turned(1),
     _turned(2),
     _turned(3),
+    *(_shifts(direction) for direction in range(DIRECTIONS)),
 )
 
 

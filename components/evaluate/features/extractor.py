@@ -2,8 +2,9 @@
 
 Of kind `trained`, it learned to tell the real images, by label if they have labels, from damaged ones (damage.py). The features
 are the activations before its last layer, whitened: real images vary about equally in all directions. So what all of them have
-in common counts as much as what differs between them, and images that lack it lie far away. Of kind `random`, it has random
-weights: for the scores during a training, which must cost little. External extractors (external.py) have the same interface.
+in common counts as much as what differs between them, and images that lack it lie far away. One more feature says how sure the
+network is that an image is damaged. Of kind `random`, it has random weights: for the scores during a training, which must cost
+little. External extractors (external.py) have the same interface.
 Scores are comparable only if they are from an extractor with the same `digest`.
 """
 
@@ -25,7 +26,7 @@ from components.dataset.stored_images import StoredImages
 from components.evaluate.features.external import SETTINGS_FILE as EXTERNAL_FILE
 from components.evaluate.features.external import ExternalExtractor, load_external
 
-FEATURES = 64
+ACTIVATIONS = 64
 CHANNELS = (16, 48)  # of the first convolution, and of the others
 LARGEST = 32  # pixels a side, about: more detail than that would take too long to learn
 WEIGHTS_FILE = "weights.npz"
@@ -72,7 +73,7 @@ class Extractor(NamedTuple):
     @property
     def width(self) -> int:
         """The number of features of an image."""
-        return FEATURES
+        return ACTIVATIONS + (self.settings.kind == "trained")
 
     @property
     def resize(self) -> str:
@@ -81,14 +82,18 @@ class Extractor(NamedTuple):
         return f"none: native {size}×{size}" if side == 1 else f"averaged to {size // side}×{size // side} by the network"
 
     def features(self, images: Images, *, may_be_equal: bool = True) -> Floats32:  # noqa: ARG002 - external extractors check it
-        """Return the features of uint8 images [N, H, W, C]: float32 [N, 64], between -BOUND and BOUND."""
+        """Return the features of uint8 images [N, H, W, C]: float32 [N, width], between -BOUND and BOUND."""
         return self.features_and_scores(images)[0]
 
     def features_and_scores(self, images: Images) -> tuple[Floats32, Floats32]:
-        """Return the features [N, 64], and the network's scores of labels and kinds of damage [N, K], from one pass."""
+        """Return the features [N, width], and the network's scores of labels and kinds of damage [N, K], from one pass."""
         activations, scores = outputs(self.weights, images)
-        whitened = (activations - self.centre) @ self.whitening
-        return (np.float32(BOUND) * np.tanh(whitened / np.float32(BOUND))).astype(np.float32), scores
+        features = (activations - self.centre) @ self.whitening
+        if self.settings.kind == "trained":
+            real = max(1, self.settings.classes)
+            surprise = np.logaddexp.reduce(scores, axis=1) - np.logaddexp.reduce(scores[:, :real], axis=1)  # -log p(real)
+            features = np.concatenate([features, surprise[:, None]], axis=1)
+        return (np.float32(BOUND) * np.tanh(features / np.float32(BOUND))).astype(np.float32), scores
 
     def save(self, folder: Path) -> None:
         """Write weights.npz and extractor.json to `folder`. Raises ArtifactError."""
@@ -135,7 +140,7 @@ def network(image_size: int, channels: int, scores: int) -> Any:
     x = convolution(x, CHANNELS[0], 1 if image_size <= 16 else 2)
     while x.shape[1] > 4:
         x = convolution(x, CHANNELS[1], 2)
-    activations = keras.layers.Dense(FEATURES, activation="relu")(keras.layers.Flatten()(x))
+    activations = keras.layers.Dense(ACTIVATIONS, activation="relu")(keras.layers.Flatten()(x))
     return keras.Model(inputs, {"activations": activations, "scores": keras.layers.Dense(scores)(activations)})
 
 

@@ -31,7 +31,8 @@ WEIGHT_DECAY = 1e-3
 MAX_PIXELS_SEEN = 150_000 * 28 * 28
 FEWEST_EPOCHS = 2
 TICK_STEPS = 200  # between two lines of progress
-MOST_IMAGES = 20_000  # real ones for training, and as many damaged ones
+MOST_IMAGES = 20_000  # real ones for training
+MOST_DAMAGED = 40_000  # different damaged ones
 FEW_IMAGES = 500  # fewer real ones are learned by heart, so each is varied
 VARIATIONS = 10  # of each of few images, in an epoch
 READ_AT_ONCE = 1000  # images
@@ -105,7 +106,7 @@ def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extract
     model = extractor.network(small, channels, classes + len(damage.KINDS))
     model.set_weights(extractor.initial_weights(model, SEED))
     say(f"training the extractor of features: {count:,} images, {seen // 2:,} times real and as often damaged")
-    pool_size = max(count, min(MOST_IMAGES, seen // 2))
+    pool_size = max(count, min(MOST_DAMAGED, seen // 2))
     _fit(model, *_pool(_averaged(train.images, chosen), labels, pool_size), seen)
     labelled = classes if classes > 1 else 0
     settings = Settings(kind="trained", image_size=size, channels=channels, classes=labelled)

@@ -94,8 +94,8 @@ class TestArtifact:
         assert found["resize"] == "none: native 8×8"
 
     def test_no_file_needs_pickle(self, evaluated: Evaluated) -> None:
-        assert evaluated.reference.train.shape == (TRAIN, 64)
-        assert evaluated.reference.held_out.shape == (HELD_OUT, 64)
+        assert evaluated.reference.train.shape == (TRAIN, 65)
+        assert evaluated.reference.held_out.shape == (HELD_OUT, 65)
         assert not list(evaluated.out.rglob("*.pkl"))
 
 
@@ -250,6 +250,15 @@ class TestExtractor:
         assert made.settings.told_apart is not None
         assert made.settings.told_apart > 0.7
 
+    def test_the_last_feature_is_how_sure_it_is_that_an_image_is_damaged(self, evaluated: Evaluated) -> None:
+        images = part("eval").images
+        features, scores = evaluated.extractor.features_and_scores(images)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        real = shares[:, : evaluated.extractor.settings.classes].sum(axis=1) / shares.sum(axis=1)
+        np.testing.assert_allclose(features[:, -1], -extractor.BOUND * np.tanh(np.log(real) / extractor.BOUND), atol=1e-4)
+        shifted = useless.make("shifted images", images, len(images), np.random.default_rng(0))
+        assert np.median(evaluated.extractor.features(shifted)[:, -1]) > 10 * np.median(features[:, -1])
+
     @pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (48, 3), (64, 3), (100, 3)])
     def test_all_sizes_are_trained_on_and_saved(self, size: int, channels: int, tmp_path: Path) -> None:
         images = np.random.default_rng(0).integers(0, 256, (60, size, size, channels)).astype(np.uint8)
@@ -258,7 +267,7 @@ class TestExtractor:
         features = made.features(images)
         made.save(tmp_path)
         np.testing.assert_array_equal(extractor.load(tmp_path).features(images), features)
-        assert (features.shape, bool(np.isfinite(features).all())) == ((60, 64), True)
+        assert (features.shape, bool(np.isfinite(features).all())) == ((60, 65), True)
 
 
 class TestProvenance:

@@ -20,7 +20,7 @@ class GateConfig(Section):
         0.05, ge=0.0, le=1.0, description="How far the candidate's coverage may be below the champion's."
     )
     first_share: float = Field(
-        0.3,
+        0.25,
         ge=0.0,
         le=1.0,
         description="First model of a registry: the share of the precision, recall and coverage of real images that it needs; "

@@ -38,12 +38,12 @@ def test_the_verdict_on_the_first_model(bench: Bench) -> None:
     assert numbers.items() >= {
         "blessed": 1.0, "data_passed": 1.0, "data_errors": 0.0, "memorization_passed": 1.0,
         "memorization_share": SCORES["memorization"], "memorization_limit": 0.3,
-        "first_precision_passed": 1.0, "first_precision_value": 0.8, "first_precision_real": 1.0, "first_precision_limit": 0.3,
+        "first_precision_passed": 1.0, "first_precision_value": 0.8, "first_precision_real": 1.0, "first_precision_limit": 0.25,
     }.items()  # fmt: skip
-    assert numbers["first_coverage_limit"] == pytest.approx(0.3 * numbers["first_coverage_real"])
+    assert numbers["first_coverage_limit"] == pytest.approx(0.25 * numbers["first_coverage_real"])
     text = verdict_markdown(verdict)
     assert text.startswith(f"# Blessed\n\n{verdict.reason}\n\n| Check |")
-    assert "| first_recall | yes | Recall 0.700: real images 1.000; a first model needs at least 0.300" in text
+    assert "| first_recall | yes | Recall 0.700: real images 1.000; a first model needs at least 0.250" in text
 
 
 def test_the_verdict_beside_a_champion(bench: Bench) -> None:

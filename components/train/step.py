@@ -14,6 +14,7 @@ import tensorflow as tf
 from components.train import losses, noise
 from components.train.config import TrainConfig
 from components.train.data.batches import RoundBatches
+from components.train.layers.fused import compile_first
 from components.train.networks import ImageShape, generate, make_critic, make_generator, score
 
 PART_METRICS = ("critic_loss", "wasserstein_gap", "penalty", "generator_loss")  # each replica has a part of the sum
@@ -39,6 +40,8 @@ def make_state(shape: ImageShape, config: TrainConfig, strategy: tf.distribute.S
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     dtype, on_cpu = layer_dtype(config), config.devices.startswith("cpu") and config.rounds >= COMPILED_ROUNDS
+    if on_cpu:
+        compile_first()
     with strategy.scope():
         generator = make_generator(shape, config, dtype, on_cpu)
         ema_generator = make_generator(shape, config, dtype, on_cpu)  # with the same seed, so it starts as a copy

@@ -7,6 +7,8 @@ functions are compiled. On a TPU, XLA compiles the whole round anyway.
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +36,19 @@ def fuse(function: Function) -> Function:
     return tf.custom_gradient(  # type: ignore[no-any-return]
         lambda *arguments: (value(*arguments), lambda upstream: gradients(arguments, upstream))
     )
+
+
+@functools.cache
+def compile_first() -> None:
+    """Compile something while the standard error goes nowhere: TensorFlow writes two lines there, at any level of its log."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        tf.function(tf.negative, jit_compile=True)(tf.zeros([]))
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]

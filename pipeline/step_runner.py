@@ -233,14 +233,15 @@ def _exit(step: str, error: PipelineError) -> NoReturn:
 
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """Raise InterruptedStepError at SIGTERM, which the first process of a container ignores if there is no handler.
+    """Raise InterruptedStepError at SIGTERM. Without a handler, the first process of a container ignores this signal.
 
-    The handler raises KeyboardInterrupt, because libraries catch each Exception at some places of their import. Train installs
+    The handler raises KeyboardInterrupt: while libraries are imported, they catch each Exception at some places. Train installs
     its own handler, which saves.
     """
+    stopped = InterruptedStepError("Stopped by SIGTERM.", "Run again to resume.")
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt("Stopped by SIGTERM.")
+        raise KeyboardInterrupt(stopped.problem)
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -248,4 +249,4 @@ def stopped_by_sigterm() -> Iterator[None]:
     except KeyboardInterrupt as error:
         if not error.args:  # Ctrl-C
             raise
-        raise InterruptedStepError(str(error), "Run again to resume.") from None
+        raise stopped from None

@@ -71,7 +71,7 @@ print(int(status["VmHWM"].split()[0]) // 1024)  # ru_maxrss would begin with the
 
 @pytest.mark.heavy
 def test_twice_the_images_need_about_the_same_memory(tmp_path: Path) -> None:
-    """From 20,000 on: so many, and damaged ones, the extractor holds while it is trained."""
+    """The extractor's training keeps up to 20,000 images and 40,000 damaged ones in memory, so the comparison starts there."""
     peaks = {}
     for count in (20_000, 40_000):
         root = tmp_path / str(count)

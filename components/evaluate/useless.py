@@ -6,13 +6,14 @@ scores as real images do, the features are blind to what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from components.evaluate.features import damage
-from components.evaluate.features.damage import Damage, Generator, Images, Values
+from components.evaluate.features.damage import Generator, Values
+from components.evaluate.features.damage import Pixels as Images
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -39,7 +40,7 @@ def _shifted(images: Images, count: int, generator: Generator) -> Values:
     return damage.shifted(damage.some(images, count, generator), images.shape[1] // 4, images.shape[1] // 4)
 
 
-SETS: dict[str, Damage] = {
+SETS: dict[str, Callable[[Images, int, Generator], Values]] = {
     "noise": lambda images, count, generator: generator.integers(0, 256, (count, *images.shape[1:])),
     "smooth noise": damage.smooth_noise,
     "the mean image": lambda images, count, generator: _mean(images, count, 0, generator),

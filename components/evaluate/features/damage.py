@@ -6,7 +6,7 @@ features without labels: Gidaris et al. 2018, "Unsupervised Representation Learn
 El-Yaniv 2018, "Deep Anomaly Detection Using Geometric Transformations".
 
 A function of KINDS takes images uint8 [N, H, W, C], the number of damaged images and a random generator, and returns values
-[M, H, W, C] of about 0 to 255.
+[M, H, W, C] of about 0 to 255. It uses the length and the shape of the images, and those that `some` draws.
 """
 
 from __future__ import annotations
@@ -17,9 +17,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Images = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[Any]
 Generator = np.random.Generator
+
+
+class Repeated:
+    """Images uint8 [N, H, W, C] in the order of `rows` [M], some of them repeatedly; only those that are indexed are copied."""
+
+    def __init__(self, images: Pixels, rows: npt.NDArray[np.intp]) -> None:
+        self._images, self._rows = images, rows
+        self.shape = (len(rows), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, numbers: npt.NDArray[np.integer]) -> Pixels:
+        """Return copies of the images of these numbers [K], between 0 and M - 1: uint8 [K, H, W, C]."""
+        return np.asarray(self._images[self._rows[numbers]])
+
+
+Images = Pixels | Repeated
 Damage = Callable[[Images, int, Generator], Values]
 
 PARTS = 8  # of the damaged images of one kind; each part has its own strength
@@ -27,16 +45,18 @@ MOST_COMPONENTS = 100
 DIRECTIONS = 8  # of shifts, each a kind
 
 
-def damaged(images: Images, count: int, generator: Generator) -> tuple[Images, npt.NDArray[np.int64]]:
+def damaged(images: Images, count: int, generator: Generator) -> tuple[Pixels, npt.NDArray[np.int64]]:
     """Return about `count` damaged images, all kinds alike, and the kind of each: its index in KINDS, int64."""
     each = max(1, count // len(KINDS))
-    made = [as_pixels(damage(images, each, generator)) for damage in KINDS]
-    return np.concatenate(made), np.repeat(np.arange(len(KINDS)), each)
+    made = np.empty((len(KINDS) * each, *images.shape[1:]), np.uint8)
+    for kind, damage in enumerate(KINDS):
+        made[kind * each : (kind + 1) * each] = as_pixels(damage(images, each, generator))
+    return made, np.repeat(np.arange(len(KINDS)), each)
 
 
-def as_pixels(values: Values) -> Images:
-    """Return values as uint8: rounded, and cut off at 0 and 255."""
-    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+def as_pixels(values: Values) -> Pixels:
+    """Return values as uint8: rounded, and cut off at 0 and 255. Overwrites `values`, which may be large."""
+    return values.round(out=values).clip(0, 255, out=values).astype(np.uint8)
 
 
 def blurred(values: Values, sigma: float) -> Values:
@@ -61,12 +81,17 @@ def _blurs(images: Images, count: int, generator: Generator) -> Values:
 
 def _noisy(images: Images, count: int, generator: Generator) -> Values:
     deviations = np.exp(generator.uniform(np.log(6), np.log(100), (count, 1, 1, 1)))
-    return np.add(some(images, count, generator), deviations * generator.standard_normal((count, *images.shape[1:])))
+    chosen, noise = some(images, count, generator), generator.standard_normal((count, *images.shape[1:]))
+    noise *= deviations
+    noise += chosen
+    return noise
 
 
 def _double_exposures(images: Images, count: int, generator: Generator) -> Values:
     share = generator.uniform(0.2, 0.5, (count, 1, 1, 1))
-    return np.asarray((1 - share) * some(images, count, generator) + share * some(images, count, generator))
+    values: Values = (1 - share) * some(images, count, generator)
+    values += share * some(images, count, generator)
+    return values
 
 
 def _shuffled_tiles(images: Images, count: int, generator: Generator) -> Values:
@@ -102,7 +127,9 @@ def _without_structure(images: Images, count: int, generator: Generator) -> Valu
     """Draw uniform noise, images of one colour, and the mean image with noise, a third each."""
     sample = some(images, min(len(images), 1000), generator)
     strength = generator.uniform(0, 1, (count, 1, 1, 1))
-    values: Values = sample.mean(axis=0) + strength * sample.std(axis=0) * generator.standard_normal((count, *images.shape[1:]))
+    values: Values = strength * sample.std(axis=0)
+    values *= generator.standard_normal(values.shape)
+    values += sample.mean(axis=0)
     third = count // 3
     values[:third] = generator.integers(0, 256, values[:third].shape)
     values[third : 2 * third] = generator.uniform(0, 255, (third, 1, 1, images.shape[3]))
@@ -116,7 +143,9 @@ def smooth_noise(images: Images, count: int, generator: Generator) -> Values:
     noise /= noise.std(axis=(1, 2), keepdims=True) + 1e-6
     like = some(images, count, generator)
     contrast = like.std(axis=(1, 2), keepdims=True) * generator.uniform(0.3, 1.5, (count, 1, 1, 1))
-    return np.asarray(like.mean(axis=(1, 2), keepdims=True) + contrast * noise)
+    values: Values = contrast * noise
+    values += like.mean(axis=(1, 2), keepdims=True)
+    return values
 
 
 def _shifts(direction: int) -> Damage:
@@ -186,6 +215,8 @@ def some(images: Images, count: int, generator: Generator) -> Values:
 
 
 def _in_parts(values: Values, strengths: npt.NDArray[Any], change: Callable[[Values, float], Values]) -> Values:
-    """Return `change` of each of PARTS parts of the values, with a strength of its own."""
-    rows = np.array_split(np.arange(len(values)), len(strengths))
-    return np.concatenate([change(values[part], float(each)) for part, each in zip(rows, strengths, strict=True) if len(part)])
+    """Replace each of as many parts of the values as there are strengths by `change` of it; return the values."""
+    for part, strength in zip(np.array_split(np.arange(len(values)), len(strengths)), strengths, strict=True):
+        if len(part):
+            values[part] = change(values[part], float(strength))
+    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -107,21 +107,35 @@ def train_extractor(train: Labelled, held_out: Labelled, epochs: int) -> Extract
     model.set_weights(extractor.initial_weights(model, SEED))
     say(f"training the extractor of features: {count:,} images, {seen // 2:,} times real and as often damaged")
     pool_size = max(count, min(MOST_DAMAGED, seen // 2))
-    _fit(model, *_pool(_averaged(train.images, chosen), labels, pool_size), seen)
+    _fit(model, _pool(_averaged(train.images, chosen), labels, pool_size), seen)
     labelled = classes if classes > 1 else 0
     settings = Settings(kind="trained", image_size=size, channels=channels, classes=labelled)
     return _tested(_whitened(settings, train.images, model.get_weights()), held_out)
 
 
-def _pool(
-    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], count: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return `count` of the images, each varied if there are few, and as many damaged ones, with their classes."""
+class _Pool(NamedTuple):
+    """Real images [N, H, W, C], damaged ones [M, H, W, C], and the classes of both [N + M]."""
+
+    real: damage.Images
+    damaged: damage.Pixels
+    classes: npt.NDArray[np.int64]
+
+    def images(self, numbers: npt.NDArray[np.int64]) -> damage.Pixels:
+        """Return the images of these numbers [K], between 0 and N + M - 1: uint8 [K, H, W, C]."""
+        count, is_real = len(self.real), numbers < len(self.real)
+        images = np.empty((len(numbers), *self.damaged.shape[1:]), np.uint8)
+        images[is_real] = self.real[numbers[is_real]]
+        images[~is_real] = self.damaged[numbers[~is_real] - count]
+        return images
+
+
+def _pool(images: damage.Pixels, labels: npt.NDArray[np.int64], count: int) -> _Pool:
+    """Return `count` of the images, each varied if there are few, and about as many damaged ones."""
     generator = np.random.default_rng(SEED)
     rows = np.resize(generator.permutation(len(images)), count)
-    real = _varied(images[rows], generator) if len(images) < FEW_IMAGES else images[rows]
+    real = _varied(images[rows], generator) if len(images) < FEW_IMAGES else damage.Repeated(images, rows)
     damaged, kinds = damage.damaged(real, count, generator)
-    return np.concatenate([real, damaged]), np.concatenate([labels[rows], labels.max() + 1 + kinds])
+    return _Pool(real, damaged, np.concatenate([labels[rows], labels.max() + 1 + kinds]))
 
 
 def _tested(trained: Extractor, held_out: Labelled) -> Extractor:
@@ -143,32 +157,30 @@ def _tested(trained: Extractor, held_out: Labelled) -> Extractor:
     return trained._replace(settings=trained.settings.model_copy(update=found))
 
 
-def _fit(model: Any, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], seen: int) -> None:
-    """Train on `seen` images of [N, H, W, C], in a new random order whenever all were seen."""
+def _fit(model: Any, pool: _Pool, seen: int) -> None:
+    """Train on `seen` images of the pool, in a new random order whenever all were seen."""
     import keras
     import tensorflow as tf
 
-    batch_size = min(BATCH_SIZE, len(images))
+    count = len(pool.classes)
+    batch_size = min(BATCH_SIZE, count)
     steps = max(1, seen // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY)
     optimizer.build(model.trainable_variables)
-    all_images, all_labels = tf.constant(images), tf.constant(labels)
 
     @tf.function  # type: ignore[untyped-decorator]
-    def step(rows: Any) -> None:
+    def step(images: Any, classes: Any) -> None:
         with tf.GradientTape() as tape:
-            scores = model(tf.gather(all_images, rows), training=True)["scores"]
-            loss = tf.reduce_mean(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=tf.gather(all_labels, rows), logits=scores)
-            )
+            scores = model(images, training=True)["scores"]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=scores))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
     generator = np.random.default_rng(SEED)
-    epochs = [generator.permutation(len(images)) for _ in range(-(-steps * batch_size // len(images)))]
-    for index, rows in enumerate(np.concatenate(epochs)[: steps * batch_size].reshape(steps, batch_size)):
-        step(tf.constant(rows))
+    epochs = [generator.permutation(count) for _ in range(-(-steps * batch_size // count))]
+    for index, numbers in enumerate(np.concatenate(epochs)[: steps * batch_size].reshape(steps, batch_size)):
+        step(tf.constant(pool.images(numbers)), tf.constant(pool.classes[numbers]))
         if (index + 1) % TICK_STEPS == 0 or index + 1 == steps:
             tick(index + 1, steps, "steps of the extractor")
 

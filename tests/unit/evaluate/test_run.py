@@ -213,12 +213,14 @@ class TestExtractor:
         assert np.array_equal(loaded.features(images), evaluated.extractor.features(images))
 
     def test_features_are_whitened_and_bounded(self, evaluated: Evaluated) -> None:
-        real = evaluated.reference.train
-        assert np.abs(real.mean(axis=0)).max() < 0.2
-        variances = np.linalg.eigvalsh(np.cov(real, rowvar=False))
+        whitened, surprise = np.split(evaluated.reference.train, [extractor.ACTIVATIONS], axis=1)
+        assert np.abs(whitened.mean(axis=0)).max() < 0.05
+        variances = np.linalg.eigvalsh(np.cov(whitened, rowvar=False))
         assert 0.5 < variances[-20:].min() < variances.max() < 1.2
         noise = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1)).astype(np.uint8)
-        assert 3 < np.abs(evaluated.extractor.features(noise)).max() <= extractor.BOUND
+        features = evaluated.extractor.features(noise)
+        assert 3 < np.abs(features).max() <= extractor.BOUND
+        assert 0 <= 10 * surprise.mean() < features[:, -1].mean()  # it is -log p(real), and not whitened
 
     def test_one_changed_weight_changes_the_digest(self, evaluated: Evaluated) -> None:
         weights = [array.copy() for array in evaluated.extractor.weights]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,6 @@ def model_cards(
     version: str, model: Manifest, evaluation: Manifest, scores: dict[str, Any], reason: str, samples: bytes
 ) -> dict[str, str]:
     """Return the card as Markdown and as one self-contained HTML page, by file name; `samples` is the PNG of the grid."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,  # a missing value is an error, not an empty place in the card
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=jinja2.select_autoescape(["html.j2"]),  # escapes would show in Markdown
-    )
     content = {
         "version": version,
         "model": model,
@@ -37,7 +30,19 @@ def model_cards(
         "samples": base64.b64encode(samples).decode(),
     }
     names = ("model_card.md", "model_card.html")
-    return {name: environment.get_template(f"{name}.j2").render(content) for name in names}
+    return {name: _environment().get_template(f"{name}.j2").render(content) for name in names}
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,  # a missing value is an error, not an empty place in the card
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=jinja2.select_autoescape(["html.j2"]),  # escapes would show in Markdown
+    )
 
 
 def score_rows(scores: dict[str, Any]) -> list[tuple[str, str, str]]:

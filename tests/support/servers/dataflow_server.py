@@ -41,6 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Takes jobs, tells their state and messages, and cancels them; `server.folder` gets a JSON file a job."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Any
 
     def do_POST(self) -> None:

@@ -71,7 +71,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # those with `rounds` have too few for 
     "three critic steps": {"n_critic": 3, "rounds": ROUNDS},
     "residual, conditional": {"networks": "residual", "conditional": True},
     "clip": {"lipschitz": "clip", "clip_value": 0.05, "rounds": ROUNDS},
-    "lazy penalty, conditional": {"penalty_every_rounds": 2, "conditional": True},
+    "lazy penalty, conditional": {"penalty_every_rounds": 2, "conditional": True, "rounds": ROUNDS},
 }
 
 

@@ -169,7 +169,7 @@ def _fit(model: Any, pool: _Pool, seen: int) -> None:
     optimizer = keras.optimizers.AdamW(rate, weight_decay=WEIGHT_DECAY)
     optimizer.build(model.trainable_variables)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def step(images: Any, classes: Any) -> None:
         with tf.GradientTape() as tape:
             scores = model(images, training=True)["scores"]

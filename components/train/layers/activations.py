@@ -60,7 +60,7 @@ def _scaled(upstream: tf.Tensor, signs: tf.Tensor, slope: float) -> tf.Tensor:
     return tf.cast(tf.raw_ops.LeakyReluGrad(gradients=gradients, features=features, alpha=slope), tf.bfloat16)
 
 
-_scaled_in_a_loop = tf.function(_scaled, jit_compile=True)
+_scaled_in_a_loop = tf.function(_scaled, jit_compile=True, autograph=False)
 
 
 class Normalised(keras.layers.Layer):  # type: ignore[misc]

@@ -24,9 +24,9 @@ def fuse(function: Function) -> Function:
     The second computes again what it needs of the first, so nothing but the arguments is kept. All tensors that need a gradient
     must be arguments.
     """
-    value = tf.function(function, jit_compile=True)
+    value = tf.function(function, jit_compile=True, autograph=False)
 
-    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+    @tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
     def gradients(arguments: tuple[tf.Tensor, ...], upstream: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(arguments)
@@ -44,7 +44,7 @@ def compile_first() -> None:
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        tf.function(tf.negative, jit_compile=True)(tf.zeros([]))
+        tf.function(tf.negative, jit_compile=True, autograph=False)(tf.zeros([]))
     finally:
         os.dup2(saved, 2)
         os.close(saved)

@@ -133,7 +133,7 @@ def _kernel_gradient(images: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     return tf.transpose(taps, [1, 2, 0, 3])
 
 
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _overlapped(taps: tf.Tensor) -> tf.Tensor:
     """Add the taps of each pixel, [B, H, W, 4, 4, I], to the image [B, 2H, 2W, I], in which those of neighbours overlap."""
     _, height, width, _, _, channels = taps.shape

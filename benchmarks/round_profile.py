@@ -31,19 +31,22 @@ from components.train.networks import ImageShape
 from components.train.step import COMPILED_ROUNDS
 
 LOOP = "ThunkExecutor::Execute"  # the event of a program that XLA compiled for the CPU
-ROWS = (
-    "convolutions",
-    "gradients of convolutions for images, and up-sampling",
-    "gradients of convolutions for kernels",
-    "biases and kernels of convolutions",
-    "compiled loops: normalisation, to the image, and others",
-    "activations of the critic",
-    "dense layers",
-    "optimizer, average and norms",
-    "noise",
-    "data",
-    "other",
-)
+CONVOLUTIONS = "convolutions"
+IMAGE_GRADIENTS = "gradients of convolutions for images, and up-sampling"
+KERNEL_GRADIENTS = "gradients of convolutions for kernels"
+ROWS = {  # parts of names, and types, of operations that are not convolutions
+    CONVOLUTIONS: ("", ""),
+    IMAGE_GRADIENTS: ("", ""),
+    KERNEL_GRADIENTS: ("", ""),
+    "biases and kernels of convolutions": ("/(conv|to_image|shortcut)_", ""),
+    "compiled loops: normalisation, to the image, and others": ("", LOOP),
+    "activations of the critic": ("/leaky_", "LeakyRelu.*"),
+    "dense layers": ("/(dense|score|flat|base)", ""),
+    "optimizer, average and norms": ("/adam|global_norm", "Assign.*|ReadVariableOp"),
+    "noise": ("", "Bitwise.*|LeftShift|RightShift|Erfinv|Ndtri"),
+    "data": ("", "GatherV2"),
+    "other": ("", ""),
+}
 
 
 class Operation(NamedTuple):
@@ -59,17 +62,11 @@ def row_of(operation: Operation) -> str:
     """Return the row that an operation belongs to."""
     name, kind = operation.name, operation.type
     if "Conv2D" in kind or OF_IMAGES in name or OF_KERNEL in name:
-        return ROWS[2 if OF_KERNEL in name or "Filter" in kind else 1 if OF_IMAGES in name or "Input" in kind else 0]
-    for row, names, kinds in (
-        ("biases and kernels of convolutions", "/(conv|to_image|shortcut)_", ""),
-        (ROWS[4], "", LOOP),
-        (ROWS[5], "/leaky_", "LeakyRelu.*"),
-        ("dense layers", "/(dense|score|flat|base)", ""),
-        ("optimizer, average and norms", "/adam|global_norm", "Assign.*|ReadVariableOp"),
-        ("noise", "", "Bitwise.*|LeftShift|RightShift|Erfinv|Ndtri"),
-        ("data", "", "GatherV2"),
-    ):
-        if (names and re.search(names, name)) or re.match(kinds or "$", kind):
+        if OF_KERNEL in name or "Filter" in kind:
+            return KERNEL_GRADIENTS
+        return IMAGE_GRADIENTS if OF_IMAGES in name or "Input" in kind else CONVOLUTIONS
+    for row, (names, kinds) in ROWS.items():
+        if (names and re.search(names, name)) or (kinds and re.match(kinds, kind)):
             return row
     return "other"
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from components.common.errors import InterruptedStepError, TrainingDivergedError
-from components.common.images import grid
+from components.common.images import grid, viewable_scale
 from components.common.progress import say, tick
 from components.train import noise, step
 from components.train.config import TrainConfig
@@ -56,6 +56,7 @@ class Training:
     progress: Progress
     saved_at: float = field(default_factory=time.monotonic)
     save_seconds: float = 0.0
+    calls: int = 0  # host calls of this process
 
 
 def train(training: Training, stop: StopRequest) -> None:
@@ -65,9 +66,8 @@ def train(training: Training, stop: StopRequest) -> None:
     """
     config, folder, progress = training.config, training.folder, training.progress
     if progress.round == 0:
-        folder.begin_samples(grid(training.source.first(GRID), GRID_COLUMNS))
+        folder.begin_samples(grid_of(training.source.first(GRID)))
         draw_samples(training)
-    calls = 0
     while not progress.finished(config):
         # 1. A host call: many rounds on the devices. Reading the metrics back waits for their end, so that times are real.
         line = call_and_check(training)
@@ -91,8 +91,7 @@ def train(training: Training, stop: StopRequest) -> None:
             )
         # 6. Report.
         report_progress(training, line)
-        calls += 1
-        if calls == 2 and (text := long_call_text(line.seconds)):
+        if training.calls == 2 and (text := long_call_text(line.seconds)):
             say(text)  # the second call is timed because the first one compiles
     if progress.round < config.rounds:
         best = progress.best_score()
@@ -122,6 +121,7 @@ def call_and_check(training: Training) -> MetricsLine:
         problem = f"{error.problem} {good} The metrics of these rounds are in {file}."
         raise TrainingDivergedError(problem, error.cure, evidence) from None
     progress.round = line.round
+    training.calls += 1
     return line
 
 
@@ -180,7 +180,12 @@ def draw_samples(training: Training) -> None:
     generator.set_weights(averages(training.state))
     latents = noise.fixed_latents(config.seed, GRID, config.latents)
     labels = np.arange(GRID, dtype=np.int32) % GRID_COLUMNS % max(1, generator.classes)
-    training.folder.write_samples(training.progress.round, grid(generator.images(latents, tf.constant(labels)), GRID_COLUMNS))
+    training.folder.write_samples(training.progress.round, grid_of(generator.images(latents, tf.constant(labels))))
+
+
+def grid_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Lay images [N, H, W, C] out as all grids of the report are: uint8 [H', W', C]."""
+    return grid(images, GRID_COLUMNS, viewable_scale(images.shape[1]))
 
 
 def save(training: Training) -> None:
@@ -203,19 +208,20 @@ def report_progress(training: Training, line: MetricsLine) -> None:
     speed = statistics.median(each.rounds_per_second(config) for each in [*progress.log[-CALLS_OF_SPEED:], line])
     training.folder.write_progress(progress, config.rounds, speed, last=progress.finished(config))
     try:
-        tick(progress.round, config.rounds, progress_text(line, config))
+        tick(progress.round, config.rounds, progress_text(line, config, first=training.calls == 1))
     except InterruptedStepError:
         save(training)
         raise
 
 
-def progress_text(line: MetricsLine, config: TrainConfig) -> str:
-    """Return the progress line after a host call."""
+def progress_text(line: MetricsLine, config: TrainConfig, *, first: bool) -> str:
+    """Return the progress line after a host call; the `first` one compiles, so it does not say how much time is left."""
     speed = line.rounds_per_second(config)
     left = str(datetime.timedelta(seconds=round((config.rounds - line.round) / speed)))
+    time_left = "" if first else f" · {left} left"
     return (
         f"rounds · {line.images_seen:,} images · {speed:.1f} rounds/s · gap {line.wasserstein_gap:.3f}"
-        f" · penalty {line.penalty:.4f} · {left} left · {resident_bytes() / 1e9:.1f} GB"
+        f" · penalty {line.penalty:.4f}{time_left} · {resident_bytes() / 1e9:.1f} GB"
     )
 
 

@@ -95,8 +95,19 @@ def make_data_image() -> str:
     """Build deploy/images/data from this checkout; return its name. A second worker waits, and finds its layers."""
     environment = {**os.environ, "ENGINE": "podman", "TAG": DATA}
     with filelock.FileLock(Path(tempfile.gettempdir()) / "wgan-test-image.lock"):
-        subprocess.run([str(ROOT / "deploy" / "images" / "build"), "data", make_base()], env=environment, check=True)
+        command = [str(ROOT / "deploy" / "images" / "build"), "data", make_base()]
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    lines = done.stdout.splitlines()
+    # The first line of this error is all that pytest's summary shows.
+    assert done.returncode == 0, f"build data: {lines[-1]} ({free_gib():.0f} GiB free)\n" + "\n".join(lines[-50:])
     return DATA
+
+
+def free_gib() -> float:
+    """Return the free space on the disk of the images, which need about 15 GiB in all."""
+    return shutil.disk_usage("/var").free / 2**30
 
 
 def make_image(folder: Path, tag: str, *lines: str) -> str:

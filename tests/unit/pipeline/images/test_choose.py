@@ -123,7 +123,7 @@ def test_images_with_which_no_training_is_possible_are_refused(changes: dict[str
 @pytest.mark.parametrize(
     ("size", "devices", "name", "rate", "batch", "channels", "measured"),
     [
-        (8, "cpu:1", "quickstart", 2e-3, 64, 32, True), (28, "cpu:1", "fashion_mnist", 2e-3, 16, 32, True),
+        (8, "cpu:1", "quickstart", 2e-3, 64, 32, True), (28, "cpu:1", "fashion_mnist", 2e-3, 16, 16, True),
         (64, "cpu:1", "rgb64", 1e-3, 16, 16, True), (64, "gpu", "rgb64", 1e-3, 64, 32, True),
         (128, "cpu:1", "rgb64", 1e-3, 16, 16, False), (32, "gpu", "rgb32", 2e-3, 64, 32, False),
     ],

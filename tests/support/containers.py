@@ -106,7 +106,7 @@ def make_data_image() -> str:
 
 
 def free_gib() -> float:
-    """Return the free space on the disk of the images, which need about 15 GiB in all."""
+    """Return the free space on the disk of the images."""
     return shutil.disk_usage("/var").free / 2**30
 
 

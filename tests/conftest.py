@@ -18,6 +18,9 @@ from tests.support.datasets.fashion_mnist import PackageMissingError, make_manua
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as components/__init__.py does
+# Two processes run the tests on two cores, where a second thread of each only waits, in a loop. Read when NumPy is imported.
+# Programs that import `tests` do not get it: runs in containers and outside of them must make the same bytes.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 VIRTUAL_CPUS = 8
 hypothesis.settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing
 hypothesis.settings.load_profile("shared machine")

@@ -26,7 +26,7 @@ class Contender(Protocol):
     settings: dict[str, Any]
 
     def train(self, after_call: AfterCall) -> None:
-        """Train until `after_call`, which is called each time one or more rounds are finished, returns True."""
+        """Train to the end, or until `after_call`, which is called each time one or more rounds are finished, returns True."""
 
     def draw(self, count: int, seed: int) -> Images:
         """Return images of the current generator, [count, H, W, C]; the latents depend only on `seed`."""

@@ -25,11 +25,13 @@ ROUNDS_PER_CALL = 10  # at most, so that a call ends near each mark
 
 
 def train_config(file: Path) -> TrainConfig:
-    """Return the [train] section with an unlimited number of rounds (the clock ends the training) and short host calls."""
+    """Return the [train] section with short host calls.
+
+    The clock ends the training, so the number of rounds is unlimited, unless learning rates fall until the last one.
+    """
     config = read_section(TrainConfig, "train", file)
-    return config.model_copy(
-        update={"rounds": 10**8, "rounds_per_call": math.gcd(config.rounds_a_call, ROUNDS_PER_CALL)},
-    )
+    rounds = config.rounds if config.decay_share else 10**8
+    return config.model_copy(update={"rounds": rounds, "rounds_per_call": math.gcd(config.rounds_a_call, ROUNDS_PER_CALL)})
 
 
 def settings(file: Path) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class Ours:
     def train(self, after_call: AfterCall) -> None:
         """Train one host call at a time; its metrics are read back and checked as in a real run."""
         done = 0
-        while True:
+        while done < self.config.rounds:
             done = loop.run_call(self.call, self.config, self.source, done).round
             if after_call(done, progress.images_seen(self.config, done)):
                 return

@@ -4,7 +4,8 @@ The clock is the processor time of this process divided by the cores that it may
 hardly matter. It starts with the first step, when networks and data are ready, so tracing counts as training. It is paused
 while samples are drawn. For each mark the folder has `NNNNN.npy` (uint8 [N, H, W, C]: as many samples as the dataset has
 held-out images, at most 10,000) and `NNNNN.png` (the first 64), where NNNNN is the mark. record.json is written again after
-each, so what a training has reached counts even if it is stopped.
+each, so what a training has reached counts even if it is stopped. A training whose rounds end before the last mark has its last
+snapshot under that mark, with the seconds of its end.
 """
 
 from __future__ import annotations
@@ -86,14 +87,19 @@ class Recorder:
         self.about = about  # what the record says besides the marks
         self.watch, self.last_seconds, self.cores = Stopwatch(), 0.0, cores()
         self.marks: list[Mark] = []
+        self.reached: tuple[int, int] | None = None  # rounds and images
 
     def train(self) -> None:
-        """Train until the last mark."""
+        """Train until the last mark; a training that ends before it gets its last snapshot then."""
         self.watch.start()
         self.contender.train(self.after_call)
+        if self.due and self.reached:
+            self.watch.pause()
+            self._snapshot(self.due[-1], self.watch.total(), *self.reached)
 
     def after_call(self, rounds: int, images_seen: int) -> bool:
         """Return True after the last mark."""
+        self.reached = rounds, images_seen
         used = self.watch.total()
         seconds = used.cpu / self.cores
         passed = seconds + self._ahead(seconds)

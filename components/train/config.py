@@ -59,6 +59,9 @@ class TrainConfig(Section):
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Optimizer of both networks.")
     critic_learning_rate: float = Field(5e-4, gt=0.0, description="Learning rate of the critic's optimizer.")
     generator_learning_rate: float = Field(5e-4, gt=0.0, description="Learning rate of the generator's optimizer.")
+    decay_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share of the rounds, at the end, in which both learning rates fall linearly to 0."
+    )
     beta_1: float = Field(0.0, ge=0.0, lt=1.0, description="Adam's beta 1; WGAN-GP needs a small one.")
     beta_2: float = Field(0.9, ge=0.0, lt=1.0, description="Adam's beta 2.")
     lipschitz: Literal["penalty", "clip"] = Field(

@@ -60,17 +60,26 @@ def layer_dtype(config: TrainConfig) -> str:
     return "mixed_bfloat16" if bfloat16 else "float32"
 
 
-class _GradientsAreSummed:
-    """Keeps Keras from summing gradients over replicas a second time: they are summed before, for their global norm.
+class _Update:
+    """What the optimizers here do differently from those of Keras.
 
-    Overrides a private method of Keras 3.15; tests/parity fails if Keras stops calling it.
+    They do not sum gradients over replicas: those are summed before, for their global norm. This overrides a private method of
+    Keras 3.15; tests/parity fails if Keras stops calling it. And the learning rate is multiplied by `rate_share`, if it is set.
     """
+
+    rate_share: tf.Tensor | None = None
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         return grads_and_vars
 
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate of the next update."""
+        rate = super().learning_rate  # type: ignore[misc]
+        return rate if self.rate_share is None else rate * self.rate_share
 
-class _Adam(_GradientsAreSummed, keras.optimizers.Adam):  # type: ignore[misc]
+
+class _Adam(_Update, keras.optimizers.Adam):  # type: ignore[misc]
     pass
 
 
@@ -94,7 +103,7 @@ class _LeanAdam(_Adam):
         self.assign_sub(variable, gradient * step_size / (tf.sqrt(square) + self.epsilon))
 
 
-class _SGD(_GradientsAreSummed, keras.optimizers.SGD):  # type: ignore[misc]
+class _SGD(_Update, keras.optimizers.SGD):  # type: ignore[misc]
     pass
 
 
@@ -115,6 +124,7 @@ def train_round(state: State, config: TrainConfig, batch: RoundBatches, round_in
     rows = own_rows(config)
     latents, alphas = noise.round_noise(config.seed, round_index, rows, config.n_critic, config.latents)
     images, labels = batch
+    state.critic_optimizer.rate_share = state.generator_optimizer.rate_share = rate_share(config, round_index)
 
     at_once: list[tf.Tensor] = []
     if not _has_loop(config):
@@ -245,6 +255,15 @@ def generator_gradients(
 def summed(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Return the gradients summed over replicas: the gradients of the global mean, if each replica has those of its part."""
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients)))
+
+
+def rate_share(config: TrainConfig, round_index: tf.Tensor) -> tf.Tensor | None:
+    """Return the share of the learning rates in this round: 1, then falling linearly to 0 at the end; None if they never fall.
+
+    Gulrajani et al. 2017, appendix F, let it fall during all of the training.
+    """
+    falling = round(config.decay_share * config.rounds)
+    return tf.minimum(1.0, tf.cast(config.rounds - round_index, tf.float32) / falling) if falling else None
 
 
 def to_float(images: tf.Tensor) -> tf.Tensor:

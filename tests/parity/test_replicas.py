@@ -55,9 +55,10 @@ def test_metrics_with_adam_equal_those_of_one_replica(replicas: int, one_adam: A
     assert_parity(one_adam, trained(replicas, **ADAM)[1], tolerance=1e-3)
 
 
-def test_all_replicas_have_the_same_bits() -> None:
+@pytest.mark.parametrize("decay_share", [0.0, 1.0])
+def test_all_replicas_have_the_same_bits(decay_share: float) -> None:
     """A checkpoint has the variables of the first replica, and a training must resume from it with the same bits."""
-    config = config_for(2, **ADAM, beta_1=0.0, n_critic=2)
+    config = config_for(2, **ADAM, beta_1=0.0, n_critic=2, decay_share=decay_share)
     strategy = make_strategy(config)
     state = step.make_state(shape_for(config), config, strategy)
     source = Resident(IMAGES, LABELS, seed=config.seed, n_critic=config.n_critic, batch_size=config.global_batch_size)
@@ -71,6 +72,7 @@ FAMILIES: dict[str, dict[str, Any]] = {  # those with `rounds` have too few for 
     "three critic steps": {"n_critic": 3, "rounds": ROUNDS},
     "residual, conditional": {"networks": "residual", "conditional": True},
     "clip": {"lipschitz": "clip", "clip_value": 0.05, "rounds": ROUNDS},
+    "falling rates": {"decay_share": 1.0, "rounds": ROUNDS},
     "lazy penalty, conditional": {"penalty_every_rounds": 2, "conditional": True, "rounds": ROUNDS},
 }
 

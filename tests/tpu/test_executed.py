@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "conditional": {"conditional": True},
     "lazy penalty": {"penalty_every_rounds": 4},
     "clip": {"lipschitz": "clip"},
+    "falling rates": {"decay_share": 0.75},
     "images are sent": {"data": "stream"},
     "residual, conditional, sent": {"networks": "residual", "conditional": True, "data": "stream"},
 }

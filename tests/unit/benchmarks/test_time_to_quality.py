@@ -104,6 +104,19 @@ def test_a_call_that_passes_several_marks_takes_one_snapshot(monkeypatch: pytest
     assert (record["contender"], record["seconds"], len(record["marks"])) == ("clockwork", 70.0, 2)
 
 
+def test_a_training_that_ends_before_the_last_mark_has_a_snapshot_of_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clockwork = Clockwork(iter([4.0] * 5))
+    monkeypatch.setattr(contender, "_used", lambda: UsedSeconds(clockwork.now, clockwork.now, clockwork.now))
+    monkeypatch.setattr(train, "cores", lambda: 1)
+    recorder = train.Recorder(clockwork, tmp_path, [8.0, 60.0, 90.0], 64, False, {})
+    recorder.train()
+    found = [(mark.mark, mark.seconds, mark.rounds, mark.images_seen) for mark in recorder.marks]
+    assert found == [(8.0, 8.0, 2, 128), (90.0, 20.0, 5, 320)]
+    assert json.loads((tmp_path / train.RECORD).read_text())["seconds"] == 90.0
+
+
 def test_only_a_training_of_the_same_seconds_images_and_settings_is_reused(tmp_path: Path) -> None:
     data, config = write_dataset(tmp_path / "data", train=20, held_out=10), time_to_quality.CONFIG
     digest = read_manifest(data, "dataset").digest

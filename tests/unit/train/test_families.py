@@ -30,6 +30,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "both": {"networks": "residual", "conditional": True},
     "clip": {"lipschitz": "clip"},
     "lazy": {"penalty_every_rounds": 2, "data": "stream"},
+    "falling rates": {"decay_share": 0.75},
     "scored": {"score_every_images": 32},
 }
 

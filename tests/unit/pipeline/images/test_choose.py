@@ -164,6 +164,7 @@ def test_rounds_fill_the_minutes(seconds: float, minutes: float, rounds: int, a_
     assert f"{minutes} minutes of training at {seconds:.2g} s a round" in line(choices, "Rounds")
     assert f"--minutes {3 * minutes}" in line(choices, "More")
     assert ("coloured blurs" in line(choices, "Note")) is (rounds < 1500)
+    assert train.decay_share == (1.0 if rounds >= 10_000 else 0.0)
 
 
 @pytest.mark.parametrize("override", ["train.log_every_rounds=25", "train.penalty_every_rounds=4", "train.rounds=7"])

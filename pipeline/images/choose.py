@@ -27,7 +27,7 @@ FEWEST_LABELS, MOST_LABELS, FEWEST_PER_LABEL = 3, 100, 50  # for folders to be l
 COMMON_SHARE = 0.4  # of all pixels in one colour
 LONG_READING_SECONDS = 60.0
 FEW_ROUNDS = 1500  # emoji at 32×32 were blurs after 900 rounds of batch 16, and recognisable after 1,840
-FALLING_RATES_ROUNDS = 10_000  # of batch 16: for fewer, falling learning rates were not better (docs/time_to_quality.md)
+FALLING_RATES_ROUNDS = 10_000  # learning rates do not fall in a training of fewer: it was not better (docs/time_to_quality.md)
 TRAINING_SHARE = 0.9  # of the minutes; the rest is for samples, scores and checkpoints
 CALL_SECONDS = 5.0  # a host call takes no longer, so that Ctrl-C is answered soon
 EVERY = {"log_every_rounds": 100, "checkpoint_every_rounds": 10, "sample_every_rounds": 10}  # how often in a training
@@ -93,7 +93,7 @@ def choose_rounds(made: Choices, train: TrainConfig, minutes: float, speed: Spee
     for name, times in EVERY.items():
         made.set(f"train.{name}", a_call * -(-rounds // (times * a_call)))
     made.set("train.score_every_images", max(1, rounds * train.n_critic * train.global_batch_size // 10))
-    made.set("train.decay_share", 1.0 if rounds >= FALLING_RATES_ROUNDS else 0.0)
+    made.set("train.decay_share", train.decay_share if rounds >= FALLING_RATES_ROUNDS else 0.0)
     made.set("train.ema_halflife_rounds", min(500.0, max(5.0, rounds / 8)))
     if rounds < FEW_ROUNDS:
         made.say("Note", f"With {rounds:,} rounds the samples will be little more than coloured blurs.")

@@ -164,7 +164,13 @@ def test_rounds_fill_the_minutes(seconds: float, minutes: float, rounds: int, a_
     assert f"{minutes} minutes of training at {seconds:.2g} s a round" in line(choices, "Rounds")
     assert f"--minutes {3 * minutes}" in line(choices, "More")
     assert ("coloured blurs" in line(choices, "Note")) is (rounds < 1500)
-    assert train.decay_share == (1.0 if rounds >= 10_000 else 0.0)
+
+
+@pytest.mark.parametrize(("size", "rounds", "share"), [(28, 20_000, 1.0), (28, 5000, 0.0), (32, 20_000, 0.0)])
+def test_learning_rates_fall_in_long_trainings_where_that_was_measured(size: int, rounds: int, share: float) -> None:
+    choices = made(asked={"ingest.image_size": size})
+    choose_rounds(choices, config_of(choices).train, 10, Speed(540 / rounds, "float32"))
+    assert config_of(choices).train.decay_share == share
 
 
 @pytest.mark.parametrize("override", ["train.log_every_rounds=25", "train.penalty_every_rounds=4", "train.rounds=7"])

@@ -260,7 +260,7 @@ def summed(gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 def rate_share(config: TrainConfig, round_index: tf.Tensor) -> tf.Tensor | None:
     """Return the share of the learning rates in this round: 1, then falling linearly to 0 at the end; None if they never fall.
 
-    Gulrajani et al. 2017, appendix F, let it fall during all of the training.
+    In the program of Gulrajani et al. 2017 for CIFAR-10 (gan_cifar_resnet.py), they fall during all of the training.
     """
     falling = round(config.decay_share * config.rounds)
     return tf.minimum(1.0, tf.cast(config.rounds - round_index, tf.float32) / falling) if falling else None

@@ -56,7 +56,7 @@ class TestScale:
 
     def test_gradients_summed_twice(self, monkeypatch: pytest.MonkeyPatch, one_trained: tuple[Arrays, Arrays]) -> None:
         """Also fails if Keras stops calling the private method that step.py overrides."""
-        monkeypatch.delattr(step._GradientsAreSummed, "_all_reduce_sum_gradients")
+        monkeypatch.delattr(step._Update, "_all_reduce_sum_gradients")
         arrays, _ = trained(REPLICAS, rounds=ROUNDS)
         with pytest.raises(AssertionError, match="generator/000/kernel"):
             assert_parity(one_trained[0], arrays)

@@ -245,7 +245,7 @@ def sums_of_the_generator_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sums_by_the_optimizer_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(step._GradientsAreSummed, "_all_reduce_sum_gradients")
+    monkeypatch.delattr(step._Update, "_all_reduce_sum_gradients")
 
 
 def the_same_latents_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
